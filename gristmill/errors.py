@@ -1,0 +1,60 @@
+"""The one exception tree. A bad row is data and never raises; a bad program or configuration does.
+
+    GristmillError                what went wrong, the value seen, and the remedy
+    ├── ConfigurationError        a field, a rule, a graph or a command line that cannot work
+    │   ├── GraphError            cycles, unknown stages or nodes, missing columns
+    │   └── MissingWeightsError   a model whose weights are not to be had here
+    ├── SourceError               a source that cannot be read, or is not what it claims
+    ├── RunError                  a run that cannot go on
+    │   ├── LedgerError           rows that do not add up: a defect, never to be ignored
+    │   ├── RunLockedError        another process writes into this run
+    │   ├── DiskFullError         no room left; what is committed stays
+    │   └── WorkerError           a stage that keeps failing for a reason that is not a row
+    └── ShardError                a shard set without manifest, with wrong digests, or unreadable
+"""
+
+from __future__ import annotations
+
+
+class GristmillError(Exception):
+    """Base of everything raised on purpose. The command line prints it without a traceback."""
+
+
+class ConfigurationError(GristmillError):
+    """A field, a rule, a graph or a command line that cannot work; raised before any work starts."""
+
+
+class GraphError(ConfigurationError):
+    """A graph with a cycle, an unknown stage or node, or a column that nothing upstream writes."""
+
+
+class MissingWeightsError(ConfigurationError):
+    """A model whose weights are neither on disk nor to be downloaded."""
+
+
+class SourceError(GristmillError):
+    """A source that cannot be read, or whose columns are not those that were mapped."""
+
+
+class RunError(GristmillError):
+    """A run that cannot go on."""
+
+
+class LedgerError(RunError):
+    """Rows in and rows out do not add up. Always a defect; the shards are not to be trusted."""
+
+
+class RunLockedError(RunError):
+    """Another process writes into the same run folder."""
+
+
+class DiskFullError(RunError):
+    """The disk is full. Everything committed stays; the same command goes on after making room."""
+
+
+class WorkerError(RunError):
+    """A stage failed for a reason that is not a row: a defect in its code or its environment."""
+
+
+class ShardError(GristmillError):
+    """A shard set without a manifest, with wrong digests, or with members that cannot be read."""

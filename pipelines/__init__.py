@@ -1,0 +1,47 @@
+"""Stages: one capability a file. `stage_class` finds one by the name it has in a DAG file."""
+
+from __future__ import annotations
+
+import importlib
+
+from gristmill.errors import GraphError
+
+# Name in a DAG file -> module. Imported on demand, so that `plan` never loads torch.
+STAGES = {
+    "Source": "gristmill.pipelines.sources",
+    "Download": "gristmill.pipelines.download",
+    "ClipScore": "gristmill.pipelines.clip",
+    "PerceptualHash": "gristmill.pipelines.perceptual_hash",
+    "ImageFacts": "gristmill.pipelines.image_facts",
+    "CaptionFacts": "gristmill.pipelines.caption_facts",
+    "Duplicates": "gristmill.pipelines.duplicates",
+    "Keep": "gristmill.pipelines.keep",
+    "Shards": "gristmill.pipelines.shards",
+}
+
+
+def stage_class(name: str) -> type:
+    """The class of a stage: a name of ours, or `package.module:Class` for anybody else's."""
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        if name not in STAGES:
+            import difflib
+
+            near = difflib.get_close_matches(name, STAGES, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(STAGES)}"
+            raise GraphError(f"unknown stage {name!r}; {hint} (others: 'package.module:Class')")
+        module, attribute = STAGES[name], name
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise GraphError(f"stage {name!r} cannot be imported: {error}") from error
+    if not isinstance(found, type):
+        raise GraphError(f"{name!r} is not a class")
+    return found
+
+
+def stage_name(cls: type) -> str:
+    """The name under which `stage_class` finds `cls` again."""
+    if STAGES.get(cls.__name__) == cls.__module__:
+        return cls.__name__
+    return f"{cls.__module__}:{cls.__qualname__}"

@@ -1,0 +1,229 @@
+"""A supervised child process that serves one object, so that a bad row cannot take the worker with it.
+
+Foreign bytes crash decoders, hang them, and make them eat memory. A `Child` runs the object in a process
+of its own; every call has a deadline, the process may have a memory limit, and it dies with its parent,
+however the parent dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pickle
+import resource
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gristmill.errors import RunError, WorkerError
+
+_LENGTH = struct.Struct("<Q")
+
+
+class ChildDied(RunError):
+    """The child process ended in the middle of a call (crash, kill, memory)."""
+
+
+class ChildSilent(RunError):
+    """The child said nothing for longer than the deadline; it has been killed."""
+
+
+class Child:
+    """Serves the object that `factory()` returns. The process starts at the first call.
+
+    `factory` must be importable (pickled by name, arguments by value): `functools.partial(Resizer, 256)`.
+    `memory_gb` limits the address space beyond what the object holds after it was built.
+    An exception raised by the object is raised here, as `WorkerError` with the child's traceback.
+    """
+
+    def __init__(self, factory: Callable[[], Any], *, memory_gb: float | None = None) -> None:
+        self._factory = factory
+        self._memory_gb = memory_gb
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._life: int = -1
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while one runs."""
+        return self._process.pid if self._process else None
+
+    def start(self, deadline_s: float = 600.0) -> None:
+        """Start the process and build the object; done by the first call otherwise."""
+        if self._process is not None:
+            return
+        ours, theirs = socket.socketpair()
+        life_read, self._life = os.pipe()
+        environment = dict(os.environ)
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "gristmill.pipelines.child", str(theirs.fileno()), str(life_read)],
+            pass_fds=(theirs.fileno(), life_read),
+            stdin=subprocess.DEVNULL,
+            env=environment,
+        )
+        theirs.close()
+        os.close(life_read)
+        self._socket = ours
+        try:
+            payload = pickle.dumps((self._factory, self._memory_gb), protocol=5)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            self.kill()
+            raise WorkerError(
+                f"{self._factory!r} cannot be sent to a child process ({error}); "
+                "define the stage in an importable module, or run with --debug"
+            ) from error
+        self._send(payload)
+        for _ in self._replies(deadline_s):
+            pass
+
+    def call(self, method: str, *args: Any, deadline_s: float) -> Any:
+        """Call a method and return its result. Raises `ChildDied` or `ChildSilent` if none comes."""
+        items = list(self.stream(method, *args, silence_s=deadline_s, generator=False))
+        return items[0]
+
+    def stream(
+        self, method: str, *args: Any, silence_s: float, generator: bool = True
+    ) -> Iterator[Any]:
+        """Yield what a generator method yields. `silence_s` bounds the wait for each item."""
+        self.start()
+        self._send(pickle.dumps((method, args, generator), protocol=5))
+        yield from self._replies(silence_s)
+
+    def kill(self) -> None:
+        """End the process at once. The next call starts a new one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        if self._socket is not None:
+            self._socket.close()
+        if self._life >= 0:
+            os.close(self._life)
+        self._process, self._socket, self._life = None, None, -1
+
+    close = kill
+
+    def _send(self, payload: bytes) -> None:
+        assert self._socket is not None
+        try:
+            self._socket.settimeout(None)
+            self._socket.sendall(_LENGTH.pack(len(payload)) + payload)
+        except OSError as error:
+            raise self._died() from error
+
+    def _replies(self, silence_s: float) -> Iterator[Any]:
+        while True:
+            kind, value = pickle.loads(self._receive(time.monotonic() + silence_s, silence_s))
+            if kind == "done":
+                return
+            if kind == "error":
+                raise WorkerError(f"a stage raised in its child process:\n{value}")
+            yield value
+
+    def _receive(self, deadline: float, silence_s: float) -> bytes:
+        header = self._exactly(_LENGTH.size, deadline, silence_s)
+        return self._exactly(_LENGTH.unpack(header)[0], deadline, silence_s)
+
+    def _exactly(self, size: int, deadline: float, silence_s: float) -> bytes:
+        assert self._socket is not None
+        buffer = bytearray(size)
+        view, got = memoryview(buffer), 0
+        while got < size:
+            wait = deadline - time.monotonic()
+            ready = wait > 0 and select.select([self._socket], [], [], wait)[0]
+            if not ready:
+                self.kill()
+                raise ChildSilent(f"no answer for {silence_s:g} s")
+            try:
+                count = self._socket.recv_into(view[got:])
+            except OSError as error:
+                raise self._died() from error
+            if count == 0:
+                raise self._died()
+            got += count
+        return bytes(buffer)
+
+    def _died(self) -> ChildDied:
+        code: int | None = None
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(timeout=5)
+        self.kill()
+        if code is not None and code < 0:
+            return ChildDied(f"killed by {signal.Signals(-code).name}")
+        return ChildDied(f"exited with status {code}")
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.kill()
+
+
+def _die_with(life: int) -> None:
+    """Have the kernel end this process when the other end of the pipe closes, that is when the parent
+    ends. A watching thread would not do: a decoder that hangs may hold the interpreter's lock."""
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        if os.read(life, 1) == b"":
+            os._exit(1)
+
+
+def _limit_memory(memory_gb: float) -> None:
+    with open("/proc/self/statm") as file:
+        held = int(file.read().split()[0]) * resource.getpagesize()
+    limit = held + int(memory_gb * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _serve(connection: socket.socket) -> None:
+    """Serve calls until the parent closes the connection."""
+
+    def send(kind: str, value: Any) -> None:
+        payload = pickle.dumps((kind, value), protocol=5)
+        connection.sendall(_LENGTH.pack(len(payload)))
+        connection.sendall(payload)
+
+    def receive() -> Any:
+        with connection.makefile("rb") as file:
+            while header := file.read(_LENGTH.size):
+                yield pickle.loads(file.read(_LENGTH.unpack(header)[0]))
+
+    messages = receive()
+    factory, memory_gb = next(messages)
+    try:
+        served = factory()
+        if memory_gb is not None:
+            _limit_memory(memory_gb)
+        send("done", None)
+    except BaseException:
+        send("error", traceback.format_exc())
+        return
+    for method, args, generator in messages:
+        try:
+            result = getattr(served, method)(*args)
+            for item in result if generator else (result,):
+                send("item", item)
+            send("done", None)
+        except Exception:
+            send("error", traceback.format_exc())
+
+
+def _main() -> None:
+    # Ctrl-C goes to the whole terminal group; the parent decides when the child stops.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with(int(sys.argv[2]))
+    with socket.socket(fileno=int(sys.argv[1])) as connection, contextlib.suppress(BrokenPipeError):
+        _serve(connection)
+
+
+if __name__ == "__main__":
+    _main()

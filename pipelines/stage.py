@@ -1,0 +1,203 @@
+"""What a stage is: a frozen, keyword-only dataclass whose fields are its whole configuration.
+
+Five shapes (Read, Map, Score, Global, Keep/Write) cover everything a pipeline does. A stage works on
+Arrow tables; it knows nothing of Ray, of run folders or of parts. Runners call it; so can a notebook.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gristmill.errors import ConfigurationError
+
+Image = NDArray[np.uint8]
+"""One decoded picture: uint8 RGB, [height, width, 3]."""
+
+
+def execution(default: Any) -> Any:
+    """Declare a field that changes how fast a stage runs but never what it writes.
+
+    Such fields stay out of fingerprints, so changing them reuses finished work.
+    """
+    return dataclasses.field(default=default, metadata={"execution": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What one worker of a stage occupies."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    # Peak memory of one worker, GiB.
+    memory_gb: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One step. Subclass one of the five shapes below rather than this."""
+
+    # Raise when the meaning of the output changes; part of every fingerprint.
+    version: ClassVar[int] = 1
+    # Distributions whose version decides the output's bytes; part of every fingerprint.
+    libraries: ClassVar[tuple[str, ...]] = ()
+
+    def reads(self) -> tuple[str, ...]:
+        """Columns that must come in."""
+        return ()
+
+    def writes(self) -> pa.Schema:
+        """Columns that this stage adds or replaces, typed; never of null type."""
+        return pa.schema([])
+
+    def needs(self) -> Needs:
+        """What one worker occupies."""
+        return Needs()
+
+    def files(self) -> tuple[str, ...]:
+        """Local files that the stage loads; their digests enter the fingerprint."""
+        return ()
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` for whatever can be known to be wrong before any work starts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Map(Stage):
+    """Part of rows -> part of rows, 0..n out for each in; children carry `parent_uid`.
+
+    A row that cannot be processed is yielded with its `status` and `error` set: at least one row comes
+    out for each that goes in, and every row whose status is not `success` ends here, in the ledger.
+    """
+
+    def map(self, table: pa.Table) -> Iterator[pa.Table]:
+        """Yield the rows of `table`, done, in any order and grouping; the caller restores the order.
+
+        Yield often: each table is written to disk at once, and silence longer than the row deadline is
+        taken for a hang. Columns: those of `table` with `writes()` added or replaced; if `writes()`
+        names `image` (binary), the bytes are stored beside the part, not in it.
+        """
+        raise NotImplementedError
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Map a whole table at once, for notebooks and tests."""
+        return pa.concat_tables(list(self.map(table)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Stage):
+    """Part of rows -> columns for the same rows, in the same order. Never drops a row."""
+
+    # True: `score` is handed decoded pictures. Nodes that read the same pixels share one decode.
+    pixels: ClassVar[bool] = False
+
+    def score(self, table: pa.Table, images: Sequence[Image] | None) -> pa.Table:
+        """Return a table of exactly the columns `writes()`, one row per row of `table`.
+
+        `table` has the columns `reads()`; `images` is None unless `pixels`. The caller hands blocks whose
+        composition depends on the data alone, so a batched model gives the same bytes on every run.
+        """
+        raise NotImplementedError
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Append the scores to `table`; pictures are decoded from its `image` column if needed."""
+        images = None
+        if self.pixels:
+            from gristmill.pipelines.decode import decode_rgb
+
+            images = [decode_rgb(data) for data in table["image"].to_pylist()]
+        scores = self.score(table, images)
+        for name in scores.column_names:
+            table = table.append_column(scores.schema.field(name), scores[name])
+        return table
+
+
+class Workspace(Protocol):
+    """What a Global or a Write stage sees of a run: the rows that enter it, and a place of its own."""
+
+    @property
+    def parts(self) -> int:
+        """Number of parts."""
+
+    def rows(self, part: int, columns: Sequence[str]) -> pa.Table:
+        """The named columns of the rows of one part that enter this node, in their order."""
+
+    def batches(self, columns: Sequence[str]) -> pa.RecordBatchReader:
+        """The named columns of all parts in order, plus `part` (int32), a part at a time in memory."""
+
+    def images(self, table: pa.Table) -> list[bytes]:
+        """Stored bytes of the rows of `table`, which has `part`, `blob_offset` and `blob_size`."""
+
+    def save(self, name: str, array: NDArray[Any]) -> None:
+        """Store an array under a name of this node, whole or not at all."""
+
+    def load(self, name: str) -> NDArray[Any]:
+        """The array saved under `name`, memory-mapped, read-only."""
+
+    def save_table(self, name: str, table: pa.Table) -> None:
+        """Store a table under a name of this node, whole or not at all."""
+
+    def load_table(self, name: str) -> pa.Table:
+        """The table saved under `name`."""
+
+    def output(self, path: str) -> Any:
+        """A binary file to write, as a context manager; it appears at `path`, below the place where the
+        node's product lies (a run's `shards/`), only when the block ends without an error."""
+
+    def scratch(self) -> str:
+        """A local folder of this process for spilling; emptied when the task ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One committed step of a Global or Write stage: tasks that do not depend on one another.
+
+    `count(workspace)` tells how many there are once all earlier phases are done; `work(workspace, i)`
+    does one, saving through the workspace. A task that was committed is not done again.
+    """
+
+    name: str
+    count: Callable[[Workspace], int]
+    work: Callable[[Workspace, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Global(Stage):
+    """Columns of all parts -> columns. The result must not depend on part size, order or workers."""
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The committed steps, in order."""
+        raise NotImplementedError
+
+    def columns(self, workspace: Workspace, part: int) -> pa.Table:
+        """After the phases: the columns `writes()` for the rows of one part, in their order."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Write(Stage):
+    """Rows that were kept, and their bytes -> a product for others to read."""
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The committed steps, in order; the last writes the manifest."""
+        raise NotImplementedError
+
+
+def is_execution(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field changes speed only."""
+    return bool(field.metadata.get("execution", False))
+
+
+def require_choice(stage: Stage, field: str, choices: Sequence[str]) -> None:
+    """Raise `ConfigurationError` unless `stage.field` is one of `choices`."""
+    value = getattr(stage, field)
+    if value not in choices:
+        raise ConfigurationError(
+            f"{type(stage).__name__}.{field} is {value!r}; choose one of {', '.join(choices)}"
+        )
