@@ -1,16 +1,16 @@
 """The one exception tree. A bad row is data and never raises; a bad program or configuration does.
 
-    GristmillError                what went wrong, the value seen, and the remedy
-    ├── ConfigurationError        a field, a rule, a graph or a command line that cannot work
-    │   ├── GraphError            cycles, unknown stages or nodes, missing columns
-    │   └── MissingWeightsError   a model whose weights are not to be had here
-    ├── SourceError               a source that cannot be read, or is not what it claims
-    ├── RunError                  a run that cannot go on
-    │   ├── LedgerError           rows that do not add up: a defect, never to be ignored
-    │   ├── RunLockedError        another process writes into this run
-    │   ├── DiskFullError         no room left; what is committed stays
-    │   └── WorkerError           a stage that keeps failing for a reason that is not a row
-    └── ShardError                a shard set without manifest, with wrong digests, or unreadable
+GristmillError                what went wrong, the value seen, and the remedy
+├── ConfigurationError        a field, a rule, a graph or a command line that cannot work
+│   ├── GraphError            cycles, unknown stages or nodes, missing columns
+│   └── MissingWeightsError   a model whose weights are not to be had here
+├── SourceError               a source that cannot be read, or is not what it claims
+├── RunError                  a run that cannot go on
+│   ├── LedgerError           rows that do not add up: a defect, never to be ignored
+│   ├── RunLockedError        another process writes into this run
+│   ├── DiskFullError         no room left; what is committed stays
+│   └── WorkerError           a stage that keeps failing for a reason that is not a row
+└── ShardError                a shard set without manifest, with wrong digests, or unreadable
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class GristmillError(Exception):
 
 
 class ConfigurationError(GristmillError):
-    """A field, a rule, a graph or a command line that cannot work; raised before any work starts."""
+    """A field, a rule, a graph or a command line that cannot work; raised before any work
+    starts."""
 
 
 class GraphError(ConfigurationError):

@@ -1,8 +1,9 @@
-"""A supervised child process that serves one object, so that a bad row cannot take the worker with it.
+"""A supervised child process that serves one object, so that a bad row cannot take the worker
+with it.
 
-Foreign bytes crash decoders, hang them, and make them eat memory. A `Child` runs the object in a process
-of its own; every call has a deadline, the process may have a memory limit, and it dies with its parent,
-however the parent dies.
+Foreign bytes crash decoders, hang them, and make them eat memory. A `Child` runs the object in a
+process of its own; every call has a deadline, the process may have a memory limit, and it dies
+with its parent, however the parent dies.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ class ChildSilent(RunError):
 class Child:
     """Serves the object that `factory()` returns. The process starts at the first call.
 
-    `factory` must be importable (pickled by name, arguments by value): `functools.partial(Resizer, 256)`.
-    `memory_gb` limits the address space beyond what the object holds after it was built.
-    An exception raised by the object is raised here, as `WorkerError` with the child's traceback.
+    `factory` must be importable (pickled by name, arguments by value):
+    `functools.partial(Resizer, 256)`. `memory_gb` limits the address space beyond what the object
+    holds after it was built. An exception raised by the object is raised here, as `WorkerError`
+    with the child's traceback.
     """
 
     def __init__(self, factory: Callable[[], Any], *, memory_gb: float | None = None) -> None:
@@ -65,9 +67,8 @@ class Child:
         environment = dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "gristmill.pipelines.child", str(theirs.fileno()), str(life_read)],
-            pass_fds=(theirs.fileno(), life_read),
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "gristmill.pipelines.child", str(theirs.fileno()),
+            str(life_read)], pass_fds=(theirs.fileno(), life_read), stdin=subprocess.DEVNULL,
             env=environment,
         )
         theirs.close()
@@ -86,7 +87,8 @@ class Child:
             pass
 
     def call(self, method: str, *args: Any, deadline_s: float) -> Any:
-        """Call a method and return its result. Raises `ChildDied` or `ChildSilent` if none comes."""
+        """Call a method and return its result. Raises `ChildDied` or `ChildSilent` if none
+        comes."""
         items = list(self.stream(method, *args, silence_s=deadline_s, generator=False))
         return items[0]
 
@@ -167,8 +169,9 @@ class Child:
 
 
 def _die_with(life: int) -> None:
-    """Have the kernel end this process when the other end of the pipe closes, that is when the parent
-    ends. A watching thread would not do: a decoder that hangs may hold the interpreter's lock."""
+    """Have the kernel end this process when the other end of the pipe closes, that is when the
+    parent ends. A watching thread would not do: a decoder that hangs may hold the interpreter's
+    lock."""
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)

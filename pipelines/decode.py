@@ -1,4 +1,5 @@
-"""Stored bytes -> RGB pixels, for scoring. What is stored was decoded once already by the download."""
+"""Stored bytes -> RGB pixels, for scoring. What is stored was decoded once already by the
+download."""
 
 from __future__ import annotations
 

@@ -59,7 +59,8 @@ def _prefixed(text: str) -> bytes:
 
 
 def digest_fields(*fields: str) -> str:
-    """xxh3-128 of length-prefixed UTF-8 fields, as 32 hex digits; no two field lists run together."""
+    """xxh3-128 of length-prefixed UTF-8 fields, as 32 hex digits; no two field lists run
+    together."""
     return xxhash.xxh3_128_hexdigest(b"".join(_prefixed(field) for field in fields))
 
 
@@ -76,8 +77,8 @@ def normalise_url(url: str) -> str:
 
 
 def make_uid(kind: str, locator: str, caption: str | None) -> str:
-    """uid of a source row. `kind` is `url`, `path` or `bytes`; `locator` the normalised URL, the path
-    relative to the source's root, or the sha256 of embedded bytes."""
+    """uid of a source row. `kind` is `url`, `path` or `bytes`; `locator` the normalised URL, the
+    path relative to the source's root, or the sha256 of embedded bytes."""
     return digest_fields(kind, locator, caption or "")
 
 

@@ -1,12 +1,14 @@
 """What a stage is: a frozen, keyword-only dataclass whose fields are its whole configuration.
 
-Five shapes (Read, Map, Score, Global, Keep/Write) cover everything a pipeline does. A stage works on
-Arrow tables; it knows nothing of Ray, of run folders or of parts. Runners call it; so can a notebook.
+Five shapes (Read, Map, Score, Global, Keep/Write) cover everything a pipeline does. A stage works
+on Arrow tables; it knows nothing of Ray, of run folders or of parts. Runners call it; so can a
+notebook.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -15,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gristmill.errors import ConfigurationError
+from gristmill.errors import ConfigurationError, GraphError
+from gristmill.pipelines.schema import ROW
 
 Image = NDArray[np.uint8]
 """One decoded picture: uint8 RGB, [height, width, 3]."""
@@ -65,25 +68,72 @@ class Stage:
         return ()
 
     def check(self) -> None:
-        """Raise `ConfigurationError` for whatever can be known to be wrong before any work starts."""
+        """Raise `ConfigurationError` for whatever can be known to be wrong before any work."""
+
+    def bind(self, available: pa.Schema) -> tuple[str, ...]:
+        """The columns this stage will read, given those that come in.
+
+        Raises `GraphError`, naming the nearest column, if one that it needs is not among them.
+        """
+        for name in self.reads():
+            if name not in available.names:
+                raise GraphError(missing_column(type(self).__name__, name, available.names))
+        return self.reads()
+
+    def prepare(self) -> None:
+        """Load what the stage needs, once per worker, before its deadlines start to count."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read(Stage):
+    """Source -> parts of rows. Chunks are read in parallel; the runner cuts the parts."""
+
+    def writes(self) -> pa.Schema:
+        """The columns of a row."""
+        return ROW
+
+    def manifest(self) -> list[dict[str, Any]]:
+        """What the source consists of ("name", "size", "modified"), sorted; part of fingerprints.
+
+        Raises `SourceError` for a source that is missing, empty or unreadable.
+        """
+        raise NotImplementedError
+
+    def chunks(self) -> Sequence[Any]:
+        """Picklable units that can be read on their own, in the order of the source."""
+        raise NotImplementedError
+
+    def read(self, chunk: Any) -> Iterator[pa.Table]:
+        """Tables of at most 10,000 rows with the schema `ROW`; `row` counts within the chunk."""
+        raise NotImplementedError
+
+    def notes(self) -> list[str]:
+        """What a person should know about what was left aside, one line each."""
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)
 class Map(Stage):
     """Part of rows -> part of rows, 0..n out for each in; children carry `parent_uid`.
 
-    A row that cannot be processed is yielded with its `status` and `error` set: at least one row comes
-    out for each that goes in, and every row whose status is not `success` ends here, in the ledger.
+    A row that cannot be processed is yielded with its `status` and `error` set: at least one row
+    comes out for each that goes in, and every row whose status is not `success` ends here, in the
+    ledger.
     """
 
     def map(self, table: pa.Table) -> Iterator[pa.Table]:
-        """Yield the rows of `table`, done, in any order and grouping; the caller restores the order.
+        """Yield the rows of `table`, done, in any order and grouping; the caller restores the
+        order.
 
-        Yield often: each table is written to disk at once, and silence longer than the row deadline is
-        taken for a hang. Columns: those of `table` with `writes()` added or replaced; if `writes()`
-        names `image` (binary), the bytes are stored beside the part, not in it.
+        Yield often: each table is written to disk at once, and silence longer than the row
+        deadline is taken for a hang. Columns: those of `table` with `writes()` added or replaced;
+        if `writes()` names `image` (binary), the bytes are stored beside the part, not in it.
         """
         raise NotImplementedError
+
+    def heals(self, status: str, error: str) -> bool:
+        """Whether a failed row is worth another try when a person asks for it."""
+        return False
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Map a whole table at once, for notebooks and tests."""
@@ -100,8 +150,9 @@ class Score(Stage):
     def score(self, table: pa.Table, images: Sequence[Image] | None) -> pa.Table:
         """Return a table of exactly the columns `writes()`, one row per row of `table`.
 
-        `table` has the columns `reads()`; `images` is None unless `pixels`. The caller hands blocks whose
-        composition depends on the data alone, so a batched model gives the same bytes on every run.
+        `table` has the columns `reads()`; `images` is None unless `pixels`. The caller hands
+        blocks whose composition depends on the data alone, so a batched model gives the same
+        bytes on every run.
         """
         raise NotImplementedError
 
@@ -119,17 +170,23 @@ class Score(Stage):
 
 
 class Workspace(Protocol):
-    """What a Global or a Write stage sees of a run: the rows that enter it, and a place of its own."""
+    """What a Global or a Write stage sees of a run: the rows that enter it, and a place of its
+    own."""
 
     @property
     def parts(self) -> int:
         """Number of parts."""
 
+    @property
+    def schema(self) -> pa.Schema:
+        """All columns that enter this node."""
+
     def rows(self, part: int, columns: Sequence[str]) -> pa.Table:
         """The named columns of the rows of one part that enter this node, in their order."""
 
     def batches(self, columns: Sequence[str]) -> pa.RecordBatchReader:
-        """The named columns of all parts in order, plus `part` (int32), a part at a time in memory."""
+        """The named columns of all parts in order, plus `part` (int32), a part at a time in
+        memory."""
 
     def images(self, table: pa.Table) -> list[bytes]:
         """Stored bytes of the rows of `table`, which has `part`, `blob_offset` and `blob_size`."""
@@ -147,8 +204,9 @@ class Workspace(Protocol):
         """The table saved under `name`."""
 
     def output(self, path: str) -> Any:
-        """A binary file to write, as a context manager; it appears at `path`, below the place where the
-        node's product lies (a run's `shards/`), only when the block ends without an error."""
+        """A binary file to write, as a context manager; it appears at `path`, below the place
+        where the node's product lies (a run's `shards/`), only when the block ends without an
+        error."""
 
     def scratch(self) -> str:
         """A local folder of this process for spilling; emptied when the task ends."""
@@ -158,8 +216,8 @@ class Workspace(Protocol):
 class Phase:
     """One committed step of a Global or Write stage: tasks that do not depend on one another.
 
-    `count(workspace)` tells how many there are once all earlier phases are done; `work(workspace, i)`
-    does one, saving through the workspace. A task that was committed is not done again.
+    `count(workspace)` tells how many there are once all earlier phases are done; `work(workspace,
+    i)` does one, saving through the workspace. A task that was committed is not done again.
     """
 
     name: str
@@ -169,7 +227,8 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class Global(Stage):
-    """Columns of all parts -> columns. The result must not depend on part size, order or workers."""
+    """Columns of all parts -> columns. The result must not depend on part size, order or
+    workers."""
 
     def phases(self) -> tuple[Phase, ...]:
         """The committed steps, in order."""
@@ -187,6 +246,13 @@ class Write(Stage):
     def phases(self) -> tuple[Phase, ...]:
         """The committed steps, in order; the last writes the manifest."""
         raise NotImplementedError
+
+
+def missing_column(reader: str, name: str, available: Sequence[str]) -> str:
+    """The message for a column that nothing upstream writes."""
+    near = difflib.get_close_matches(name, available, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(available))}"
+    return f"{reader} reads column {name!r}, which no node before it writes; {hint}"
 
 
 def is_execution(field: dataclasses.Field[Any]) -> bool:

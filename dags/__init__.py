@@ -1,0 +1,1 @@
+"""Graphs of stages, the runners that execute them, and the recipes."""

@@ -1,0 +1,303 @@
+"""Run a Dag into a run folder: lock, check, cut parts, stream chains, cross barriers, close the
+ledger.
+
+Whatever is committed is never done again; a run that was stopped at any point goes on with the same
+command. The driver holds part numbers and counts, never rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gristmill.dags.dag_yaml import dump_dag
+from gristmill.dags.fingerprint import fingerprints
+from gristmill.dags.graph import Dag
+from gristmill.dags.ledger import NodeCount, write_ledger
+from gristmill.dags.on_local import LocalRunner, Operator, Runner
+from gristmill.dags.operators import (
+    ColumnsOperator,
+    MapOperator,
+    PartOperator,
+    PhaseOperator,
+    ScoreOperator,
+    Supervision,
+)
+from gristmill.dags.progress import Progress
+from gristmill.dags.read_parts import ScanOperator, cut_parts, parts_done
+from gristmill.dags.run_folder import Layout, run_lock
+from gristmill.dags.schedule import Barrier, Chain, schedule, state_digest
+from gristmill.dags.summary import keep_outcomes, summarise
+from gristmill.dags.watch import CommitWatch, ResourceWatch
+from gristmill.errors import ConfigurationError, LedgerError
+from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.stage import Global, Map, Read, Write
+from gristmill.pipelines.storage import Folder
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run; nothing here changes what is written, but `limit`."""
+
+    # "ray" or "local".
+    runner: str = "ray"
+    # Ray cluster to connect to; None: RAY_ADDRESS, else one started for this run.
+    address: str | None = None
+    # Workers for each operator at most; None: as many as there is room for.
+    workers: int | None = None
+    # Rows of the source to take; 0 means all.
+    limit: int = 0
+    # Try rows again whose failure may have healed.
+    retry_failed: bool = False
+    supervision: Supervision = field(default_factory=Supervision)
+    # Stop cleanly when less than this is free on a local disk, GB.
+    min_free_gb: float = 0.5
+
+
+def lay_out(dag: Dag, out: str, limit: int = 0) -> Layout:
+    """Validate a Dag and find where its nodes' parts lie. Reads the source's manifest, no rows."""
+    dag.validate()
+    dag.check_stages()
+    if limit < 0:
+        raise ConfigurationError(f"limit is {limit}; 0 means all rows")
+    return Layout(Folder(out).url, dag, fingerprints(dag, limit=limit), limit)
+
+
+def make_runner(options: RunOptions) -> Runner:
+    """The runner that the options name."""
+    if options.runner == "local":
+        return LocalRunner()
+    if options.runner == "ray":
+        from gristmill.dags.on_ray import RayRunner
+
+        return RayRunner(options.address, options.workers)
+    raise ConfigurationError(f"runner {options.runner!r}; choose ray or local")
+
+
+def execute(dag: Dag, out: str, options: RunOptions, progress: Progress) -> dict[str, Any]:
+    """Run `dag` into the folder `out` and return the summary that `summary.json` holds."""
+    layout = lay_out(dag, out, options.limit)
+    folder = layout.folder
+    with run_lock(folder):
+        folder.remove("scratch")
+        folder.write_bytes("dag.yaml", dump_dag(dag).encode())
+        execution = _Execution(layout, options, progress)
+        try:
+            return execution.run()
+        finally:
+            folder.remove("scratch")
+
+
+class _Execution:
+    """One run of one Dag."""
+
+    def __init__(self, layout: Layout, options: RunOptions, progress: Progress) -> None:
+        self.layout, self.options, self.progress = layout, options, progress
+        self.dag = layout.dag
+        self.parts = 0
+        self.reused: dict[str, int] = {}
+        self.resources = ResourceWatch(layout.folder, options.min_free_gb)
+        self._runner: Runner | None = None
+        self._stack = contextlib.ExitStack()
+
+    def run(self) -> dict[str, Any]:
+        start = time.perf_counter()
+        with self._stack:
+            self._stack.enter_context(self.resources)
+            self._read_source()
+            steps = list(schedule(self.dag))
+            for step in steps:
+                if isinstance(step, Chain):
+                    self._run_chain(step)
+                else:
+                    self._run_barrier(step)
+            return self._close(time.perf_counter() - start)
+
+    def _close(self, seconds: float) -> dict[str, Any]:
+        counts: dict[str, NodeCount] | None = None
+        problem: LedgerError | None = None
+        try:
+            counts = write_ledger(self.layout, self.parts)
+        except LedgerError as error:
+            problem = error
+        summary = summarise(
+            self.layout, self.parts, counts, self.reused, seconds, self.resources.peak_mb
+        )
+        self.layout.folder.write_json("run.json", self._identity())
+        self.layout.folder.write_json("summary.json", summary)
+        if problem is not None:
+            raise problem
+        return summary
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "dag": self.dag.name,
+            "fingerprints": dict(self.layout.fingerprints),
+            "limit": self.layout.limit,
+            "parts": self.parts,
+        }
+
+    # -- steps ----------------------------------------------------------------------------------
+
+    def _read_source(self) -> None:
+        node = self.dag.source
+        stage = self.dag.stage(node)
+        assert isinstance(stage, Read)
+        for note in stage.notes():
+            self.progress.note(note)
+        found = parts_done(self.layout)
+        self.reused[node] = found or 0
+        if found is None:
+            chunks = len(stage.chunks())
+            self.progress.start(node, chunks, None)
+            scan: Sequence[Operator] = [ScanOperator(self.layout)]
+            if self.layout.limit:
+                # Few rows of a large source: as few chunks as it takes.
+                chunks = self._scan_until(scan[0], chunks)
+            else:
+                for _ in self._tasks(range(chunks), scan):
+                    self.progress.advance(node)
+            found = cut_parts(self.layout, chunks)
+            self.progress.finish(node)
+        self.parts = found
+
+    def _scan_until(self, scan: Operator, chunks: int) -> int:
+        from gristmill.dags.read_parts import scans
+
+        rows = 0
+        for chunk in range(chunks):
+            scan(chunk)
+            self.progress.advance(self.dag.source)
+            rows += scans(self.layout).need(chunk).rows_out
+            if rows >= self.layout.limit:
+                return chunk + 1
+        return chunks
+
+    def _run_chain(self, chain: Chain) -> None:
+        operators = [self._operator(group) for group in chain.groups]
+        nodes = [node for group in chain.groups for node in group]
+        before = {node: self._names(node) for node in nodes}
+        todo = [part for part in range(self.parts) if not self._done(operators, part)]
+        if todo:
+            rows = self._rows_of_source()
+            for node in nodes:
+                self.progress.start(node, self.parts, rows)
+            with CommitWatch(self.layout, nodes, before, self.progress) as watch:
+                for _ in self._tasks(todo, operators):
+                    self.resources.check()
+                watch.sweep()
+            for node in nodes:
+                self.progress.finish(node)
+        for node in nodes:
+            after = self._names(node)
+            same = sum(before[node].get(part) == name for part, name in after.items())
+            self.reused[node] = same
+
+    def _done(self, operators: Sequence[PartOperator], part: int) -> bool:
+        """Whether every node of a chain has this part, built on what is there now."""
+        if self.options.retry_failed:
+            return False
+        for operator in operators:
+            for node in operator.nodes:
+                above = self.dag.node(node).inputs
+                if any(self.layout.store(other).record(part) is None for other in above):
+                    return False
+                if operator.fresh(node, part) is None:
+                    return False
+        return True
+
+    def _operator(self, group: Sequence[str]) -> PartOperator:
+        supervision = self.options.supervision
+        if isinstance(self.dag.stage(group[0]), Map):
+            return MapOperator(
+                self.layout, group[0], supervision, retry_failed=self.options.retry_failed
+            )
+        return ScoreOperator(self.layout, group, supervision)
+
+    def _run_barrier(self, barrier: Barrier) -> None:
+        node = barrier.node
+        stage = self.dag.stage(node)
+        assert isinstance(stage, (Global, Write))
+        fresh = self._claim(node)
+        self.reused[node] = self.parts if fresh else 0
+        if not fresh:
+            for phase in stage.phases():
+                operator = PhaseOperator(self.layout, node, phase.name, self.parts)
+                count = operator.count()
+                self.progress.start(f"{node}:{phase.name}", count, None)
+                for _ in self._tasks(range(count), [operator]):
+                    self.progress.advance(f"{node}:{phase.name}")
+                    self.resources.check()
+                self.progress.finish(f"{node}:{phase.name}")
+            if isinstance(stage, Global):
+                columns = ColumnsOperator(self.layout, node, self.parts)
+                for _ in self._tasks(range(self.parts), [columns]):
+                    self.resources.check()
+            self.layout.folder.sub(self.layout.node_folder(node)).write_json(
+                "finished.json", {"parts": self.parts}
+            )
+        if isinstance(stage, Keep):
+            for outcome in keep_outcomes(self.layout, node):
+                if outcome.warning:
+                    self.progress.warn(f"{node}: {outcome.warning}")
+
+    def _claim(self, node: str) -> bool:
+        """Whether a barrier node is finished for exactly what lies above it; if not, make room.
+
+        A product (a Write node's folder) belongs to one configuration at a time: another one's is
+        removed first, its manifest before all else, so that no reader takes a mixture for whole.
+        """
+        digest = state_digest(self.layout, node, self.parts)
+        name = self.layout.node_folder(node)
+        folder = self.layout.folder.sub(name)
+        writes = isinstance(self.dag.stage(node), Write)
+        owner = f"products/{node}.json"
+        state = _read_json(folder, "state.json") == {"inputs": digest}
+        owned = not writes or _read_json(self.layout.folder, owner) == {"node": name}
+        if state and owned:
+            return folder.exists("finished.json")
+        folder.remove()
+        if writes:
+            product = self.layout.folder.sub(node)
+            product.remove("manifest.json")
+            product.remove()
+            self.layout.folder.write_json(owner, {"node": name})
+        folder.write_json("state.json", {"inputs": digest})
+        return False
+
+    # -- what steps share -----------------------------------------------------------------------
+
+    def _tasks(self, tasks: Sequence[int], operators: Sequence[Operator]) -> Iterator[int]:
+        """Run tasks; a single one is not worth a cluster."""
+        if len(tasks) == 1 and not any(isinstance(op, PartOperator) for op in operators):
+            yield from LocalRunner().run(tasks, operators)
+            return
+        if len(tasks) == 0:
+            return
+        if self._runner is None:
+            self._runner = self._stack.enter_context(make_runner(self.options))
+        yield from self._runner.run(tasks, operators)
+
+    def _names(self, node: str) -> dict[int, str]:
+        """Part -> name of its rows file, for the parts that are committed."""
+        store = self.layout.store(node)
+        found = {}
+        for part in store.parts():
+            record = store.record(part)
+            if record is not None:
+                found[part] = str(record.files["rows"]["name"])
+        return found
+
+    def _rows_of_source(self) -> int:
+        folder = self.layout.folder.sub(self.layout.node_folder(self.dag.source))
+        return int(folder.read_json("parts.json")["rows"])
+
+
+def _read_json(folder: Folder, name: str) -> Any:
+    try:
+        return folder.read_json(name)
+    except FileNotFoundError:
+        return None

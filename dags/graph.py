@@ -1,0 +1,201 @@
+"""A Dag: named stages and the edges between them, checked before anything runs.
+
+Rows flow along one chain of *row nodes* (the source, every Map, every Keep); Score and Global nodes
+hang columns on the rows of the chain. That is what lets a changed threshold rerun only the Keep
+node and what follows it, and what makes the ledger one equation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from gristmill.errors import ConfigurationError, GraphError
+from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.stage import Global, Map, Read, Score, Stage, Write
+
+IMAGE = "image"
+BLOB = pa.schema(
+    [
+        # Where the bytes of a row lie in the blob file of its part.
+        pa.field("blob_offset", pa.int64()),
+        pa.field("blob_size", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A stage and the names of the nodes whose rows and columns it receives."""
+
+    stage: Stage
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dag:
+    """Named nodes in the order they were written; `part_rows` rows make one unit of work."""
+
+    name: str
+    nodes: Mapping[str, Node]
+    part_rows: int = 10_000
+    # What a person would want to read about it: the recipe's docstring.
+    doc: str = field(default="", compare=False)
+
+    def stage(self, name: str) -> Stage:
+        """The stage of a node; `GraphError` with the nearest name if there is none."""
+        return self.node(name).stage
+
+    def node(self, name: str) -> Node:
+        """A node; `GraphError` with the nearest name if there is none."""
+        if name not in self.nodes:
+            raise GraphError(f"no node {name!r} in {self.name}; {_nearest(name, self.nodes)}")
+        return self.nodes[name]
+
+    def replace(self, name: str, stage: Stage) -> Dag:
+        """The same graph with another stage at a node."""
+        nodes = dict(self.nodes)
+        nodes[name] = dataclasses.replace(self.node(name), stage=stage)
+        return dataclasses.replace(self, nodes=nodes)
+
+    def order(self) -> list[str]:
+        """Names so that every node follows its inputs, otherwise as written. Raises on a cycle."""
+        done: list[str] = []
+        waiting = dict(self.nodes)
+        while waiting:
+            ready = [name for name, node in waiting.items() if set(node.inputs) <= set(done)]
+            if not ready:
+                raise GraphError(
+                    f"{self.name} has a cycle through {', '.join(sorted(waiting))}; "
+                    "a node may only take nodes that do not depend on it"
+                )
+            done.append(ready[0])
+            del waiting[ready[0]]
+        return done
+
+    def upstream(self, name: str) -> list[str]:
+        """All nodes that `name` depends on, in order."""
+        needed = set(self.node(name).inputs)
+        order = self.order()
+        for other in reversed(order[: order.index(name)]):
+            if other in needed:
+                needed |= set(self.nodes[other].inputs)
+        return [other for other in order if other in needed]
+
+    def row_node(self, name: str) -> str:
+        """The last row node (Read, Map, Keep) above `name`: the one whose rows it receives."""
+        above = [n for n in self.upstream(name) if is_row_stage(self.nodes[n].stage)]
+        if not above:
+            raise GraphError(f"{name} receives no rows: none of its inputs leads to a source")
+        return above[-1]
+
+    def columns(self, name: str) -> pa.Schema:
+        """The columns that enter `name`."""
+        fields: dict[str, pa.Field] = {}
+        for other in self.upstream(name):
+            for column in columns_written(self.nodes[other].stage):
+                fields[column.name] = column
+        return pa.schema(list(fields.values()))
+
+    @property
+    def source(self) -> str:
+        """Name of the one Read node."""
+        return next(n for n, node in self.nodes.items() if isinstance(node.stage, Read))
+
+    def validate(self) -> None:
+        """Raise `GraphError` or `ConfigurationError` for whatever cannot work, before any work."""
+        if self.part_rows < 1:
+            raise ConfigurationError(f"part_rows is {self.part_rows}; it must be at least 1")
+        _check_names_and_edges(self)
+        self.order()
+        _check_chain(self)
+        for name in self.order():
+            node = self.nodes[name]
+            try:
+                node.stage.bind(self.columns(name))
+            except GraphError as error:
+                raise GraphError(f"node {name!r}: {error}") from error
+
+    def check_stages(self) -> None:
+        """Have every stage check its fields and its weights."""
+        for name, node in self.nodes.items():
+            try:
+                node.stage.check()
+            except ConfigurationError as error:
+                raise type(error)(f"node {name!r}: {error}") from error
+
+
+def is_row_stage(stage: Stage) -> bool:
+    """Whether a stage decides which rows there are, rather than describing or writing them."""
+    return isinstance(stage, (Read, Map, Keep))
+
+
+def stores_images(stage: Stage) -> bool:
+    """Whether a stage stores the bytes of pictures beside its rows."""
+    return isinstance(stage, Map) and IMAGE in stage.writes().names
+
+
+def columns_written(stage: Stage) -> list[pa.Field]:
+    """Columns that nodes below can read; stored pictures appear as the place where they lie."""
+    if isinstance(stage, Write):
+        return []
+    fields = [column for column in stage.writes() if column.name != IMAGE]
+    return fields + (list(BLOB) if stores_images(stage) else [])
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+
+
+def _check_names_and_edges(dag: Dag) -> None:
+    for name, node in dag.nodes.items():
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            raise GraphError(f"node name {name!r}: use lower-case letters, digits and underscores")
+        for other in node.inputs:
+            if other not in dag.nodes:
+                raise GraphError(
+                    f"node {name!r} takes {other!r}, which does not exist; "
+                    f"{_nearest(other, dag.nodes)}"
+                )
+        if isinstance(node.stage, Read) == bool(node.inputs):
+            raise GraphError(
+                f"node {name!r} ({type(node.stage).__name__}) has inputs {list(node.inputs)}; "
+                "a source has none and every other node has at least one"
+            )
+    reads = [name for name, node in dag.nodes.items() if isinstance(node.stage, Read)]
+    if len(reads) != 1:
+        raise GraphError(f"{dag.name} has {len(reads)} sources ({', '.join(reads)}); give it one")
+
+
+def _check_chain(dag: Dag) -> None:
+    """Row nodes form one chain, so that each input row has one fate."""
+    last: dict[str, str] = {}
+    for name in dag.order():
+        stage = dag.nodes[name].stage
+        if not isinstance(stage, (Read, Map, Keep, Score, Global, Write)):
+            raise GraphError(
+                f"node {name!r}: {type(stage).__name__} is none of Read, Map, Score, Global, "
+                "Keep, Write; derive it from one of them"
+            )
+        if isinstance(stage, Read):
+            continue
+        above = dag.row_node(name)
+        for other in dag.nodes[name].inputs:
+            mine = other if is_row_stage(dag.nodes[other].stage) else dag.row_node(other)
+            if mine != above and mine not in dag.upstream(above):
+                raise GraphError(f"node {name!r} mixes the rows of {mine!r} and {above!r}")
+            if isinstance(dag.nodes[other].stage, Write):
+                raise GraphError(f"node {name!r} takes {other!r}, whose product is for readers")
+        if is_row_stage(stage):
+            if above in last:
+                raise GraphError(
+                    f"{last[above]!r} and {name!r} both decide about the rows of {above!r}; "
+                    "a run has one chain of decisions: let one follow the other"
+                )
+            last[above] = name

@@ -1,0 +1,260 @@
+"""The ledger: one row for each input row, with where it ended, why, and the value that decided.
+
+For every node rows_in + born = kept + dropped + merged, and over the run each row has exactly one
+fate. A ledger that does not add up is a defect, and the run fails.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gristmill.dags.graph import Dag, is_row_stage
+from gristmill.dags.operators import failure_reasons
+from gristmill.dags.rows import RowReader
+from gristmill.dags.run_folder import DROPPED_ROWS, ROWS, Layout
+from gristmill.errors import LedgerError
+from gristmill.pipelines.keep import DROPPED, KEPT, MERGED, Keep
+from gristmill.pipelines.schema import SUCCESS
+from gristmill.pipelines.stage import Map, Read, Score
+from gristmill.pipelines.storage import Folder
+
+_FATE = pa.schema(
+    [
+        pa.field("uid", pa.string(), nullable=False),
+        pa.field("row", pa.int64()),
+        pa.field("url", pa.string()),
+        pa.field("verdict", pa.string(), nullable=False),
+        # Node and reason are null for rows that were kept.
+        pa.field("node", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("value", pa.string()),
+    ]
+)
+
+
+@dataclass
+class NodeCount:
+    """What went into and out of one node."""
+
+    rows_in: int = 0
+    born: int = 0
+    kept: int = 0
+    merged: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def adds_up(self) -> bool:
+        """rows_in + born = kept + dropped + merged."""
+        return self.rows_in + self.born == self.kept + sum(self.dropped.values()) + self.merged
+
+
+def deciding_nodes(dag: Dag) -> list[str]:
+    """Nodes at which rows can end, in order."""
+    return [
+        name
+        for name in dag.order()
+        if is_row_stage(dag.stage(name)) or isinstance(dag.stage(name), Score)
+    ]
+
+
+def count_nodes(layout: Layout, parts: int) -> dict[str, NodeCount]:
+    """Counts of each deciding node, from its commit records."""
+    counts: dict[str, NodeCount] = {}
+    for node in deciding_nodes(layout.dag):
+        count = counts[node] = NodeCount()
+        store = layout.store(node)
+        for part in range(parts):
+            record = store.need(part)
+            count.rows_in += record.rows_in
+            count.born += record.born
+            count.kept += record.rows_out
+            count.merged += record.merged
+            for reason, number in record.dropped.items():
+                count.dropped[reason] = count.dropped.get(reason, 0) + number
+    return counts
+
+
+def rule_columns(dag: Dag) -> dict[str, pa.Field]:
+    """The columns that some rule names, typed; the ledger keeps them."""
+    found: dict[str, pa.Field] = {}
+    for name, node in dag.nodes.items():
+        if isinstance(node.stage, Keep):
+            available = dag.columns(name)
+            for column in available.names:
+                if column in node.stage.columns_named(available) and column not in _FATE.names:
+                    found[column] = available.field(column)
+    return found
+
+
+def ledger_schema(dag: Dag) -> pa.Schema:
+    """Columns of the ledger: the fate, then every column that a rule names."""
+    fields = [pa.field(f.name, f.type) for f in rule_columns(dag).values()]
+    return pa.schema([*_FATE, *fields])
+
+
+def write_ledger(layout: Layout, parts: int) -> dict[str, NodeCount]:
+    """Write the ledger part by part and return the counts. Raises `LedgerError` on any mismatch."""
+    counts = count_nodes(layout, parts)
+    folder = layout.folder.sub("ledger")
+    reader = RowReader(layout)
+    total = {KEPT: 0, DROPPED: 0, MERGED: 0}
+    for part in range(parts):
+        table = part_ledger(layout, reader, part)
+        folder.write_table(f"{part:06d}.parquet", table)
+        for verdict in table["verdict"].to_pylist():
+            total[verdict] += 1
+    _remove_others(folder, parts)
+    problems = check_counts(layout.dag, counts)
+    rows_in = counts[layout.dag.source].rows_in + sum(count.born for count in counts.values())
+    if sum(total.values()) != rows_in:
+        problems.append(f"{rows_in} rows came in, the ledger has {sum(total.values())}")
+    if total[KEPT] != kept_rows(layout.dag, counts):
+        problems.append(
+            f"the ledger keeps {total[KEPT]} rows, the last row node "
+            f"{kept_rows(layout.dag, counts)}"
+        )
+    if problems:
+        raise LedgerError("the ledger does not add up: " + "; ".join(problems))
+    return counts
+
+
+def kept_rows(dag: Dag, counts: dict[str, NodeCount]) -> int:
+    """Rows that reach the product: those that leave the last row node, less later poison."""
+    nodes = deciding_nodes(dag)
+    last = [name for name in nodes if is_row_stage(dag.stage(name))][-1]
+    later = [n for n in nodes[nodes.index(last) + 1 :] if dag.row_node(n) == last]
+    return counts[last].kept - sum(sum(counts[n].dropped.values()) for n in later)
+
+
+def check_counts(dag: Dag, counts: dict[str, NodeCount]) -> list[str]:
+    """What does not add up, in words; empty if all is well."""
+    problems = []
+    for node, count in counts.items():
+        if not count.adds_up:
+            problems.append(
+                f"node {node!r}: {count.rows_in} in + {count.born} born is not {count.kept} kept "
+                f"+ {sum(count.dropped.values())} dropped + {count.merged} merged"
+            )
+    chain = [name for name in counts if is_row_stage(dag.stage(name))]
+    for above, node in itertools.pairwise(chain):
+        between = [
+            name
+            for name in dag.upstream(node)
+            if isinstance(dag.stage(name), Score) and dag.row_node(name) == above
+        ]
+        # Branches see the same rows, so one row may be poison to several; it leaves once.
+        lost = [sum(counts[name].dropped.values()) for name in between]
+        most, least = counts[above].kept - max(lost, default=0), counts[above].kept - sum(lost)
+        if not least <= counts[node].rows_in <= most:
+            problems.append(
+                f"{counts[above].kept} rows left {above!r}, {counts[node].rows_in} reached {node!r}"
+            )
+    return problems
+
+
+def part_ledger(layout: Layout, reader: RowReader, part: int) -> pa.Table:
+    """Fates of the rows of one part, in source order (children after their parents' place)."""
+    schema = ledger_schema(layout.dag)
+    pieces = [_fill(piece, schema) for piece in _fates(layout, reader, part)]
+    table = pa.concat_tables(pieces) if pieces else schema.empty_table()
+    table = _first_fate(table)
+    return table.sort_by([("row", "ascending"), ("uid", "ascending"), ("verdict", "ascending")])
+
+
+def _fates(layout: Layout, reader: RowReader, part: int) -> Iterator[pa.Table]:
+    dag = layout.dag
+    named = rule_columns(dag)
+    nodes = deciding_nodes(dag)
+    for node in nodes:
+        stage, store = dag.stage(node), layout.store(node)
+        record = reader.record(node, part)
+        if DROPPED_ROWS in record.files:
+            dropped = store.table(record, DROPPED_ROWS)
+            if not isinstance(stage, Read):
+                dropped = _with_origin(layout, reader, node, part, dropped)
+            yield _fate(dropped, DROPPED, node)
+        if isinstance(stage, Map):
+            rows = store.table(record, ROWS, ["uid", "row", "url", "status", "error"])
+            failed = rows.filter(pc.not_equal(rows["status"], SUCCESS))
+            if len(failed):
+                reasons = pa.array(failure_reasons(failed), pa.string())
+                failed = failed.append_column("reason", reasons)
+                yield _fate(failed.append_column("value", failed["status"]), DROPPED, node)
+        if isinstance(stage, Keep):
+            verdicts = store.table(record, ROWS)
+            entering = reader.entering(node, part, ["uid", "row", "url", *_there(dag, node, named)])
+            index = pc.index_in(entering["uid"], verdicts["uid"])
+            verdicts = verdicts.take(index)
+            for name in ("verdict", "reason", "value"):
+                entering = entering.append_column(name, verdicts[name])
+            ended = entering.filter(pc.not_equal(verdicts["verdict"], KEPT))
+            yield ended.append_column("node", pa.array([node] * len(ended), pa.string()))
+    last = [name for name in nodes if is_row_stage(dag.stage(name))][-1]
+    end = _end_of(dag, last)
+    columns = ["uid", "row", "url", *_there(dag, end or last, named)]
+    kept = reader.entering(end, part, columns) if end else reader.leaving(last, part, columns)
+    yield kept.append_column("verdict", pa.array([KEPT] * len(kept), pa.string()))
+
+
+def _end_of(dag: Dag, last: str) -> str | None:
+    """A node below the last row node, if any: what enters it is what was kept."""
+    below = [name for name in dag.order() if last in dag.upstream(name)]
+    return below[-1] if below else None
+
+
+def _there(dag: Dag, node: str, named: dict[str, pa.Field]) -> list[str]:
+    available = dag.columns(node).names
+    return [name for name in named if name in available]
+
+
+def _with_origin(
+    layout: Layout, reader: RowReader, node: str, part: int, dropped: pa.Table
+) -> pa.Table:
+    """Poisoned rows with the row number and URL they had."""
+    above = layout.dag.row_node(node)
+    rows = reader.leaving(above, part, ["uid", "row", "url"])
+    rows = rows.take(pc.index_in(dropped["uid"], rows["uid"]))
+    for name in ("row", "url"):
+        index = dropped.schema.get_field_index(name)
+        dropped = dropped.set_column(index, dropped.schema.field(index), rows[name])
+    return dropped
+
+
+def _fate(table: pa.Table, verdict: str, node: str) -> pa.Table:
+    table = table.append_column("verdict", pa.array([verdict] * len(table), pa.string()))
+    return table.append_column("node", pa.array([node] * len(table), pa.string()))
+
+
+def _fill(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`table` with exactly the columns of `schema`; those it lacks are null."""
+    columns: list[Any] = []
+    for column in schema:
+        if column.name in table.column_names:
+            columns.append(table[column.name].cast(column.type))
+        else:
+            columns.append(pa.nulls(len(table), column.type))
+    return pa.table(columns, schema=schema)
+
+
+def _first_fate(table: pa.Table) -> pa.Table:
+    """A row that was poison to two parallel nodes is written once, at the first."""
+    keys = list(zip(table["uid"].to_pylist(), table["row"].to_pylist(), strict=True))
+    if len(set(keys)) == len(keys):
+        return table
+    seen: set[tuple[str, int]] = set()
+    first = [not (key in seen or seen.add(key)) for key in keys]  # type: ignore[func-returns-value]
+    return table.filter(pa.array(first))
+
+
+def _remove_others(folder: Folder, parts: int) -> None:
+    """Ledger files of an earlier run with more parts."""
+    expected = {f"{part:06d}.parquet" for part in range(parts)}
+    for name in folder.names():
+        if name not in expected:
+            folder.remove(name)

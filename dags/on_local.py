@@ -1,0 +1,66 @@
+"""The in-process runner: parts one after another, in this process. For laptops and debuggers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Protocol
+
+from gristmill.pipelines.stage import Needs
+
+
+class Operator(Protocol):
+    """Does a numbered piece of work and commits it."""
+
+    def needs(self) -> Needs:
+        """What one worker occupies."""
+
+    def __call__(self, task: int, /) -> bool:
+        """Do it; True if it was done before."""
+
+    def close(self) -> None:
+        """Let go of what is held."""
+
+
+class Runner(Protocol):
+    """Runs tasks through a chain of operators, in any order."""
+
+    def __enter__(self) -> Runner:
+        """Get ready."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go of what is held."""
+
+    def run(self, tasks: Sequence[int], operators: Sequence[Operator]) -> Iterator[int]:
+        """Yield each task when all operators have done it, in the order of completion."""
+
+
+class LocalRunner:
+    """Everything in this process, in order; stages still run in supervised children."""
+
+    def __enter__(self) -> LocalRunner:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def run(self, tasks: Sequence[int], operators: Sequence[Operator]) -> Iterator[int]:
+        """Yield each task when all operators have done it."""
+        try:
+            for task in tasks:
+                for operator in operators:
+                    operator(task)
+                yield task
+        finally:
+            for operator in operators:
+                operator.close()

@@ -1,0 +1,168 @@
+"""The Ray runner: a Ray Data pipeline whose rows are part numbers; each operator is an actor pool.
+
+Only this module imports ray. Rows of the dataset are handles, so nothing big ever crosses the
+object store or the driver; Ray's streaming executor gives overlap, back-pressure, retries and
+autoscaling. A worker that dies is replaced a finite number of times; what it had not committed is
+done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import ray
+import ray.data
+import ray.exceptions
+
+from gristmill import errors
+from gristmill.dags.on_local import Operator
+from gristmill.errors import GristmillError, WorkerError
+
+# How often a lost worker is replaced, and how often a part is tried again because of that.
+MAX_RESTARTS = 8
+# The store carries part numbers only.
+OBJECT_STORE_BYTES = 100 * 2**20
+
+
+class RayRunner:
+    """Runs on the cluster at `address` (or `RAY_ADDRESS`), or on a Ray started for this run."""
+
+    def __init__(self, address: str | None = None, workers: int | None = None) -> None:
+        self.address = address or os.environ.get("RAY_ADDRESS") or None
+        # Workers for each operator at most; None: as many as the cluster has room for.
+        self.workers = workers
+        self._started = False
+
+    def __enter__(self) -> RayRunner:
+        if not ray.is_initialized():
+            local: dict[str, Any] = {
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES,
+            }
+            try:
+                ray.init(
+                    address=self.address,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    **({} if self.address else local),
+                )
+            except ConnectionError as error:
+                raise WorkerError(
+                    f"no Ray cluster answers at {self.address}: {error}; start one with "
+                    "'ray start --head', or leave out --address to run on this machine"
+                ) from error
+            self._started = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._started:
+            ray.shutdown()
+            self._started = False
+
+    def run(self, tasks: Sequence[int], operators: Sequence[Operator]) -> Iterator[int]:
+        """Yield each task when all operators have done it, in the order of completion."""
+        if not tasks:
+            return
+        _quiet()
+        data: ray.data.Dataset = ray.data.from_items(
+            [{"task": task} for task in tasks], override_num_blocks=len(tasks)
+        )
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        for operator in operators:
+            data = self._add(data, operator, len(tasks), len(operators), resources)
+        done: set[int] = set()
+        try:
+            for row in data.iter_rows():
+                if row["error"]:
+                    raise _rebuild(row["kind"], row["error"])
+                done.add(row["task"])
+                yield row["task"]
+        except ray.exceptions.RayError as error:
+            raise WorkerError(
+                f"a worker was lost more than {MAX_RESTARTS} times: {str(error).strip()}; "
+                "what is committed stays, the same command goes on"
+            ) from error
+        missing = sorted(set(tasks) - done)
+        if missing:
+            raise WorkerError(
+                f"{len(missing)} parts did not come back, first {missing[0]}; run again"
+            )
+
+    def _add(
+        self,
+        data: ray.data.Dataset,
+        operator: Operator,
+        tasks: int,
+        operators: int,
+        resources: dict[str, float],
+    ) -> ray.data.Dataset:
+        needs = operator.needs()
+        # Every operator must fit beside the others, however small the cluster is.
+        share = resources.get("CPU", 1.0) / operators
+        cpus = min(needs.cpus, share)
+        room = max(1, int(share / cpus)) if cpus else tasks
+        if needs.gpus:
+            gpus = resources.get("GPU", 0.0)
+            if gpus < needs.gpus:
+                raise WorkerError(
+                    f"an operator needs {needs.gpus:g} GPUs and the cluster has {gpus:g}; "
+                    "set the stage's gpus to 0 or connect to another cluster"
+                )
+            room = max(1, int(gpus / needs.gpus))
+        most = max(1, min(tasks, room, self.workers or room))
+        return data.map(
+            _Worker,  # type: ignore[arg-type]
+            fn_constructor_args=(operator,),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+            num_cpus=cpus,
+            num_gpus=needs.gpus or None,
+            max_restarts=MAX_RESTARTS,
+            max_task_retries=MAX_RESTARTS,
+        )
+
+
+class _Worker:
+    """One operator in one actor. Errors travel as data, so that the driver can name them."""
+
+    def __init__(self, operator: Operator) -> None:
+        self.operator = operator
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        if row.get("error"):
+            return row
+        kind = message = ""
+        try:
+            self.operator(row["task"])
+        except GristmillError as error:
+            kind, message = type(error).__name__, str(error)
+        except Exception as error:
+            import traceback
+
+            kind, message = "WorkerError", f"{error!r}\n{traceback.format_exc()}"
+        return {"task": row["task"], "kind": kind, "error": message}
+
+
+def _rebuild(kind: str, message: str) -> GristmillError:
+    cls = getattr(errors, kind, WorkerError)
+    error = cls(message)
+    return error if isinstance(error, GristmillError) else WorkerError(message)
+
+
+def _quiet() -> None:
+    """Our own progress is shown; Ray's lines would tear it apart."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    with contextlib.suppress(AttributeError):
+        context.print_on_execution_start = False
+    for name in ("ray.data", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)

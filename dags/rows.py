@@ -1,0 +1,242 @@
+"""The rows that enter a node, put together part by part from the committed columns above it.
+
+Columns are joined by `uid` within a part. A row that a Score node set aside as poisoned has no
+entry there, and so does not reach what follows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from gristmill.dags.graph import columns_written, is_row_stage, stores_images
+from gristmill.dags.run_folder import BLOBS, Layout, Record
+from gristmill.pipelines.keep import KEPT, Keep
+from gristmill.pipelines.schema import SUCCESS
+from gristmill.pipelines.stage import Global, Map, Score
+from gristmill.pipelines.storage import Folder
+
+_UID = "uid"
+# Reading pictures one by one is slow; gaps up to this many bytes are read and thrown away.
+_MERGE_GAP = 256 * 1024
+
+
+class RowReader:
+    """Reads what enters the nodes of a run."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self._records: dict[tuple[str, int], Record] = {}
+
+    def record(self, node: str, part: int) -> Record:
+        """The commit record of a part, read once."""
+        key = (node, part)
+        if key not in self._records:
+            self._records[key] = self.layout.store(node).need(part)
+        return self._records[key]
+
+    def entering(self, node: str, part: int, columns: Sequence[str]) -> pa.Table:
+        """The named columns of the rows of `part` that enter `node`, in order."""
+        dag = self.layout.dag
+        base = dag.row_node(node)
+        above = dag.upstream(node)
+        between = [
+            other
+            for other in above
+            if isinstance(dag.stage(other), (Score, Global))
+            and not is_row_stage(dag.stage(other))
+            and dag.row_node(other) == base
+        ]
+        provided = {
+            field.name: other for other in between for field in columns_written(dag.stage(other))
+        }
+        wanted = list(dict.fromkeys((_UID, *columns)))
+        table = self.leaving(base, part, [name for name in wanted if name not in provided])
+        for other in between:
+            names = [name for name in wanted if provided.get(name) == other]
+            table = self._join(table, other, part, names)
+        return table.select(list(columns))
+
+    def leaving(self, node: str, part: int, columns: Sequence[str]) -> pa.Table:
+        """The named columns of the rows that a row node lets through."""
+        stage = self.layout.dag.stage(node)
+        wanted = list(dict.fromkeys((_UID, *columns)))
+        if isinstance(stage, Keep):
+            verdict = self._table(node, part, [_UID, "verdict"])
+            table = self.entering(node, part, wanted)
+            kept = pc.equal(verdict["verdict"], KEPT)
+            return table.filter(pc.is_in(table[_UID], verdict[_UID].filter(kept)))
+        if isinstance(stage, Map):
+            table = self._table(node, part, [*wanted, "status"])
+            return table.filter(pc.equal(table["status"], SUCCESS)).select(wanted)
+        return self._table(node, part, wanted)
+
+    def _table(self, node: str, part: int, columns: Sequence[str]) -> pa.Table:
+        store = self.layout.store(node)
+        names = list(dict.fromkeys(columns))
+        return store.table(self.record(node, part), columns=names)
+
+    def _join(self, table: pa.Table, node: str, part: int, columns: Sequence[str]) -> pa.Table:
+        """Add columns of a Score or Global node; rows that it does not have leave."""
+        record = self.record(node, part)
+        if not columns and not record.dropped:
+            return table
+        plain = [name for name in columns if name not in record.files]
+        scores = self._table(node, part, [_UID, *plain])
+        index = pc.index_in(table[_UID], scores[_UID])
+        there = pc.is_valid(index)
+        index, table = index.filter(there), table.filter(there)
+        taken = scores.take(index)
+        for name in columns:
+            if name in record.files:
+                array = self._sidecar(node, record, name)[index.to_numpy()]
+                values = pa.FixedSizeListArray.from_arrays(
+                    pa.array(array.reshape(-1)), array.shape[1]
+                )
+                table = table.append_column(name, values)
+            else:
+                table = table.append_column(taken.schema.field(name), taken[name])
+        return table
+
+    def _sidecar(self, node: str, record: Record, name: str) -> NDArray[Any]:
+        return load_array(self.layout.store(node).folder, record.files[name]["name"])
+
+    def images(self, node: str, table: pa.Table) -> list[bytes]:
+        """Stored bytes of rows that have `part`, `blob_offset`, `blob_size`, read in few pieces."""
+        holder = self.image_node(node)
+        store = self.layout.store(holder)
+        parts = table["part"].to_numpy()
+        offsets, sizes = table["blob_offset"].to_numpy(), table["blob_size"].to_numpy()
+        found: list[bytes] = [b""] * len(parts)
+        for part in np.unique(parts):
+            rows = np.flatnonzero(parts == part)
+            name = self.record(holder, int(part)).files[BLOBS]["name"]
+            rows = rows[np.argsort(offsets[rows], kind="stable")]
+            for group in _runs(rows, offsets, sizes):
+                start = int(offsets[group[0]])
+                end = int(offsets[group[-1]] + sizes[group[-1]])
+                data = store.folder.read_range(name, start, end - start)
+                for row in group:
+                    at = int(offsets[row]) - start
+                    found[row] = data[at : at + int(sizes[row])]
+        return found
+
+    def image_node(self, node: str) -> str:
+        """The nearest Map above `node` that stores pictures."""
+        dag = self.layout.dag
+        return [n for n in dag.upstream(node) if stores_images(dag.stage(n))][-1]
+
+
+def _runs(rows: NDArray[Any], offsets: NDArray[Any], sizes: NDArray[Any]) -> list[NDArray[Any]]:
+    """Rows sorted by offset, split where the gap is not worth reading."""
+    gaps = offsets[rows[1:]] - (offsets[rows[:-1]] + sizes[rows[:-1]])
+    return np.split(rows, np.flatnonzero(gaps > _MERGE_GAP) + 1)
+
+
+def load_array(folder: Folder, name: str) -> NDArray[Any]:
+    """A .npy file, memory-mapped; one that lies elsewhere is read whole."""
+    path = folder.local_path(name)
+    if path is not None:
+        mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return mapped
+    with folder.open(name) as file:
+        loaded: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        return loaded
+
+
+class NodeWorkspace:
+    """The `Workspace` of a Global or Write node: its rows, its saved arrays, its product."""
+
+    def __init__(self, layout: Layout, node: str, parts: int, scratch: str) -> None:
+        self.layout, self.node, self._parts, self._scratch = layout, node, parts, scratch
+        self.rows_above = RowReader(layout)
+        self.folder = layout.folder.sub(layout.node_folder(node))
+
+    @property
+    def parts(self) -> int:
+        """Number of parts."""
+        return self._parts
+
+    @property
+    def schema(self) -> pa.Schema:
+        """All columns that enter this node."""
+        return self.layout.dag.columns(self.node)
+
+    def rows(self, part: int, columns: Sequence[str]) -> pa.Table:
+        """The named columns of the rows of one part, in order."""
+        return self.rows_above.entering(self.node, part, columns)
+
+    def batches(self, columns: Sequence[str]) -> pa.RecordBatchReader:
+        """The named columns of all parts plus `part`, one part at a time in memory."""
+        fields = [self.schema.field(name) for name in columns if name != "part"]
+        schema = pa.schema([*fields, pa.field("part", pa.int32())])
+
+        def read() -> Iterator[pa.RecordBatch]:
+            for part in range(self.parts):
+                table = self.rows(part, [field.name for field in fields])
+                number = pa.array(np.full(len(table), part, np.int32))
+                table = table.append_column("part", number).cast(schema)
+                yield from table.combine_chunks().to_batches(max_chunksize=10_000)
+
+        return pa.RecordBatchReader.from_batches(schema, read())
+
+    def images(self, table: pa.Table) -> list[bytes]:
+        """Stored bytes of the rows of `table`."""
+        return self.rows_above.images(self.node, table)
+
+    def save(self, name: str, array: NDArray[Any]) -> None:
+        """Store an array whole."""
+        with self.folder.output(f"saved/{name}.npy") as file:
+            np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+
+    def load(self, name: str) -> NDArray[Any]:
+        """A saved array, memory-mapped."""
+        return load_array(self.folder, f"saved/{name}.npy")
+
+    def save_table(self, name: str, table: pa.Table) -> None:
+        """Store a table whole."""
+        self.folder.write_table(f"saved/{name}.parquet", table)
+
+    def load_table(self, name: str) -> pa.Table:
+        """A saved table."""
+        return self.folder.read_table(f"saved/{name}.parquet")
+
+    @property
+    def product(self) -> Folder:
+        """Where a Write node's files go: the run's folder of the node's name."""
+        return self.layout.folder.sub(self.node)
+
+    def output(self, path: str) -> contextlib.AbstractContextManager[Any]:
+        """A file of the product that appears whole."""
+        return self.product.output(path)
+
+    def scratch(self) -> str:
+        """A local folder for spilling, removed when the task ends."""
+        return self._scratch
+
+
+@contextlib.contextmanager
+def node_workspace(layout: Layout, node: str, parts: int) -> Iterator[NodeWorkspace]:
+    """A workspace for one task."""
+    scratch = make_scratch(layout)
+    try:
+        yield NodeWorkspace(layout, node, parts, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def make_scratch(layout: Layout) -> str:
+    """A new local folder for temporary files: on the run's own disk if that is local."""
+    place = layout.folder.local_path("scratch")
+    if place is not None:
+        os.makedirs(place, exist_ok=True)
+    return tempfile.mkdtemp(prefix="gristmill-", dir=place)

@@ -1,0 +1,263 @@
+"""The run folder: one folder a node, one commit record a part, and the lock that keeps writers
+apart.
+
+    runs/mine/
+      dag.yaml  run.json  summary.json  report.html  logs/run.log
+      nodes/<node>-<fingerprint>/000000.json         commit record: files, digests, counts, inputs
+                                 000000-<token>.*    what the record names; all else is left-over
+      ledger/000000.parquet                          one row per input row
+      shards/                                        the product
+
+Data files have unique names and are only trusted once a record names them, so two attempts at the
+same part never harm each other, on a file system or on an object store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+
+from gristmill.dags.graph import Dag
+from gristmill.errors import RunError, RunLockedError
+from gristmill.pipelines.storage import Folder
+
+ROWS = "rows"
+BLOBS = "blobs"
+DROPPED_ROWS = "dropped"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a committed part consists of. `files`: kind -> {"name", "size", "xxh3"}."""
+
+    part: int
+    files: Mapping[str, Mapping[str, Any]]
+    # Digest of each input node's record for the same part.
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    rows_in: int = 0
+    rows_out: int = 0
+    # Reason -> rows that ended here.
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    born: int = 0
+    merged: int = 0
+    # Positions of blocks that had to be halved because they did not fit.
+    halved: int = 0
+    seconds: float = 0.0
+    peak_rss_mb: float = 0.0
+
+    @property
+    def digest(self) -> str:
+        """Digest of the contents: same files, same digest."""
+        text = ";".join(f"{kind}:{self.files[kind]['xxh3']}" for kind in sorted(self.files))
+        return xxhash.xxh3_64_hexdigest(text.encode())
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each node's parts lie; small and picklable, so that every worker has it."""
+
+    url: str
+    dag: Dag
+    # Node -> 64 hex digits.
+    fingerprints: Mapping[str, str]
+    # Rows of the source to take; 0 means all.
+    limit: int = 0
+
+    @property
+    def folder(self) -> Folder:
+        """The run's folder."""
+        return Folder(self.url)
+
+    def node_folder(self, node: str) -> str:
+        """Name of a node's folder below the run's."""
+        return f"nodes/{node}-{self.fingerprints[node][:12]}"
+
+    def store(self, node: str) -> PartStore:
+        """The committed parts of a node."""
+        return PartStore(self.folder.sub(self.node_folder(node)))
+
+
+class PartStore:
+    """The parts of one node. A part exists when its record does."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+
+    def record(self, part: int) -> Record | None:
+        """The commit record of a part, or None."""
+        try:
+            return Record(**self.folder.read_json(f"{part:06d}.json"))
+        except FileNotFoundError:
+            return None
+
+    def parts(self) -> list[int]:
+        """Numbers of the committed parts."""
+        names = (name.removesuffix(".json") for name in self.folder.names())
+        return [int(name) for name in names if name.isdigit()]
+
+    def need(self, part: int) -> Record:
+        """The record of a part that must be there."""
+        record = self.record(part)
+        if record is None:
+            raise RunError(f"part {part} of {self.folder.url} is not committed; run again")
+        return record
+
+    def table(self, record: Record, kind: str = ROWS, columns: list[str] | None = None) -> pa.Table:
+        """A table of a committed part, or some of its columns."""
+        return self.folder.read_table(record.files[kind]["name"], columns)
+
+    @contextlib.contextmanager
+    def attempt(self, part: int) -> Iterator[Attempt]:
+        """A place to write a part; nothing of it is seen before `commit`."""
+        attempt = Attempt(self.folder, part)
+        try:
+            yield attempt
+        finally:
+            attempt.discard()
+
+
+class Attempt:
+    """Files of a part under way. Names are unique to the attempt."""
+
+    def __init__(self, folder: Folder, part: int) -> None:
+        self.folder, self.part = folder, part
+        self.token = uuid.uuid4().hex[:8]
+        self.files: dict[str, dict[str, Any]] = {}
+        self.committed = False
+
+    def _name(self, kind: str, suffix: str) -> str:
+        return f"{self.part:06d}-{self.token}.{kind}.{suffix}"
+
+    @contextlib.contextmanager
+    def output(self, kind: str, suffix: str) -> Iterator[DigestFile]:
+        """A binary file of the part, digested as it is written."""
+        name = self._name(kind, suffix)
+        with self.folder.output(name) as file:
+            digesting = DigestFile(file)
+            yield digesting
+        self.files[kind] = {
+            "name": name,
+            "size": digesting.size,
+            "xxh3": digesting.digest.hexdigest(),
+        }
+
+    def write_table(self, kind: str, table: pa.Table) -> None:
+        """A Parquet file of the part."""
+        import pyarrow.parquet as pq
+
+        with self.output(kind, "parquet") as file:
+            pq.write_table(table, pa.PythonFile(file, "w"), compression="zstd")
+
+    def write_array(self, kind: str, array: NDArray[Any]) -> None:
+        """A .npy file of the part."""
+        with self.output(kind, "npy") as file:
+            np.lib.format.write_array(file, array, allow_pickle=False)
+
+    def commit(self, **facts: Any) -> Record:
+        """Write the record: from now on the part is there."""
+        record = Record(part=self.part, files=self.files, **facts)
+        self.folder.write_json(f"{self.part:06d}.json", dataclasses.asdict(record))
+        self.committed = True
+        return record
+
+    def discard(self) -> None:
+        """Remove what was written, unless it was committed."""
+        if not self.committed:
+            for file in self.files.values():
+                self.folder.remove(file["name"])
+
+
+class DigestFile:
+    """A file to write that keeps the xxh3-128 and the size of what went through it."""
+
+    closed = False
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = xxhash.xxh3_128()
+        self.size = 0
+
+    def write(self, data: Any) -> int:
+        """Write and digest."""
+        view = memoryview(data).cast("B")
+        self._file.write(view)
+        self.digest.update(view)
+        self.size += len(view)
+        return len(view)
+
+    def tell(self) -> int:
+        """Bytes written."""
+        return self.size
+
+    def flush(self) -> None:
+        """Flush the file beneath."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closed by whoever opened the file."""
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def readable(self) -> bool:
+        """Never."""
+        return False
+
+    def seekable(self) -> bool:
+        """Never: what is written is digested in order."""
+        return False
+
+
+@contextlib.contextmanager
+def run_lock(folder: Folder) -> Iterator[None]:
+    """Refuse a second writer. A lock left by a killed process on this machine holds nobody back."""
+    path = folder.local_path("run.lock")
+    if path is None:
+        with _remote_lock(folder):
+            yield
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise RunLockedError(
+                f"{folder.url} is being written by process {file.read().strip() or 'unknown'}; "
+                "wait for it, or stop it and run again"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _remote_lock(folder: Folder) -> Iterator[None]:
+    """Object stores have no file locks: a marker says who writes."""
+    mine = f"{os.uname().nodename}:{os.getpid()}"
+    with contextlib.suppress(FileNotFoundError):
+        holder = folder.read_bytes("run.lock").decode().strip()
+        host, _, pid = holder.rpartition(":")
+        if host != os.uname().nodename or os.path.exists(f"/proc/{pid}"):
+            raise RunLockedError(
+                f"{folder.url} is being written by {holder}; if that process is gone, "
+                f"remove {folder.join_url('run.lock')} and run again"
+            )
+    folder.write_bytes("run.lock", mine.encode())
+    try:
+        yield
+    finally:
+        folder.remove("run.lock")

@@ -1,0 +1,86 @@
+"""In which order nodes run: chains that stream part by part, and barriers that need all parts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from gristmill.dags.graph import Dag
+from gristmill.dags.run_folder import Layout
+from gristmill.pipelines.stage import Global, Map, Score, Write
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Groups of nodes through which parts stream; the nodes of a group share one operator."""
+
+    groups: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """A node that needs all parts of what is above it."""
+
+    node: str
+
+
+def schedule(dag: Dag) -> Iterator[Chain | Barrier]:
+    """Steps after the source has been cut into parts."""
+    done = {dag.source}
+    while len(done) < len(dag.nodes):
+        groups = _chain(dag, done)
+        if groups:
+            yield Chain(tuple(groups))
+            done |= {node for group in groups for node in group}
+            continue
+        node = next(n for n in dag.order() if n not in done and set(dag.nodes[n].inputs) <= done)
+        yield Barrier(node)
+        done.add(node)
+
+
+def _chain(dag: Dag, done: set[str]) -> list[tuple[str, ...]]:
+    """Map nodes and groups of Score nodes that can follow one another without a barrier."""
+    groups: list[tuple[str, ...]] = []
+    reached = set(done)
+    while True:
+        ready = [
+            name
+            for name in dag.order()
+            if name not in reached
+            and set(dag.nodes[name].inputs) <= reached
+            and isinstance(dag.stage(name), (Map, Score))
+        ]
+        if not ready:
+            return groups
+        scores = [name for name in ready if isinstance(dag.stage(name), Score)]
+        if scores:
+            above = dag.upstream(scores[0])
+            group = tuple(name for name in scores if dag.upstream(name) == above)
+        else:
+            group = (ready[0],)
+        groups.append(group)
+        reached |= set(group)
+
+
+def state_digest(layout: Layout, node: str, parts: int) -> str:
+    """Digest of everything a barrier node builds on: the records of its inputs, part by part."""
+    digest = hashlib.sha256(str(parts).encode())
+    for other in layout.dag.node(node).inputs:
+        store = layout.store(other)
+        for part in range(parts):
+            digest.update(f"{other}:{part}:{store.need(part).digest};".encode())
+    return digest.hexdigest()
+
+
+def needs_phases(dag: Dag, node: str) -> bool:
+    """Whether a node runs in phases."""
+    return isinstance(dag.stage(node), (Global, Write))
+
+
+def node_groups(steps: Sequence[Chain | Barrier]) -> list[tuple[str, ...]]:
+    """All groups in order, a barrier being a group of one."""
+    found: list[tuple[str, ...]] = []
+    for step in steps:
+        found += step.groups if isinstance(step, Chain) else ((step.node,),)
+    return found

@@ -1,0 +1,107 @@
+"""summary.json: what a run came to, for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gristmill.dags.ledger import NodeCount, kept_rows
+from gristmill.dags.run_folder import Layout
+from gristmill.pipelines.stage import Write
+from gristmill.pipelines.storage import Folder
+
+
+@dataclass(frozen=True)
+class RuleOutcome:
+    """What one rule of a Keep node did."""
+
+    name: str
+    sql: str
+    # The rule with the values of its quantiles.
+    resolved: str
+    dropped: int
+    # Why it deserves a look; empty if it does not.
+    warning: str
+
+
+def keep_outcomes(layout: Layout, node: str) -> list[RuleOutcome]:
+    """What each rule of a Keep node did, in order."""
+    folder = layout.folder.sub(layout.node_folder(node))
+    rules = folder.read_table("saved/rules.parquet").to_pylist()
+    entering = sum(layout.store(node).need(part).rows_in for part in layout.store(node).parts())
+    outcomes = []
+    for rule in rules:
+        warning = ""
+        if rule["dropped"] == entering:
+            warning = f"rule {rule['rule']!r} drops all {entering} rows: {rule['resolved']}"
+        elif rule["dropped"] == 0:
+            warning = f"rule {rule['rule']!r} drops nothing: {rule['resolved']}"
+        outcomes.append(
+            RuleOutcome(rule["rule"], rule["sql"], rule["resolved"], rule["dropped"], warning)
+        )
+    return outcomes
+
+
+def summarise(
+    layout: Layout,
+    parts: int,
+    counts: Mapping[str, NodeCount] | None,
+    reused: Mapping[str, int],
+    seconds: float,
+    peak_rss_mb: float,
+) -> dict[str, Any]:
+    """The summary of a run; `counts` is None when the ledger does not add up."""
+    dag = layout.dag
+    counted = dict(counts or {})
+    dropped = {node: dict(sorted(c.dropped.items())) for node, c in counted.items() if c.dropped}
+    summary: dict[str, Any] = {
+        "rows_in": counted[dag.source].rows_in if counts else 0,
+        "kept": kept_rows(dag, counted) if counts else 0,
+        "dropped": dropped,
+        "born": sum(count.born for count in counted.values()),
+        "merged": sum(count.merged for count in counted.values()),
+        "ledger_ok": counts is not None,
+        "seconds": round(seconds, 2),
+        "peak_rss_mb": round(peak_rss_mb, 1),
+        "nodes": {node: _node(layout, node, parts, reused.get(node, 0)) for node in dag.order()},
+    }
+    written = [name for name in dag.order() if isinstance(dag.stage(name), Write)]
+    if written:
+        summary |= product_counts(layout.folder.sub(written[0]))
+    return summary
+
+
+def product_counts(folder: Folder) -> dict[str, Any]:
+    """Shards and samples of each split, from the product's manifest."""
+    manifest = folder.read_json("manifest.json")
+    shards = {split: len(found["shards"]) for split, found in manifest["splits"].items()}
+    samples = {
+        split: sum(shard["samples"] for shard in found["shards"])
+        for split, found in manifest["splits"].items()
+    }
+    return {"shards": shards, "samples": samples}
+
+
+def _node(layout: Layout, node: str, parts: int, reused: int) -> dict[str, Any]:
+    """Parts, reused parts, and what the node cost when it was done."""
+    store = layout.store(node)
+    folder = store.folder
+    seconds, rows = 0.0, 0
+    for part in store.parts():
+        record = store.need(part)
+        seconds += record.seconds
+        rows += record.rows_in
+    for name in folder.names():
+        if name.startswith("phase-"):
+            for task in folder.names(name):
+                seconds += float(folder.read_json(f"{name}/{task}")["seconds"])
+    if isinstance(layout.dag.stage(node), Write):
+        above = layout.dag.row_node(node)
+        rows = sum(layout.store(above).need(part).rows_out for part in range(parts))
+    return {
+        "parts": parts,
+        "reused": reused,
+        "seconds": round(seconds, 3),
+        "rows_per_s": round(rows / seconds, 1) if seconds else 0.0,
+    }

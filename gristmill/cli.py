@@ -1,0 +1,254 @@
+"""The command line. Every command imports what it needs, when it runs: --help costs nothing."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from gristmill import __version__
+from gristmill.errors import GristmillError
+
+app = typer.Typer(
+    name="gristmill",
+    help="Curate image-text data into training shards, on a laptop or a Ray cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+catalog_app = typer.Typer(help="Facts about public datasets.", no_args_is_help=True)
+app.add_typer(catalog_app, name="catalog")
+
+Recipe = Annotated[
+    str, typer.Argument(help="A recipe (image-text), a .yaml file, or pkg.mod:function.")
+]
+RunFolder = Annotated[
+    str, typer.Argument(metavar="RUN", help="Folder of a run, local or any fsspec URL.")
+]
+SourcePath = Annotated[
+    str | None,
+    typer.Option(
+        "--source", help="File, folder, glob or URL; 'coco:captions.json', 'catalog:NAME@PATH'."
+    ),
+]
+Images = Annotated[str | None, typer.Option(help="Folder of the pictures that the source names.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", help="Odd column names: caption=TEXT; repeat for more."),
+]
+Out = Annotated[str, typer.Option(help="Folder of the run, local or any fsspec URL.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="node.field=value; repeat for more.", metavar="X=Y"),
+]
+Limit = Annotated[int, typer.Option(help="Take only the first rows of the source; 0: all.")]
+
+
+@app.command()
+def run(
+    recipe: Recipe,
+    out: Out,
+    source: SourcePath = None,
+    images: Images = None,
+    column: Columns = None,
+    settings: Set = None,
+    limit: Limit = 0,
+    runner: Annotated[str, typer.Option(help="ray, or local: in this process.")] = "ray",
+    address: Annotated[str | None, typer.Option(help="Ray cluster, e.g. ray://head:10001.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Workers for each node at most.")] = None,
+    retry_failed: Annotated[
+        bool, typer.Option(help="Try again rows whose failure may heal.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option(help="Stages in this process, no poison isolation.")
+    ] = False,
+    plain: Annotated[bool, typer.Option(help="Plain lines instead of bars.")] = False,
+) -> None:
+    """Run a recipe into a folder. The same command goes on where it stopped."""
+    from gristmill.dags.execute import RunOptions
+    from gristmill.dags.operators import Supervision
+    from gristmill.dags.session import run_and_report
+
+    dag = _dag(recipe, source, images, column, settings)
+    options = RunOptions(
+        runner="local" if debug else runner,
+        address=address,
+        workers=workers,
+        limit=limit,
+        retry_failed=retry_failed,
+        supervision=Supervision(isolate=not debug),
+    )
+    run_and_report(dag, out, options, plain=plain, command=_command())
+
+
+@app.command()
+def plan(
+    recipe: Recipe,
+    out: Out,
+    source: SourcePath = None,
+    images: Images = None,
+    column: Columns = None,
+    settings: Set = None,
+    limit: Limit = 0,
+    show_yaml: Annotated[
+        bool, typer.Option("--yaml", help="Print the resolved DAG as YAML.")
+    ] = False,
+) -> None:
+    """Say what would run, what is reused, how many parts, and what each node needs."""
+    from rich.console import Console
+
+    from gristmill.dags.dag_yaml import dump_dag
+    from gristmill.dags.plan import make_plan, render_plan
+
+    dag = _dag(recipe, source, images, column, settings)
+    if show_yaml:
+        dag.validate()
+        print(dump_dag(dag), end="")
+        return
+    Console().print(render_plan(make_plan(dag, out, limit)))
+
+
+@app.command()
+def status(folder: RunFolder) -> None:
+    """How far a run is."""
+    from rich.console import Console
+
+    from gristmill.dags.plan import render_plan, run_status
+
+    Console().print(render_plan(run_status(folder)))
+
+
+@app.command()
+def report(folder: RunFolder) -> None:
+    """Write the report of a run again, and print its summary."""
+    from gristmill.dags.session import write_report
+
+    write_report(folder, command=_command())
+
+
+@app.command()
+def verify(folder: RunFolder) -> None:
+    """Check digests, the ledger and the shards of a run. Exits with 1 if anything is wrong."""
+    from gristmill.dags.verify_run import verify_run
+
+    problems = verify_run(folder)
+    for problem in problems:
+        print(f"wrong: {problem}")
+    if problems:
+        raise typer.Exit(1)
+    print(f"{folder}: digests match, the ledger adds up, every shard can be read")
+
+
+@app.command()
+def trace(
+    folder: RunFolder, uid: Annotated[str, typer.Argument(help="uid of a sample, or its URL.")]
+) -> None:
+    """Whence a sample came, each score, each verdict, and in which shard it lies."""
+    from rich.console import Console
+
+    from gristmill.dags.trace import render_trace, trace_sample
+
+    Console().print(render_trace(trace_sample(folder, uid)))
+
+
+@app.command()
+def clean(
+    folder: RunFolder,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
+) -> None:
+    """Remove what no current node of a run uses: stale fingerprints and left-over files."""
+    from gristmill.dags.clean import clean_run
+
+    freed = clean_run(folder, dry_run=dry_run)
+    print(f"{'would free' if dry_run else 'freed'} {freed / 1e6:.1f} MB")
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option(help="Folder of the run.")] = "runs/demo",
+    scenes: Annotated[int, typer.Option(help="Clean pictures in the little web.")] = 2400,
+    runner: Annotated[str, typer.Option(help="ray, or local: in this process.")] = "ray",
+    seed: Annotated[int, typer.Option(help="Seed of the little web and the filter network.")] = 0,
+    plain: Annotated[bool, typer.Option(help="Plain lines instead of bars.")] = False,
+) -> None:
+    """Draw a little web with planted faults, curate it, and check the result against the truth."""
+    from gristmill.dags.demo import run_demo
+
+    run_demo(out, scenes=scenes, seed=seed, runner=runner, plain=plain, command=_command())
+
+
+@catalog_app.command("list")
+def catalog_list() -> None:
+    """The datasets that the catalog knows."""
+    from rich.console import Console
+
+    from gristmill.catalogs.catalog import render_list
+
+    Console().print(render_list())
+
+
+@catalog_app.command("show")
+def catalog_show(name: Annotated[str, typer.Argument(help="Name of a dataset.")]) -> None:
+    """All that is known about one dataset."""
+    from rich.console import Console
+
+    from gristmill.catalogs.catalog import render_entry
+
+    Console().print(render_entry(name))
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(f"gristmill {__version__}")
+        raise typer.Exit
+
+
+def _dag(
+    recipe: str,
+    source: str | None,
+    images: str | None,
+    columns: list[str] | None,
+    settings: list[str] | None,
+) -> Any:
+    from gristmill.catalogs.catalog import resolve
+    from gristmill.dags.recipes import find_dag
+    from gristmill.dags.settings import apply_settings
+    from gristmill.errors import ConfigurationError
+
+    fields: dict[str, Any] = {}
+    if source is not None:
+        fields |= resolve(source)
+    if images is not None:
+        fields["images"] = images
+    mapping = {}
+    for column in columns or []:
+        ours, equals, theirs = column.partition("=")
+        if not equals:
+            raise ConfigurationError(f"--column {column!r}: write ours=theirs, e.g. caption=TEXT")
+        mapping[ours] = theirs
+    if mapping:
+        fields["columns"] = {**fields.get("columns", {}), **mapping}
+    return apply_settings(find_dag(recipe, fields), settings or [])
+
+
+def _command() -> str:
+    import shlex
+
+    return shlex.join(["gristmill", *sys.argv[1:]])
+
+
+def main() -> None:
+    """Entry point: errors of ours are one message, not a traceback; Ctrl-C is not an error."""
+    try:
+        app()
+    except GristmillError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

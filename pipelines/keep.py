@@ -1,0 +1,273 @@
+"""Keep: named SQL rules over score columns. The first rule that a row breaks is its reason.
+
+Rules are evaluated by DuckDB over columns that were computed once, so a changed threshold costs
+seconds. `quantile(column, q)` in a rule is computed first, over all rows that enter the node and
+have a value, and its value is written down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import duckdb
+import pyarrow as pa
+
+from gristmill.errors import ConfigurationError, GraphError
+from gristmill.pipelines.stage import Global, Phase, Workspace, missing_column, require_choice
+
+KEPT = "kept"
+DROPPED = "dropped"
+MERGED = "merged"
+NO_VALUE = "no value"
+MERGED_REASON = "another caption of the image was chosen"
+
+_QUANTILE = re.compile(r"quantile\(\s*([A-Za-z_]\w*)\s*,\s*([0-9.eE+-]+)\s*\)", re.IGNORECASE)
+_WORD = re.compile(r"'(?:[^']|'')*'|[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep(Global):
+    """Decide which rows stay.
+
+    A rule is a SQL expression that is TRUE for rows to drop. NaN counts as NULL. A rule whose value
+    is NULL drops the row with the reason `no value`, unless `missing` is "keep".
+    """
+
+    # Reason -> SQL expression, in the order in which they are tried.
+    rules: Mapping[str, str] = field(default_factory=dict)
+    # What a rule without a value does: "drop" or "keep" the row.
+    missing: str = "drop"
+    # Which captions of one image stay: "all", the "first" in the source, or the "best".
+    captions: str = "all"
+    # Column that decides which caption is the best; higher is better.
+    best_by: str = "clip_score"
+
+    libraries: ClassVar[tuple[str, ...]] = ("duckdb",)
+
+    def writes(self) -> pa.Schema:
+        """Verdict (`kept`, `dropped`, `merged`), reason, and the value that decided, as text."""
+        return pa.schema(
+            [
+                pa.field("verdict", pa.string(), nullable=False),
+                pa.field("reason", pa.string()),
+                pa.field("value", pa.string()),
+            ]
+        )
+
+    def check(self) -> None:
+        """Validate the choices and the quantiles."""
+        require_choice(self, "missing", ("drop", "keep"))
+        require_choice(self, "captions", ("all", "first", "best"))
+        for reason, rule in self.rules.items():
+            for _, q in _QUANTILE.findall(rule):
+                if not 0 <= float(q) <= 1:
+                    raise ConfigurationError(
+                        f"rule {reason!r}: quantile {q} is not between 0 and 1"
+                    )
+
+    def bind(self, available: pa.Schema) -> tuple[str, ...]:
+        """The columns that the rules name; every rule is tried on a table of no rows."""
+        used = self.columns_named(available)
+        needed = used | ({self.best_by} if self.captions == "best" else set())
+        for name in needed - set(available.names):
+            raise GraphError(missing_column("Keep", name, available.names))
+        names = [name for name in available.names if name in needed]
+        with _database() as database:
+            empty = pa.schema([available.field(name) for name in names]).empty_table()
+            database.register("rows", empty.append_column("uid", pa.array([], pa.string())))
+            for reason, rule in self.rules.items():
+                for column, _ in _QUANTILE.findall(rule):
+                    if column not in available.names:
+                        raise GraphError(missing_column("Keep", column, available.names))
+                try:
+                    sql = _QUANTILE.sub("0.0::DOUBLE", rule)
+                    relation = database.sql(f"SELECT ({sql}) AS broken FROM rows")
+                    if str(relation.types[0]) != "BOOLEAN":
+                        raise GraphError(
+                            f"rule {reason!r} ({rule}) gives {relation.types[0]}, not a truth value"
+                        )
+                except duckdb.Error as error:
+                    there = ", ".join(sorted(available.names))
+                    raise GraphError(
+                        f"rule {reason!r} ({rule}) is refused: {str(error).strip()}\n"
+                        f"columns that enter the node: {there}"
+                    ) from error
+        return tuple(names)
+
+    def columns_named(self, available: pa.Schema) -> set[str]:
+        """The columns among `available` that some rule names."""
+        words = {word for rule in self.rules.values() for word in _WORD.findall(rule)}
+        return {name for name in available.names if name in words}
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One pass over all columns that the rules name."""
+        return (Phase(name="verdicts", count=lambda _: 1, work=self._decide),)
+
+    def columns(self, workspace: Workspace, part: int) -> pa.Table:
+        """Verdicts of a part's rows, in their order."""
+        return workspace.load_table(f"verdicts/{part:06d}")
+
+    def _decide(self, workspace: Workspace, _: int) -> None:
+        names = self.bind(workspace.schema)
+        read = list(dict.fromkeys(("uid", "image_id", "row", *names)))
+        with _database(workspace.scratch()) as database:
+            clean = ", ".join(_clean(workspace.schema.field(name)) for name in names)
+            select = f"part, uid, image_id, row{', ' + clean if clean else ''}"
+            reader = workspace.batches(read)
+            database.register("entering", reader)
+            database.execute(f"CREATE TEMP TABLE rows AS SELECT {select} FROM entering")
+            resolved, quantiles = self._resolve(database)
+            database.execute(f"CREATE TEMP TABLE verdicts AS {self._verdict_sql(resolved, names)}")
+            self._merge_captions(database)
+            counts = _count(database)
+            result = database.execute(
+                "SELECT part, uid, verdict, reason, value FROM verdicts ORDER BY part, row"
+            )
+            _save_parts(workspace, result.to_arrow_reader(10_000))
+        stats = {
+            "rules": list(self.rules),
+            "sql": list(self.rules.values()),
+            "resolved": [resolved[name] for name in self.rules],
+            "dropped": [counts.get(name, 0) for name in self.rules],
+        }
+        workspace.save_table("rules", pa.table(stats, schema=_RULES))
+        workspace.save_table(
+            "quantiles",
+            pa.table(
+                {"quantile": list(quantiles), "value": list(quantiles.values())},
+                schema=pa.schema([("quantile", pa.string()), ("value", pa.float64())]),
+            ),
+        )
+
+    def _resolve(
+        self, database: duckdb.DuckDBPyConnection
+    ) -> tuple[dict[str, str], dict[str, Any]]:
+        """Rules with the value of each quantile in its place, and those values."""
+        values: dict[str, Any] = {}
+
+        def value(match: re.Match[str]) -> str:
+            column, q = match.group(1), float(match.group(2))
+            name = f"quantile({column}, {q:g})"
+            if name not in values:
+                row = database.execute(
+                    f'SELECT quantile_cont("{column}", {q}) FROM rows WHERE "{column}" IS NOT NULL'
+                ).fetchone()
+                values[name] = None if row is None or row[0] is None else float(row[0])
+            found = values[name]
+            return "NULL::DOUBLE" if found is None else f"{found!r}::DOUBLE"
+
+        return {name: _QUANTILE.sub(value, rule) for name, rule in self.rules.items()}, values
+
+    def _verdict_sql(self, resolved: Mapping[str, str], names: Sequence[str]) -> str:
+        """SELECT that gives each row the first rule it breaks; rules are evaluated once each."""
+        flags = "".join(f", ({sql}) AS broken_{i}" for i, sql in enumerate(resolved.values()))
+        reason, value = "", ""
+        for i, name in enumerate(self.rules):
+            if self.missing == "drop":
+                reason += f" WHEN broken_{i} IS NULL THEN {_text(NO_VALUE)}"
+                value += f" WHEN broken_{i} IS NULL THEN {_text(name)}"
+            reason += f" WHEN broken_{i} THEN {_text(name)}"
+            value += f" WHEN broken_{i} THEN {_value_sql(self.rules[name], names)}"
+        if not self.rules:
+            reason = value = " WHEN FALSE THEN ''"
+        return (
+            f"SELECT part, uid, image_id, row, reason, value, {self._best_sql()} AS best, "
+            f"CASE WHEN reason IS NULL THEN '{KEPT}' ELSE '{DROPPED}' END AS verdict FROM ("
+            f"SELECT *, CASE{reason} END AS reason, CASE{value} END AS value FROM ("
+            f"SELECT *{flags} FROM rows))"
+        )
+
+    def _best_sql(self) -> str:
+        return f'"{self.best_by}"' if self.captions == "best" else "NULL::DOUBLE"
+
+    def _merge_captions(self, database: duckdb.DuckDBPyConnection) -> None:
+        """Among the kept captions of one image, keep one; the others are merged into it."""
+        if self.captions == "all":
+            return
+        database.execute(
+            f"CREATE TEMP TABLE merged AS SELECT uid, first_value(uid) OVER w AS chosen "
+            f"FROM verdicts WHERE verdict = '{KEPT}' "
+            "WINDOW w AS (PARTITION BY image_id ORDER BY best DESC NULLS LAST, row)"
+        )
+        database.execute(
+            f"UPDATE verdicts SET verdict = '{MERGED}', reason = {_text(MERGED_REASON)}, "
+            "value = chosen FROM merged WHERE merged.uid = verdicts.uid AND chosen <> merged.uid"
+        )
+
+
+_RULES = pa.schema(
+    [
+        pa.field("rule", pa.string()),
+        pa.field("sql", pa.string()),
+        pa.field("resolved", pa.string()),
+        pa.field("dropped", pa.int64()),
+    ]
+)
+
+
+@contextlib.contextmanager
+def _database(scratch: str | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """DuckDB in memory, spilling to `scratch`; rules cannot reach files or the network."""
+    with duckdb.connect(":memory:") as database:
+        database.execute("SET threads = 2")
+        database.execute("SET memory_limit = '2GB'")
+        if scratch is not None:
+            database.execute(f"SET temp_directory = {_text(scratch)}")
+        database.execute("SET enable_external_access = false")
+        database.execute("SET lock_configuration = true")
+        yield database
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _clean(column: pa.Field) -> str:
+    """A column with NaN as NULL."""
+    name = f'"{column.name}"'
+    if pa.types.is_floating(column.type):
+        return f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END AS {name}"
+    return name
+
+
+def _value_sql(rule: str, names: Sequence[str]) -> str:
+    """SQL for the text of the columns a rule names, as `column=value`."""
+    named = [word for word in dict.fromkeys(_WORD.findall(rule)) if word in names]
+    pieces = [f"'{name}=' || coalesce(CAST(\"{name}\" AS VARCHAR), 'null')" for name in named]
+    return " || ', ' || ".join(pieces) if pieces else "''"
+
+
+def _count(database: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    rows = database.execute(
+        f"SELECT reason, count(*) FROM verdicts WHERE verdict = '{DROPPED}' GROUP BY reason"
+    ).fetchall()
+    return {str(reason): int(count) for reason, count in rows}
+
+
+def _save_parts(workspace: Workspace, reader: pa.RecordBatchReader) -> None:
+    """Cut the verdicts, which come ordered by part, into one table a part."""
+    schema = pa.schema([field for field in reader.schema if field.name != "part"])
+    pending: list[pa.RecordBatch] = []
+    current = 0
+
+    def flush(upto: int) -> None:
+        nonlocal current, pending
+        while current < upto:
+            table = pa.Table.from_batches(pending, schema) if pending else schema.empty_table()
+            workspace.save_table(f"verdicts/{current:06d}", table)
+            pending, current = [], current + 1
+
+    for batch in reader:
+        parts = batch.column("part").to_numpy(zero_copy_only=False)
+        rest = batch.drop_columns(["part"])
+        start = 0
+        while start < len(parts):
+            end = int((parts == parts[start]).sum()) + start
+            flush(int(parts[start]))
+            pending.append(rest.slice(start, end - start))
+            start = end
+    flush(workspace.parts)
