@@ -35,10 +35,11 @@ def image_text(**source: Any) -> Dag:
 
         gristmill run image-text --source urls.parquet --out runs/mine
 
-    Cost: about 100 rows/s and core for download and resize at 256 px, and what CLIP costs (ViT-B-32:
-    some 10 pictures/s on one core, 1,000s on a GPU). Expect the default rules to keep, of typical web
-    data, half to two thirds of what could be downloaded: `weak caption match` alone drops 30 % of
-    the pictures. Leave a rule out with `--set "keep.rules.weak caption match="`.
+    Cost: about 100 rows/s and core for download and resize at 256 px, and what CLIP costs
+    (ViT-B-32: some 10 pictures/s on one core, 1,000s on a GPU). Expect the default rules to keep,
+    of typical web data, half to two thirds of what could be downloaded: `weak caption match`
+    alone drops 30 % of the pictures. Leave a rule out with `--set "keep.rules.weak caption
+    match="`.
     """
     return Dag(
         name="image-text",

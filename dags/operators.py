@@ -293,88 +293,89 @@ class ScoreOperator(PartOperator):
                 rest.close()
         pixels = self.worker.call("pixel_counts", part, deadline_s=600.0)
         scored: list[BlockScores] = []
-        rows_done: list[int] = []
-        poisoned: dict[int, str] = {}
+        poisoned: dict[str, dict[int, str]] = {node: {} for node in self.nodes}
         halved = 0
         for block in blocks(pixels):
-            for rows, scores, bad, cut in self._block(part, block):
-                if scores is not None:
-                    scored.append(scores)
-                    rows_done += rows
-                poisoned |= bad
+            for scores, cut in self._block(part, block, poisoned):
+                scored.append(scores)
                 halved += cut
         uids = self.worker.call("uids", part, deadline_s=600.0)
         for node in self.nodes:
-            self._commit(node, part, uids, rows_done, scored, poisoned, halved)
+            self._commit(node, part, uids, scored, poisoned[node], halved)
         return False
 
     def _block(
-        self, part: int, rows: list[int]
-    ) -> Iterator[tuple[list[int], BlockScores | None, dict[int, str], int]]:
-        """Score a block. If its worker dies twice, rows are tried one by one to find the poison,
-        and the others go again as one block, so that a chance kill leaves no trace in the bytes."""
+        self, part: int, rows: list[int], poisoned: dict[str, dict[int, str]]
+    ) -> Iterator[tuple[BlockScores, int]]:
+        """Score a block; yields scores and how often it had to be halved.
+
+        If its worker dies twice, rows are tried one by one to find the poison, and the block goes
+        again without it, so that a chance kill leaves no trace in the bytes.
+        """
         deadline = self.supervision.row_deadline_s * (1 + len(rows) / 16)
-        poisoned: dict[int, str] = {}
         for attempt in range(2):
+            without = {node: list(bad) for node, bad in poisoned.items()}
             try:
-                scores = self.worker.call("score_block", part, rows, deadline_s=deadline)
-                yield rows, scores, {}, 0
+                yield (
+                    self.worker.call("score_block", part, rows, without, deadline_s=deadline),
+                    0,
+                )
                 return
             except (ChildDied, ChildSilent, WorkerError) as error:
+                failure = error
                 if not isinstance(error, ChildDied) or attempt == 1:
-                    failure = error
                     break
-        if isinstance(failure, WorkerError) and not self.supervision.isolate:
+        if not self.supervision.isolate:
             raise failure
-        poisoned = self._find_poison(part, rows)
-        if len(poisoned) == len(rows) and isinstance(failure, WorkerError):
+        pairs = [(row, node) for node in self.nodes for row in rows if row not in poisoned[node]]
+        found = self._find_poison(part, pairs)
+        if isinstance(failure, WorkerError) and len(found) == len(pairs):
             # Not one row went through: the stage is broken, not the rows.
             raise failure
-        rest = [row for row in rows if row not in poisoned]
-        if poisoned:
-            yield [], None, poisoned, 0
-            if rest:
-                yield from self._block(part, rest)
+        for (row, node), reason in found.items():
+            poisoned[node][row] = reason
+        if found:
+            yield from self._block(part, rows, poisoned)
         elif len(rows) > 1:
             # Each row alone is fine, together they are not: memory. Half is tried, and recorded.
             middle = len(rows) // 2
             for half in (rows[:middle], rows[middle:]):
-                for done, scores, bad, cut in self._block(part, half):
-                    yield done, scores, bad, cut + 1
+                for scores, cut in self._block(part, half, poisoned):
+                    yield scores, cut + 1
         else:
-            yield [], None, {rows[0]: str(failure).splitlines()[-1]}, 0
+            raise failure
 
-    def _find_poison(self, part: int, rows: list[int]) -> dict[int, str]:
-        """Rows that kill, hang or break the worker, found one by one from its journal."""
-        poisoned: dict[int, str] = {}
-        waiting = list(rows)
+    def _find_poison(self, part: int, pairs: list[tuple[int, str]]) -> dict[tuple[int, str], str]:
+        """(row, node) pairs that kill, hang or break the worker, found from its journal."""
+        found: dict[tuple[int, str], str] = {}
+        waiting = pairs
         while waiting:
-            at = waiting[0]
+            at = 0
             try:
-                for event, row, message in self.worker.stream(
+                for index, raised, message in self.worker.stream(
                     "score_each", part, waiting, silence_s=self.supervision.row_deadline_s
                 ):
-                    at = row
-                    if event == "raised":
-                        poisoned[row] = message
-                break
+                    at = index
+                    if raised:
+                        found[waiting[index]] = message
+                return found
             except (ChildDied, ChildSilent) as error:
-                poisoned[at] = str(error)
-                waiting = waiting[waiting.index(at) + 1 :]
-        return poisoned
+                found[waiting[at]] = str(error)
+                waiting = waiting[at + 1 :]
+        return found
 
     def _commit(
         self,
         node: str,
         part: int,
         uids: list[str],
-        rows: list[int],
         scored: list[BlockScores],
         poisoned: dict[int, str],
         halved: int,
     ) -> None:
         stage = self.layout.dag.stage(node)
         schema = stage.writes()
+        rows = [row for scores in scored for row in scores.rows[node]]
         table = (
             pa.concat_tables([scores.tables[node] for scores in scored]).cast(schema)
             if scored

@@ -4,7 +4,7 @@ here."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +18,16 @@ from gristmill.dags.rows import RowReader
 from gristmill.dags.run_folder import Layout
 from gristmill.errors import WorkerError
 from gristmill.pipelines.decode import decode_rgb
-from gristmill.pipelines.stage import Map, Score
+from gristmill.pipelines.stage import Image, Map, Score
 
 _PLACE = ("part", "blob_offset", "blob_size")
 
 
 @dataclass
 class BlockScores:
-    """Scores of one block: node -> columns, and node -> seconds."""
+    """Scores of one block: node -> rows scored, their columns, seconds."""
 
+    rows: dict[str, list[int]]
     tables: dict[str, pa.Table]
     seconds: dict[str, float]
 
@@ -87,39 +88,58 @@ class PartWorker:
 
     # -- Score ----------------------------------------------------------------------------------
 
-    def score_block(self, part: int, rows: Sequence[int]) -> BlockScores:
-        """Score some rows with every node, decoding their pictures once."""
+    def score_block(
+        self, part: int, rows: Sequence[int], without: Mapping[str, Collection[int]]
+    ) -> BlockScores:
+        """Score some rows with every node, decoding their pictures once.
+
+        `without`: node -> rows that it must not see, because they are poison to it.
+        """
+        result = BlockScores({}, {}, dict.fromkeys(self.nodes, 0.0))
         table = self._entering(part).take(pa.array(rows, pa.int64()))
-        stages: dict[str, Score] = {}
-        for node in self.nodes:
-            stage = self.layout.dag.stage(node)
-            assert isinstance(stage, Score)
-            stages[node] = stage
-        result = BlockScores({}, dict.fromkeys(self.nodes, 0.0))
-        looking = [node for node, stage in stages.items() if stage.pixels]
-        images = None
+        looking = [node for node in self.nodes if self._score_stage(node).pixels]
+        images: list[Image | None] = [None] * len(rows)
         if looking:
             start = time.perf_counter()
-            images = [decode_rgb(data) for data in self.reader.images(self.nodes[0], table)]
+            poison = set.intersection(*[set(without.get(node, ())) for node in looking])
+            seen = [i for i, row in enumerate(rows) if row not in poison]
+            stored = self.reader.images(self.nodes[0], table.take(pa.array(seen, pa.int64())))
+            for i, data in zip(seen, stored, strict=True):
+                images[i] = decode_rgb(data)
             for node in looking:
                 result.seconds[node] += (time.perf_counter() - start) / len(looking)
-        for node, stage in stages.items():
+        for node in self.nodes:
             start = time.perf_counter()
-            scores = stage.score(table, images if stage.pixels else None)
-            _check_scores(node, stage, scores, len(table))
+            stage = self._score_stage(node)
+            bad = without.get(node, ())
+            mine = [i for i, row in enumerate(rows) if row not in bad]
+            pictures = [image for i in mine if (image := images[i]) is not None]
+            scores = stage.score(
+                table.take(pa.array(mine, pa.int64())), pictures if stage.pixels else None
+            )
+            _check_scores(node, stage, scores, len(mine))
+            result.rows[node] = [rows[i] for i in mine]
             result.tables[node] = scores
             result.seconds[node] += time.perf_counter() - start
         return result
 
-    def score_each(self, part: int, rows: Sequence[int]) -> Iterator[tuple[str, int, str]]:
-        """Score rows one by one, journaling: ("start", row, "") before each, and after one that
-        raises ("raised", row, message)."""
-        for row in rows:
-            yield "start", row, ""
+    def score_each(
+        self, part: int, pairs: Sequence[tuple[int, str]]
+    ) -> Iterator[tuple[int, int, str]]:
+        """Score (row, node) pairs one by one, journaling: (index, 0, "") before each, and
+        (index, 1, message) after one that raises."""
+        for index, (row, node) in enumerate(pairs):
+            yield index, 0, ""
+            others = {other: (row,) for other in self.nodes if other != node}
             try:
-                self.score_block(part, [row])
+                self.score_block(part, [row], others)
             except Exception as error:
-                yield "raised", row, f"{type(error).__name__}: {error}"
+                yield index, 1, f"{type(error).__name__}: {error}"
+
+    def _score_stage(self, node: str) -> Score:
+        stage = self.layout.dag.stage(node)
+        assert isinstance(stage, Score)
+        return stage
 
     def _entering(self, part: int) -> pa.Table:
         """The rows that enter, with all columns any of the nodes reads; kept for the next call."""

@@ -102,7 +102,7 @@ def cut_parts(layout: Layout, chunks: int) -> int:
             database.execute(f"SET {setting}")
         database.register("scanned", _scanned(layout, chunks))
         database.execute("CREATE TEMP TABLE rows AS SELECT * FROM scanned")
-        reader = database.execute(
+        reader = database.sql(
             "SELECT *, min(row) OVER (PARTITION BY image_id) AS first_row, "
             "min(row) OVER (PARTITION BY uid) AS original FROM rows ORDER BY first_row, row"
         ).to_arrow_reader(min(10_000, max(layout.dag.part_rows, 100)))

@@ -124,12 +124,12 @@ class Keep(Global):
             database.execute(f"CREATE TEMP TABLE verdicts AS {self._verdict_sql(resolved, names)}")
             self._merge_captions(database)
             counts = _count(database)
-            result = database.execute(
+            result = database.sql(
                 "SELECT part, uid, verdict, reason, value FROM verdicts ORDER BY part, row"
             )
             _save_parts(workspace, result.to_arrow_reader(10_000))
         stats = {
-            "rules": list(self.rules),
+            "rule": list(self.rules),
             "sql": list(self.rules.values()),
             "resolved": [resolved[name] for name in self.rules],
             "dropped": [counts.get(name, 0) for name in self.rules],

@@ -1,0 +1,171 @@
+"""What would run, and how far a run is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from gristmill.dags.dag_yaml import load_dag
+from gristmill.dags.execute import lay_out
+from gristmill.dags.graph import Dag, stores_images
+from gristmill.dags.read_parts import parts_done
+from gristmill.dags.run_folder import Layout
+from gristmill.errors import RunError
+from gristmill.pipelines.stage import Needs, Write
+from gristmill.pipelines.storage import Folder
+
+# Bytes a stored picture is taken to need before any has been stored (a JPEG of 256 pixels).
+PICTURE_BYTES = 30_000
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """One node: what is there and what is left to do."""
+
+    node: str
+    stage: str
+    inputs: tuple[str, ...]
+    fingerprint: str
+    # Parts in all; None before the source has been read.
+    parts: int | None
+    done: int
+    needs: Needs
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before, or while, it runs."""
+
+    title: str
+    nodes: list[NodePlan]
+    notes: list[str]
+
+
+def make_plan(dag: Dag, out: str, limit: int = 0) -> Plan:
+    """Check a Dag against its run folder, reading only the source's manifest."""
+    layout = lay_out(dag, out, limit)
+    parts = parts_done(layout)
+    nodes = [_node_plan(layout, node, parts) for node in dag.order()]
+    left = sum(1 for plan in nodes if plan.parts is None or plan.done < plan.parts)
+    notes = [f"{left} of {len(nodes)} nodes have work to do" if left else "nothing to do"]
+    notes += dag_notes(layout)
+    notes += _disk(layout, parts)
+    return Plan(f"{dag.name} -> {layout.url}", nodes, notes)
+
+
+def dag_notes(layout: Layout) -> list[str]:
+    """What the source wants a person to know."""
+    stage: Any = layout.dag.stage(layout.dag.source)
+    return list(stage.notes())
+
+
+def run_status(out: str) -> Plan:
+    """How far the run in a folder is, from its dag.yaml and its commit records."""
+    layout = open_run(out)
+    plan = make_plan(layout.dag, out, layout.limit)
+    return Plan(plan.title, plan.nodes, plan.notes)
+
+
+def open_run(out: str) -> Layout:
+    """The layout of a run that exists. Raises `RunError` if the folder holds none.
+
+    A finished run is found by what `run.json` says, so that it can be read when its source is gone.
+    """
+    folder = Folder(out)
+    try:
+        text = folder.read_bytes("dag.yaml").decode()
+    except FileNotFoundError:
+        raise RunError(f"{out} holds no run (no dag.yaml); is the path right?") from None
+    dag = load_dag(text, f"{out}/dag.yaml")
+    if folder.exists("run.json"):
+        identity = folder.read_json("run.json")
+        if set(identity["fingerprints"]) == set(dag.nodes):
+            return Layout(folder.url, dag, identity["fingerprints"], identity["limit"])
+    return lay_out(dag, out)
+
+
+def finished_parts(layout: Layout) -> int:
+    """Number of parts of a run that came to its end; `RunError` otherwise."""
+    folder = layout.folder
+    parts = parts_done(layout)
+    if parts is None or not folder.exists("summary.json"):
+        raise RunError(f"{layout.url} has not come to its end; run the same command again")
+    return parts
+
+
+def _node_plan(layout: Layout, node: str, parts: int | None) -> NodePlan:
+    stage = layout.dag.stage(node)
+    store = layout.store(node)
+    done = len(store.parts())
+    if isinstance(stage, Write) and parts is not None:
+        owner = f"products/{node}.json"
+        mine = layout.folder.exists(owner) and layout.folder.read_json(owner) == {
+            "node": layout.node_folder(node)
+        }
+        done = parts if mine and store.folder.exists("finished.json") else 0
+    return NodePlan(
+        node=node,
+        stage=type(stage).__name__,
+        inputs=layout.dag.node(node).inputs,
+        fingerprint=layout.fingerprints[node][:12],
+        parts=parts,
+        done=min(done, parts) if parts is not None else 0,
+        needs=stage.needs(),
+    )
+
+
+def _disk(layout: Layout, parts: int | None) -> list[str]:
+    """Bytes that pictures will take, twice: once stored, once in shards."""
+    free = layout.folder.free_bytes()
+    if parts is None:
+        return []
+    folder = layout.folder.sub(layout.node_folder(layout.dag.source))
+    rows = int(folder.read_json("parts.json")["rows"])
+    holders = [n for n in layout.dag.order() if stores_images(layout.dag.stage(n))]
+    if not holders:
+        return []
+    store = layout.store(holders[-1])
+    records = [record for part in store.parts() if (record := store.record(part))]
+    stored = sum(int(record.files["blobs"]["size"]) for record in records)
+    seen = sum(record.rows_in for record in records)
+    each = stored / seen if seen else PICTURE_BYTES
+    need = 2 * each * rows - stored
+    text = f"{rows:,} rows; pictures will take about {max(need, 0) / 1e9:.1f} GB more"
+    if free is not None:
+        text += f", {free / 1e9:.1f} GB are free"
+        if need > free:
+            text += ": NOT ENOUGH, make room or choose a smaller size first"
+    return [text]
+
+
+def render_plan(plan: Plan) -> Group:
+    """A table for a terminal."""
+    table = Table(box=None, pad_edge=False)
+    for name, justify in (
+        ("node", "left"),
+        ("stage", "left"),
+        ("after", "left"),
+        ("parts done", "right"),
+        ("cpus", "right"),
+        ("gpus", "right"),
+        ("GiB", "right"),
+        ("fingerprint", "left"),
+    ):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for node in plan.nodes:
+        done = f"{node.done}/{'?' if node.parts is None else node.parts}"
+        table.add_row(
+            node.node,
+            node.stage,
+            ", ".join(node.inputs),
+            done,
+            f"{node.needs.cpus:g}",
+            f"{node.needs.gpus:g}",
+            f"{node.needs.memory_gb:g}",
+            node.fingerprint,
+        )
+    return Group(Text(plan.title, style="bold"), table, *[Text(note) for note in plan.notes])

@@ -1,0 +1,117 @@
+"""Whence a sample came, each score, each verdict, and in which shard it lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.compute as pc
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from gristmill.dags.graph import columns_written, is_row_stage
+from gristmill.dags.plan import finished_parts, open_run
+from gristmill.dags.run_folder import DROPPED_ROWS, ROWS, Layout
+from gristmill.errors import RunError
+from gristmill.pipelines.schema import normalise_url
+from gristmill.pipelines.stage import Read, Write
+
+
+@dataclass
+class Trace:
+    """Everything a run knows about one sample."""
+
+    uid: str
+    fate: dict[str, Any]
+    # Node -> its columns for this sample.
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # Shard file, relative to the run; None for rows that were not kept.
+    shard: str | None = None
+
+
+def trace_sample(out: str, wanted: str) -> list[Trace]:
+    """Traces of the sample with this uid, or of all with this URL. `RunError` if there is none."""
+    layout = open_run(out)
+    parts = finished_parts(layout)
+    by_url = "://" in wanted
+    found: list[Trace] = []
+    for part in range(parts):
+        ledger = layout.folder.read_table(f"ledger/{part:06d}.parquet")
+        if by_url:
+            urls = [normalise_url(url) if url else "" for url in ledger["url"].to_pylist()]
+            rows = [i for i, url in enumerate(urls) if url == normalise_url(wanted)]
+        else:
+            rows = [i for i, uid in enumerate(ledger["uid"].to_pylist()) if uid == wanted]
+        for row in rows:
+            fate = {k: v for k, v in ledger.slice(row, 1).to_pylist()[0].items() if v is not None}
+            found.append(_trace(layout, part, fate))
+    if not found:
+        raise RunError(
+            f"no row of {out} has the {'URL' if by_url else 'uid'} {wanted!r}; uids are the keys "
+            "of the shards and the uid column of the ledger"
+        )
+    return found
+
+
+def _trace(layout: Layout, part: int, fate: dict[str, Any]) -> Trace:
+    uid = fate["uid"]
+    trace = Trace(uid, fate)
+    for node in layout.dag.order():
+        stage = layout.dag.stage(node)
+        if isinstance(stage, Write):
+            trace.shard = _shard_of(layout, node, uid) or trace.shard
+            continue
+        record = layout.store(node).record(part)
+        if record is None:
+            continue
+        table = layout.store(node).table(record, ROWS)
+        table = table.filter(pc.equal(table["uid"], uid))
+        names = table.column_names
+        if not isinstance(stage, Read) and is_row_stage(stage):
+            written = {column.name for column in columns_written(stage)}
+            names = [name for name in names if name in written]
+        for values in table.select([name for name in names if name != "uid"]).to_pylist():
+            trace.nodes[node] = {k: v for k, v in values.items() if v is not None}
+        if DROPPED_ROWS in record.files:
+            dropped = layout.store(node).table(record, DROPPED_ROWS)
+            dropped = dropped.filter(pc.equal(dropped["uid"], uid))
+            if len(dropped) and not isinstance(stage, Read):
+                trace.nodes[node] = dropped.select(["reason", "value"]).to_pylist()[0]
+    return trace
+
+
+def _shard_of(layout: Layout, node: str, uid: str) -> str | None:
+    """The shard whose metadata names the uid."""
+    folder = layout.folder.sub(node)
+    for name in folder.walk():
+        if "/metadata/" in f"/{name}" and name.endswith(".parquet"):
+            table = folder.read_table(name, ["uid"])
+            if uid in table["uid"].to_pylist():
+                split, _, rest = name.partition("/metadata/")
+                shard = rest.removesuffix(".parquet")
+                tar = f"{split}/{shard}.tar"
+                return f"{node}/{tar if folder.exists(tar) else f'{split}/{shard}.parquet'}"
+    return None
+
+
+def render_trace(traces: list[Trace]) -> Group:
+    """Tables for a terminal."""
+    pieces: list[Any] = []
+    for trace in traces:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column("node", style="bold", no_wrap=True)
+        table.add_column("column", no_wrap=True)
+        table.add_column("value", overflow="fold")
+        for node, values in trace.nodes.items():
+            for i, (name, value) in enumerate(values.items()):
+                text = repr(value[:16]) + "..." if isinstance(value, bytes) else str(value)
+                table.add_row(node if i == 0 else "", name, Text(text))
+        fate = trace.fate
+        line = f"{trace.uid}: {fate['verdict']}"
+        if fate["verdict"] != "kept":
+            line += f" by {fate['node']}: {fate['reason']} ({fate.get('value', '')})"
+        pieces += [Text(line, style="bold"), table]
+        if trace.shard:
+            pieces.append(Text(f"in {trace.shard}"))
+    return Group(*pieces)
