@@ -11,9 +11,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
+
+# Ray's C++ side writes to the terminal by itself; what matters reaches us as exceptions.
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
 import ray.data
@@ -22,6 +26,7 @@ import ray.exceptions
 from gristmill import errors
 from gristmill.dags.on_local import Operator
 from gristmill.errors import GristmillError, WorkerError
+from gristmill.pipelines.stage import Needs
 
 # How often a lost worker is replaced, and how often a part is tried again because of that.
 MAX_RESTARTS = 8
@@ -120,6 +125,14 @@ class RayRunner:
                 )
             room = max(1, int(gpus / needs.gpus))
         most = max(1, min(tasks, room, self.workers or room))
+        with warnings.catch_warnings():
+            # Finite restarts can only be asked for in the way that Ray is about to replace.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return self._map(data, operator, needs, cpus, most)
+
+    def _map(
+        self, data: ray.data.Dataset, operator: Operator, needs: Needs, cpus: float, most: int
+    ) -> ray.data.Dataset:
         return data.map(
             _Worker,  # type: ignore[arg-type]
             fn_constructor_args=(operator,),

@@ -329,9 +329,13 @@ class ScoreOperator(PartOperator):
             raise failure
         pairs = [(row, node) for node in self.nodes for row in rows if row not in poisoned[node]]
         found = self._find_poison(part, pairs)
-        if isinstance(failure, WorkerError) and len(found) == len(pairs):
-            # Not one row went through: the stage is broken, not the rows.
-            raise failure
+        for node in self.nodes:
+            tried = [row for row, name in pairs if name == node]
+            if len(tried) > 1 and all((row, node) in found for row in tried):
+                # Not one row went through: the stage is broken, not the rows.
+                raise WorkerError(
+                    f"node {node!r} fails on every row it is given: {found[tried[0], node]}"
+                )
         for (row, node), reason in found.items():
             poisoned[node][row] = reason
         if found:

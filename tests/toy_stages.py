@@ -61,8 +61,12 @@ class ToyDraw(Map):
     hangs: tuple[str, ...] = ()
 
     def writes(self) -> pa.Schema:
-        return pa.schema([*[ROW.field(n) for n in ("status", "error", "width", "height")],
-                          pa.field("image", pa.binary())])
+        return pa.schema(
+            [
+                *[ROW.field(n) for n in ("status", "error", "width", "height")],
+                pa.field("image", pa.binary()),
+            ]
+        )
 
     def map(self, table: pa.Table) -> Iterator[pa.Table]:
         # Backwards, to prove that the order of arrival does not matter.
@@ -93,8 +97,12 @@ class ToyBrightness(Score):
     pixels: ClassVar[bool] = True
 
     def writes(self) -> pa.Schema:
-        return pa.schema([pa.field("brightness", pa.float32()),
-                          pa.field("toy_embedding", pa.list_(pa.float16(), 3))])
+        return pa.schema(
+            [
+                pa.field("brightness", pa.float32()),
+                pa.field("toy_embedding", pa.list_(pa.float16(), 3)),
+            ]
+        )
 
     def score(self, table: pa.Table, images: Sequence[Image] | None) -> pa.Table:
         assert images is not None
