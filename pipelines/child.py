@@ -67,8 +67,15 @@ class Child:
         environment = dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "gristmill.pipelines.child", str(theirs.fileno()),
-            str(life_read)], pass_fds=(theirs.fileno(), life_read), stdin=subprocess.DEVNULL,
+            [
+                sys.executable,
+                "-m",
+                "gristmill.pipelines.child",
+                str(theirs.fileno()),
+                str(life_read),
+            ],
+            pass_fds=(theirs.fileno(), life_read),
+            stdin=subprocess.DEVNULL,
             env=environment,
         )
         theirs.close()

@@ -1,0 +1,117 @@
+"""What can be told of a caption by reading it alone."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from gristmill.errors import ConfigurationError
+from gristmill.pipelines.stage import Image, Score
+
+# Phrases that describe a page or a file rather than a picture.
+BOILERPLATE = (
+    r"click (here|to|for|on)\b",
+    r"\b(image|photo|picture|thumbnail|preview)
+    (for|of|not|by|may|coming|unavailable)\b.*\b(post|article|product|listing|available|soon)\b",
+    r"^(image|photo|picture|img|pic|thumbnail|thumb|logo|icon|banner|avatar|untitled|unnamed|default|placeholder|no
+    image|no title|attachment|screenshot)s?[\s_\-#.:()]*\d*$",
+    r"^(img|dsc|dscn|dscf|pict?|photo|image|screenshot|scan|p)[_\-\s]?\d{2,}",
+    r"^\S+\.(jpe?g|png|gif|webp|bmp|tiff?|svg)$", r"\b(stock
+    (photo|image|vector|illustration|footage)|royalty[- ]free|getty images|shutterstock|all rights
+    reserved)\b", r"\b(add to (cart|basket|wishlist)|buy now|free shipping|read more|view
+    (larger|full|all)|enlarge image|share on|sign up|log ?in|subscribe)\b",
+    r"^(facebook|twitter|instagram|pinterest|linkedin|youtube|share|print|email)$",
+)
+_URL = re.compile(r"https?://|www\.\w|\b[\w-]+\.(com|org|net|io|co|de|uk|ru)\b(/|\b)", re.I)
+_EMAIL = re.compile(r"\b[\w.+-]+@[\w-]+\.\w{2,}\b")
+_PHONE = re.compile(r"(?<![\w.])\+?\d[\d()\s.-]{7,}\d(?!\w)")
+_MARKUP = re.compile(r"</?[a-zA-Z][^>]*>|&[a-z]{2,6};|&#\d+;|\[/?[a-z]+(=[^\]]*)?\]|\{\{|\}\}")
+# Scripts written without spaces: each character counts as a word.
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\u0e00-\u0e7f"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+(?:['’-][^\W{_UNSPACED}]+)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionFacts(Score):
+    """Length, alphabet, repetition, and whether a caption is boilerplate, markup or an address.
+
+    Words are runs of letters and digits; in scripts without spaces each character is a word.
+    """
+
+    # Regular expressions, case ignored; a caption that any of them finds is boilerplate.
+    boilerplate: tuple[str, ...] = BOILERPLATE
+
+    def reads(self) -> tuple[str, ...]:
+        """The caption."""
+        return ("caption",)
+
+    def writes(self) -> pa.Schema:
+        """One typed column a fact; all are null where there is no caption, but the counts are 0."""
+        return pa.schema(
+            [
+                pa.field("caption_chars", pa.int32()),
+                pa.field("caption_words", pa.int32()),
+                # Letters of any alphabet by characters that are no space, 0..1.
+                pa.field("caption_alpha_share", pa.float32()),
+                # Share of words and word pairs that came before (Gopher, Rae et al. 2021), 0..1.
+                pa.field("caption_repetition", pa.float32()),
+                pa.field("caption_boilerplate", pa.bool_()),
+                pa.field("caption_markup", pa.bool_()),
+                pa.field("caption_url", pa.bool_()),
+                pa.field("caption_email", pa.bool_()),
+                pa.field("caption_phone", pa.bool_()),
+            ]
+        )
+
+    def check(self) -> None:
+        """Compile the expressions."""
+        for pattern in self.boilerplate:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigurationError(f"boilerplate expression {pattern!r}: {error}") from error
+
+    def score(self, table: pa.Table, images: Sequence[Image] | None) -> pa.Table:
+        """Measure each caption."""
+        joined = "|".join(f"(?:{pattern})" for pattern in self.boilerplate)
+        boilerplate = re.compile(joined, re.IGNORECASE) if joined else None
+        rows = [_measure(caption, boilerplate) for caption in table["caption"].to_pylist()]
+        columns = [list(values) for values in zip(*rows, strict=True)] or [
+            [] for _ in self.writes()
+        ]
+        return pa.table(columns, schema=self.writes())
+
+
+def _measure(caption: str | None, boilerplate: re.Pattern[str] | None) -> tuple[Any, ...]:
+    if caption is None:
+        return (0, 0, None, None, False, False, False, False, False)
+    text = caption.strip()
+    words = _WORD.findall(text.lower())
+    visible = [c for c in text if not c.isspace()]
+    alpha = sum(c.isalpha() for c in visible) / len(visible) if visible else 0.0
+    return (
+        len(text),
+        len(words),
+        round(alpha, 5),
+        round(_repetition(words), 5),
+        bool(boilerplate and boilerplate.search(text)),
+        bool(_MARKUP.search(text)),
+        bool(_URL.search(text)),
+        bool(_EMAIL.search(text)),
+        bool(_PHONE.search(text)),
+    )
+
+
+def _repetition(words: Sequence[str]) -> float:
+    """The larger of the shares of repeated word pairs and of the commonest word's repeats."""
+    if len(words) < 4:
+        return 0.0
+    pairs = list(zip(words, words[1:], strict=False))
+    repeated = 1 - len(set(pairs)) / len(pairs)
+    commonest = Counter(words).most_common(1)[0][1]
+    return max(repeated, (commonest - 1) / len(words))

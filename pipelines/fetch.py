@@ -1,0 +1,266 @@
+"""A careful HTTP client for the open web: every transfer is bounded in time, bytes and
+redirects."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+import socket
+import ssl
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import aiohttp
+import yarl
+
+from gristmill import __version__
+from gristmill.pipelines.address import AddressRefused, GuardedResolver, check_literal
+from gristmill.pipelines.robots import NO_AI, is_disallowed
+
+AGENT = "gristmill"
+USER_AGENT = f"{AGENT}/{__version__} (dataset curation; respects X-Robots-Tag)"
+_REDIRECTS = (301, 302, 303, 307, 308)
+_CHUNK = 64 * 1024
+# Failures that another try may heal.
+TRANSIENT = (
+    "connection refused", "connection failed", "connection lost", "name not resolved", "timed out",
+    "truncated transfer", "http 408", "http 429", "http 500", "http 502", "http 503", "http 504",
+)  # fmt: skip
+# Of these, what is worth another try at once; a slow server is left alone.
+_RETRIED = tuple(reason for reason in TRANSIENT if reason not in ("timed out", "http 408"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchPolicy:
+    """Bounds and manners of a client."""
+
+    # Seconds for one try: name, connection, redirects, whole body.
+    timeout_s: float = 15.0
+    max_bytes: int = 50_000_000
+    max_redirects: int = 5
+    # Further tries after the first, for what may heal.
+    retries: int = 2
+    # Seconds before the second try; doubled each time, plus up to half of it at random.
+    backoff_s: float = 0.5
+    # A server's Retry-After is honoured up to this many seconds.
+    max_retry_after_s: float = 20.0
+    # Connections in all, and to one host and port.
+    connections: int = 64
+    per_host: int = 16
+    # "host" or "host:port" that may be private.
+    allow_hosts: tuple[str, ...] = ()
+    # URL of a trusted proxy; addresses are then the proxy's business.
+    proxy: str = ""
+    user_agent: str = USER_AGENT
+    # X-Robots-Tag directives that are respected.
+    robots: tuple[str, ...] = NO_AI
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The bytes of a URL, or why there are none."""
+
+    data: bytes | None
+    error: str | None = None
+
+
+class _Refused(Exception):
+    """A transfer that ends with a countable reason, and perhaps a time to wait."""
+
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.retry_after = reason, retry_after
+
+
+class Fetcher:
+    """Fetches URLs, many at once. Use as an async context manager."""
+
+    def __init__(self, policy: FetchPolicy, connector: aiohttp.BaseConnector | None = None) -> None:
+        self.policy = policy
+        self._connector = connector
+        self._session: aiohttp.ClientSession | None = None
+        # Jitter spreads load; it never decides what is written.
+        self._random = random.Random()
+
+    async def __aenter__(self) -> Fetcher:
+        policy = self.policy
+        connector = self._connector or aiohttp.TCPConnector(
+            resolver=GuardedResolver(policy.allow_hosts),
+            limit=policy.connections,
+            limit_per_host=policy.per_host,
+            ttl_dns_cache=300,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": policy.user_agent, "Accept-Encoding": "identity"},
+            timeout=aiohttp.ClientTimeout(total=None),
+            auto_decompress=False,
+            trust_env=False,
+            raise_for_status=False,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def fetch(self, url: str) -> Fetched:
+        """Fetch a URL; never raises for what a server or a URL does."""
+        wait = self.policy.backoff_s
+        for attempt in range(self.policy.retries + 1):
+            try:
+                return Fetched(await self._once(url))
+            except _Refused as refused:
+                last = attempt == self.policy.retries or refused.reason not in _RETRIED
+                if last:
+                    return Fetched(None, refused.reason)
+                pause = wait + self._random.uniform(0, wait / 2)
+                if refused.retry_after is not None:
+                    if refused.retry_after > self.policy.max_retry_after_s:
+                        return Fetched(None, refused.reason)
+                    pause = max(refused.retry_after, 0.01)
+            await asyncio.sleep(pause)
+            wait *= 2
+        raise AssertionError("the last try returns")
+
+    async def _once(self, url: str) -> bytes:
+        """One try, all redirects included, within the deadline."""
+        try:
+            async with asyncio.timeout(self.policy.timeout_s):
+                return await self._follow(url)
+        except _Refused:
+            raise
+        except (Exception, asyncio.CancelledError) as error:
+            reason = _reason(error)
+            if reason is None:
+                raise
+            raise _Refused(reason) from error
+
+    async def _follow(self, text: str) -> bytes:
+        url = _parse(text)
+        assert self._session is not None
+        for _ in range(self.policy.max_redirects + 1):
+            if not self.policy.proxy:
+                check_literal(url.raw_host or "", url.port or 0, self.policy.allow_hosts)
+            async with self._session.get(
+                url, allow_redirects=False, proxy=self.policy.proxy or None
+            ) as response:
+                if response.status in _REDIRECTS and "Location" in response.headers:
+                    url = _redirected(url, response.headers["Location"])
+                    continue
+                if response.status != 200:
+                    raise _Refused(f"http {response.status}", _retry_after(response))
+                tags = response.headers.getall("X-Robots-Tag", [])
+                if self.policy.robots and is_disallowed(tags, AGENT, self.policy.robots):
+                    raise _Refused("disallowed by robots header")
+                return await self._body(response)
+        raise _Refused("too many redirects")
+
+    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
+        limit = self.policy.max_bytes
+        if (response.content_length or 0) > limit:
+            raise _Refused("too large")
+        inflate = _inflater(response.headers.get("Content-Encoding", ""))
+        pieces: list[bytes] = []
+        size = 0
+        async for piece in response.content.iter_chunked(_CHUNK):
+            if inflate is not None:
+                piece = inflate.decompress(piece, limit - size + 1)
+                if inflate.unconsumed_tail:
+                    raise _Refused("decompression bomb")
+            size += len(piece)
+            if size > limit:
+                raise _Refused("too large" if inflate is None else "decompression bomb")
+            pieces.append(piece)
+        return b"".join(pieces)
+
+
+def _parse(text: str) -> yarl.URL:
+    scheme, colon, _ = text.strip().partition(":")
+    if colon and scheme.lower() not in ("http", "https"):
+        raise _Refused(
+            "scheme not allowed" if scheme.isascii() and "/" not in scheme else "invalid url"
+        )
+    try:
+        url = yarl.URL(text.strip())
+        port = url.port
+    except (ValueError, TypeError, UnicodeError):
+        raise _Refused("invalid url") from None
+    if url.scheme not in ("http", "https"):
+        raise _Refused("invalid url" if not url.scheme else "scheme not allowed")
+    if not url.raw_host or port is None:
+        raise _Refused("invalid url")
+    # Credentials in a URL are sent to nobody.
+    return url.with_user(None).with_fragment(None)
+
+
+def _redirected(url: yarl.URL, location: str) -> yarl.URL:
+    try:
+        joined = url.join(yarl.URL(location))
+    except (ValueError, TypeError, UnicodeError):
+        raise _Refused("invalid redirect") from None
+    return _parse(str(joined))
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    text = response.headers.get("Retry-After", "")
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _inflater(encoding: str) -> zlib._Decompress | None:
+    names = [name.strip().lower() for name in encoding.split(",") if name.strip()]
+    if names in ([], ["identity"]):
+        return None
+    if names in (["gzip"], ["x-gzip"], ["deflate"]):
+        return zlib.decompressobj(wbits=47)
+    raise _Refused("content encoding not understood")
+
+
+def _reason(error: BaseException) -> str | None:
+    """A short countable reason; None for what is not the web's doing."""
+    if isinstance(error, asyncio.CancelledError):
+        return None
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, AddressRefused):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, (aiohttp.ClientConnectorDNSError, socket.gaierror)):
+        return "name not resolved"
+    if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
+        return "tls failure"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        refused = error.os_error.errno == errno.ECONNREFUSED
+        return "connection refused" if refused else "connection failed"
+    if isinstance(error, aiohttp.InvalidURL):
+        return "invalid url"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "truncated transfer"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "connection lost"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "broken http response"
+    if isinstance(error, (aiohttp.ClientError, OSError)):
+        return "connection lost"
+    if isinstance(error, (zlib.error, ValueError, UnicodeError)):
+        return "broken http response"
+    return None
+
+
+def is_transient(error: str, also: Sequence[str] = ()) -> bool:
+    """Whether a failure with this reason may heal."""
+    return error in TRANSIENT or error in also

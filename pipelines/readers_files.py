@@ -1,0 +1,128 @@
+"""Readers of picture files: a folder with sidecars, and COCO captions with a folder beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+
+from gristmill.errors import SourceError
+from gristmill.pipelines.pointer import file_pointer
+from gristmill.pipelines.row_builder import RowBuilder, map_columns
+from gristmill.pipelines.schema import FAILED_TO_DOWNLOAD
+from gristmill.pipelines.storage import Folder
+
+OUTSIDE = "path leaves the folder"
+
+# What a folder's files must end in to be taken for pictures.
+_ENDINGS = (
+    "avif bmp dds dib exr fli flc gif heic heif ico j2k jfif jp2 jpeg jpg jpx msp pbm pcx pgm png "
+    "pnm ppm psd qoi sgi spider svg tga tif tiff webp xbm xpm"
+)
+IMAGE_EXTENSIONS = frozenset(_ENDINGS.split())
+
+
+def is_picture(name: str, extensions: tuple[str, ...]) -> bool:
+    """Whether a file counts as a picture; `extensions` ("*" for all) replaces the usual ones."""
+    extension = name.rpartition(".")[2].lower() if "." in name.rpartition("/")[2] else ""
+    if extensions:
+        return "*" in extensions or extension in {e.lower().lstrip(".") for e in extensions}
+    return extension in IMAGE_EXTENSIONS
+
+
+def resolve_inside(folder: Folder, name: str) -> str | None:
+    """URL of `name` below `folder`, or None if it leads out of it, by `..` or by a link."""
+    normal = posixpath.normpath(name.replace("\\", "/"))
+    if normal.startswith(("/", "../")) or normal == ".." or ":" in normal.split("/")[0]:
+        return None
+    path = folder.local_path(normal)
+    if path is not None:
+        root = os.path.realpath(folder.path)
+        if os.path.commonpath([root, os.path.realpath(path)]) != root:
+            return None
+    return folder.join_url(normal)
+
+
+def read_folder(
+    folder: Folder, names: list[str], sidecars: set[str], rows: RowBuilder
+) -> Iterator[pa.Table]:
+    """Rows of picture files; `x.txt` is the caption of `x.jpg`, `x.json` its caption and facts."""
+    for name in names:
+        stem = name.rpartition(".")[0] or name
+        values: dict[str, Any] = {}
+        if f"{stem}.json" in sidecars:
+            values = _sidecar_json(folder, f"{stem}.json")
+        mapping = map_columns({}, [key for key in values if key != "url"], name)
+        facts = {ours: values[theirs] for ours, theirs in mapping.items() if ours != "path"}
+        used = {theirs for ours, theirs in mapping.items() if ours != "path"}
+        facts["meta"] = {key: value for key, value in values.items() if key not in used}
+        if f"{stem}.txt" in sidecars:
+            facts["caption"] = folder.read_bytes(f"{stem}.txt").decode("utf-8", "replace").strip()
+        add_file(rows, folder, name, facts)
+        yield from rows.take()
+    yield from rows.take(all_rows=True)
+
+
+def add_file(rows: RowBuilder, folder: Folder, name: str, facts: Mapping[str, Any]) -> None:
+    """Add a row for a file below `folder`; one that leads out of it comes in failed."""
+    url = resolve_inside(folder, name)
+    if url is None:
+        failed = {"status": FAILED_TO_DOWNLOAD, "error": OUTSIDE}
+        rows.add(kind="path", locator=name, **{**facts, **failed})
+    else:
+        rows.add(kind="path", locator=name, pointer=file_pointer(url), **facts)
+
+
+def _sidecar_json(folder: Folder, name: str) -> dict[str, Any]:
+    try:
+        values = json.loads(folder.read_bytes(name))
+    except ValueError:
+        return {"sidecar_error": "broken json"}
+    return values if isinstance(values, dict) else {"sidecar": values}
+
+
+def read_coco(
+    url: str, images: Folder | None, known: Mapping[str, str], rows: RowBuilder
+) -> Iterator[pa.Table]:
+    """One row for each caption of a COCO captions file; a picture without any is one row.
+
+    `known`: file name -> path below `images`, so that train2017/ and val2017/ below it are found.
+    """
+    with fsspec.open(url, "rb") as file:
+        try:
+            document = json.load(file)
+        except ValueError as error:
+            raise SourceError(f"{url} is not JSON: {error}") from error
+    if not isinstance(document, dict) or "images" not in document:
+        raise SourceError(f"{url} has no 'images'; is it a COCO captions file?")
+    licences = {entry.get("id"): entry.get("name") for entry in document.get("licenses", [])}
+    captions: dict[Any, list[tuple[Any, Any]]] = {}
+    for annotation in document.get("annotations", []):
+        text = annotation.get("caption")
+        captions.setdefault(annotation.get("image_id"), []).append((annotation.get("id"), text))
+    for image in document["images"]:
+        meta = {
+            key: value
+            for key, value in image.items()
+            if key not in ("width", "height", "license", "coco_url")
+        }
+        facts = {
+            "width": image.get("width"),
+            "height": image.get("height"),
+            "licence": licences.get(image.get("license")),
+        }
+        for annotation_id, text in captions.get(image.get("id"), [(None, None)]):
+            own = meta if annotation_id is None else {**meta, "annotation_id": annotation_id}
+            values = {**facts, "caption": text, "meta": own}
+            name = str(image.get("file_name", ""))
+            if images is not None:
+                add_file(rows, images, known.get(name.rpartition("/")[2], name), values)
+            else:
+                rows.add_url(image.get("coco_url") or image.get("flickr_url"), **values)
+        yield from rows.take()
+    yield from rows.take(all_rows=True)

@@ -1,0 +1,248 @@
+"""Readers of tables: Parquet (of URLs or with embedded pictures), CSV, TSV, JSON lines, URL
+lists."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gristmill.errors import SourceError
+from gristmill.pipelines.pointer import parquet_pointer
+from gristmill.pipelines.row_builder import RowBuilder, map_columns
+from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, normalise_url
+
+# Row groups are read together up to this many rows.
+CHUNK_ROWS = 100_000
+_BLOB_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "bytes")
+
+
+def parquet_chunks(url: str) -> list[tuple[int, int]]:
+    """Ranges of row groups of about `CHUNK_ROWS` rows."""
+    with fsspec.open(url, "rb") as file:
+        metadata = open_parquet(url, file).metadata
+        sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    chunks, start, rows = [], 0, 0
+    for i, size in enumerate(sizes):
+        rows += size
+        if rows >= CHUNK_ROWS:
+            chunks.append((start, i + 1))
+            start, rows = i + 1, 0
+    if start < len(sizes):
+        chunks.append((start, len(sizes)))
+    return chunks
+
+
+def open_parquet(url: str, file: Any) -> pq.ParquetFile:
+    """A Parquet file, or a `SourceError` that names it."""
+    try:
+        return pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise SourceError(f"{url} is not a Parquet file: {error}") from error
+
+
+def image_column(schema: pa.Schema) -> str | None:
+    """The column that holds pictures: a struct with `bytes` as Hugging Face writes, or binary."""
+    for field in schema:
+        if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
+            return str(field.name)
+    for name in _BLOB_NAMES:
+        index = schema.get_field_index(name)
+        if index >= 0 and _is_binary(schema.field(index).type):
+            return name
+    return None
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def read_parquet(
+    url: str, groups: tuple[int, int], columns: Mapping[str, str], rows: RowBuilder
+) -> Iterator[pa.Table]:
+    """Rows of some row groups; pictures in the file are hashed and pointed to, not carried."""
+    with fsspec.open(url, "rb") as opened:
+        file = open_parquet(url, opened)
+        schema = file.schema_arrow
+        image = columns.get("image") or image_column(schema)
+        named = {ours: theirs for ours, theirs in columns.items() if ours != "image"}
+        mapping = map_columns(named, [n for n in schema.names if n != image], url)
+        if image is None and "url" not in mapping and "path" not in mapping:
+            raise SourceError(
+                f"{url} has neither a URL nor a picture column among {schema.names}; "
+                "map one with --column url=NAME"
+            )
+        for group in range(*groups):
+            row = 0
+            size = 64 if image is not None else 5_000
+            for batch in file.iter_batches(size, row_groups=[group]):
+                for values in batch.to_pylist():
+                    if image is None:
+                        add_mapped(rows, mapping, values)
+                    else:
+                        _add_embedded(rows, mapping, values, image, url, group, row, schema)
+                    row += 1
+                yield from rows.take()
+    yield from rows.take(all_rows=True)
+
+
+def _add_embedded(
+    rows: RowBuilder,
+    mapping: Mapping[str, str],
+    values: dict[str, Any],
+    image: str,
+    url: str,
+    group: int,
+    row: int,
+    schema: pa.Schema,
+) -> None:
+    cell = values.pop(image)
+    struct = pa.types.is_struct(schema.field(image).type)
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    pointer = parquet_pointer(url, group, row, f"{image}.bytes" if struct else image)
+    add_bytes(rows, mapping, values, data, pointer)
+
+
+def add_bytes(
+    rows: RowBuilder,
+    mapping: Mapping[str, str],
+    values: Mapping[str, Any],
+    data: bytes | None,
+    pointer: str | None,
+) -> None:
+    """Add a row whose picture lies in the source: known by its URL if it has one, else its
+    bytes."""
+    found = _mapped(mapping, values)
+    url = found.pop("url", None)
+    found.pop("path", None)
+    if data is None:
+        found |= {"status": FAILED_TO_DECODE, "error": "no image", "sha256": None}
+        digest = hashlib.sha256(repr(sorted(values.items(), key=str)).encode()).hexdigest()
+    else:
+        digest = hashlib.sha256(data).hexdigest()
+        found |= {"sha256": digest, "pointer": pointer}
+    if url:
+        rows.add(kind="url", locator=normalise_url(str(url)), url=str(url), **found)
+    else:
+        rows.add(kind="bytes", locator=digest, **found)
+
+
+def add_mapped(rows: RowBuilder, mapping: Mapping[str, str], values: Mapping[str, Any]) -> None:
+    """Add a row that names a URL."""
+    found = _mapped(mapping, values)
+    path = found.pop("path", None)
+    if path is not None and found.get("url") is None:
+        found["meta"] = {**found["meta"], mapping["path"]: path}
+    rows.add_url(found.pop("url", None), **found)
+
+
+def _mapped(mapping: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {ours: values.get(theirs) for ours, theirs in mapping.items()}
+    used = set(mapping.values())
+    found["meta"] = {name: value for name, value in values.items() if name not in used}
+    caption = found.get("caption")
+    if isinstance(caption, (list, tuple)):
+        found["caption"] = caption[0] if caption else None
+    return found
+
+
+def read_delimited(
+    url: str, delimiter: str, columns: Mapping[str, str], rows: RowBuilder
+) -> Iterator[pa.Table]:
+    """Rows of a CSV or TSV file. A file whose first line holds a URL has no header."""
+    # TSV dumps of web text hold bare quotes; in CSV quotes quote.
+    csv.field_size_limit(16 * 2**20)
+    reader = (
+        csv.reader(_lines(url), delimiter=delimiter, quoting=csv.QUOTE_NONE)
+        if delimiter == "\t"
+        else csv.reader(_lines(url), delimiter=delimiter)
+    )
+    try:
+        first = next(reader, None)
+        if first is None:
+            return
+        headless = any(cell.strip().lower().startswith(("http://", "https://")) for cell in first)
+        names = [str(i) for i in range(len(first))] if headless else [c.strip() for c in first]
+        given = dict(columns)
+        if headless and not given:
+            given = _guess(first)
+        mapping = map_columns(given, names, url)
+        if "url" not in mapping:
+            raise SourceError(f"{url}: no URL column among {names}; map one with --column url=NAME")
+        for cells in [first] if headless else []:
+            add_mapped(rows, mapping, dict(zip(names, cells, strict=False)))
+        for cells in reader:
+            if cells:
+                add_mapped(rows, mapping, dict(zip(names, cells, strict=False)))
+                yield from rows.take()
+    except csv.Error as error:
+        raise SourceError(f"{url}, line {reader.line_num}: {error}") from error
+    yield from rows.take(all_rows=True)
+
+
+def _guess(cells: Sequence[str]) -> dict[str, str]:
+    """Columns of a file without header: the URL, and the longest of the others is the caption."""
+    url = next(i for i, cell in enumerate(cells) if cell.strip().lower().startswith("http"))
+    others = [i for i in range(len(cells)) if i != url]
+    guess = {"url": str(url)}
+    if others:
+        guess["caption"] = str(max(others, key=lambda i: len(cells[i])))
+    return guess
+
+
+def read_json_lines(url: str, columns: Mapping[str, str], rows: RowBuilder) -> Iterator[pa.Table]:
+    """Rows of JSON lines; a line that is not JSON becomes a failed row."""
+    mapping: dict[str, str] | None = None
+    for line in _lines(url):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except ValueError:
+            values = None
+        if not isinstance(values, dict):
+            digest = hashlib.sha256(line.encode("utf-8", "replace")).hexdigest()
+            rows.add(
+                kind="bytes",
+                locator=digest,
+                status=FAILED_TO_DOWNLOAD,
+                error="broken json line",
+            )
+            continue
+        if mapping is None or not set(mapping.values()) <= values.keys():
+            mapping = map_columns(columns if mapping is None else {}, list(values), url)
+        add_mapped(rows, mapping, values)
+        yield from rows.take()
+    yield from rows.take(all_rows=True)
+
+
+def read_url_list(url: str, rows: RowBuilder) -> Iterator[pa.Table]:
+    """Rows of a text file with one URL a line."""
+    for line in _lines(url):
+        if line.strip():
+            rows.add_url(line.strip())
+            yield from rows.take()
+    yield from rows.take(all_rows=True)
+
+
+def _lines(url: str) -> Iterator[str]:
+    """Lines of a UTF-8 file (gzip and the like by ending), without NUL characters."""
+    with fsspec.open(url, "rb", compression="infer") as file:
+        buffered = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        number = 0
+        try:
+            for line in buffered:
+                number += 1
+                yield line.replace("\0", "")
+        except UnicodeDecodeError as error:
+            raise SourceError(
+                f"{url} is not UTF-8 after line {number} ({error.reason}); convert it first, "
+                "e.g. iconv -f latin1 -t utf-8"
+            ) from error

@@ -1,0 +1,305 @@
+"""The source of a run: a file, a folder, a glob or a URL, in any of the formats people have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+
+from gristmill.errors import ConfigurationError, SourceError
+from gristmill.pipelines.readers_files import is_picture, read_coco, read_folder
+from gristmill.pipelines.readers_table import (
+    image_column,
+    open_parquet,
+    parquet_chunks,
+    read_delimited,
+    read_json_lines,
+    read_parquet,
+    read_url_list,
+)
+from gristmill.pipelines.readers_tar import read_img2dataset, read_tar
+from gristmill.pipelines.row_builder import RowBuilder
+from gristmill.pipelines.stage import Read, require_choice
+from gristmill.pipelines.storage import Folder
+
+FORMATS = (
+    "auto", "parquet", "hf", "csv", "tsv", "jsonl", "txt", "coco", "folder", "tars", "img2dataset",
+)  # fmt: skip
+_BY_ENDING = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".csv.gz": "csv",
+    ".tsv": "tsv",
+    ".tsv.gz": "tsv",
+    ".jsonl": "jsonl",
+    ".jsonl.gz": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "coco",
+    ".txt": "txt",
+    ".tar": "tars",
+    ".tgz": "tars",
+    ".tar.gz": "tars",
+}
+# Names of a folder's files that one chunk reads.
+_FOLDER_CHUNK = 2_000
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a source that can be read on its own."""
+
+    format: str
+    # Files (full URLs), or names below the folder.
+    files: tuple[str, ...]
+    # Row groups of a Parquet file.
+    groups: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(Read):
+    """Rows of image and caption, from URLs or from bytes that lie in the source.
+
+    `path` may name its format: "coco:captions.json", "tars:s3://bucket/*.tar", "folder:pictures".
+    Several paths are separated by commas.
+    """
+
+    # File, folder, glob or fsspec URL.
+    path: str = ""
+    # One of FORMATS; "auto" goes by ending and content.
+    format: str = "auto"
+    # Folder of the pictures that a COCO file names; without it their URLs are downloaded.
+    images: str = ""
+    # Our column -> theirs, for odd names: {"caption": "TEXT", "url": "link"}.
+    columns: Mapping[str, str] = field(default_factory=dict)
+    # Name in the `source` column; the path's stem if empty.
+    name: str = ""
+    # Endings that count as pictures in a folder; none: the usual ones; "*": every file.
+    extensions: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Validate the fields."""
+        require_choice(self, "format", FORMATS)
+        if not self.path:
+            raise ConfigurationError("the source has no path; give one with --source")
+        if self.path.startswith("catalog:"):
+            raise ConfigurationError(
+                f"{self.path}: a catalog entry is resolved by the command line or by "
+                "gristmill.catalogs.catalog.resolve"
+            )
+
+    def manifest(self) -> list[dict[str, Any]]:
+        """Name, size and time of each file, sorted. Raises `SourceError` if there is none."""
+        entries = []
+        for url in self._all_files():
+            fs, path = fsspec.core.url_to_fs(url)
+            info = fs.info(path)
+            modified = info.get("mtime") or info.get("ETag") or info.get("LastModified") or ""
+            entries.append({"name": url, "size": info.get("size"), "modified": str(modified)})
+        return sorted(entries, key=lambda entry: str(entry["name"]))
+
+    def chunks(self) -> list[Chunk]:
+        """What can be read in parallel, in the order of the source."""
+        found: list[Chunk] = []
+        for kind, path in self._inputs():
+            if kind == "folder":
+                names, _, _ = self._folder_names(path)
+                for i in range(0, len(names), _FOLDER_CHUNK):
+                    found.append(Chunk(kind, (path, *names[i : i + _FOLDER_CHUNK])))
+            elif kind == "img2dataset":
+                found += [Chunk(kind, pair) for pair in _pairs(path)]
+            elif kind in ("parquet", "hf"):
+                found += [Chunk(kind, (path,), groups) for groups in parquet_chunks(path)]
+            else:
+                found.append(Chunk(kind, (path,)))
+        if not found:
+            raise SourceError(f"{self.path} has nothing to read; is the path right?")
+        return found
+
+    def read(self, chunk: Chunk) -> Iterator[pa.Table]:
+        """Tables of rows; memory is bounded by one picture, or one COCO file."""
+        first = chunk.files[0]
+        rows = RowBuilder(self.name or _stem(self.path))
+        if chunk.format == "folder":
+            _, sidecars, _ = self._folder_names(first)
+            return read_folder(Folder(first), list(chunk.files[1:]), sidecars, rows)
+        if chunk.format in ("parquet", "hf"):
+            return read_parquet(first, chunk.groups, self.columns, rows)
+        if chunk.format in ("csv", "tsv"):
+            delimiter = "\t" if chunk.format == "tsv" else ","
+            return read_delimited(first, delimiter, self.columns, rows)
+        if chunk.format == "jsonl":
+            return read_json_lines(first, self.columns, rows)
+        if chunk.format == "txt":
+            return read_url_list(first, rows)
+        if chunk.format == "coco":
+            images = Folder(self.images) if self.images else None
+            return read_coco(first, images, self._known_images(images), rows)
+        if chunk.format == "img2dataset":
+            return read_img2dataset(first, chunk.files[1], rows)
+        return read_tar(first, rows)
+
+    def notes(self) -> list[str]:
+        """Files of a folder that were taken neither for pictures nor for their sidecars."""
+        notes = []
+        for kind, path in self._inputs():
+            if kind == "folder":
+                _, _, ignored = self._folder_names(path)
+                counts = ", ".join(f"{n} {ending or 'without ending'}" for ending, n in ignored)
+                if counts:
+                    notes.append(
+                        f"{path}: not taken for pictures: {counts} "
+                        "(take all with --set source.extensions=*)"
+                    )
+        return notes
+
+    def _known_images(self, images: Folder | None) -> dict[str, str]:
+        if images is None:
+            return {}
+        return {name.rpartition("/")[2]: name for name in images.walk()}
+
+    def _inputs(self) -> list[tuple[str, str]]:
+        """(format, URL) of each file or folder, in order."""
+        found: list[tuple[str, str]] = []
+        for path in self.path.split(","):
+            kind, path = self._named_format(path.strip())
+            for url in _expand(path):
+                found += [(k, u) for k, u in _detect(kind, url)]
+        if not found:
+            raise SourceError(f"nothing at {self.path}; is the path right?")
+        return found
+
+    def _named_format(self, path: str) -> tuple[str, str]:
+        prefix, colon, rest = path.partition(":")
+        if colon and prefix in FORMATS and not rest.startswith("//"):
+            return prefix, rest
+        return self.format, path
+
+    def _all_files(self) -> list[str]:
+        files: list[str] = []
+        for kind, path in self._inputs():
+            if kind == "folder":
+                folder = Folder(path)
+                files += [folder.join_url(name) for name in folder.walk()]
+            elif kind == "img2dataset":
+                files += [file for pair in _pairs(path) for file in pair]
+            else:
+                files.append(path)
+        if self.images:
+            images = Folder(self.images)
+            files += [images.join_url(name) for name in images.walk()]
+        return files
+
+    def _folder_names(self, path: str) -> tuple[list[str], set[str], list[tuple[str, int]]]:
+        """Pictures, sidecars and what is ignored (ending -> count) in a folder."""
+        names = [n for n in Folder(path).walk() if not any(p.startswith(".") for p in n.split("/"))]
+        pictures = [name for name in names if is_picture(name, self.extensions)]
+        stems = {name.rpartition(".")[0] or name for name in pictures}
+        taken = set(pictures)
+        sidecars = {
+            name
+            for name in names
+            if name not in taken
+            and name.endswith((".txt", ".json"))
+            and name.rpartition(".")[0] in stems
+        }
+        ignored: dict[str, int] = {}
+        for name in names:
+            if name not in taken and name not in sidecars:
+                base = name.rpartition("/")[2]
+                ending = base[base.rfind(".") :] if "." in base else ""
+                ignored[ending] = ignored.get(ending, 0) + 1
+        return pictures, sidecars, sorted(ignored.items())
+
+
+def _expand(path: str) -> list[str]:
+    """URLs that a path stands for; globs are expanded, sorted."""
+    try:
+        fs, plain = fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        raise SourceError(f"{path}: {error}") from error
+    if any(mark in plain for mark in "*?["):
+        found = sorted(str(name) for name in fs.glob(plain))
+        if not found:
+            raise SourceError(f"no file matches {path}")
+    elif fs.exists(plain):
+        found = [plain]
+    else:
+        raise SourceError(f"{path} does not exist; is the path right?")
+    local = Folder(path).is_local
+    return [name if local else str(fs.unstrip_protocol(name)) for name in found]
+
+
+def _detect(kind: str, url: str) -> list[tuple[str, str]]:
+    """(format, URL) of what lies at a URL."""
+    fs, path = fsspec.core.url_to_fs(url)
+    if fs.isdir(path):
+        return _detect_folder(kind, url)
+    if kind not in ("auto", "parquet"):
+        return [(kind, url)]
+    lower = url.lower()
+    ending = next((e for e in sorted(_BY_ENDING, key=len)[::-1] if lower.endswith(e)), None)
+    if ending is None and kind == "auto":
+        raise SourceError(
+            f"{url}: the format cannot be told from its ending; write e.g. parquet:{url} "
+            f"(formats: {', '.join(FORMATS[1:])})"
+        )
+    found = kind if kind != "auto" else _BY_ENDING[str(ending)]
+    if found == "parquet":
+        with fsspec.open(url, "rb") as file:
+            schema = open_parquet(url, file).schema_arrow
+        found = "hf" if image_column(schema) is not None else "parquet"
+    if found == "coco" and kind == "auto":
+        _check_coco(url)
+    return [(found, url)]
+
+
+def _detect_folder(kind: str, url: str) -> list[tuple[str, str]]:
+    folder = Folder(url)
+    if kind in ("folder", "img2dataset"):
+        return [(kind, url)]
+    names = folder.names()
+    tars = [name for name in names if name.endswith((".tar", ".tgz", ".tar.gz"))]
+    parquets = [name for name in names if name.endswith(".parquet")]
+    if kind == "auto" and tars and any(f"{n.rpartition('.')[0]}.parquet" in names for n in tars):
+        return [("img2dataset", url)]
+    if kind == "tars" or (kind == "auto" and tars):
+        return [("tars", folder.join_url(name)) for name in tars]
+    if kind in ("parquet", "hf") or (kind == "auto" and parquets):
+        return [pair for name in parquets for pair in _detect("auto", folder.join_url(name))]
+    if kind in ("csv", "tsv", "jsonl", "txt", "coco"):
+        wanted = [ending for ending, name in _BY_ENDING.items() if name == kind]
+        return [(kind, folder.join_url(n)) for n in names if n.endswith(tuple(wanted))]
+    return [("folder", url)]
+
+
+def _check_coco(url: str) -> None:
+    with fsspec.open(url, "rb") as file:
+        try:
+            document = json.load(file)
+        except ValueError:
+            document = None
+    if not isinstance(document, dict) or "images" not in document:
+        raise SourceError(f"{url} is JSON but no COCO captions file; JSON lines end in .jsonl")
+
+
+def _pairs(url: str) -> list[tuple[str, str]]:
+    """(tar, parquet) of each shard of an img2dataset output folder."""
+    folder = Folder(url)
+    names = folder.names()
+    return [
+        (folder.join_url(name), folder.join_url(f"{name.rpartition('.')[0]}.parquet"))
+        for name in names
+        if name.endswith(".tar") and f"{name.rpartition('.')[0]}.parquet" in names
+    ]
+
+
+def _stem(path: str) -> str:
+    """Name of a source: the last part of its path without format, ending and glob marks."""
+    last = path.split(",")[0].rstrip("/").rpartition("/")[2]
+    last = last.rpartition(":")[2]
+    stem = "".join(c for c in last.split(".")[0] if c.isalnum() or c in "-_")
+    return stem or "source"
