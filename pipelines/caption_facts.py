@@ -16,15 +16,15 @@ from gristmill.pipelines.stage import Image, Score
 # Phrases that describe a page or a file rather than a picture.
 BOILERPLATE = (
     r"click (here|to|for|on)\b",
-    r"\b(image|photo|picture|thumbnail|preview)
-    (for|of|not|by|may|coming|unavailable)\b.*\b(post|article|product|listing|available|soon)\b",
-    r"^(image|photo|picture|img|pic|thumbnail|thumb|logo|icon|banner|avatar|untitled|unnamed|default|placeholder|no
-    image|no title|attachment|screenshot)s?[\s_\-#.:()]*\d*$",
+    r"\b(image|photo|picture|preview) (not|coming|unavailable)\b.*\b(available|soon)?\b",
+    r"^(image|photo|picture|img|pic|thumbnail|thumb|logo|icon|banner|avatar|untitled|unnamed|"
+    r"default|placeholder|no image|no title|attachment|screenshot)s?[\s_\-#.:()]*\d*$",
     r"^(img|dsc|dscn|dscf|pict?|photo|image|screenshot|scan|p)[_\-\s]?\d{2,}",
-    r"^\S+\.(jpe?g|png|gif|webp|bmp|tiff?|svg)$", r"\b(stock
-    (photo|image|vector|illustration|footage)|royalty[- ]free|getty images|shutterstock|all rights
-    reserved)\b", r"\b(add to (cart|basket|wishlist)|buy now|free shipping|read more|view
-    (larger|full|all)|enlarge image|share on|sign up|log ?in|subscribe)\b",
+    r"^\S+\.(jpe?g|png|gif|webp|bmp|tiff?|svg)$",
+    r"\b(stock (photo|image|vector|illustration|footage)|royalty[- ]free|getty images|"
+    r"shutterstock|all rights reserved)\b",
+    r"\b(add to (cart|basket|wishlist)|buy now|free shipping|read more|view (larger|full|all)|"
+    r"enlarge image|share on|sign up|log ?in|subscribe)\b",
     r"^(facebook|twitter|instagram|pinterest|linkedin|youtube|share|print|email)$",
 )
 _URL = re.compile(r"https?://|www\.\w|\b[\w-]+\.(com|org|net|io|co|de|uk|ru)\b(/|\b)", re.I)
