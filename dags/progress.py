@@ -1,31 +1,182 @@
-"""Placeholder until the helper's version lands."""
+"""What a person sees while a run goes: bars on a terminal, one line an event otherwise."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from gristmill.pipelines.storage import Folder
+
+# A log gets one line for a node at most this often.
+_EVERY_S = 5.0
+
+
+@dataclass
+class _Node:
+    """Counts of one node."""
+
+    parts: int
+    done: int = 0
+    reused: int = 0
+    rows: int = 0
+    kept: int = 0
+    fresh_rows: int = 0
+    began: float = 0.0
+    told: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Rows per second of what was done now."""
+        seconds = time.monotonic() - self.began
+        return self.fresh_rows / seconds if seconds > 0 else 0.0
+
+    @property
+    def share(self) -> str:
+        """Share of rows that went on."""
+        return f"{self.kept / self.rows:.0%} kept" if self.rows else ""
 
 
 class Progress:
+    """Plain lines on standard error, and in the run's log. Threads may call it."""
+
+    def __init__(self, log: Folder | None = None) -> None:
+        self._nodes: dict[str, _Node] = {}
+        self._lock = threading.Lock()
+        self._log_folder = log
+        self._lines: list[str] = []
+
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, *a: Any) -> None:
-        return None
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._log_folder is not None and self._lines:
+            name = f"logs/{time.strftime('%Y%m%d-%H%M%S')}.log"
+            self._log_folder.write_bytes(name, "".join(f"{x}\n" for x in self._lines).encode())
 
     def start(self, node: str, parts: int, rows: int | None) -> None:
-        print("start", node, parts, file=sys.stderr)
+        """A node begins; `parts` may count tasks."""
+        with self._lock:
+            now = time.monotonic()
+            self._nodes[node] = _Node(parts, began=now, told=now)
+        self._line(node, f"start parts={parts}" + (f" rows={rows}" if rows else ""))
 
     def advance(
         self, node: str, parts: int = 1, rows: int = 0, kept: int = 0, reused: bool = False
-    ) -> None: ...
-    def finish(self, node: str) -> None: ...
+    ) -> None:
+        """Parts of a node are done."""
+        with self._lock:
+            state = self._nodes[node]
+            state.done += parts
+            state.reused += parts if reused else 0
+            state.rows += rows
+            state.kept += kept
+            state.fresh_rows += 0 if reused else rows
+            now = time.monotonic()
+            tell = now - state.told > _EVERY_S
+            if tell:
+                state.told = now
+        if tell:
+            self._line(node, f"part={state.done}/{state.parts} rows/s={state.rate:.0f}")
+
+    def finish(self, node: str) -> None:
+        """A node is done."""
+        state = self._nodes[node]
+        seconds = time.monotonic() - state.began
+        text = f"done parts={state.done}/{state.parts} seconds={seconds:.1f}"
+        if state.reused:
+            text += f" reused={state.reused}"
+        if state.rows:
+            text += f" rows={state.rows} kept={state.kept}"
+        self._line(node, text)
+
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr)
+        """Something worth knowing."""
+        self._line("note", text)
 
     def warn(self, text: str) -> None:
-        print("warning:", text, file=sys.stderr)
+        """Something worth a look."""
+        self._line("warning", text)
+
+    def _line(self, subject: str, text: str) -> None:
+        line = f"{time.strftime('%H:%M:%S')} {subject}: {text}"
+        with self._lock:
+            self._lines.append(line)
+        self._show(line)
+
+    def _show(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
 
 
-def make_progress(console: Any = None, plain: bool | None = None) -> Progress:
-    return Progress()
+class LiveProgress(Progress):
+    """Bars for a person; only notes and warnings scroll by."""
+
+    def __init__(self, console: Console, log: Folder | None = None) -> None:
+        super().__init__(log)
+        self._console = console
+        self._bars = Bars(
+            TextColumn("{task.description}", justify="right"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=False,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> LiveProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+        super().__exit__(kind, value, trace)
+
+    def start(self, node: str, parts: int, rows: int | None) -> None:
+        """A node begins."""
+        super().start(node, parts, rows)
+        self._tasks[node] = self._bars.add_task(node, total=parts, facts="")
+
+    def advance(
+        self, node: str, parts: int = 1, rows: int = 0, kept: int = 0, reused: bool = False
+    ) -> None:
+        """Parts of a node are done."""
+        super().advance(node, parts, rows, kept, reused)
+        state = self._nodes[node]
+        rate = f"{state.rate:,.0f} rows/s" if state.fresh_rows else ""
+        facts = "  ".join(text for text in (rate, state.share) if text)
+        self._bars.update(self._tasks[node], advance=parts, facts=facts)
+
+    def _show(self, line: str) -> None:
+        subject, _, text = line[9:].partition(": ")
+        if subject in ("note", "warning"):
+            style = "yellow" if subject == "warning" else "dim"
+            self._bars.console.print(f"{subject}: {text}", style=style, markup=False)
+
+
+def make_progress(
+    console: Console | None = None, plain: bool | None = None, log: Folder | None = None
+) -> Progress:
+    """Bars if the console is a terminal, lines if not; `plain` decides otherwise."""
+    if plain is None:
+        plain = console is None or not console.is_terminal
+    if plain or console is None:
+        return Progress(log)
+    return LiveProgress(console, log)

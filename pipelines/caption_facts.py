@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -111,7 +112,7 @@ def _repetition(words: Sequence[str]) -> float:
     """The larger of the shares of repeated word pairs and of the commonest word's repeats."""
     if len(words) < 4:
         return 0.0
-    pairs = list(zip(words, words[1:], strict=False))
+    pairs = list(itertools.pairwise(words))
     repeated = 1 - len(set(pairs)) / len(pairs)
     commonest = Counter(words).most_common(1)[0][1]
     return max(repeated, (commonest - 1) / len(words))

@@ -1,0 +1,326 @@
+"""Duplicates over the whole corpus: equal bytes, equal pixels, near copies; one of each stays.
+
+Duplicates are over images: rows that share an `image_id` are captions of one image and never
+duplicates of each other. Near copies are pairs of hashes within a Hamming radius, verified on a
+small colour thumbnail, because pictures with little in them collide under a 64-bit hash.
+Components over all three kinds of edges each keep one survivor, chosen by what the images are,
+not by where they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+from numpy.typing import NDArray
+
+from gristmill.errors import ConfigurationError
+from gristmill.pipelines.hamming import close_pairs, plan_tasks
+from gristmill.pipelines.perceptual_hash import THUMBNAIL_BYTES
+from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
+
+_KINDS = ("bytes", "pixels", "near")
+_EDGES_HELD = 2_000_000
+# A thumbnail with less contrast than this (grey levels) is compared as if it had this much, so that
+# the noise of empty pictures is not blown up.
+_LEAST_CONTRAST = 6.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicates(Global):
+    """Name, for every image that is a copy, the image that stays.
+
+    The survivor of a component has the most pixels as received, then the best `prefer` columns,
+    then the lowest image_id. A copy of a copy counts: components are single-link, which is why
+    `radius` and `thumbnail_tolerance` are set for precision.
+    """
+
+    libraries: ClassVar[tuple[str, ...]] = ("scipy",)
+
+    exact_bytes: bool = True
+    exact_pixels: bool = True
+    near: bool = True
+    # Bits of 64 by which the hashes of near copies may differ.
+    radius: int = 6
+    # Mean absolute difference of two thumbnails after each is brought to zero mean and unit
+    # contrast; 0 is equal, unrelated pictures lie around 1.
+    thumbnail_tolerance: float = 0.25
+    # Columns that decide between copies of the same size, higher is better.
+    prefer: tuple[str, ...] = ("clip_score",)
+
+    def reads(self) -> tuple[str, ...]:
+        """Digests, hash, thumbnail, size, and what is preferred."""
+        base = ("image_id", "sha256", "pixel_hash", "phash", "thumbnail")
+        return (*base, "original_width", "original_height", *self.prefer)
+
+    def writes(self) -> pa.Schema:
+        """Null for images that stay, but for the group and its size."""
+        return pa.schema(
+            [
+                # image_id of the survivor; null for survivors and single images.
+                pa.field("duplicate_of", pa.string()),
+                # bytes, pixels or near.
+                pa.field("duplicate_kind", pa.string()),
+                # image_id of the group's survivor, for every image.
+                pa.field("duplicate_group", pa.string()),
+                # Images in the group.
+                pa.field("duplicate_group_size", pa.int32()),
+                # Bits by which the hash differs from the survivor's.
+                pa.field("duplicate_distance", pa.int32()),
+            ]
+        )
+
+    def needs(self) -> Needs:
+        """Arrays of one band."""
+        return Needs(memory_gb=2.0)
+
+    def check(self) -> None:
+        """Validate the radius and the tolerance."""
+        if not 0 <= self.radius <= 16:
+            raise ConfigurationError(f"radius is {self.radius}; it lies between 0 and 16 bits")
+        if self.thumbnail_tolerance < 0:
+            raise ConfigurationError(f"thumbnail_tolerance is {self.thumbnail_tolerance} < 0")
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Signatures, images, candidate pairs by band, components with winners."""
+        return (
+            Phase(name="signatures", count=lambda w: w.parts, work=self._signatures),
+            Phase(name="images", count=lambda _: 1, work=self._images),
+            Phase(name="candidates", count=self._count_tasks, work=self._candidates),
+            Phase(name="winners", count=lambda _: 1, work=self._winners),
+        )
+
+    def columns(self, workspace: Workspace, part: int) -> pa.Table:
+        """What was decided, for each row of a part."""
+        start = int(workspace.load("starts")[part])
+        image = workspace.load(f"signatures/{part:06d}.row_image") + start
+        survivor = workspace.load("survivor")[image]
+        ids = workspace.load("ids")
+        group = _hex(ids[survivor])
+        is_copy = survivor != image
+        kinds = pa.array(_KINDS).take(pa.array(workspace.load("kind")[image]))
+        hashes = workspace.load("hashes")
+        distance = np.bitwise_count(hashes[image] ^ hashes[survivor]).astype(np.int32)
+        copy = pa.array(is_copy)
+        return pa.table(
+            [
+                pc.if_else(copy, group, None),
+                pc.if_else(copy, kinds, None),
+                group,
+                pa.array(workspace.load("size")[image], pa.int32()),
+                pc.if_else(copy, pa.array(distance), None),
+            ],
+            schema=self.writes(),
+        )
+
+    # -- phases ---------------------------------------------------------------------------------
+
+    def _signatures(self, workspace: Workspace, part: int) -> None:
+        """Arrays of a part's images; captions of one image are one image."""
+        table = workspace.rows(part, self.reads())
+        ids = _digests(table["image_id"])
+        _, first, image = np.unique(ids, axis=0, return_index=True, return_inverse=True)
+        # Images in the order of their first row.
+        order = np.argsort(first, kind="stable")
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        image = rank[image.reshape(-1)]
+        rows = first[order]
+        chosen = table.take(pa.array(rows))
+        thumbnails = _thumbnails(chosen["thumbnail"])
+        area = pc.multiply(
+            pc.fill_null(chosen["original_width"].cast(pa.int64()), 0),
+            pc.fill_null(chosen["original_height"].cast(pa.int64()), 0),
+        )
+        save = {
+            "row_image": image.astype(np.int64),
+            "ids": ids[rows],
+            "sha256": _digests(chosen["sha256"]),
+            "pixel_hash": _digests(chosen["pixel_hash"]),
+            "hashes": chosen["phash"].to_numpy().astype(np.uint64),
+            "thumbnails": thumbnails,
+            "looks": np.array(
+                [xxhash.xxh3_64_intdigest(row.data) for row in thumbnails], np.uint64
+            ),
+            "area": area.to_numpy(),
+            "preferred": _best_of_rows(table, self.prefer, image, len(rows)),
+        }
+        for name, array in save.items():
+            workspace.save(f"signatures/{part:06d}.{name}", array)
+
+    def _images(self, workspace: Workspace, _: int) -> None:
+        """All parts' images in one array of each fact; thumbnails stay where they are."""
+        names = ("ids", "sha256", "pixel_hash", "hashes", "looks", "area", "preferred")
+        counts = [len(workspace.load(f"signatures/{p:06d}.area")) for p in range(workspace.parts)]
+        workspace.save("starts", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+        pieces: list[NDArray[Any]]
+        for name in names:
+            pieces = [workspace.load(f"signatures/{p:06d}.{name}") for p in range(workspace.parts)]
+            workspace.save(name, np.concatenate(pieces))
+        # Pictures that look exactly alike are searched for once.
+        hashes, looks = workspace.load("hashes"), workspace.load("looks")
+        _, distinct = np.unique(np.stack([hashes, looks], axis=1), axis=0, return_index=True)
+        workspace.save("distinct", np.sort(distinct).astype(np.int64))
+
+    def _count_tasks(self, workspace: Workspace) -> int:
+        if not self.near:
+            return 0
+        return len(plan_tasks(len(workspace.load("distinct")), self.radius))
+
+    def _candidates(self, workspace: Workspace, index: int) -> None:
+        """Verified near pairs of one band slice, thinned to what the components need."""
+        distinct = workspace.load("distinct")
+        hashes = np.ascontiguousarray(workspace.load("hashes")[distinct])
+        task = plan_tasks(len(distinct), self.radius)[index]
+        thumbnails = _Thumbnails(workspace)
+        held: list[NDArray[np.int64]] = []
+        count = 0
+        for pairs in close_pairs(hashes, self.radius, task):
+            images = distinct[pairs]
+            alike = thumbnails.distance(images[:, 0], images[:, 1]) <= self.thumbnail_tolerance
+            held.append(images[alike])
+            count += len(held[-1])
+            if count > _EDGES_HELD:
+                held = [_forest(np.concatenate(held))]
+                count = len(held[0])
+        edges = np.concatenate(held) if held else np.zeros((0, 2), np.int64)
+        workspace.save(f"edges/{index:06d}", _forest(edges))
+
+    def _winners(self, workspace: Workspace, _: int) -> None:
+        """Components over all edges, and the survivor of each."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        ids = workspace.load("ids")
+        n = len(ids)
+        sha256, pixel_hash = workspace.load("sha256"), workspace.load("pixel_hash")
+        edges = [workspace.load(f"edges/{i:06d}") for i in range(self._count_tasks(workspace))]
+        if self.exact_bytes:
+            edges.append(_equal_rows(sha256))
+        if self.exact_pixels:
+            edges.append(_equal_rows(pixel_hash))
+        if self.near:
+            looks = np.stack([workspace.load("hashes"), workspace.load("looks")], axis=1)
+            edges.append(_equal_rows(looks))
+        every = np.concatenate([np.zeros((0, 2), np.int64), *edges])
+        ones = np.ones(len(every), np.int8)
+        graph = coo_array((ones, (every[:, 0], every[:, 1])), shape=(n, n))
+        _, label = connected_components(graph, directed=False)
+        preferred = workspace.load("preferred")
+        keys: list[Any] = [ids[:, 1], ids[:, 0]]
+        keys += [-preferred[:, i] for i in reversed(range(preferred.shape[1]))]
+        order = np.lexsort((*keys, -workspace.load("area"), label))
+        starts = np.flatnonzero(np.diff(label[order], prepend=-1))
+        sizes = np.diff(np.append(starts, n))
+        survivor = np.empty(n, np.int64)
+        survivor[order] = np.repeat(order[starts], sizes)
+        size = np.empty(n, np.int32)
+        size[order] = np.repeat(sizes, sizes)
+        same_bytes = (sha256 == sha256[survivor]).all(axis=1)
+        same_pixels = (pixel_hash == pixel_hash[survivor]).all(axis=1)
+        kind = np.where(same_bytes, 0, np.where(same_pixels, 1, 2)).astype(np.int8)
+        workspace.save("survivor", survivor)
+        workspace.save("size", size)
+        workspace.save("kind", kind)
+
+
+class _Thumbnails:
+    """Thumbnails of all images, memory-mapped part by part; only candidates are read."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.starts = workspace.load("starts")
+        self.parts = [
+            workspace.load(f"signatures/{part:06d}.thumbnails") for part in range(workspace.parts)
+        ]
+
+    def distance(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Distances of image pairs, in pieces."""
+        step = 20_000
+        pieces = [
+            thumbnail_distance(self._take(a[i : i + step]), self._take(b[i : i + step]))
+            for i in range(0, len(a), step)
+        ]
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+
+    def _take(self, images: NDArray[np.int64]) -> NDArray[np.uint8]:
+        found = np.empty((len(images), THUMBNAIL_BYTES), np.uint8)
+        part = np.searchsorted(self.starts, images, side="right") - 1
+        for number in np.unique(part):
+            rows = np.flatnonzero(part == number)
+            found[rows] = self.parts[number][images[rows] - self.starts[number]]
+        return found
+
+
+def thumbnail_distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Mean absolute difference of thumbnails [n, 768], each at zero mean and unit contrast.
+
+    Brightness and contrast drop out; where things are, and their colours, remain.
+    """
+    difference = np.abs(_normal(a) - _normal(b)).mean(axis=1)
+    return np.asarray(difference, np.float32)
+
+
+def _normal(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
+    values = thumbnails.astype(np.float32)
+    values -= values.mean(axis=1, keepdims=True)
+    contrast = values.std(axis=1, keepdims=True)
+    return np.asarray(values / np.maximum(contrast, _LEAST_CONTRAST), np.float32)
+
+
+def _digests(column: pa.ChunkedArray) -> NDArray[np.uint64]:
+    """Hex digests as [n, 2] uint64 of their first 32 digits, big-endian so that order is kept."""
+    texts = column.to_pylist()
+    data = b"".join(bytes.fromhex(text[:32]) if text else bytes(16) for text in texts)
+    return np.frombuffer(data, ">u8").reshape(-1, 2).astype(np.uint64)
+
+
+def _hex(digests: NDArray[np.uint64]) -> pa.Array:
+    data = digests.astype(">u8").tobytes().hex()
+    return pa.array([data[i : i + 32] for i in range(0, len(data), 32)], pa.string())
+
+
+def _thumbnails(column: pa.ChunkedArray) -> NDArray[np.uint8]:
+    data = b"".join(column.to_pylist())
+    return np.frombuffer(data, np.uint8).reshape(-1, THUMBNAIL_BYTES)
+
+
+def _best_of_rows(
+    table: pa.Table, prefer: Sequence[str], image: NDArray[Any], images: int
+) -> NDArray[np.float64]:
+    """[images, columns]: the best value of each preferred column over an image's rows."""
+    best = np.full((images, len(prefer)), -np.inf)
+    for i, name in enumerate(prefer):
+        values = pc.fill_null(table[name].cast(pa.float64()), -np.inf).to_numpy()
+        values = np.where(np.isnan(values), -np.inf, values)
+        np.maximum.at(best[:, i], image, values)
+    return best
+
+
+def _equal_rows(values: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Edges that join rows with equal values, each to the first of its kind."""
+    order = np.lexsort((values[:, 1], values[:, 0]))
+    ordered = values[order]
+    same = (ordered[1:] == ordered[:-1]).all(axis=1) & (ordered[1:] != 0).any(axis=1)
+    return np.stack([order[:-1][same], order[1:][same]], axis=1).astype(np.int64)
+
+
+def _forest(edges: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Edges with the same components, at most one for each image."""
+    if not len(edges):
+        return edges
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    nodes, flat = np.unique(edges, return_inverse=True)
+    flat = flat.reshape(edges.shape)
+    ones = np.ones(len(flat), np.int8)
+    graph = coo_array((ones, (flat[:, 0], flat[:, 1])), shape=(len(nodes), len(nodes)))
+    _, label = connected_components(graph, directed=False)
+    _, first = np.unique(label, return_index=True)
+    joined = np.stack([nodes[first[label]], nodes], axis=1)
+    return np.asarray(joined[joined[:, 0] != joined[:, 1]], np.int64)

@@ -1,0 +1,147 @@
+"""Random access to the samples of a shard set, by where their bytes lie; no torch, no unpacking."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gristmill.errors import ShardError
+from gristmill.pipelines.storage import Folder
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample: its key, the bytes of its picture, its caption, and all columns about it."""
+
+    uid: str
+    image: bytes
+    caption: str
+    columns: dict[str, Any]
+
+
+def read_manifest(folder: Folder) -> dict[str, Any]:
+    """The manifest of a shard set; a set without one is not whole and is refused."""
+    try:
+        manifest = folder.read_json("manifest.json")
+    except FileNotFoundError:
+        raise ShardError(
+            f"{folder.url} has no manifest.json: the set is not whole, or is not ours; "
+            "finish the run that writes it"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise ShardError(f"{folder.url}/manifest.json is broken: {error}") from error
+    if not isinstance(manifest, dict) or "splits" not in manifest:
+        raise ShardError(f"{folder.url}/manifest.json has no splits; it is not ours")
+    return manifest
+
+
+class ShardSet:
+    """The samples of one split, by number. Pickles to other processes; reads any fsspec URL.
+
+    Raises `ShardError` for a set without manifest, an unknown split, or shards of another size.
+    """
+
+    def __init__(self, url: str, split: str = "train") -> None:
+        self.url, self.split = url, split
+        self._folder = Folder(url)
+        manifest = read_manifest(self._folder)
+        if split not in manifest["splits"]:
+            raise ShardError(f"{url} has no split {split!r}; there are: {list(manifest['splits'])}")
+        self.format = str(manifest["format"])
+        self.shards: list[dict[str, Any]] = manifest["splits"][split]["shards"]
+        for shard in self.shards:
+            self._check_size(shard)
+        counts = [int(shard["samples"]) for shard in self.shards]
+        self._ends = list(itertools.accumulate(counts))
+
+    def _check_size(self, shard: dict[str, Any]) -> None:
+        try:
+            size = self._folder.size(shard["name"])
+        except FileNotFoundError:
+            raise ShardError(f"{self.url}/{shard['name']} is missing") from None
+        if size != shard["bytes"]:
+            raise ShardError(
+                f"{self.url}/{shard['name']} has {size} bytes, the manifest says "
+                f"{shard['bytes']}; run gristmill verify, and write the shards again"
+            )
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample at `index`; negative ones count from the end."""
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError(f"{index} of {len(self)} samples")
+        shard = bisect.bisect_right(self._ends, index)
+        return self._sample(shard, index - (self._ends[shard - 1] if shard else 0))
+
+    def __iter__(self) -> Iterator[Sample]:
+        for shard, fact in enumerate(self.shards):
+            for row in range(int(fact["samples"])):
+                yield self._sample(shard, row)
+
+    def metadata(self, shard: int) -> pa.Table:
+        """The metadata of a shard, one row for each of its samples."""
+        name = self.shards[shard]["name"]
+        base = name.rpartition("/")[2].rpartition(".")[0]
+        return _table(self.url, f"{self.split}/metadata/{base}.parquet")
+
+    def _sample(self, shard: int, row: int) -> Sample:
+        columns = self.metadata(shard).slice(row, 1).to_pylist()[0]
+        name = self.shards[shard]["name"]
+        if self.format == "webdataset":
+            offset, size = columns.pop("image_offset"), columns.pop("image_size")
+            image = self._folder.read_range(name, offset, size)
+            if len(image) != size:
+                raise ShardError(f"{self.url}/{name} ends early; run gristmill verify")
+        else:
+            groups = _groups(self.url, name)
+            group = bisect.bisect_right(groups, row)
+            images = _images(self.url, name, group)
+            image = images[row - (groups[group - 1] if group else 0)]
+        return Sample(str(columns["uid"]), image, columns["caption"] or "", columns)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (ShardSet, (self.url, self.split))
+
+
+@lru_cache(maxsize=64)
+def _table(url: str, name: str) -> pa.Table:
+    return Folder(url).read_table(name)
+
+
+@lru_cache(maxsize=64)
+def _groups(url: str, name: str) -> list[int]:
+    """Where each row group of a Parquet shard ends."""
+    with Folder(url).open(name) as file:
+        metadata = pq.ParquetFile(file).metadata
+        counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    return list(itertools.accumulate(counts))
+
+
+@lru_cache(maxsize=4)
+def _images(url: str, name: str, group: int) -> list[bytes]:
+    with Folder(url).open(name) as file:
+        table = pq.ParquetFile(file).read_row_group(group, columns=["image"])
+    found: list[bytes] = [cell["bytes"] for cell in table["image"].to_pylist()]
+    return found
+
+
+def spread(samples: ShardSet, count: int) -> Iterator[Sample]:
+    """`count` samples evenly spread over a set, for looking at it."""
+    if len(samples):
+        step = max(1, math.floor(len(samples) / count))
+        for index in np.arange(0, len(samples), step)[:count]:
+            yield samples[int(index)]

@@ -1,0 +1,234 @@
+"""Small files beside shards, each for somebody's reader, each the same bytes for the same
+shards."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+Fact = Mapping[str, Any]
+
+
+class Described(Protocol):
+    """What a card needs to know of the stage that wrote the shards."""
+
+    @property
+    def format(self) -> str:
+        """webdataset or parquet."""
+
+    @property
+    def title(self) -> str:
+        """Of the dataset."""
+
+    @property
+    def description(self) -> str:
+        """Of the dataset."""
+
+    @property
+    def licence(self) -> str:
+        """Of the dataset as a whole."""
+
+
+def json_member(row: Mapping[str, Any], schema: pa.Schema) -> bytes:
+    """The .json of a sample: the same keys for every sample, typed, never null.
+
+    What is missing is "", 0, 0.0 or false by its type: readers that infer a schema from the first
+    sample must not meet another type later. The metadata Parquet keeps nulls.
+    """
+    values = {name: _filled(row[name], schema.field(name).type) for name in row}
+    values["key"] = row["uid"]
+    values["status"] = "success"
+    return json.dumps(values, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _filled(value: Any, kind: pa.DataType) -> Any:
+    if pa.types.is_boolean(kind):
+        return bool(value)
+    if pa.types.is_integer(kind):
+        return int(value or 0)
+    if pa.types.is_floating(kind):
+        number = float(value or 0.0)
+        # A float32 is written with the digits that tell it apart, not with those of its double.
+        return float(f"{number:.9g}") if math.isfinite(number) else 0.0
+    return value or ""
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def stats(samples: int) -> bytes:
+    """img2dataset's _stats.json; times are left out, as they would differ from run to run."""
+    return _json(
+        {
+            "count": samples,
+            "successes": samples,
+            "failed_to_download": 0,
+            "failed_to_resize": 0,
+            "status_dict": {"success": samples},
+        }
+    )
+
+
+def sizes(shards: Sequence[Fact]) -> bytes:
+    """open_clip's sizes.json: file name -> samples."""
+    return _json({fact["name"].rpartition("/")[2]: fact["samples"] for fact in shards})
+
+
+def wids_index(shards: Sequence[Fact], name: str) -> bytes:
+    """The index that wids reads."""
+    return _json(
+        {
+            "__kind__": "wids-shard-index-v1",
+            "wids_version": 1,
+            "name": name,
+            "shardlist": [
+                {
+                    "url": fact["name"].rpartition("/")[2],
+                    "nsamples": fact["samples"],
+                    "filesize": fact["bytes"],
+                }
+                for fact in shards
+            ],
+        }
+    )
+
+
+_CONTEXT = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "containedIn": "cr:containedIn",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "fileProperty": "cr:fileProperty",
+    "fileSet": "cr:fileSet",
+    "includes": "cr:includes",
+    "md5": "cr:md5",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "sc": "https://schema.org/",
+    "source": "cr:source",
+    "transform": "cr:transform",
+}
+
+
+def croissant(stage: Described, files: Mapping[str, Any], schema: pa.Schema) -> bytes:
+    """MLCommons Croissant 1.0: every file with its digest, one record set for each metadata
+    file."""
+    distribution = []
+    records = []
+    mime = "application/x-tar" if stage.format == "webdataset" else "application/x-parquet"
+    for split, shards in files["splits"].items():
+        distribution += [_file_object(fact, mime) for fact in shards]
+        for fact in files["others"]:
+            if not fact["name"].startswith(f"{split}/metadata/"):
+                continue
+            distribution.append(_file_object(fact, "application/x-parquet"))
+            number = fact["name"].rpartition("/")[2].removesuffix(".parquet")
+            records.append(_record_set(f"{split}-{number}", fact["name"], schema))
+    document: dict[str, Any] = {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "name": stage.title,
+        "description": stage.description or stage.title,
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "distribution": distribution,
+        "recordSet": records,
+    }
+    if stage.licence:
+        document["license"] = stage.licence
+    return _json(document)
+
+
+def _file_object(fact: Fact, mime: str) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileObject",
+        "@id": fact["name"],
+        "name": fact["name"],
+        "contentUrl": fact["name"],
+        "contentSize": f"{fact['bytes']} B",
+        "encodingFormat": mime,
+        "sha256": fact["sha256"],
+    }
+
+
+def _record_set(name: str, file: str, schema: pa.Schema) -> dict[str, Any]:
+    fields = [pa.field("key", pa.string()), *schema]
+    return {
+        "@type": "cr:RecordSet",
+        "@id": name,
+        "name": name,
+        "field": [
+            {
+                "@type": "cr:Field",
+                "@id": f"{name}/{field.name}",
+                "name": f"{name}/{field.name}",
+                "dataType": _croissant_type(field.type),
+                "source": {"fileObject": {"@id": file}, "extract": {"column": field.name}},
+            }
+            for field in fields
+        ],
+    }
+
+
+def _croissant_type(kind: pa.DataType) -> str:
+    if pa.types.is_boolean(kind):
+        return "sc:Boolean"
+    if pa.types.is_integer(kind):
+        return "sc:Integer"
+    return "sc:Float" if pa.types.is_floating(kind) else "sc:Text"
+
+
+def card(
+    stage: Described, splits: Mapping[str, Sequence[Fact]], described: Mapping[str, Any]
+) -> bytes:
+    """DATASET_CARD.md, with the front matter that Hugging Face reads."""
+    ending = "tar" if stage.format == "webdataset" else "parquet"
+    lines = ["---", "configs:", "- config_name: default", "  data_files:"]
+    for split, shards in splits.items():
+        if shards:
+            lines += [f"  - split: {'validation' if split == 'val' else split}"]
+            lines += [f"    path: {split}/*.{ending}"]
+    if stage.licence:
+        lines.append(f"license: {json.dumps(stage.licence)}")
+    lines += ["---", "", f"# {_inline(stage.title)}", ""]
+    if stage.description:
+        lines += [stage.description, ""]
+    lines += ["| split | shards | samples | bytes |", "|---|---:|---:|---:|"]
+    for split, shards in splits.items():
+        samples = sum(fact["samples"] for fact in shards)
+        size = sum(fact["bytes"] for fact in shards)
+        lines.append(f"| {split} | {len(shards):,} | {samples:,} | {size:,} |")
+    for title, name in (("Whence", "sources"), ("Licences of the samples", "licences")):
+        lines += ["", f"## {title}", "", "| | samples |", "|---|---:|"]
+        counts = sorted(described[name].items(), key=lambda item: (-item[1], item[0]))
+        lines += [f"| {_inline(value)} | {count:,} |" for value, count in counts]
+    lines += ["", "## Columns and their ranges", "", "| column | from | to |", "|---|---:|---:|"]
+    for name, (low, high) in sorted(described["ranges"].items()):
+        lines.append(f"| {name} | {low:.6g} | {high:.6g} |")
+    lines += ["", "## Digests", "", "| file | sha256 |", "|---|---|"]
+    for shards in splits.values():
+        lines += [f"| {fact['name']} | {fact['sha256']} |" for fact in shards]
+    lines += [
+        "",
+        "How rows were dropped, and why, is in the ledger of the run that wrote this.",
+        "",
+    ]
+    return "\n".join(lines).encode()
+
+
+def _inline(text: str) -> str:
+    """Foreign text as it may stand in a table."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

@@ -1,0 +1,431 @@
+"""Shards: the rows that were kept, shuffled, split and packed for other people's readers.
+
+Bytes are copied, never encoded again. Same rows, same seed: same bytes, whatever the number of
+workers, the size of parts, or the order in which they were done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, ClassVar
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from gristmill.errors import ConfigurationError, GraphError
+from gristmill.pipelines.shard_sidecars import (
+    card,
+    croissant,
+    json_member,
+    sizes,
+    stats,
+    wids_index,
+)
+from gristmill.pipelines.stage import Needs, Phase, Workspace, Write, missing_column, require_choice
+from gristmill.pipelines.tar import TarWriter
+
+SPLITS = ("train", "val")
+FORMAT_VERSION = 1
+# What every sample says about itself, in this order; scores follow.
+IDENTITY = (
+    "uid", "url", "caption", "source", "sha256", "width", "height", "original_width",
+    "original_height", "format", "orientation", "licence", "duplicate_group",
+)  # fmt: skip
+_INTERNAL = (
+    "image_id", "parent_uid", "row", "pointer", "status", "error", "meta", "received_bytes",
+    "blob_offset", "blob_size", "verdict", "reason", "value", "duplicate_of", "duplicate_kind",
+    "duplicate_group_size", "duplicate_distance", "pixel_hash", "part",
+)  # fmt: skip
+_NEEDED = ("uid", "caption", "sha256", "blob_offset", "blob_size", "format")
+_READ_ROWS = 256
+_GROUP_ROWS = 100
+# Members that every sample has beside its picture.
+_HF_TYPES = {"image": {"_type": "Image"}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shards(Write):
+    """WebDataset tars, or Parquet as Hugging Face reads it, with every sidecar readers ask for."""
+
+    libraries: ClassVar[tuple[str, ...]] = ("pyarrow",)
+
+    # "webdataset" or "parquet".
+    format: str = "webdataset"
+    # A shard is closed at this many samples or bytes of pictures, whichever comes first.
+    samples_per_shard: int = 10_000
+    bytes_per_shard: int = 1_000_000_000
+    # Share of groups that goes to val/, 0..1.
+    val_share: float = 0.01
+    # "group": copies stay on one side (needs a Duplicates node); "bytes": by digest of the picture.
+    # "auto": by group if there are groups.
+    split_by: str = "auto"
+    # Order of the global shuffle.
+    seed: int = 0
+    # For the dataset card.
+    title: str = "A dataset made with Gristmill"
+    description: str = ""
+    # Of the dataset as a whole; the licences of its samples are counted in the card.
+    licence: str = ""
+
+    def check(self) -> None:
+        """Validate the choices."""
+        require_choice(self, "format", ("webdataset", "parquet"))
+        require_choice(self, "split_by", ("auto", "group", "bytes"))
+        if self.samples_per_shard < 1 or self.bytes_per_shard < 1:
+            raise ConfigurationError("samples_per_shard and bytes_per_shard must be at least 1")
+        if not 0 <= self.val_share < 1:
+            raise ConfigurationError(f"val_share is {self.val_share}; it lies in [0, 1)")
+
+    def bind(self, available: pa.Schema) -> tuple[str, ...]:
+        """All that describes a sample, among what comes in."""
+        for name in _NEEDED:
+            if name not in available.names:
+                raise GraphError(missing_column("Shards", name, available.names))
+        if self.split_by == "group" and "duplicate_group" not in available.names:
+            raise GraphError(missing_column("Shards", "duplicate_group", available.names))
+        identity = [name for name in IDENTITY if name in available.names]
+        return (*identity, *score_names(available), "blob_offset", "blob_size")
+
+    def needs(self) -> Needs:
+        """One shard's metadata and a few pictures at a time."""
+        return Needs(memory_gb=1.0)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Plan, write each shard, and last the sidecars with the manifest."""
+        return (
+            Phase(name="plan", count=lambda _: 1, work=self._plan),
+            Phase(name="write", count=lambda w: int(w.load("shards").sum()), work=self._write),
+            Phase(name="index", count=lambda _: 1, work=self._index),
+        )
+
+    # -- plan -----------------------------------------------------------------------------------
+
+    def _plan(self, workspace: Workspace, _: int) -> None:
+        """Which sample lies in which shard, with all that will be written about it."""
+        names = self.bind(workspace.schema)
+        counts = dict.fromkeys(SPLITS, 0)
+        with duckdb.connect(":memory:") as database:
+            for setting in (
+                "threads = 2",
+                "memory_limit = '1GB'",
+                f"temp_directory = '{workspace.scratch()}'",
+                "preserve_insertion_order = false",
+            ):
+                database.execute(f"SET {setting}")
+            database.register("entering", self._keyed(workspace.batches(names)))
+            database.execute("CREATE TEMP TABLE kept AS SELECT * FROM entering")
+            for split in SPLITS:
+                ordered = database.sql(
+                    f"SELECT * EXCLUDE (shuffle_key, is_val) FROM kept "
+                    f"WHERE is_val = {split == 'val'} ORDER BY shuffle_key, uid"
+                ).to_arrow_reader(5_000)
+                for table in self._cut(ordered):
+                    name = f"plan/{split}-{counts[split]:08d}"
+                    workspace.save_table(name, table.sort_by("uid"))
+                    counts[split] += 1
+        workspace.save("shards", np.array([counts[split] for split in SPLITS], np.int64))
+
+    def _keyed(self, reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+        """Batches with the shuffle key and the split of each row."""
+        extra = [pa.field("shuffle_key", pa.uint64()), pa.field("is_val", pa.bool_())]
+        schema = pa.schema([*reader.schema, *extra])
+        by_group = self.split_by != "bytes" and "duplicate_group" in reader.schema.names
+        group = "duplicate_group" if by_group else "sha256"
+        border = int(self.val_share * 2**64)
+
+        def keyed() -> Iterator[pa.RecordBatch]:
+            for batch in reader:
+                uids = batch.column("uid").to_pylist()
+                groups = batch.column(group).to_pylist()
+                keys = [xxhash.xxh3_64_intdigest(uid.encode(), seed=self.seed) for uid in uids]
+                is_val = [
+                    xxhash.xxh3_64_intdigest(f"split:{one or uid}".encode()) < border
+                    for one, uid in zip(groups, uids, strict=True)
+                ]
+                columns = [*batch.columns, pa.array(keys, pa.uint64()), pa.array(is_val)]
+                yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+        return pa.RecordBatchReader.from_batches(schema, keyed())
+
+    def _cut(self, reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+        """Tables of one shard each."""
+        pending: list[pa.RecordBatch] = []
+        rows = size = 0
+        for batch in reader:
+            start = 0
+            lengths = batch.column("blob_size").to_pylist()
+            for i, length in enumerate(lengths):
+                full = rows + 1 > self.samples_per_shard or size + length > self.bytes_per_shard
+                if rows and full:
+                    pending.append(batch.slice(start, i - start))
+                    yield pa.Table.from_batches(pending)
+                    pending, start, rows, size = [], i, 0, 0
+                rows, size = rows + 1, size + length
+            pending.append(batch.slice(start))
+        if rows:
+            yield pa.Table.from_batches(pending)
+
+    # -- write ----------------------------------------------------------------------------------
+
+    def _write(self, workspace: Workspace, index: int) -> None:
+        train = int(workspace.load("shards")[0])
+        split, number = ("train", index) if index < train else ("val", index - train)
+        plan = workspace.load_table(f"plan/{split}-{number:08d}")
+        name = f"{split}/{number:08d}"
+        files = Files(workspace)
+        places: list[tuple[int, int]] = []
+        if self.format == "webdataset":
+            with files.open(f"{name}.tar") as file:
+                places = _write_tar(file, plan, workspace)
+        else:
+            with files.open(f"{name}.parquet") as file:
+                _write_parquet(file, plan, workspace)
+        files.write(f"{split}/{number:08d}_stats.json", stats(len(plan)))
+        buffer = io.BytesIO()
+        pq.write_table(_metadata(plan, places), buffer, compression="zstd")
+        files.write(f"{split}/metadata/{number:08d}.parquet", buffer.getvalue())
+        files.facts[0]["samples"] = len(plan)
+        workspace.save_table(f"written/{index:08d}", pa.Table.from_pylist(files.facts, _FILE))
+
+    # -- index ----------------------------------------------------------------------------------
+
+    def _index(self, workspace: Workspace, _: int) -> None:
+        shards = workspace.load("shards")
+        written = [
+            workspace.load_table(f"written/{i:08d}").to_pylist() for i in range(int(shards.sum()))
+        ]
+        splits: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+        others: list[dict[str, Any]] = []
+        for facts in written:
+            splits[facts[0]["name"].partition("/")[0]].append(facts[0])
+            others += facts[1:]
+        files = Files(workspace)
+        for split, found in splits.items():
+            if found:
+                files.write(f"{split}/sizes.json", sizes(found))
+                files.write(f"{split}/shardindex.json", wids_index(found, f"{self.title} {split}"))
+        described = _describe(workspace, shards)
+        facts_of_files = {"splits": splits, "others": others}
+        files.write("croissant.json", croissant(self, facts_of_files, described["schema"]))
+        files.write("DATASET_CARD.md", card(self, splits, described))
+        manifest = {
+            "gristmill": FORMAT_VERSION,
+            "format": self.format,
+            "splits": {split: {"shards": found} for split, found in splits.items()},
+            "files": [
+                {key: fact[key] for key in ("name", "bytes", "sha256")}
+                for fact in [*others, *files.facts]
+            ],
+        }
+        files.write("manifest.json", as_json(manifest))
+
+
+_FILE = pa.schema(
+    [
+        pa.field("name", pa.string()),
+        pa.field("bytes", pa.int64()),
+        pa.field("sha256", pa.string()),
+        pa.field("samples", pa.int64()),
+    ]
+)
+
+
+def as_json(value: Any) -> bytes:
+    """Indented JSON with a newline at its end."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def score_names(available: pa.Schema) -> list[str]:
+    """Columns of plain values that are neither identity nor machinery."""
+    kinds = (
+        pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean, pa.types.is_string,
+    )  # fmt: skip
+    return [
+        field.name
+        for field in available
+        if field.name not in IDENTITY
+        and field.name not in _INTERNAL
+        and any(is_kind(field.type) for is_kind in kinds)
+    ]
+
+
+class Files:
+    """Files of the product, each remembered with size and digest."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self.facts: list[dict[str, Any]] = []
+
+    def open(self, name: str) -> _Opened:
+        """A file to write, as a context manager."""
+        return _Opened(self, name, self._workspace.output(name))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file whole."""
+        with self.open(name) as file:
+            file.write(data)
+
+
+class _Opened:
+    """A file being written, digested on the way."""
+
+    def __init__(self, files: Files, name: str, output: Any) -> None:
+        self._files, self._name, self._output = files, name, output
+        self._digest = hashlib.sha256()
+        self._size = 0
+        self._file: IO[bytes] | None = None
+        self.closed = False
+
+    def __enter__(self) -> Any:
+        self._file = self._output.__enter__()
+        return self
+
+    def write(self, data: Any) -> int:
+        """Write and digest."""
+        assert self._file is not None
+        view = memoryview(data).cast("B")
+        self._file.write(view)
+        self._digest.update(view)
+        self._size += len(view)
+        return len(view)
+
+    def tell(self) -> int:
+        """Bytes written."""
+        return self._size
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        """The context closes the file."""
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def readable(self) -> bool:
+        """Never."""
+        return False
+
+    def seekable(self) -> bool:
+        """Never: what is written is digested in order."""
+        return False
+
+    def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
+        self._output.__exit__(kind, value, trace)
+        if kind is None:
+            self._files.facts.append(
+                {
+                    "name": self._name,
+                    "bytes": self._size,
+                    "sha256": self._digest.hexdigest(),
+                    "samples": None,
+                }
+            )
+
+
+def _with_images(plan: pa.Table, workspace: Workspace) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Rows of a plan with their pictures, a few hundred at a time in memory."""
+    for start in range(0, len(plan), _READ_ROWS):
+        table = plan.slice(start, _READ_ROWS)
+        yield from zip(table.to_pylist(), workspace.images(table), strict=True)
+
+
+def _write_tar(file: Any, plan: pa.Table, workspace: Workspace) -> list[tuple[int, int]]:
+    """Members {key}.jpg {key}.json {key}.txt for each sample; returns where pictures lie."""
+    writer = TarWriter(file)
+    places = []
+    columns = [name for name in plan.column_names if name not in ("part", *_PLACE)]
+    schema = plan.schema
+    for row, image in _with_images(plan, workspace):
+        key = row["uid"]
+        members = {
+            row["format"] or "bin": image,
+            "json": json_member({name: row[name] for name in columns}, schema),
+            "txt": (row["caption"] or "").encode(),
+        }
+        for extension in sorted(members):
+            offset = writer.add(f"{key}.{extension}", members[extension])
+            if extension == (row["format"] or "bin"):
+                places.append((offset, len(image)))
+    writer.close()
+    return places
+
+
+_PLACE = ("blob_offset", "blob_size")
+
+
+def _metadata(plan: pa.Table, places: Sequence[tuple[int, int]]) -> pa.Table:
+    """One row for each sample, explicit types; where its picture lies in the tar."""
+    columns = [name for name in plan.column_names if name not in ("part", *_PLACE)]
+    table = plan.select(columns).add_column(0, pa.field("key", pa.string()), plan["uid"])
+    if places:
+        for name, values in zip(
+            ("image_offset", "image_size"), zip(*places, strict=True), strict=True
+        ):
+            table = table.append_column(name, pa.array(values, pa.int64()))
+    return table.replace_schema_metadata(None)
+
+
+def _write_parquet(file: Any, plan: pa.Table, workspace: Workspace) -> None:
+    """Pictures as Hugging Face `Image`, captions and facts beside them."""
+    columns = [name for name in plan.column_names if name not in ("part", *_PLACE)]
+    image = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+    fields = [pa.field("image", image), *[plan.schema.field(name) for name in columns]]
+    schema = pa.schema(fields).with_metadata({"huggingface": _hf_features(plan.schema, columns)})
+    with pq.ParquetWriter(pa.PythonFile(file, "w"), schema, compression="zstd") as writer:
+        for start in range(0, len(plan), _GROUP_ROWS):
+            table = plan.slice(start, _GROUP_ROWS)
+            pictures = workspace.images(table)
+            paths = [
+                f"{uid}.{kind}"
+                for uid, kind in zip(
+                    table["uid"].to_pylist(), table["format"].to_pylist(), strict=True
+                )
+            ]
+            cells = pa.StructArray.from_arrays(
+                [pa.array(pictures, pa.binary()), pa.array(paths)], fields=list(image)
+            )
+            rows = [cells, *[table[name] for name in columns]]
+            writer.write_table(pa.table(rows, schema=schema), row_group_size=_GROUP_ROWS)
+
+
+def _hf_features(schema: pa.Schema, columns: Sequence[str]) -> str:
+    names = {"double": "float64", "float": "float32", "halffloat": "float16"}
+    features: dict[str, Any] = dict(_HF_TYPES)
+    for name in columns:
+        kind = str(schema.field(name).type)
+        features[name] = {"dtype": names.get(kind, kind), "_type": "Value"}
+    return json.dumps({"info": {"features": features}})
+
+
+def _describe(workspace: Workspace, shards: Any) -> Mapping[str, Any]:
+    """What the card says: counts of sources and licences, ranges of numbers."""
+    sources: dict[str, int] = {}
+    licences: dict[str, int] = {}
+    ranges: dict[str, list[float]] = {}
+    schema = pa.schema([])
+    for split, count in zip(SPLITS, shards, strict=True):
+        for number in range(int(count)):
+            table = workspace.load_table(f"plan/{split}-{number:08d}")
+            schema = table.schema
+            for counts, name in ((sources, "source"), (licences, "licence")):
+                for value in table[name].to_pylist() if name in table.column_names else ():
+                    counts[value or "unknown"] = counts.get(value or "unknown", 0) + 1
+            for field in table.schema:
+                if pa.types.is_floating(field.type) or pa.types.is_integer(field.type):
+                    if field.name in ("part", *_PLACE, "phash"):
+                        continue
+                    found = pa.compute.min_max(table[field.name]).as_py()
+                    if found["min"] is not None:
+                        low, high = ranges.get(field.name, [found["min"], found["max"]])
+                        ranges[field.name] = [min(low, found["min"]), max(high, found["max"])]
+    names = [f for f in schema if f.name not in ("part", *_PLACE)]
+    return {"sources": sources, "licences": licences, "ranges": ranges, "schema": pa.schema(names)}
