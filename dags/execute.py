@@ -272,7 +272,7 @@ class _Execution:
 
     def _tasks(self, tasks: Sequence[int], operators: Sequence[Operator]) -> Iterator[int]:
         """Run tasks; a single one is not worth a cluster."""
-        if len(tasks) == 1 and not any(isinstance(op, PartOperator) for op in operators):
+        if len(tasks) == 1 and not any(operator.holds_worker for operator in operators):
             yield from LocalRunner().run(tasks, operators)
             return
         if len(tasks) == 0:

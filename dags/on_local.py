@@ -12,6 +12,9 @@ from gristmill.pipelines.stage import Needs
 class Operator(Protocol):
     """Does a numbered piece of work and commits it."""
 
+    # Whether a worker is worth keeping for the next task (models, children), or any will do.
+    holds_worker: bool
+
     def needs(self) -> Needs:
         """What one worker occupies."""
 

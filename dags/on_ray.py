@@ -9,8 +9,10 @@ done again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -133,6 +135,13 @@ class RayRunner:
     def _map(
         self, data: ray.data.Dataset, operator: Operator, needs: Needs, cpus: float, most: int
     ) -> ray.data.Dataset:
+        if not operator.holds_worker:
+            return data.map(
+                functools.partial(_do, operator),
+                compute=ray.data.TaskPoolStrategy(size=most),
+                num_cpus=cpus,
+                max_retries=MAX_RESTARTS,
+            )
         return data.map(
             _Worker,  # type: ignore[arg-type]
             fn_constructor_args=(operator,),
@@ -151,18 +160,20 @@ class _Worker:
         self.operator = operator
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        if row.get("error"):
-            return row
-        kind = message = ""
-        try:
-            self.operator(row["task"])
-        except GristmillError as error:
-            kind, message = type(error).__name__, str(error)
-        except Exception as error:
-            import traceback
+        return _do(self.operator, row)
 
-            kind, message = "WorkerError", f"{error!r}\n{traceback.format_exc()}"
-        return {"task": row["task"], "kind": kind, "error": message}
+
+def _do(operator: Operator, row: dict[str, Any]) -> dict[str, Any]:
+    if row.get("error"):
+        return row
+    kind = message = ""
+    try:
+        operator(row["task"])
+    except GristmillError as error:
+        kind, message = type(error).__name__, str(error)
+    except Exception as error:
+        kind, message = "WorkerError", f"{error!r}\n{traceback.format_exc()}"
+    return {"task": row["task"], "kind": kind, "error": message}
 
 
 def _rebuild(kind: str, message: str) -> GristmillError:

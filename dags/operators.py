@@ -103,6 +103,8 @@ class Supervised:
 class PartOperator:
     """Work on the rows of parts, by one or several nodes."""
 
+    holds_worker = True
+
     def __init__(self, layout: Layout, nodes: Sequence[str], supervision: Supervision) -> None:
         self.layout, self.nodes, self.supervision = layout, tuple(nodes), supervision
         self._supervised: Supervised | None = None
@@ -421,6 +423,8 @@ class ScoreOperator(PartOperator):
 class PhaseOperator:
     """One phase of a Global or Write node; a task that was committed is not done again."""
 
+    holds_worker = False
+
     def __init__(self, layout: Layout, node: str, phase: str, parts: int) -> None:
         self.layout, self.node, self.phase, self.parts = layout, node, phase, parts
 
@@ -456,6 +460,8 @@ class PhaseOperator:
 
 class ColumnsOperator(PartOperator):
     """After the phases of a Global node: its columns for one part."""
+
+    holds_worker = False
 
     def __init__(self, layout: Layout, node: str, parts: int) -> None:
         super().__init__(layout, (node,), Supervision())

@@ -31,6 +31,8 @@ SORT_MEMORY = "1GB"
 class ScanOperator:
     """Reads one chunk of a source into a table of raw rows."""
 
+    holds_worker = False
+
     def __init__(self, layout: Layout) -> None:
         self.layout, self.node = layout, layout.dag.source
         stage = layout.dag.stage(self.node)

@@ -158,10 +158,9 @@ class Duplicates(Global):
         names = ("ids", "sha256", "pixel_hash", "hashes", "looks", "area", "preferred")
         counts = [len(workspace.load(f"signatures/{p:06d}.area")) for p in range(workspace.parts)]
         workspace.save("starts", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
-        pieces: list[NDArray[Any]]
         for name in names:
-            pieces = [workspace.load(f"signatures/{p:06d}.{name}") for p in range(workspace.parts)]
-            workspace.save(name, np.concatenate(pieces))
+            files = [f"signatures/{part:06d}.{name}" for part in range(workspace.parts)]
+            workspace.save(name, np.concatenate([workspace.load(file) for file in files]))
         # Pictures that look exactly alike are searched for once.
         hashes, looks = workspace.load("hashes"), workspace.load("looks")
         _, distinct = np.unique(np.stack([hashes, looks], axis=1), axis=0, return_index=True)

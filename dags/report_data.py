@@ -1,0 +1,402 @@
+"""Gathers what a report shows from a run folder; reads a sample of pictures, never all of them."""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+import platform
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from gristmill.dags.graph import columns_written, is_row_stage, stores_images
+from gristmill.dags.ledger import count_nodes, deciding_nodes
+from gristmill.dags.plan import finished_parts, open_run
+from gristmill.dags.report import (
+    DuplicateGroup,
+    ErrorCause,
+    FaultTruth,
+    FunnelStep,
+    Histogram,
+    HostOutcome,
+    NodeTiming,
+    Picture,
+    PictureGrid,
+    ReportData,
+    SplitOutcome,
+)
+from gristmill.dags.rows import RowReader
+from gristmill.dags.run_folder import Layout
+from gristmill.dags.summary import RuleOutcome, keep_outcomes
+from gristmill.pipelines.decode import DecodeError, decode_rgb
+from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.stage import Map, Score, Write
+
+_PICTURES = 24
+_PER_REASON = 12
+_GROUPS = 12
+_BINS = 40
+_THUMBNAIL = 160
+_LIBRARIES = (
+    "gristmill", "ray", "torch", "open_clip_torch", "img2dataset", "pyarrow", "duckdb",
+    "opencv-python-headless",
+)  # fmt: skip
+# `column < 3`, `column > 0.5`: what a histogram can show of a rule.
+_COMPARISON = re.compile(r"\b([a-z_]\w*)\s*[<>]=?\s*(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)\b")
+
+
+def gather_report(out: str, command: str = "") -> ReportData:
+    """Read a finished run. `RunError` if it is not finished."""
+    layout = open_run(out)
+    parts = finished_parts(layout)
+    return _Gatherer(layout, parts, command).gather()
+
+
+class _Gatherer:
+    """Reads one run."""
+
+    def __init__(self, layout: Layout, parts: int, command: str) -> None:
+        self.layout, self.parts, self.command = layout, parts, command
+        self.dag, self.folder = layout.dag, layout.folder
+        self.reader = RowReader(layout)
+        self.summary = self.folder.read_json("summary.json")
+        self.keeps = [n for n in self.dag.order() if isinstance(self.dag.stage(n), Keep)]
+        self.maps = [n for n in self.dag.order() if stores_images(self.dag.stage(n))]
+
+    def gather(self) -> ReportData:
+        summary = self.summary
+        rules = [rule for node in self.keeps for rule in keep_outcomes(self.layout, node)]
+        kept, dropped = self._pictures()
+        causes, hosts = self._errors()
+        source: Any = self.dag.stage(self.dag.source)
+        truth = summary.get("truth", {})
+        return ReportData(
+            title=f"{self.dag.name} run",
+            source=str(getattr(source, "path", "")) or type(source).__name__,
+            out=self.layout.url,
+            command=self.command,
+            seconds=summary["seconds"],
+            peak_rss_mb=summary["peak_rss_mb"],
+            rows_in=summary["rows_in"],
+            kept=summary["kept"],
+            dropped=sum(sum(reasons.values()) for reasons in summary["dropped"].values()),
+            merged=summary["merged"],
+            ledger_ok=summary["ledger_ok"],
+            warnings=[rule.warning for rule in rules if rule.warning],
+            funnel=self._funnel(),
+            rules=rules,
+            quantiles=self._quantiles(),
+            histograms=self._histograms(rules),
+            kept_pictures=kept,
+            dropped_pictures=dropped,
+            duplicate_groups=self._groups(),
+            errors=causes,
+            hosts=hosts,
+            shards=self._shards(),
+            nodes=self._nodes(),
+            truth=[FaultTruth(fault, **facts) for fault, facts in truth.items()],
+            wrong_caption_auc=summary.get("wrong_caption_auc"),
+            environment=[*_versions(), ("python", platform.python_version())],
+        )
+
+    def _funnel(self) -> list[FunnelStep]:
+        counts = count_nodes(self.layout, self.parts)
+        steps = []
+        for node in deciding_nodes(self.dag):
+            count = counts[node]
+            stage = self.dag.stage(node)
+            if isinstance(stage, Score) and not count.dropped:
+                continue
+            reasons = dict(sorted(count.dropped.items(), key=lambda item: (-item[1], item[0])))
+            steps.append(
+                FunnelStep(
+                    node, type(stage).__name__, count.rows_in, count.kept, count.born, count.merged,
+                    reasons,
+                )
+            )  # fmt: skip
+        return steps
+
+    def _quantiles(self) -> list[tuple[str, float]]:
+        found = []
+        for node in self.keeps:
+            folder = self.folder.sub(self.layout.node_folder(node))
+            table = folder.read_table("saved/quantiles.parquet")
+            found += [(row["quantile"], row["value"]) for row in table.to_pylist()]
+        return found
+
+    def _ledgers(self) -> Iterator[tuple[int, pa.Table]]:
+        for part in range(self.parts):
+            yield part, self.folder.read_table(f"ledger/{part:06d}.parquet")
+
+    # -- scores ---------------------------------------------------------------------------------
+
+    def _histograms(self, rules: Sequence[RuleOutcome]) -> list[Histogram]:
+        """Numeric columns that enter the last Keep node."""
+        if not self.keeps:
+            return []
+        keep = self.keeps[-1]
+        columns = [
+            (node, field.name)
+            for node in self.dag.upstream(keep)
+            if not is_row_stage(self.dag.stage(node))
+            for field in columns_written(self.dag.stage(node))
+            if pa.types.is_floating(field.type) or field.type == pa.int32()
+        ]
+        tables = [
+            self.reader.entering(keep, part, ["uid", *[name for _, name in columns]])
+            for part in range(self.parts)
+        ]
+        entering = pa.concat_tables(tables)
+        kept = pa.chunked_array(
+            [
+                chunk
+                for _, ledger in self._ledgers()
+                for chunk in ledger.filter(pc.equal(ledger["verdict"], "kept"))["uid"].chunks
+            ],
+            pa.string(),
+        )
+        is_kept = pc.is_in(entering["uid"], kept).to_numpy()
+        thresholds = _thresholds(rules)
+        found = []
+        for node, name in columns:
+            values = entering[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+            there = np.isfinite(values)
+            if there.sum() < 2 or values[there].min() == values[there].max():
+                continue
+            low, high = _range(values[there])
+            edges = np.linspace(low, high, _BINS + 1)
+            inside = np.clip(values, low, high)
+            counts, _ = np.histogram(inside[there], edges)
+            of_kept, _ = np.histogram(inside[there & is_kept], edges)
+            found.append(
+                Histogram(
+                    name, node, edges.tolist(), counts.tolist(), of_kept.tolist(),
+                    thresholds.get(name, []), int((~there).sum()),
+                )
+            )  # fmt: skip
+        return found
+
+    # -- pictures -------------------------------------------------------------------------------
+
+    def _pictures(self) -> tuple[list[Picture], list[PictureGrid]]:
+        """A sample by uid of what was kept, and of what each reason dropped."""
+        best: dict[tuple[str, str], list[tuple[int, int, dict[str, Any]]]] = {}
+        totals: Counter[tuple[str, str]] = Counter()
+        for part, ledger in self._ledgers():
+            for row in ledger.to_pylist():
+                key = (row["node"] or "", row["reason"] or "")
+                totals[key] += 1
+                most = _PER_REASON if row["node"] else _PICTURES
+                held = best.setdefault(key, [])
+                held.append((xxhash.xxh3_64_intdigest(row["uid"].encode()), part, row))
+                if len(held) > 4 * most:
+                    held.sort(key=lambda item: item[0])
+                    del held[most:]
+        shown: list[PictureGrid] = []
+        kept: list[Picture] = []
+        for key, held in sorted(best.items(), key=lambda item: -totals[item[0]]):
+            node, reason = key
+            most = _PER_REASON if node else _PICTURES
+            held = sorted(held, key=lambda item: item[0])[:most]
+            pictures = self._load([(part, row["uid"], _note(row)) for _, part, row in held])
+            if not node:
+                kept = pictures
+            elif any(picture.src for picture in pictures):
+                pictures = [picture for picture in pictures if picture.src]
+                shown.append(PictureGrid(node, reason, totals[key], pictures))
+        order = {name: i for i, name in enumerate(self._rule_names())}
+        shown.sort(key=lambda grid: (order.get(grid.reason, -1), grid.reason))
+        return kept, shown
+
+    def _rule_names(self) -> list[str]:
+        stages = [self.dag.stage(node) for node in self.keeps]
+        return [name for stage in stages if isinstance(stage, Keep) for name in stage.rules]
+
+    def _load(self, wanted: Sequence[tuple[int, str, str]]) -> list[Picture]:
+        """Pictures of (part, uid, note), as the last Map that stores them left them."""
+        if not self.maps:
+            return []
+        node = self.maps[-1]
+        found: dict[str, tuple[str, str]] = {}
+        for part in {part for part, _, _ in wanted}:
+            table = self.reader.leaving(node, part, ["caption", "blob_offset", "blob_size"])
+            uids = pa.array([uid for p, uid, _ in wanted if p == part])
+            table = table.filter(pc.is_in(table["uid"], uids))
+            table = table.append_column("part", pa.array(np.full(len(table), part, np.int32)))
+            below = self._below(node)
+            if below is None or not len(table):
+                continue
+            for row, data in zip(table.to_pylist(), self.reader.images(below, table), strict=True):
+                found[row["uid"]] = (row["caption"] or "", thumbnail_uri(data))
+        return [Picture(uid, *found.get(uid, ("", "")), note) for _, uid, note in wanted]
+
+    def _below(self, node: str) -> str | None:
+        return next((n for n in self.dag.order() if node in self.dag.upstream(n)), None)
+
+    def _groups(self) -> list[DuplicateGroup]:
+        """Some groups of copies, the larger first."""
+        columns = self.dag.columns(self.keeps[-1]).names if self.keeps else []
+        if "duplicate_group" not in columns:
+            return []
+        keep = self.keeps[-1]
+        groups: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        names = [
+            "uid", "image_id", "duplicate_of", "duplicate_kind", "duplicate_group",
+            "duplicate_group_size", "duplicate_distance",
+        ]  # fmt: skip
+        for part in range(self.parts):
+            table = self.reader.entering(keep, part, names)
+            table = table.filter(pc.greater(table["duplicate_group_size"], 1))
+            for row in table.to_pylist():
+                groups.setdefault(row["duplicate_group"], []).append((part, row))
+        several = sorted(groups.values(), key=_group_interest)[:_GROUPS]
+        found = []
+        for members in several:
+            one_each = {row["image_id"]: (part, row) for part, row in members}
+            stays = [m for m in one_each.values() if m[1]["duplicate_of"] is None]
+            copies = [m for m in one_each.values() if m[1]["duplicate_of"] is not None][:8]
+            if not stays or not copies:
+                continue
+            pictures = self._load(
+                [(part, row["uid"], _copy_note(row)) for part, row in [stays[0], *copies]]
+            )
+            found.append(DuplicateGroup(len(one_each), pictures[0], pictures[1:]))
+        return found
+
+    # -- errors, shards, time -------------------------------------------------------------------
+
+    def _errors(self) -> tuple[list[ErrorCause], list[HostOutcome]]:
+        maps = [node for node in self.dag.order() if isinstance(self.dag.stage(node), Map)]
+        causes: Counter[tuple[str, str]] = Counter()
+        examples: dict[tuple[str, str], str] = {}
+        good: Counter[str] = Counter()
+        bad: dict[str, Counter[str]] = {}
+        for _, ledger in self._ledgers():
+            columns = zip(
+                *(ledger[name].to_pylist() for name in ("node", "reason", "url", "uid")),
+                strict=True,
+            )
+            for node, reason, url, uid in columns:
+                host = urlsplit(url).netloc if url and "://" in url else ""
+                if node in maps:
+                    causes[node, reason] += 1
+                    examples.setdefault((node, reason), url or uid)
+                    bad.setdefault(host, Counter())[reason] += 1
+                elif node != self.dag.source:
+                    good[host] += 1
+        found = [
+            ErrorCause(reason, node, count, examples[node, reason])
+            for (node, reason), count in causes.most_common(40)
+        ]
+        worst = sorted(bad.items(), key=lambda item: -sum(item[1].values()))[:15]
+        hosts = [
+            HostOutcome(host, good[host], sum(reasons.values()), reasons.most_common(1)[0][0])
+            for host, reasons in worst
+            if host
+        ]
+        return found, hosts
+
+    def _shards(self) -> list[SplitOutcome]:
+        found = []
+        for node in self.dag.order():
+            if isinstance(self.dag.stage(node), Write):
+                manifest = self.folder.read_json(f"{node}/manifest.json")
+                for split, facts in manifest["splits"].items():
+                    shards = facts["shards"]
+                    found.append(
+                        SplitOutcome(
+                            split if node == "shards" else f"{node}/{split}",
+                            len(shards),
+                            sum(shard["samples"] for shard in shards),
+                            sum(shard["bytes"] for shard in shards),
+                        )
+                    )
+        return found
+
+    def _nodes(self) -> list[NodeTiming]:
+        return [
+            NodeTiming(
+                node, type(self.dag.stage(node)).__name__, facts["parts"], facts["reused"],
+                facts["seconds"], facts["rows_per_s"], self.layout.fingerprints[node],
+            )
+            for node, facts in self.summary["nodes"].items()
+        ]  # fmt: skip
+
+
+def _group_interest(members: list[tuple[int, dict[str, Any]]]) -> tuple[Any, ...]:
+    """Near copies first, as they are what can be wrong; then the larger groups."""
+    kinds = {row["duplicate_kind"] for _, row in members}
+    return ("near" not in kinds, -len(members), members[0][1]["duplicate_group"])
+
+
+def _copy_note(row: dict[str, Any]) -> str:
+    if row["duplicate_of"] is None:
+        return "stays"
+    if row["duplicate_kind"] == "near":
+        return f"near, {row['duplicate_distance']} bits"
+    return f"same {row['duplicate_kind']}"
+
+
+def _note(row: dict[str, Any]) -> str:
+    """The value that decided."""
+    if row["reason"] is None:
+        score = row.get("clip_score")
+        return f"clip_score {score:.3f}" if score is not None else ""
+    value = row["value"] or ""
+    if "duplicate_of=" in value:
+        return ""
+    return re.sub(r"(\d\.\d{3})\d+", r"\1", value).replace("=", " ")
+
+
+def _thresholds(rules: Sequence[RuleOutcome]) -> dict[str, list[tuple[str, float]]]:
+    found: dict[str, list[tuple[str, float]]] = {}
+    for rule in rules:
+        plain = rule.resolved.replace("::DOUBLE", "")
+        for column, value in _COMPARISON.findall(plain):
+            found.setdefault(column, []).append((rule.name, float(value)))
+    return found
+
+
+def _range(values: Any) -> tuple[float, float]:
+    """Borders of a histogram; a far tail is gathered in the last bin."""
+    low, high = float(values.min()), float(values.max())
+    near_low, near_high = (float(q) for q in np.quantile(values, [0.005, 0.995]))
+    width = near_high - near_low
+    if width > 0 and high > near_high + width:
+        high = near_high + width / 10
+    if width > 0 and low < near_low - width:
+        low = near_low - width / 10
+    return low, high
+
+
+def thumbnail_uri(data: bytes) -> str:
+    """A small JPEG as a data: URI; empty if the bytes do not decode."""
+    try:
+        pixels = decode_rgb(data)
+    except DecodeError:
+        return ""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, _THUMBNAIL / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small: Any = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    swapped: Any = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+    encoded = cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+    return "data:image/jpeg;base64," + base64.b64encode(encoded).decode()
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = []
+    for name in _LIBRARIES:
+        try:
+            found.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
