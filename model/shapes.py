@@ -1,0 +1,179 @@
+"""A world of shapes: scenes whose content is known, pictures of them, and true captions.
+
+Objects lie in the cells of a 2x2 grid, jittered, on textured grounds like those of photographs,
+every scene's its own: flat grounds would make unrelated scenes collide under a perceptual hash.
+Everything about a scene follows from its seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]
+"""uint8 RGB, [side, side, 3]."""
+
+SHAPES = ("circle", "square", "triangle", "star")
+SIZES = ("small", "large")
+COLOURS = {
+    "red": (214, 40, 40),
+    "green": (44, 160, 70),
+    "blue": (40, 80, 210),
+    "yellow": (240, 205, 40),
+    "purple": (140, 50, 170),
+    "white": (245, 245, 245),
+}
+# Radius of an object as a share of the picture's side.
+_RADIUS = {"small": 0.10, "large": 0.19}
+_CELLS = ((0, 0), (0, 1), (1, 0), (1, 1))
+# Bits of a fraction of a pixel that cv2 draws with.
+_SHIFT = 4
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object. `cell` is (row, column); the centre lies jittered within it, in 0..1."""
+
+    shape: str
+    size: str
+    colour: str
+    cell: tuple[int, int]
+    centre: tuple[float, float]
+
+    @property
+    def name(self) -> str:
+        """As a caption says it."""
+        return f"{self.size} {self.colour} {self.shape}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One or two objects on a ground that is drawn from `seed`."""
+
+    seed: int
+    things: tuple[Thing, ...]
+
+    @property
+    def content(self) -> frozenset[tuple[str, str]]:
+        """(colour, shape) of each object."""
+        return frozenset((thing.colour, thing.shape) for thing in self.things)
+
+
+def make_scene(seed: int) -> Scene:
+    """The scene of a seed."""
+    rng = np.random.Generator(np.random.PCG64([seed, 1]))
+    count = int(rng.integers(1, 3))
+    cells = rng.permutation(len(_CELLS))[:count]
+    things = []
+    for index in cells:
+        row, column = _CELLS[int(index)]
+        size = SIZES[int(rng.integers(len(SIZES)))]
+        slack = 0.25 - _RADIUS[size]
+        jitter = rng.uniform(-slack, slack, 2)
+        centre = (0.25 + 0.5 * column + float(jitter[0]), 0.25 + 0.5 * row + float(jitter[1]))
+        shape = SHAPES[int(rng.integers(len(SHAPES)))]
+        colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
+        things.append(Thing(shape, size, colour, (row, column), centre))
+    return Scene(seed, tuple(things))
+
+
+def draw(scene: Scene, side: int = 256) -> Picture:
+    """A picture of a scene, `side` pixels square."""
+    rng = np.random.Generator(np.random.PCG64([scene.seed, 2]))
+    picture = _ground(rng, side)
+    for thing in scene.things:
+        _draw_thing(picture, thing, rng)
+    return picture
+
+
+def _ground(rng: np.random.Generator, side: int) -> Picture:
+    """Noise of several octaves in muted colours, like an unfocused wall, lawn or sky."""
+    light = np.zeros((side, side), np.float32)
+    for octave, strength in ((3, 1.0), (5, 0.9), (9, 0.6), (24, 0.25), (80, 0.12)):
+        noise: Any = rng.normal(0, 1, (octave, octave)).astype(np.float32)
+        light += strength * cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC)
+    light = (light - light.mean()) / max(float(light.std()), 1e-6)
+    tint = rng.uniform(-16, 16, 3).astype(np.float32)
+    tilt = rng.normal(0, 7, (3, 3, 3)).astype(np.float32)
+    colour: Any = cv2.resize(tilt, (side, side), interpolation=cv2.INTER_CUBIC)
+    values = rng.uniform(95, 150) + 26 * light[:, :, None] + tint + colour
+    return np.clip(values, 25, 215).astype(np.uint8)
+
+
+def _draw_thing(picture: Picture, thing: Thing, rng: np.random.Generator) -> None:
+    side = picture.shape[0]
+    radius = _RADIUS[thing.size] * side
+    centre = (thing.centre[0] * side, thing.centre[1] * side)
+    mask: Any = np.zeros((side, side), np.uint8)
+    if thing.shape == "circle":
+        place = tuple(round(value * 2**_SHIFT) for value in centre)
+        cv2.circle(mask, place, round(radius * 2**_SHIFT), 255, -1, cv2.LINE_AA, _SHIFT)
+    else:
+        corners = _corners(thing.shape, float(rng.uniform(-0.15, 0.15))) * radius + centre
+        points = np.round(corners * 2**_SHIFT).astype(np.int32)
+        cv2.fillPoly(mask, [points], 255, cv2.LINE_AA, _SHIFT)
+    alpha = mask.astype(np.float32)[:, :, None] / 255
+    # A little light from above, so that no object is one flat colour.
+    shade = np.linspace(1.06, 0.88, side, dtype=np.float32)[:, None, None]
+    colour = np.array(COLOURS[thing.colour], np.float32) * shade
+    mixed = picture * (1 - alpha) + np.clip(colour, 0, 255) * alpha
+    picture[:] = np.rint(mixed).astype(np.uint8)
+
+
+def _corners(shape: str, turn: float) -> NDArray[np.float64]:
+    """Corners around the origin, [n, 2], turned by `turn` radians."""
+    if shape == "square":
+        angles, radii = np.arange(4) * np.pi / 2 + np.pi / 4, np.full(4, 1.15)
+    elif shape == "triangle":
+        angles, radii = np.arange(3) * 2 * np.pi / 3 - np.pi / 2, np.full(3, 1.2)
+    else:
+        angles = np.arange(10) * np.pi / 5 - np.pi / 2
+        radii = np.where(np.arange(10) % 2 == 0, 1.15, 0.46)
+    angles = angles + turn
+    return np.asarray(np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None])
+
+
+def relation(first: Thing, second: Thing) -> str:
+    """How the first lies to the second, by their cells."""
+    if first.cell[1] != second.cell[1]:
+        return "left of" if first.cell[1] < second.cell[1] else "right of"
+    return "above" if first.cell[0] < second.cell[0] else "below"
+
+
+def captions(scene: Scene) -> list[str]:
+    """True captions in several phrasings; the first is the canonical one."""
+    if len(scene.things) == 1:
+        name = scene.things[0].name
+        return [
+            f"a {name}",
+            f"there is a {name}",
+            f"a photo of a {name}",
+            f"one {name} on a textured ground",
+            f"a {name} and nothing else",
+        ]
+    first, second = scene.things
+    return [
+        f"a {first.name} {relation(first, second)} a {second.name}",
+        f"a {second.name} {relation(second, first)} a {first.name}",
+        f"two shapes: a {first.name} and a {second.name}",
+        f"there is a {first.name} and a {second.name}",
+        f"a photo of a {second.name} and a {first.name}",
+    ]
+
+
+def caption(scene: Scene, phrasing: int) -> str:
+    """One of the true captions."""
+    choices = captions(scene)
+    return choices[phrasing % len(choices)]
+
+
+def wrong_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """A fluent caption of another scene, none of whose objects is in this one."""
+    while True:
+        other = make_scene(int(rng.integers(2**40, 2**41)))
+        if not other.content & scene.content:
+            return caption(other, int(rng.integers(5)))
