@@ -30,7 +30,7 @@ from gristmill.dags.progress import Progress
 from gristmill.dags.read_parts import ScanOperator, cut_parts, parts_done
 from gristmill.dags.run_folder import Layout, run_lock
 from gristmill.dags.schedule import Barrier, Chain, schedule, state_digest
-from gristmill.dags.summary import keep_outcomes, summarise
+from gristmill.dags.summary import keep_outcomes, rule_warnings, summarise
 from gristmill.dags.watch import CommitWatch, ResourceWatch
 from gristmill.errors import ConfigurationError, LedgerError
 from gristmill.pipelines.keep import Keep
@@ -240,9 +240,8 @@ class _Execution:
                 "finished.json", {"parts": self.parts}
             )
         if isinstance(stage, Keep):
-            for outcome in keep_outcomes(self.layout, node):
-                if outcome.warning:
-                    self.progress.warn(f"{node}: {outcome.warning}")
+            for warning in rule_warnings(keep_outcomes(self.layout, node)):
+                self.progress.warn(f"{node}: {warning}")
 
     def _claim(self, node: str) -> bool:
         """Whether a barrier node is finished for exactly what lies above it; if not, make room.

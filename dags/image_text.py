@@ -21,8 +21,8 @@ RULES = {
     "extreme aspect": "aspect > 3",
     "blank": "blank_share > 0.95",
     "no caption": "caption IS NULL OR caption_chars = 0",
-    "short caption": "caption_words < 2 OR caption_chars < 5",
     "boilerplate caption": "caption_boilerplate",
+    "short caption": "caption_words < 2 OR caption_chars < 5",
     "markup in caption": "caption_markup",
     "address in caption": "caption_url OR caption_email OR caption_phone",
     "copy of another image": "duplicate_of IS NOT NULL",
@@ -35,11 +35,10 @@ def image_text(**source: Any) -> Dag:
 
         gristmill run image-text --source urls.parquet --out runs/mine
 
-    Cost: about 100 rows/s and core for download and resize at 256 px, and what CLIP costs
-    (ViT-B-32: some 10 pictures/s on one core, 1,000s on a GPU). Expect the default rules to keep,
-    of typical web data, half to two thirds of what could be downloaded: `weak caption match`
-    alone drops 30 % of the pictures. Leave a rule out with `--set "keep.rules.weak caption
-    match="`.
+    Cost: benchmarks/README.md has figures for download, scores and duplicates; CLIP on a CPU costs
+    more than all else together. Expect the default rules to keep between half and two thirds of
+    what can be downloaded: `weak caption match` alone drops the lowest 30 % of CLIP scores. Leave a
+    rule out with `--set "keep.rules.weak caption match="`.
     """
     return Dag(
         name="image-text",

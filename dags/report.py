@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,7 +125,7 @@ class FaultTruth:
     caught: int
     false_alarms: int
     # (reason, rows) by which they were caught.
-    caught_by: list[tuple[str, int]]
+    caught_by: Sequence[Sequence[Any]]
 
     @property
     def recall(self) -> float:

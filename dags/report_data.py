@@ -35,7 +35,7 @@ from gristmill.dags.report import (
 )
 from gristmill.dags.rows import RowReader
 from gristmill.dags.run_folder import Layout
-from gristmill.dags.summary import RuleOutcome, keep_outcomes
+from gristmill.dags.summary import RuleOutcome, keep_outcomes, rule_warnings
 from gristmill.pipelines.decode import DecodeError, decode_rgb
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.stage import Map, Score, Write
@@ -90,7 +90,7 @@ class _Gatherer:
             dropped=sum(sum(reasons.values()) for reasons in summary["dropped"].values()),
             merged=summary["merged"],
             ledger_ok=summary["ledger_ok"],
-            warnings=[rule.warning for rule in rules if rule.warning],
+            warnings=rule_warnings(rules),
             funnel=self._funnel(),
             rules=rules,
             quantiles=self._quantiles(),

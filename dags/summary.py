@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,17 @@ def keep_outcomes(layout: Layout, node: str) -> list[RuleOutcome]:
             RuleOutcome(rule["rule"], rule["sql"], rule["resolved"], rule["dropped"], warning)
         )
     return outcomes
+
+
+def rule_warnings(outcomes: Sequence[RuleOutcome]) -> list[str]:
+    """What deserves a look; rules that drop nothing share one line."""
+    idle = [outcome for outcome in outcomes if outcome.warning and not outcome.dropped]
+    found = [outcome.warning for outcome in outcomes if outcome.warning and outcome.dropped]
+    if len(idle) > 1:
+        found.append("rules that drop nothing: " + ", ".join(repr(one.name) for one in idle))
+    else:
+        found += [outcome.warning for outcome in idle]
+    return found
 
 
 def summarise(

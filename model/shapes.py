@@ -101,7 +101,7 @@ def _ground(rng: np.random.Generator, side: int) -> Picture:
     tilt = rng.normal(0, 7, (3, 3, 3)).astype(np.float32)
     colour: Any = cv2.resize(tilt, (side, side), interpolation=cv2.INTER_CUBIC)
     values = rng.uniform(95, 150) + 26 * light[:, :, None] + tint + colour
-    return np.clip(values, 25, 215).astype(np.uint8)
+    return np.asarray(np.clip(values, 25, 215), np.uint8)
 
 
 def _draw_thing(picture: Picture, thing: Thing, rng: np.random.Generator) -> None:

@@ -46,7 +46,7 @@ class Duplicates(Global):
     exact_pixels: bool = True
     near: bool = True
     # Bits of 64 by which the hashes of near copies may differ.
-    radius: int = 6
+    radius: int = 8
     # Mean absolute difference of two thumbnails after each is brought to zero mean and unit
     # contrast; 0 is equal, unrelated pictures lie around 1.
     thumbnail_tolerance: float = 0.25
@@ -126,7 +126,7 @@ class Duplicates(Global):
         ids = _digests(table["image_id"])
         _, first, image = np.unique(ids, axis=0, return_index=True, return_inverse=True)
         # Images in the order of their first row.
-        order = np.argsort(first, kind="stable")
+        order: NDArray[Any] = np.argsort(first, kind="stable")
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
         image = rank[image.reshape(-1)]

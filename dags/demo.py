@@ -1,0 +1,130 @@
+"""The demo: draw a little web, train a filter network on a trusted slice, curate, judge, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from gristmill.dags.demo_truth import judge
+from gristmill.dags.demo_web import CLOSED_PORT, HOST, Web, WebServer, build_web
+from gristmill.dags.execute import RunOptions, execute
+from gristmill.dags.graph import Dag
+from gristmill.dags.image_text import image_text
+from gristmill.dags.progress import make_progress
+from gristmill.dags.session import write_report
+from gristmill.dags.settings import apply_settings
+from gristmill.pipelines.storage import Folder
+
+TRUSTED = 1800
+HELD_OUT = 300
+STEPS = 150
+# Trusted pairs that the threshold may cost.
+LOST = 0.01
+_SIDE = 128
+
+
+def run_demo(
+    out: str, *, scenes: int, seed: int, runner: str, plain: bool, command: str
+) -> dict[str, Any]:
+    """Do the whole job in `out`; the same command goes on where it stopped.
+
+    `summary.json` gains "truth" and "wrong_caption_auc".
+    """
+    start = time.perf_counter()
+    console = Console()
+    found = _web(os.path.join(out, "web"), scenes, seed, console)
+    network = os.path.join(out, "filter-network")
+    threshold = _filter_network(network, seed, console)
+    dag = demo_dag(found, network, threshold)
+    with WebServer(found), make_progress(console, plain or None, log=Folder(out)) as progress:
+        summary = execute(dag, out, RunOptions(runner=runner), progress)
+    summary |= judge(found, out)
+    summary["seconds"] = round(time.perf_counter() - start, 2)
+    Folder(out).write_json("summary.json", summary)
+    write_report(out, command=command, console=console)
+    return summary
+
+
+def demo_dag(found: Web, network: str, threshold: float) -> Dag:
+    """The image-text recipe with the demo's model, threshold and server."""
+    return apply_settings(
+        image_text(path=found.urls, name="little-web"),
+        [
+            f"download.allow_hosts={HOST}:{found.port},{HOST}:{CLOSED_PORT}",
+            "download.timeout_s=6",
+            "download.max_bytes=20000000",
+            "download.retries=1",
+            f"clip.model=local-dir:{network}",
+            f"keep.rules.weak caption match=clip_score < {threshold}",
+            "shards.title=Shapes from a little web",
+            "shards.samples_per_shard=500",
+            "shards.val_share=0.05",
+            "part_rows=600",
+        ],
+    )
+
+
+def _web(folder: str, scenes: int, seed: int, console: Console) -> Web:
+    """Draw the web, once; a later run finds it under the same addresses."""
+    facts_path = os.path.join(folder, "web.json")
+    if os.path.exists(facts_path):
+        with open(facts_path, encoding="utf-8") as file:
+            facts = json.load(file)
+        if facts["scenes"] == scenes and facts["seed"] == seed:
+            return Web(folder, facts["port"])
+    console.print(f"drawing a little web of {scenes:,} clean pictures and its faults")
+    found = build_web(folder, scenes=scenes, seed=seed, port=_free_port())
+    with open(facts_path, "w", encoding="utf-8") as file:
+        json.dump({"scenes": scenes, "seed": seed, "port": found.port}, file)
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _filter_network(folder: str, seed: int, console: Console) -> float:
+    """Train on trusted pairs, once, and find the score below which few trusted pairs lie."""
+    from gristmill.model.filter_network import train_filter_network
+    from gristmill.model.shapes import caption, draw, make_scene
+
+    facts_path = os.path.join(folder, "threshold.json")
+    if os.path.exists(facts_path):
+        with open(facts_path, encoding="utf-8") as file:
+            facts = json.load(file)
+        if facts["seed"] == seed:
+            return float(facts["threshold"])
+    console.print(f"training a filter network on {TRUSTED:,} trusted pairs, {STEPS} steps")
+    first = 5 * 10**9 + 10**5 * seed
+    scenes = [make_scene(first + i) for i in range(TRUSTED + HELD_OUT)]
+    pictures = [draw(scene, _SIDE) for scene in scenes]
+    texts = [caption(scene, i) for i, scene in enumerate(scenes)]
+    training = train_filter_network(
+        pictures[:TRUSTED], texts[:TRUSTED], folder, steps=STEPS, seed=seed
+    )
+    held_out = _scores(folder, pictures[TRUSTED:], texts[TRUSTED:])
+    threshold = round(float(np.quantile(held_out, LOST)), 4)
+    console.print(
+        f"loss {training.first_loss:.2f} -> {training.last_loss:.2f} in {training.seconds:.0f} s; "
+        f"{1 - LOST:.0%} of held-out trusted pairs score above {threshold}"
+    )
+    with open(facts_path, "w", encoding="utf-8") as file:
+        json.dump({"seed": seed, "threshold": threshold}, file)
+    return threshold
+
+
+def _scores(folder: str, pictures: Any, texts: Any) -> Any:
+    import pyarrow as pa
+
+    from gristmill.pipelines.clip import ClipScore
+
+    stage = ClipScore(model=f"local-dir:{folder}", embeddings=False)
+    return stage.score(pa.table({"caption": texts}), pictures)["clip_score"].to_numpy()
