@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ from gristmill.dags.image_text import image_text
 from gristmill.dags.progress import make_progress
 from gristmill.dags.session import write_report
 from gristmill.dags.settings import apply_settings
+from gristmill.pipelines.child import Child
 from gristmill.pipelines.storage import Folder
 
 TRUSTED = 1800
@@ -93,9 +95,6 @@ def _free_port() -> int:
 
 def _filter_network(folder: str, seed: int, console: Console) -> float:
     """Train on trusted pairs, once, and find the score below which few trusted pairs lie."""
-    from gristmill.model.filter_network import train_filter_network
-    from gristmill.model.shapes import caption, draw, make_scene
-
     facts_path = os.path.join(folder, "threshold.json")
     if os.path.exists(facts_path):
         with open(facts_path, encoding="utf-8") as file:
@@ -103,28 +102,46 @@ def _filter_network(folder: str, seed: int, console: Console) -> float:
         if facts["seed"] == seed:
             return float(facts["threshold"])
     console.print(f"training a filter network on {TRUSTED:,} trusted pairs, {STEPS} steps")
-    first = 5 * 10**9 + 10**5 * seed
-    scenes = [make_scene(first + i) for i in range(TRUSTED + HELD_OUT)]
-    pictures = [draw(scene, _SIDE) for scene in scenes]
-    texts = [caption(scene, i) for i, scene in enumerate(scenes)]
-    training = train_filter_network(
-        pictures[:TRUSTED], texts[:TRUSTED], folder, steps=STEPS, seed=seed
-    )
-    held_out = _scores(folder, pictures[TRUSTED:], texts[TRUSTED:])
-    threshold = round(float(np.quantile(held_out, LOST)), 4)
+    # In a process of its own, whose memory is free again when curation starts.
+    child = Child(functools.partial(_Trainer, folder, seed))
+    facts = child.call("train", deadline_s=3600.0)
+    child.close()
     console.print(
-        f"loss {training.first_loss:.2f} -> {training.last_loss:.2f} in {training.seconds:.0f} s; "
-        f"{1 - LOST:.0%} of held-out trusted pairs score above {threshold}"
+        f"loss {facts['first_loss']:.2f} -> {facts['last_loss']:.2f} in {facts['seconds']:.0f} s; "
+        f"{1 - LOST:.0%} of held-out trusted pairs score above {facts['threshold']}"
     )
     with open(facts_path, "w", encoding="utf-8") as file:
-        json.dump({"seed": seed, "threshold": threshold}, file)
-    return threshold
+        json.dump({"seed": seed, "threshold": facts["threshold"]}, file)
+    return float(facts["threshold"])
 
 
-def _scores(folder: str, pictures: Any, texts: Any) -> Any:
-    import pyarrow as pa
+class _Trainer:
+    """Draws the trusted slice and trains on it."""
 
-    from gristmill.pipelines.clip import ClipScore
+    def __init__(self, folder: str, seed: int) -> None:
+        self.folder, self.seed = folder, seed
 
-    stage = ClipScore(model=f"local-dir:{folder}", embeddings=False)
-    return stage.score(pa.table({"caption": texts}), pictures)["clip_score"].to_numpy()
+    def train(self) -> dict[str, float]:
+        """Losses, seconds, and the threshold."""
+        import pyarrow as pa
+
+        from gristmill.model.filter_network import train_filter_network
+        from gristmill.model.shapes import caption, draw, make_scene
+        from gristmill.pipelines.clip import ClipScore
+
+        first = 5 * 10**9 + 10**5 * self.seed
+        scenes = [make_scene(first + i) for i in range(TRUSTED + HELD_OUT)]
+        pictures = [draw(scene, _SIDE) for scene in scenes]
+        texts = [caption(scene, i) for i, scene in enumerate(scenes)]
+        training = train_filter_network(
+            pictures[:TRUSTED], texts[:TRUSTED], self.folder, steps=STEPS, seed=self.seed
+        )
+        stage = ClipScore(model=f"local-dir:{self.folder}", embeddings=False)
+        held_out = stage.score(pa.table({"caption": texts[TRUSTED:]}), pictures[TRUSTED:])
+        scores = held_out["clip_score"].to_numpy()
+        return {
+            "first_loss": training.first_loss,
+            "last_loss": training.last_loss,
+            "seconds": training.seconds,
+            "threshold": round(float(np.quantile(scores, LOST)), 4),
+        }

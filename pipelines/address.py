@@ -128,12 +128,19 @@ class GuardedResolver(aiohttp.abc.AbstractResolver):
 
 
 def check_literal(host: str, port: int, allow_hosts: Sequence[str]) -> None:
-    """Check a host that is an address already: such a host never reaches a resolver."""
+    """Check a host that is an address already, however it is spelt: it may never reach a resolver.
+
+    Decimal, octal, hexadecimal and shortened IPv4 are read as the system's resolver reads them.
+    """
+    address = host.partition("%")[0].rstrip(".")
     try:
-        ipaddress.ip_address(host.partition("%")[0])
+        ipaddress.ip_address(address)
     except ValueError:
-        return
+        try:
+            address = socket.inet_ntoa(socket.inet_aton(address))
+        except OSError:
+            return
     if not is_allowed(host, port, allow_hosts):
-        reason = refusal(host)
+        reason = refusal(address)
         if reason is not None:
             raise AddressRefused(reason)

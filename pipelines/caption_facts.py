@@ -18,7 +18,8 @@ from gristmill.pipelines.stage import Image, Score
 BOILERPLATE = (
     r"click (here|to|for|on)\b",
     r"\b(image|photo|picture|preview) (not|coming|unavailable)\b.*\b(available|soon)?\b",
-    r"^(image|photo|picture|thumbnail) (for|of|from) (the |this )?(post|article|product|page|item)\b",
+    r"^(image|photo|picture|thumbnail) (for|of|from) (the |this )?"
+    r"(post|article|product|page|item|listing)\b",
     r"^(image|photo|picture|img|pic|thumbnail|thumb|logo|icon|banner|avatar|untitled|unnamed|"
     r"default|placeholder|no image|no title|attachment|screenshot)s?[\s_\-#.:()]*\d*$",
     r"^(img|dsc|dscn|dscf|pict?|photo|image|screenshot|scan|p)[_\-\s]?\d{2,}",

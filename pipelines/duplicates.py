@@ -126,7 +126,7 @@ class Duplicates(Global):
         ids = _digests(table["image_id"])
         _, first, image = np.unique(ids, axis=0, return_index=True, return_inverse=True)
         # Images in the order of their first row.
-        order: NDArray[Any] = np.argsort(first, kind="stable")
+        order = np.argsort(first, kind="stable")
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
         image = rank[image.reshape(-1)]
@@ -153,14 +153,15 @@ class Duplicates(Global):
         for name, array in save.items():
             workspace.save(f"signatures/{part:06d}.{name}", array)
 
-    def _images(self, workspace: Workspace, _: int) -> None:
+    def _images(self, workspace: Workspace, task: int) -> None:
         """All parts' images in one array of each fact; thumbnails stay where they are."""
         names = ("ids", "sha256", "pixel_hash", "hashes", "looks", "area", "preferred")
-        counts = [len(workspace.load(f"signatures/{p:06d}.area")) for p in range(workspace.parts)]
+        parts = range(workspace.parts)
+        counts = [len(workspace.load(f"signatures/{part:06d}.area")) for part in parts]
         workspace.save("starts", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
         for name in names:
-            files = [f"signatures/{part:06d}.{name}" for part in range(workspace.parts)]
-            workspace.save(name, np.concatenate([workspace.load(file) for file in files]))
+            pieces = [workspace.load(f"signatures/{part:06d}.{name}") for part in parts]
+            workspace.save(name, np.concatenate(pieces))
         # Pictures that look exactly alike are searched for once.
         hashes, looks = workspace.load("hashes"), workspace.load("looks")
         _, distinct = np.unique(np.stack([hashes, looks], axis=1), axis=0, return_index=True)
