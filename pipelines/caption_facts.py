@@ -22,18 +22,29 @@ BOILERPLATE = (
     r"(post|article|product|page|item|listing)\b",
     r"^(image|photo|picture|img|pic|thumbnail|thumb|logo|icon|banner|avatar|untitled|unnamed|"
     r"default|placeholder|no image|no title|attachment|screenshot)s?[\s_\-#.:()]*\d*$",
-    r"^(img|dsc|dscn|dscf|pict?|photo|image|screenshot|scan|p)[_\-\s]?\d{2,}",
+    r"^(img|dsc|dscn|dscf|pict?|photo|image|screenshot|scan)[_\-\s]?\d{2,}",
     r"^\S+\.(jpe?g|png|gif|webp|bmp|tiff?|svg)$",
     r"\b(stock (photo|image|vector|illustration|footage)|royalty[- ]free|getty images|"
     r"shutterstock|all rights reserved)\b",
     r"\b(add to (cart|basket|wishlist)|buy now|free shipping|read more|view (larger|full|all)|"
-    r"enlarge image|share on|sign up|log ?in|subscribe)\b",
+    r"enlarge image|share on (facebook|twitter|pinterest)|sign up (for|now|today)|"
+    r"subscribe (to|now))\b",
     r"^(facebook|twitter|instagram|pinterest|linkedin|youtube|share|print|email)$",
 )
 _URL = re.compile(r"https?://|www\.\w|\b[\w-]+\.(com|org|net|io|co|de|uk|ru)\b(/|\b)", re.I)
 _EMAIL = re.compile(r"\b[\w.+-]+@[\w-]+\.\w{2,}\b")
-_PHONE = re.compile(r"(?<![\w.])\+?\d[\d()\s.-]{7,}\d(?!\w)")
-_MARKUP = re.compile(r"</?[a-zA-Z][^>]*>|&[a-z]{2,6};|&#\d+;|\[/?[a-z]+(=[^\]]*)?\]|\{\{|\}\}")
+# Said to be one, or written as one: +44 20 7946 0958, (555) 123-4567, 555-123-4567. Bare runs of
+# digits are left alone: ISBNs, years and part numbers are commoner.
+_PHONE = re.compile(
+    r"\b(?:tel|phone|call|fax|whatsapp)\b\W{0,3}(?:\+?\d[\d()\s.-]{6,}\d)"
+    r"|(?<!\w)\+\d{1,3}[\s.-]?\(?\d{1,4}\)?(?:[\s.-]?\d{2,4}){2,4}(?!\w)"
+    r"|(?<![\w-])(?:\(\d{3}\)\s?|\d{3}[-.])\d{3}[-.]\d{4}(?![\w-])",
+    re.I,
+)
+# Tags in lower case: "<PERSON>" and the like are somebody's anonymisation, not markup.
+_MARKUP = re.compile(
+    r"</?[a-z][a-z0-9]*(?:\s[^>]*)?/?>|&[a-z]{2,6};|&#\d+;|\[/?[a-z]+(=[^\]]*)?\]|\{\{|\}\}"
+)
 # Scripts written without spaces: each character counts as a word.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\u0e00-\u0e7f"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+(?:['’-][^\W{_UNSPACED}]+)*")

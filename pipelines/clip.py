@@ -130,7 +130,11 @@ class _Clip:
             name = os.path.basename(model).removesuffix(".json")
         weights = None if model.startswith((_LOCAL, _HUB)) else pretrained
         self.model, _, self.transform = open_clip.create_model_and_transforms(
-            name, pretrained=weights, precision=precision, device=device
+            name,
+            pretrained=weights,
+            precision=precision,
+            device=device,
+            require_pretrained=True,
         )
         self.model.eval()
         self.tokenizer = open_clip.get_tokenizer(name)
