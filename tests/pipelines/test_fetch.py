@@ -1,0 +1,276 @@
+"""A hostile web: each row its own reason, nothing private fetched, nothing hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+import time
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from loopback import Loopback, serving
+
+from gristmill.pipelines.address import GuardedResolver, refusal
+from gristmill.pipelines.fetch import Fetched, Fetcher, FetchPolicy
+from gristmill.pipelines.robots import is_disallowed
+
+# Every way to say 127.0.0.1 or ::1 that some resolver or client takes.
+LOOPBACKS = (
+    "127.0.0.1", "localhost", "LOCALHOST", "127.1", "127.0.1", "2130706433", "0x7f000001",
+    "0x7f.1", "0177.0.0.1", "017700000001", "127.0.0.1.", "127.255.255.254", "0.0.0.0", "0",
+    "[::1]", "[::]", "[0:0:0:0:0:0:0:1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]",
+    "[::127.0.0.1]", "[64:ff9b::7f00:1]", "user:pass@127.0.0.1", "%31%32%37.0.0.1",
+    "①②⑦.0.0.1", "127。0。0。1",
+)  # fmt: skip
+PRIVATE = {
+    "10.0.0.1": "private address",
+    "172.16.3.4": "private address",
+    "192.168.1.1": "private address",
+    "[fc00::1]": "private address",
+    "[fec0::1]": "private address",
+    "100.64.0.1": "reserved address",
+    "169.254.1.1": "link-local address",
+    "[fe80::1]": "link-local address",
+    "169.254.169.254": "metadata address",
+    "0xa9fea9fe": "metadata address",
+    "2852039166": "metadata address",
+    "[::ffff:169.254.169.254]": "metadata address",
+    "[fd00:ec2::254]": "metadata address",
+    "224.0.0.1": "multicast address",
+    "[ff02::1]": "multicast address",
+    "240.0.0.1": "private address",
+    "255.255.255.255": "private address",
+    "[2002:a00:1::]": "private address",
+}
+
+
+def policy(server: Loopback, **fields: Any) -> FetchPolicy:
+    quick = {"timeout_s": 2.0, "backoff_s": 0.01, "retries": 1, "max_bytes": 100_000}
+    return FetchPolicy(**{"allow_hosts": (server.host,), **quick, **fields})
+
+
+def fetch(rules: FetchPolicy, *urls: str, connector: Any = None) -> list[Fetched]:
+    async def run() -> list[Fetched]:
+        made = connector() if connector else None
+        async with Fetcher(rules, made) as fetcher:
+            return list(await asyncio.gather(*[fetcher.fetch(url) for url in urls]))
+
+    return asyncio.run(run())
+
+
+def reasons(rules: FetchPolicy, *urls: str) -> list[str | None]:
+    return [fetched.error for fetched in fetch(rules, *urls)]
+
+
+def test_no_spelling_of_loopback_reaches_a_server(server: Loopback) -> None:
+    with serving() as canary:
+        urls = [f"http://{host}:{canary.port}/x.jpg" for host in LOOPBACKS]
+        server.pages = {f"/{i}": redirect_to(url) for i, url in enumerate(urls)}
+        found = reasons(policy(server), *urls)
+        hops = reasons(policy(server), *[server.url(f"/{i}") for i in range(len(urls))])
+        assert canary.hits == []
+        assert fetch(policy(canary), canary.url("/x.jpg"))[0].error == "http 404", "it does listen"
+    accepted = {"loopback address", "invalid url", "name not resolved", "invalid redirect"}
+    assert set(found) | set(hops) <= accepted
+    assert found.count("loopback address") >= 18 and hops.count("loopback address") >= 18
+
+
+def redirect_to(url: str, status: int = 302) -> Any:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(status=status, headers={"Location": url})
+
+    return answer
+
+
+class RecordingConnector(aiohttp.TCPConnector):
+    """Records every address it is to connect to, and connects to none beyond loopback."""
+
+    asked: list[str] = []  # noqa: RUF012
+
+    async def _wrap_create_connection(self, *args: Any, addr_infos: Any, **kwargs: Any) -> Any:
+        self.asked += [info[4][0] for info in addr_infos]
+        if any(info[4][0] != "127.0.0.1" for info in addr_infos):
+            raise OSError("this test sends nothing beyond loopback")
+        return await super()._wrap_create_connection(*args, addr_infos=addr_infos, **kwargs)
+
+
+def test_private_addresses_are_never_connected_to(server: Loopback) -> None:
+    rules = policy(server)
+    RecordingConnector.asked.clear()
+
+    def connector() -> RecordingConnector:
+        return RecordingConnector(resolver=GuardedResolver(rules.allow_hosts))
+
+    urls = [f"http://{host}/latest/meta-data/" for host in PRIVATE]
+    server.pages = {f"/{i}": redirect_to(url) for i, url in enumerate(urls)}
+    direct = fetch(rules, *urls, connector=connector)
+    hops = fetch(rules, *[server.url(f"/{i}") for i in range(len(urls))], connector=connector)
+    assert [one.error for one in direct] == list(PRIVATE.values())
+    assert [one.error for one in hops] == list(PRIVATE.values())
+    assert set(RecordingConnector.asked) == {"127.0.0.1"}, "only the test's own server"
+
+
+def test_a_name_is_refused_by_what_it_resolves_to(
+    server: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {"evil.test": ["10.1.2.3"], "mixed.test": ["93.184.216.34", "127.0.0.1"]}
+
+    async def resolve(self: Any, host: str, port: int, **_: Any) -> list[Any]:
+        stream = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+        return [(*stream, (address, port)) for address in answers[host]]
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolve)
+    urls = [f"http://{name}/x.jpg" for name in answers]
+    assert reasons(policy(server), *urls) == ["private address", "loopback address"]
+
+
+def test_the_port_of_an_allowed_host_is_part_of_the_permission(server: Loopback) -> None:
+    with serving() as other:
+        other.pages["/x"] = b"data"
+        assert reasons(policy(server), other.url("/x")) == ["loopback address"]
+        assert fetch(FetchPolicy(allow_hosts=("127.0.0.1",)), other.url("/x"))[0].data == b"data"
+
+
+def test_what_is_no_http_url_is_not_fetched(server: Loopback) -> None:
+    urls = {
+        "file:///etc/passwd": "scheme not allowed",
+        "ftp://example.com/x.jpg": "scheme not allowed",
+        "gopher://example.com/": "scheme not allowed",
+        "data:image/png;base64,AAAA": "scheme not allowed",
+        "javascript:alert(1)": "scheme not allowed",
+        "": "invalid url",
+        "x.jpg": "invalid url",
+        "//example.com/x.jpg": "invalid url",
+        "http://": "invalid url",
+        "http://[::1": "invalid url",
+        "http://example.com:99999/": "invalid url",
+    }
+    assert reasons(policy(server), *urls) == list(urls.values())
+
+
+async def endless(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(bytes(20_000))
+
+
+async def drip(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b"x")
+        await asyncio.sleep(0.05)
+
+
+def gzipped(size: int) -> Any:
+    async def answer(request: web.Request) -> web.Response:
+        body = gzip.compress(bytes(size))
+        return web.Response(body=body, headers={"Content-Encoding": "gzip"})
+
+    return answer
+
+
+async def announced(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Length": "999999999"})
+    await response.prepare(request)
+    return response
+
+
+async def brotli(request: web.Request) -> web.Response:
+    return web.Response(body=b"x", headers={"Content-Encoding": "br"})
+
+
+async def noai(request: web.Request) -> web.Response:
+    return web.Response(body=b"x", headers={"X-Robots-Tag": "noai"})
+
+
+def test_every_transfer_is_bounded(server: Loopback) -> None:
+    pages: dict[str, tuple[Any, str | None]] = {
+        "/endless": (endless, "too large"),
+        "/announced": (announced, "too large"),
+        "/drip": (drip, "timed out"),
+        "/bomb": (gzipped(50_000_000), "decompression bomb"),
+        "/gzip": (gzipped(1000), None),
+        "/brotli": (brotli, "content encoding not understood"),
+        "/noai": (noai, "disallowed by robots header"),
+        "/fine": (b"data", None),
+    }
+    server.pages = {path: page for path, (page, _) in pages.items()}
+    server.pages["/loop"] = redirect_to("/loop")
+    server.pages["/long"] = redirect_to("/fine", 308)
+    begun = time.monotonic()
+    found = fetch(policy(server), *[server.url(path) for path in (*pages, "/loop", "/long", "/no")])
+    assert time.monotonic() - begun < 10
+    expected = [reason for _, reason in pages.values()]
+    assert [one.error for one in found] == [*expected, "too many redirects", None, "http 404"]
+    assert found[4].data == bytes(1000) and found[-2].data == b"data"
+
+
+def test_only_what_can_heal_is_tried_again(server: Loopback) -> None:
+    def first(status: int, headers: dict[str, str] | None = None) -> Any:
+        async def answer(request: web.Request) -> web.Response:
+            if server.hits.count(request.path) == 1:
+                return web.Response(status=status, headers=headers)
+            return web.Response(body=b"data")
+
+        return answer
+
+    server.pages = {
+        "/busy": first(429, {"Retry-After": "0"}),
+        "/broken": first(503),
+        "/patience": first(429, {"Retry-After": "86400"}),
+        "/gone": first(410),
+    }
+    found = fetch(policy(server), *[server.url(path) for path in server.pages])
+    assert [one.error for one in found] == [None, None, "http 429", "http 410"]
+    assert [server.hits.count(path) for path in server.pages] == [2, 2, 1, 1]
+
+
+def test_nobody_listening_is_refused(server: Loopback) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    rules = policy(server, allow_hosts=(f"127.0.0.1:{port}",))
+    assert reasons(rules, f"http://127.0.0.1:{port}/x") == ["connection refused"]
+
+
+def test_an_honest_user_agent_and_no_credentials(server: Loopback) -> None:
+    seen: dict[str, str] = {}
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.update(request.headers)
+        return web.Response(body=b"x", headers={"Set-Cookie": "a=b"})
+
+    server.pages["/x"] = answer
+    url = server.url("/x").replace("http://", "http://user:secret@")
+    fetch(policy(server), url, url)
+    assert seen["User-Agent"].startswith("gristmill/")
+    assert "Authorization" not in seen and "Cookie" not in seen
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111"])
+def test_public_addresses_are_not_refused(address: str) -> None:
+    assert refusal(address) is None
+
+
+@pytest.mark.parametrize(
+    ("header", "disallowed"),
+    [
+        ("noai", True),
+        ("NoImageAI, nofollow", True),
+        ("none", True),
+        ("gristmill: noindex", True),
+        ("*: noai", True),
+        ("otherbot: noai", False),
+        ("nofollow", False),
+        ("unavailable_after: 25 Jun 2010 15:00:00 PST", False),
+        ("max-snippet: 10, noai", True),
+        ("", False),
+    ],
+)
+def test_robots_headers(header: str, disallowed: bool) -> None:
+    assert is_disallowed([header], "gristmill") is disallowed

@@ -1,0 +1,105 @@
+"""Keep: first rule broken is the reason, quantiles, nulls, captions of one image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from memory_workspace import MemoryWorkspace, run_global
+
+from gristmill.errors import ConfigurationError
+from gristmill.pipelines.keep import Keep
+
+SCHEMA = pa.schema(
+    [
+        *[pa.field(name, pa.string()) for name in ("uid", "image_id")],
+        pa.field("row", pa.int64()),
+        pa.field("score", pa.float32()),
+        pa.field("flag", pa.bool_()),
+    ]
+)
+
+
+def keep(rows: list[tuple[float | None, bool | None]], folder: Path, **fields: Any) -> list[Any]:
+    """(verdict, reason, value) of rows (score, flag); two rows share an image."""
+    table = pa.Table.from_pylist(
+        [
+            {"uid": f"u{i:03d}", "image_id": f"i{i // 2}", "row": i, "score": score, "flag": flag}
+            for i, (score, flag) in enumerate(rows)
+        ],
+        SCHEMA,
+    )
+    middle = len(rows) // 2
+    workspace = MemoryWorkspace([table.slice(0, middle), table.slice(middle)], folder)
+    stage = Keep(**fields)
+    stage.check()
+    found = run_global(stage, workspace).sort_by("uid").to_pylist()
+    assert len(found) == len(rows)
+    return [(row["verdict"], row["reason"], row["value"]) for row in found]
+
+
+def test_the_first_rule_that_a_row_breaks_is_its_reason(tmp_path: Path) -> None:
+    rules = {"low": "score < 0.5", "flagged": "flag"}
+    found = keep([(0.1, True), (0.9, True), (0.9, False), (0.2, False)], tmp_path, rules=rules)
+    assert found == [
+        ("dropped", "low", "score=0.1"),
+        ("dropped", "flagged", "flag=true"),
+        ("kept", None, None),
+        ("dropped", "low", "score=0.2"),
+    ]
+
+
+def test_a_quantile_is_over_rows_with_a_value(tmp_path: Path) -> None:
+    scores = [float(i) for i in range(10)] + [None, float("nan")]
+    found = keep(
+        [(s, None) for s in scores], tmp_path, rules={"low": "score < quantile(score, 0.5)"}
+    )
+    assert [verdict for verdict, _, _ in found[:10]] == ["dropped"] * 5 + ["kept"] * 5
+    assert [reason for _, reason, _ in found[10:]] == ["no value", "no value"]
+    assert found[10][2] == "low"
+
+
+def test_missing_values_can_be_kept(tmp_path: Path) -> None:
+    found = keep(
+        [(None, None), (0.1, None)], tmp_path, rules={"low": "score < 0.5"}, missing="keep"
+    )
+    assert [verdict for verdict, _, _ in found] == ["kept", "dropped"]
+
+
+def test_the_value_of_a_quantile_equals_numpy(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=101).astype(np.float32)
+    rows = [(float(v), None) for v in values]
+    found = keep(rows, tmp_path, rules={"low": "score < quantile(score, 0.3)"})
+    border = np.quantile(values.astype(np.float64), 0.3)
+    assert [verdict == "dropped" for verdict, _, _ in found] == list(values < border)
+
+
+@pytest.mark.parametrize(
+    ("captions", "kept"), [("all", {"u000", "u001", "u002", "u003"}), ("first", {"u000", "u002"}),
+                           ("best", {"u001", "u002"})]
+)  # fmt: skip
+def test_captions_of_one_image(captions: str, kept: set[str], tmp_path: Path) -> None:
+    rows = [(0.6, None), (0.9, None), (0.8, None), (0.7, None)]
+    found = keep(rows, tmp_path, rules={"low": "score < 0.1"}, captions=captions, best_by="score")
+    assert {f"u{i:03d}" for i, one in enumerate(found) if one[0] == "kept"} == kept
+    merged = [one for one in found if one[0] == "merged"]
+    assert all(one[2] in kept for one in merged) and len(merged) == 4 - len(kept)
+
+
+def test_no_rules_keep_everything(tmp_path: Path) -> None:
+    assert {v for v, _, _ in keep([(0.1, None), (None, None)], tmp_path)} == {"kept"}
+
+
+def test_a_quote_in_a_reason_is_a_quote(tmp_path: Path) -> None:
+    found = keep([(0.1, None), (0.9, None)], tmp_path, rules={'it\'s "low"': "score < 0.5"})
+    assert found[0][1] == 'it\'s "low"'
+
+
+def test_wrong_fields_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="quantile 70 is not between 0 and 1"):
+        Keep(rules={"low": "score < quantile(score, 70)"}).check()
+    with pytest.raises(ConfigurationError, match="choose one of all, first, best"):
+        Keep(captions="some").check()
