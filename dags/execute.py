@@ -59,11 +59,17 @@ class RunOptions:
 
 def lay_out(dag: Dag, out: str, limit: int = 0) -> Layout:
     """Validate a Dag and find where its nodes' parts lie. Reads the source's manifest, no rows."""
-    dag.validate()
-    dag.check_stages()
     if limit < 0:
         raise ConfigurationError(f"limit is {limit}; 0 means all rows")
-    return Layout(Folder(out).url, dag, fingerprints(dag, limit=limit), limit)
+    dag.validate()
+    source = dag.stage(dag.source)
+    assert isinstance(source, Read)
+    source.check()
+    # Before the other checks: a wrong path is the commonest mistake, and a model the slowest check.
+    manifest = source.manifest()
+    dag.check_stages()
+    found = fingerprints(dag, limit=limit, manifest=manifest)
+    return Layout(Folder(out).url, dag, found, limit)
 
 
 def make_runner(options: RunOptions) -> Runner:

@@ -252,3 +252,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""The demo at a small size: what was planted is caught, and the judge can tell when it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from gristmill.dags.demo import demo_dag
+from gristmill.dags.demo_truth import CAUGHT_AS, COPY_KINDS, area_under_curve, judge, judge_rows
+from gristmill.dags.demo_web import CLEAN, PLANTED, Web, WebServer, build_web
+from gristmill.dags.execute import RunOptions, execute
+from gristmill.dags.graph import Dag
+from gristmill.dags.progress import make_progress
+from gristmill.dags.report import render_html
+from gristmill.dags.report_data import gather_report
+from gristmill.dags.trace import trace_sample
+from gristmill.dags.verify_run import verify_run
+from gristmill.errors import RunError
+from gristmill.pipelines.clip import ClipScore
+from gristmill.pipelines.fetch import Fetcher, FetchPolicy
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def little(tmp_path_factory: pytest.TempPathFactory) -> Web:
+    folder = tmp_path_factory.mktemp("web")
+    return build_web(str(folder), scenes=120, seed=3, port=free_port())
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A filter network that has hardly learnt: its rule is left out here."""
+    from gristmill.model.filter_network import train_filter_network
+    from gristmill.model.shapes import caption, draw, make_scene
+
+    scenes = [make_scene(i) for i in range(32)]
+    folder = str(tmp_path_factory.mktemp("network"))
+    pictures = [draw(scene, 64) for scene in scenes]
+    train_filter_network(
+        pictures, [caption(scene, 0) for scene in scenes], folder, steps=2, batch_size=32
+    )
+    return folder
+
+
+def small_dag(little: Web, network: str) -> Dag:
+    dag = demo_dag(little, network, -1.0)
+    dag = dag.replace("clip", ClipScore(model=f"local-dir:{network}"))
+    return dataclasses.replace(dag, part_rows=80)
+
+
+@pytest.fixture(scope="module")
+def finished(little: Web, network: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "demo"
+    with WebServer(little):
+        options = RunOptions(runner="local")
+        execute(small_dag(little, network), str(out), options, make_progress(plain=True))
+    return out
+
+
+def product(out: Path) -> dict[str, bytes]:
+    files = [p for name in ("shards", "ledger") for p in sorted((out / name).rglob("*"))]
+    return {str(p.relative_to(out)): p.read_bytes() for p in files if p.is_file()}
+
+
+def test_planted_faults_are_caught_and_nothing_else(little: Web, finished: Path) -> None:
+    verdict = judge(little, str(finished))
+    for fault, facts in verdict["truth"].items():
+        if fault in ("wrong caption", *[name for name in COPY_KINDS if "apart" in name]):
+            continue
+        assert facts["planted"] > 0
+        assert (facts["caught"], facts["false_alarms"]) == (facts["planted"], 0), fault
+
+
+def test_the_run_verifies_and_traces(finished: Path) -> None:
+    assert verify_run(str(finished)) == []
+    table = pq.read_table(next((finished / "shards/train/metadata").iterdir()))
+    kept = trace_sample(str(finished), table["uid"][0].as_py())[0]
+    assert kept.shard == "shards/train/00000000.tar" and kept.fate["verdict"] == "kept"
+    assert kept.nodes["clip"]["clip_score"] is not None and kept.nodes["download"]["sha256"]
+    ledger = pq.read_table(finished / "ledger").to_pylist()
+    dead = next(row for row in ledger if row["reason"] == "http 404")
+    found = trace_sample(str(finished), dead["url"])[0]
+    assert found.uid == dead["uid"] and found.shard is None
+    with pytest.raises(RunError, match="no row of"):
+        trace_sample(str(finished), "0" * 32)
+
+
+def test_damage_to_a_run_is_found(finished: Path) -> None:
+    ledger = finished / "ledger" / "000000.parquet"
+    whole = ledger.read_bytes()
+    table = pq.read_table(ledger)
+    pq.write_table(table.slice(1), ledger)
+    assert any("ledger" in problem for problem in verify_run(str(finished)))
+    ledger.write_bytes(whole)
+    blobs = next((finished / "nodes").glob("download-*/*.blobs.bin"))
+    data = bytearray(blobs.read_bytes())
+    data[10] ^= 1
+    blobs.write_bytes(data)
+    assert any("another digest" in problem for problem in verify_run(str(finished)))
+    data[10] ^= 1
+    blobs.write_bytes(data)
+    assert verify_run(str(finished)) == []
+
+
+def test_ray_writes_the_same_shards_and_ledger(
+    little: Web, network: str, finished: Path, tmp_path: Path, ray_session: None
+) -> None:
+    with WebServer(little):
+        options = RunOptions(runner="ray", workers=2)
+        execute(small_dag(little, network), str(tmp_path), options, make_progress(plain=True))
+    assert product(tmp_path) == product(finished)
+
+
+def test_the_report_of_a_real_run_is_self_contained(finished: Path) -> None:
+    from html.parser import HTMLParser
+
+    html = render_html(gather_report(str(finished), "gristmill demo"))
+    stack: list[str] = []
+    loads: list[str] = []
+
+    class Checker(HTMLParser):
+        def handle_starttag(self, tag: str, attributes: Any) -> None:
+            loads.extend(v for k, v in attributes if k in ("src", "href") and v)
+            if tag not in ("meta", "br", "img", "rect", "line", "link"):
+                stack.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            if tag not in ("rect", "line"):
+                assert stack.pop() == tag
+
+    Checker().feed(html)
+    assert stack == [] and loads and all(load.startswith("data:") for load in loads)
+    summary = json.loads((finished / "summary.json").read_text())
+    assert f"<b>{summary['kept']}</b>" in html and "http 404" in html
+
+
+def test_the_same_seed_is_the_same_web(little: Web, tmp_path: Path) -> None:
+    again = build_web(str(tmp_path), scenes=120, seed=3, port=little.port)
+    for name in ("urls.parquet", "truth.parquet", "routes.json"):
+        assert (tmp_path / name).read_bytes() == (Path(little.folder) / name).read_bytes()
+    site = sorted((tmp_path / "site").iterdir())
+    assert all(p.read_bytes() == (Path(little.folder) / "site" / p.name).read_bytes() for p in site)
+    assert again.port == little.port
+
+
+def test_a_taken_port_is_an_error_with_the_remedy(little: Web) -> None:
+    with WebServer(little), pytest.raises(RunError, match="is taken"), WebServer(little):
+        pass
+
+
+def test_the_server_counts_and_redirects(little: Web) -> None:
+    routes = json.loads((Path(little.folder) / "routes.json").read_text())
+    via = next(path for path, route in routes.items() if route.get("via"))
+
+    async def fetch(url: str) -> bytes | None:
+        policy = FetchPolicy(allow_hosts=(f"127.0.0.1:{little.port}",))
+        async with Fetcher(policy) as fetcher:
+            return (await fetcher.fetch(url)).data
+
+    with WebServer(little) as server:
+        data = asyncio.run(fetch(f"http://127.0.0.1:{little.port}{via}"))
+        assert data == (Path(little.folder) / "site" / via[1:]).read_bytes()
+        assert server.hits() == {via: 1, "/direct" + via: 1}
+
+
+def made(fault: str, reason: str | None, **facts: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    uid = facts.pop("uid")
+    row = {"uid": uid, "fault": fault, "group": facts.pop("group", uid)}
+    return row, {"reason": reason, "kind": None, "clip_score": None, **facts}
+
+
+def test_the_judge_counts_misses_and_false_alarms() -> None:
+    pairs = [
+        made(CLEAN, None, uid="a", clip_score=0.9),
+        made(CLEAN, "http 404", uid="b", clip_score=0.8),
+        made(CLEAN, "copy of another image", uid="c", kind="near"),
+        made("dead link", "http 404", uid="d"),
+        made("dead link", None, uid="e"),
+        made("near copy", None, uid="f", group="a"),
+        made("wrong caption", "weak caption match", uid="g", clip_score=0.85),
+        made("exact copy", "copy of another image", uid="h", group="b", kind="bytes"),
+    ]
+    fates = {row["uid"]: fate for row, fate in pairs} | {"repeated": {"count": 0}}
+    found = judge_rows([row for row, _ in pairs], fates)
+    counts = {f: (x["planted"], x["caught"], x["false_alarms"]) for f, x in found["truth"].items()}
+    assert counts["dead link"] == (2, 1, 1)
+    assert counts["near copy"] == (1, 0, 1)
+    assert counts["exact copy"] == (1, 1, 0)
+    assert counts["wrong caption"] == (1, 1, 0)
+    assert found["wrong_caption_auc"] == 0.5
+    assert set(PLANTED) == {*CAUGHT_AS, *COPY_KINDS}
+
+
+def test_area_under_the_curve() -> None:
+    rng = np.random.default_rng(0)
+    assert area_under_curve(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 1
+    assert area_under_curve(np.array([1.0]), np.array([1.0])) == 0.5
+    assert abs(area_under_curve(rng.normal(size=500), rng.normal(size=500)) - 0.5) < 0.05
