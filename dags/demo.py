@@ -81,13 +81,14 @@ def _web(folder: str, scenes: int, seed: int, console: Console) -> Web:
         if facts["scenes"] == scenes and facts["seed"] == seed:
             return Web(folder, facts["port"])
     console.print(f"drawing a little web of {scenes:,} clean pictures and its faults")
-    found = build_web(folder, scenes=scenes, seed=seed, port=_free_port())
+    found = build_web(folder, scenes=scenes, seed=seed, port=free_port())
     with open(facts_path, "w", encoding="utf-8") as file:
         json.dump({"scenes": scenes, "seed": seed, "port": found.port}, file)
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on loopback that nobody holds now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
@@ -103,7 +104,7 @@ def _filter_network(folder: str, seed: int, console: Console) -> float:
             return float(facts["threshold"])
     console.print(f"training a filter network on {TRUSTED:,} trusted pairs, {STEPS} steps")
     # In a process of its own, whose memory is free again when curation starts.
-    child = Child(functools.partial(_Trainer, folder, seed))
+    child = Child(functools.partial(Trainer, folder, seed))
     facts = child.call("train", deadline_s=3600.0)
     child.close()
     console.print(
@@ -115,7 +116,7 @@ def _filter_network(folder: str, seed: int, console: Console) -> float:
     return float(facts["threshold"])
 
 
-class _Trainer:
+class Trainer:
     """Draws the trusted slice and trains on it."""
 
     def __init__(self, folder: str, seed: int) -> None:
