@@ -52,12 +52,13 @@ class RayRunner:
                 "object_store_memory": OBJECT_STORE_BYTES,
             }
             try:
-                ray.init(
-                    address=self.address,
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
-                    **({} if self.address else local),
-                )
+                with _silent_stderr():
+                    ray.init(
+                        address=self.address,
+                        logging_level=logging.ERROR,
+                        log_to_driver=False,
+                        **({} if self.address else local),
+                    )
             except ConnectionError as error:
                 raise WorkerError(
                     f"no Ray cluster answers at {self.address}: {error}; start one with "
@@ -180,6 +181,20 @@ def _rebuild(kind: str, message: str) -> GristmillError:
     cls = getattr(errors, kind, WorkerError)
     error = cls(message)
     return error if isinstance(error, GristmillError) else WorkerError(message)
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Nothing on standard error while Ray starts: its C++ side says how loud it is going to be."""
+    kept = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
 
 
 def _quiet() -> None:

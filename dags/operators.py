@@ -6,6 +6,7 @@ rows goes through a supervised child process; a row that kills or hangs it is fo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -31,6 +32,8 @@ from gristmill.pipelines.stage import Global, Map, Needs, Write
 # A block of rows for scoring closes at this many rows or decoded bytes, whichever comes first.
 BLOCK_ROWS = 256
 BLOCK_BYTES = 192 * 2**20
+# Seconds for what only reads a part's columns.
+_ASK_S = 600.0
 
 DROPPED_SCHEMA = pa.schema(
     [
@@ -64,17 +67,35 @@ class Supervised:
         self._child = Child(self._make) if supervision.isolate else None
         self._here: PartWorker | None = None
 
+    def start(self) -> None:
+        """Have a worker that is ready; one that is killed while it starts is started again."""
+        for attempt in range(3):
+            try:
+                if self._child is not None:
+                    self._child.start()
+                return
+            except ChildDied:
+                if attempt == 2:
+                    raise
+
     def call(self, method: str, *args: Any, deadline_s: float) -> Any:
         """Call a method of the worker."""
+        self.start()
         if self._child is not None:
-            self._child.start()
             return self._child.call(method, *args, deadline_s=deadline_s)
         return getattr(self._worker(), method)(*args)
 
+    def ask(self, method: str, *args: Any) -> Any:
+        """Call a method that runs no stage; a worker that dies meanwhile was killed by chance."""
+        for _ in range(2):
+            with contextlib.suppress(ChildDied):
+                return self.call(method, *args, deadline_s=_ASK_S)
+        return self.call(method, *args, deadline_s=_ASK_S)
+
     def stream(self, method: str, *args: Any, silence_s: float) -> Iterator[Any]:
         """Iterate a generator method of the worker."""
+        self.start()
         if self._child is not None:
-            self._child.start()
             return self._child.stream(method, *args, silence_s=silence_s)
         generator: Iterator[Any] = getattr(self._worker(), method)(*args)
         return generator
@@ -196,7 +217,7 @@ class MapOperator(PartOperator):
         }
         if not failed:
             return []
-        entering = self.worker.call("uids", record.part, deadline_s=600.0)
+        entering = self.worker.ask("uids", record.part)
         return [i for i, uid in enumerate(entering) if uid in failed]
 
     def _segments(self, part: int, rows: list[int] | None, scratch: str) -> Iterator[str]:
@@ -215,7 +236,7 @@ class MapOperator(PartOperator):
                 if isinstance(error, ChildSilent) and attempt == 0:
                     break
         if rows is None:
-            rows = list(range(self.worker.call("size", part, deadline_s=600.0)))
+            rows = list(range(self.worker.ask("size", part)))
         if len(rows) == 1:
             self._write_poisoned(part, rows[0], reason, path)
             yield path
@@ -226,7 +247,7 @@ class MapOperator(PartOperator):
 
     def _write_poisoned(self, part: int, row: int, reason: str, path: str) -> None:
         """A segment with the one row that nothing could be done with."""
-        table = self.worker.call("row", part, row, deadline_s=600.0)
+        table = self.worker.ask("row", part, row)
         stage = self.layout.dag.stage(self.node)
         assert isinstance(stage, Map)
         for field in [*stage.writes(), *BLOB]:
@@ -293,7 +314,7 @@ class ScoreOperator(PartOperator):
                 return rest(part)
             finally:
                 rest.close()
-        pixels = self.worker.call("pixel_counts", part, deadline_s=600.0)
+        pixels = self.worker.ask("pixel_counts", part)
         scored: list[BlockScores] = []
         poisoned: dict[str, dict[int, str]] = {node: {} for node in self.nodes}
         halved = 0
@@ -301,7 +322,7 @@ class ScoreOperator(PartOperator):
             for scores, cut in self._block(part, block, poisoned):
                 scored.append(scores)
                 halved += cut
-        uids = self.worker.call("uids", part, deadline_s=600.0)
+        uids = self.worker.ask("uids", part)
         for node in self.nodes:
             self._commit(node, part, uids, scored, poisoned[node], halved)
         return False
