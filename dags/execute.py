@@ -17,20 +17,16 @@ from gristmill.dags.dag_yaml import dump_dag
 from gristmill.dags.fingerprint import fingerprints
 from gristmill.dags.graph import Dag
 from gristmill.dags.ledger import NodeCount, write_ledger
+from gristmill.dags.map_operator import MapOperator
 from gristmill.dags.on_local import LocalRunner, Operator, Runner
-from gristmill.dags.operators import (
-    ColumnsOperator,
-    MapOperator,
-    PartOperator,
-    PhaseOperator,
-    ScoreOperator,
-    Supervision,
-)
+from gristmill.dags.operators import ColumnsOperator, PartOperator, PhaseOperator
 from gristmill.dags.progress import Progress
 from gristmill.dags.read_parts import ScanOperator, cut_parts, parts_done
 from gristmill.dags.run_folder import Layout, run_lock
 from gristmill.dags.schedule import Barrier, Chain, schedule, state_digest
+from gristmill.dags.score_operator import ScoreOperator
 from gristmill.dags.summary import keep_outcomes, rule_warnings, summarise
+from gristmill.dags.supervision import Supervision
 from gristmill.dags.watch import CommitWatch, ResourceWatch
 from gristmill.errors import ConfigurationError, LedgerError
 from gristmill.pipelines.keep import Keep

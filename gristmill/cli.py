@@ -68,8 +68,8 @@ def run(
 ) -> None:
     """Run a recipe into a folder. The same command goes on where it stopped."""
     from gristmill.dags.execute import RunOptions
-    from gristmill.dags.operators import Supervision
     from gristmill.dags.session import run_and_report
+    from gristmill.dags.supervision import Supervision
 
     dag = _dag(recipe, source, images, column, settings)
     options = RunOptions(

@@ -18,8 +18,9 @@ from toy_stages import ToyBrightness, ToyDraw, ToyLength, ToyRows
 
 from gristmill.dags.execute import RunOptions, execute
 from gristmill.dags.graph import Dag, Node
-from gristmill.dags.operators import Supervision, blocks
 from gristmill.dags.progress import make_progress
+from gristmill.dags.score_operator import blocks
+from gristmill.dags.supervision import Supervision
 from gristmill.errors import LedgerError, RunLockedError, WorkerError
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.storage import Folder

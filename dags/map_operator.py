@@ -1,0 +1,170 @@
+"""One Map node on one part: rows that kill their worker are found by halving, and set aside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from gristmill.dags.graph import BLOB
+from gristmill.dags.operators import PartOperator, count_values, failure_reasons
+from gristmill.dags.rows import make_scratch
+from gristmill.dags.run_folder import BLOBS, ROWS, Layout, PartStore, Record
+from gristmill.dags.supervision import Supervision
+from gristmill.pipelines.child import ChildDied, ChildSilent
+from gristmill.pipelines.schema import POISONED, SUCCESS, with_columns
+from gristmill.pipelines.stage import Map
+
+
+class MapOperator(PartOperator):
+    """One Map node on one part."""
+
+    def __init__(
+        self, layout: Layout, node: str, supervision: Supervision, *, retry_failed: bool = False
+    ) -> None:
+        super().__init__(layout, (node,), supervision)
+        self.node, self.retry_failed = node, retry_failed
+
+    def __call__(self, part: int) -> bool:
+        """Map the rows of a part, or the rows worth another try."""
+        record = self.fresh(self.node, part)
+        store = self.layout.store(self.node)
+        rows: list[int] | None = None
+        old: tuple[pa.Table, Record] | None = None
+        if record is not None:
+            rows = self._worth_retrying(store, record) if self.retry_failed else []
+            if not rows:
+                return True
+            old = (store.table(record), record)
+        start = time.perf_counter()
+        scratch = make_scratch(self.layout)
+        try:
+            segments = list(self._segments(part, rows, scratch))
+            self._commit(part, segments, old, start)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return False
+
+    def _worth_retrying(self, store: PartStore, record: Record) -> list[int]:
+        stage = self.layout.dag.stage(self.node)
+        assert isinstance(stage, Map)
+        table = store.table(record, columns=["uid", "parent_uid", "status", "error"])
+        failed = {
+            uid
+            for uid, status, error in zip(
+                table["uid"].to_pylist(),
+                table["status"].to_pylist(),
+                table["error"].to_pylist(),
+                strict=True,
+            )
+            if status != SUCCESS and stage.heals(status, error or "")
+        }
+        if not failed:
+            return []
+        entering = self.worker.ask("uids", record.part)
+        return [i for i, uid in enumerate(entering) if uid in failed]
+
+    def _segments(self, part: int, rows: list[int] | None, scratch: str) -> Iterator[str]:
+        """Map rows into segment files; a block whose worker dies twice is halved down to a row."""
+        path = os.path.join(scratch, f"segment-{len(os.listdir(scratch)):06d}")
+        for attempt in range(2):
+            try:
+                for _ in self.worker.stream(
+                    "map_rows", part, rows, path, silence_s=self.supervision.map_silence_s
+                ):
+                    pass
+                yield path
+                return
+            except (ChildDied, ChildSilent) as error:
+                reason = str(error)
+                if isinstance(error, ChildSilent) and attempt == 0:
+                    break
+        if rows is None:
+            rows = list(range(self.worker.ask("size", part)))
+        if len(rows) == 1:
+            self._write_poisoned(part, rows[0], reason, path)
+            yield path
+            return
+        middle = len(rows) // 2
+        yield from self._segments(part, rows[:middle], scratch)
+        yield from self._segments(part, rows[middle:], scratch)
+
+    def _write_poisoned(self, part: int, row: int, reason: str, path: str) -> None:
+        """A segment with the one row that nothing could be done with."""
+        table = self.worker.ask("row", part, row)
+        stage = self.layout.dag.stage(self.node)
+        assert isinstance(stage, Map)
+        for field in [*stage.writes(), *BLOB]:
+            if field.name not in (*table.column_names, "image"):
+                table = table.append_column(field, pa.nulls(1, field.type))
+        values = {"status": [POISONED], "error": [reason]}
+        pq.write_table(with_columns(table, values, table.schema), f"{path}.parquet")
+        with open(f"{path}.blobs", "wb"):
+            pass
+
+    def _commit(
+        self, part: int, segments: list[str], old: tuple[pa.Table, Record] | None, start: float
+    ) -> None:
+        store = self.layout.store(self.node)
+        tables = [pq.read_table(f"{path}.parquet") for path in segments]
+        sources = [(f"{path}.blobs", os.path.getsize(f"{path}.blobs")) for path in segments]
+        with store.attempt(part) as attempt:
+            with attempt.output(BLOBS, "bin") as file:
+                merged = []
+                if old is not None:
+                    table, record = old
+                    again = pa.concat_tables(tables)["uid"]
+                    keep = pc.invert(pc.is_in(table["uid"], again))
+                    with store.folder.open(record.files[BLOBS]["name"]) as blobs:
+                        shutil.copyfileobj(blobs, file, 2**20)
+                    merged.append(table.filter(keep))
+                for table, (path, _) in zip(tables, sources, strict=True):
+                    merged.append(_shifted(table, file.size))
+                    with open(path, "rb") as blobs:
+                        shutil.copyfileobj(blobs, file, 2**20)
+            rows = pa.concat_tables(merged)
+            if old is not None:
+                rows = rows.take(_positions(old[0]["uid"], rows["uid"]))
+            attempt.write_table(ROWS, rows)
+            origins = set(
+                parent or uid
+                for uid, parent in zip(
+                    rows["uid"].to_pylist(), rows["parent_uid"].to_pylist(), strict=True
+                )
+            )
+            attempt.commit(
+                inputs=self.input_digests(self.node, part),
+                rows_in=len(origins),
+                born=len(rows) - len(origins),
+                rows_out=rows["status"].to_pylist().count(SUCCESS),
+                dropped=_reasons(rows),
+                seconds=time.perf_counter() - start,
+                peak_rss_mb=self.worker.peak_mb(),
+            )
+
+
+def _shifted(table: pa.Table, by: int) -> pa.Table:
+    """A segment's rows with their blobs moved `by` bytes."""
+    if "blob_offset" not in table.column_names:
+        return table
+    moved = pc.add(table["blob_offset"], pa.scalar(by, pa.int64()))
+    index = table.schema.get_field_index("blob_offset")
+    return table.set_column(index, table.schema.field(index), moved)
+
+
+def _positions(order: pa.ChunkedArray, uids: pa.ChunkedArray) -> pa.Array:
+    """Indices that bring `uids` into `order`."""
+    place = {uid: i for i, uid in enumerate(order.to_pylist())}
+    return pa.array(np.argsort([place[uid] for uid in uids.to_pylist()], kind="stable"))
+
+
+def _reasons(rows: pa.Table) -> dict[str, int]:
+    """Why rows ended at a Map node: the error, else the status."""
+    failed = rows.filter(pc.not_equal(rows["status"], SUCCESS))
+    return count_values(failure_reasons(failed))

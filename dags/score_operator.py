@@ -1,0 +1,177 @@
+"""Score nodes on one part: one decode for all, and poison rows found from the worker's journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from gristmill.dags.operators import DROPPED_SCHEMA, PartOperator
+from gristmill.dags.part_worker import BlockScores
+from gristmill.dags.run_folder import DROPPED_ROWS, ROWS
+from gristmill.errors import WorkerError
+from gristmill.pipelines.child import ChildDied, ChildSilent
+from gristmill.pipelines.schema import POISONED
+
+# A block of rows for scoring closes at this many rows or decoded bytes, whichever comes first.
+BLOCK_ROWS = 256
+BLOCK_BYTES = 192 * 2**20
+
+
+class ScoreOperator(PartOperator):
+    """All Score nodes that see the same rows, on one part, sharing one decode."""
+
+    def __call__(self, part: int) -> bool:
+        """Score the rows of a part with the nodes that are not done yet."""
+        todo = [node for node in self.nodes if self.fresh(node, part) is None]
+        if not todo:
+            return True
+        if tuple(todo) != self.nodes:
+            # Rare (a run was killed between two commits): score only what is missing.
+            rest = ScoreOperator(self.layout, todo, self.supervision)
+            try:
+                return rest(part)
+            finally:
+                rest.close()
+        pixels = self.worker.ask("pixel_counts", part)
+        scored: list[BlockScores] = []
+        poisoned: dict[str, dict[int, str]] = {node: {} for node in self.nodes}
+        halved = 0
+        for block in blocks(pixels):
+            for scores, cut in self._block(part, block, poisoned):
+                scored.append(scores)
+                halved += cut
+        uids = self.worker.ask("uids", part)
+        for node in self.nodes:
+            self._commit(node, part, uids, scored, poisoned[node], halved)
+        return False
+
+    def _block(
+        self, part: int, rows: list[int], poisoned: dict[str, dict[int, str]]
+    ) -> Iterator[tuple[BlockScores, int]]:
+        """Score a block; yields scores and how often it had to be halved.
+
+        If its worker dies twice, rows are tried one by one to find the poison, and the block goes
+        again without it, so that a chance kill leaves no trace in the bytes.
+        """
+        deadline = self.supervision.row_deadline_s * (1 + len(rows) / 16)
+        for attempt in range(2):
+            without = {node: list(bad) for node, bad in poisoned.items()}
+            try:
+                yield (
+                    self.worker.call("score_block", part, rows, without, deadline_s=deadline),
+                    0,
+                )
+                return
+            except (ChildDied, ChildSilent, WorkerError) as error:
+                failure = error
+                if not isinstance(error, ChildDied) or attempt == 1:
+                    break
+        if not self.supervision.isolate:
+            raise failure
+        pairs = [(row, node) for node in self.nodes for row in rows if row not in poisoned[node]]
+        found = self._find_poison(part, pairs)
+        for node in self.nodes:
+            tried = [row for row, name in pairs if name == node]
+            if len(tried) > 1 and all((row, node) in found for row in tried):
+                # Not one row went through: the stage is broken, not the rows.
+                raise WorkerError(
+                    f"node {node!r} fails on every row it is given: {found[tried[0], node]}"
+                )
+        for (row, node), reason in found.items():
+            poisoned[node][row] = reason
+        if found:
+            yield from self._block(part, rows, poisoned)
+        elif len(rows) > 1:
+            # Each row alone is fine, together they are not: memory. Half is tried, and recorded.
+            middle = len(rows) // 2
+            for half in (rows[:middle], rows[middle:]):
+                for scores, cut in self._block(part, half, poisoned):
+                    yield scores, cut + 1
+        else:
+            raise failure
+
+    def _find_poison(self, part: int, pairs: list[tuple[int, str]]) -> dict[tuple[int, str], str]:
+        """(row, node) pairs that kill, hang or break the worker, found from its journal."""
+        found: dict[tuple[int, str], str] = {}
+        waiting = pairs
+        while waiting:
+            at = 0
+            try:
+                for index, raised, message in self.worker.stream(
+                    "score_each", part, waiting, silence_s=self.supervision.row_deadline_s
+                ):
+                    at = index
+                    if raised:
+                        found[waiting[index]] = message
+                return found
+            except (ChildDied, ChildSilent) as error:
+                found[waiting[at]] = str(error)
+                waiting = waiting[at + 1 :]
+        return found
+
+    def _commit(
+        self,
+        node: str,
+        part: int,
+        uids: list[str],
+        scored: list[BlockScores],
+        poisoned: dict[int, str],
+        halved: int,
+    ) -> None:
+        stage = self.layout.dag.stage(node)
+        schema = stage.writes()
+        rows = [row for scores in scored for row in scores.rows[node]]
+        table = (
+            pa.concat_tables([scores.tables[node] for scores in scored]).cast(schema)
+            if scored
+            else schema.empty_table()
+        )
+        table = table.take(pa.array(np.argsort(rows, kind="stable"), pa.int64()))
+        kept = pa.array([uids[row] for row in sorted(rows)], pa.string())
+        bad = sorted(poisoned)
+        with self.layout.store(node).attempt(part) as attempt:
+            for field in schema:
+                if pa.types.is_fixed_size_list(field.type):
+                    column = table[field.name].combine_chunks()
+                    width = field.type.list_size
+                    values = column.flatten().to_numpy(zero_copy_only=False)
+                    attempt.write_array(field.name, values.reshape(-1, width))
+                    table = table.drop_columns([field.name])
+            table = table.add_column(0, pa.field("uid", pa.string(), nullable=False), kept)
+            attempt.write_table(ROWS, table)
+            if bad:
+                dropped = {
+                    "uid": [uids[row] for row in bad],
+                    "row": [None] * len(bad),
+                    "url": [None] * len(bad),
+                    "reason": [POISONED] * len(bad),
+                    "value": [poisoned[row] for row in bad],
+                }
+                attempt.write_table(DROPPED_ROWS, pa.table(dropped, schema=DROPPED_SCHEMA))
+            attempt.commit(
+                inputs=self.input_digests(node, part),
+                rows_in=len(uids),
+                rows_out=len(rows),
+                dropped={POISONED: len(bad)} if bad else {},
+                halved=halved,
+                seconds=sum(scores.seconds[node] for scores in scored),
+                peak_rss_mb=self.worker.peak_mb(),
+            )
+
+
+def blocks(pixels: Sequence[int]) -> list[list[int]]:
+    """Consecutive rows in blocks bounded by rows and decoded bytes; a function of the data
+    alone."""
+    found: list[list[int]] = []
+    current: list[int] = []
+    held = 0
+    for row, count in enumerate(pixels):
+        size = count * 3
+        if current and (len(current) >= BLOCK_ROWS or held + size > BLOCK_BYTES):
+            found.append(current)
+            current, held = [], 0
+        current.append(row)
+        held += size
+    return [*found, current] if current else found
