@@ -1,5 +1,4 @@
 """Work on rows is watched: a worker in a child process, with deadlines, restarted when it dies."""
-dies."""
 
 from __future__ import annotations
 
