@@ -15,7 +15,6 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -317,12 +316,7 @@ class WebServer:
         counts: dict[str, int] = self._child.call("hits", deadline_s=10.0)
         return counts
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._child.close()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import Protocol
 
 from gristmill.pipelines.stage import Needs
@@ -31,12 +30,7 @@ class Runner(Protocol):
     def __enter__(self) -> Runner:
         """Get ready."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Let go of what is held."""
 
     def run(self, tasks: Sequence[int], operators: Sequence[Operator]) -> Iterator[int]:
@@ -49,12 +43,7 @@ class LocalRunner:
     def __enter__(self) -> LocalRunner:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         return None
 
     def run(self, tasks: Sequence[int], operators: Sequence[Operator]) -> Iterator[int]:

@@ -15,7 +15,6 @@ import os
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import Any
 
 # Ray's C++ side writes to the terminal by itself; what matters reaches us as exceptions.
@@ -67,12 +66,7 @@ class RayRunner:
             self._started = True
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._started:
             ray.shutdown()
             self._started = False

@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -55,12 +54,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._log_folder is not None and self._lines:
             name = f"logs/{time.strftime('%Y%m%d-%H%M%S')}.log"
             self._log_folder.write_bytes(name, "".join(f"{x}\n" for x in self._lines).encode())
@@ -140,14 +134,9 @@ class LiveProgress(Progress):
         self._bars.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bars.stop()
-        super().__exit__(kind, value, trace)
+        super().__exit__(*error)
 
     def start(self, node: str, parts: int, rows: int | None) -> None:
         """A node begins."""

@@ -21,7 +21,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from gristmill.dags.graph import Dag
 from gristmill.errors import RunError, RunLockedError
-from gristmill.pipelines.storage import Folder
+from gristmill.pipelines.storage import DigestWriter, Folder
 
 ROWS = "rows"
 BLOBS = "blobs"
@@ -140,11 +140,11 @@ class Attempt:
         return f"{self.part:06d}-{self.token}.{kind}.{suffix}"
 
     @contextlib.contextmanager
-    def output(self, kind: str, suffix: str) -> Iterator[DigestFile]:
+    def output(self, kind: str, suffix: str) -> Iterator[DigestWriter]:
         """A binary file of the part, digested as it is written."""
         name = self._name(kind, suffix)
         with self.folder.output(name) as file:
-            digesting = DigestFile(file)
+            digesting = DigestWriter(file, xxhash.xxh3_128())
             yield digesting
         self.files[kind] = {
             "name": name,
@@ -176,48 +176,6 @@ class Attempt:
         if not self.committed:
             for file in self.files.values():
                 self.folder.remove(file["name"])
-
-
-class DigestFile:
-    """A file to write that keeps the xxh3-128 and the size of what went through it."""
-
-    closed = False
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.digest = xxhash.xxh3_128()
-        self.size = 0
-
-    def write(self, data: Any) -> int:
-        """Write and digest."""
-        view = memoryview(data).cast("B")
-        self._file.write(view)
-        self.digest.update(view)
-        self.size += len(view)
-        return len(view)
-
-    def tell(self) -> int:
-        """Bytes written."""
-        return self.size
-
-    def flush(self) -> None:
-        """Flush the file beneath."""
-        self._file.flush()
-
-    def close(self) -> None:
-        """Closed by whoever opened the file."""
-
-    def writable(self) -> bool:
-        """Always."""
-        return True
-
-    def readable(self) -> bool:
-        """Never."""
-        return False
-
-    def seekable(self) -> bool:
-        """Never: what is written is digested in order."""
-        return False
 
 
 @contextlib.contextmanager

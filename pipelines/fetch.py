@@ -11,7 +11,6 @@ import ssl
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 
 import aiohttp
 import yarl
@@ -104,12 +103,7 @@ class Fetcher:
         )
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         if self._session is not None:
             await self._session.close()
 

@@ -6,12 +6,13 @@ workers, the size of parts, or the order in which they were done.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import duckdb
 import numpy as np
@@ -29,6 +30,7 @@ from gristmill.pipelines.shard_sidecars import (
     wids_index,
 )
 from gristmill.pipelines.stage import Needs, Phase, Workspace, Write, missing_column, require_choice
+from gristmill.pipelines.storage import DigestWriter
 from gristmill.pipelines.tar import TarWriter
 
 SPLITS = ("train", "val")
@@ -263,72 +265,19 @@ class Files:
         self._workspace = workspace
         self.facts: list[dict[str, Any]] = []
 
-    def open(self, name: str) -> _Opened:
-        """A file to write, as a context manager."""
-        return _Opened(self, name, self._workspace.output(name))
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[DigestWriter]:
+        """A file to write."""
+        with self._workspace.output(name) as file:
+            writer = DigestWriter(file, hashlib.sha256())
+            yield writer
+        digest = writer.digest.hexdigest()
+        self.facts.append({"name": name, "bytes": writer.size, "sha256": digest, "samples": None})
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole."""
         with self.open(name) as file:
             file.write(data)
-
-
-class _Opened:
-    """A file being written, digested on the way."""
-
-    def __init__(self, files: Files, name: str, output: Any) -> None:
-        self._files, self._name, self._output = files, name, output
-        self._digest = hashlib.sha256()
-        self._size = 0
-        self._file: IO[bytes] | None = None
-        self.closed = False
-
-    def __enter__(self) -> Any:
-        self._file = self._output.__enter__()
-        return self
-
-    def write(self, data: Any) -> int:
-        """Write and digest."""
-        assert self._file is not None
-        view = memoryview(data).cast("B")
-        self._file.write(view)
-        self._digest.update(view)
-        self._size += len(view)
-        return len(view)
-
-    def tell(self) -> int:
-        """Bytes written."""
-        return self._size
-
-    def flush(self) -> None:
-        """Nothing waits."""
-
-    def close(self) -> None:
-        """The context closes the file."""
-
-    def writable(self) -> bool:
-        """Always."""
-        return True
-
-    def readable(self) -> bool:
-        """Never."""
-        return False
-
-    def seekable(self) -> bool:
-        """Never: what is written is digested in order."""
-        return False
-
-    def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
-        self._output.__exit__(kind, value, trace)
-        if kind is None:
-            self._files.facts.append(
-                {
-                    "name": self._name,
-                    "bytes": self._size,
-                    "sha256": self._digest.hexdigest(),
-                    "samples": None,
-                }
-            )
 
 
 def _with_images(plan: pa.Table, workspace: Workspace) -> Iterator[tuple[dict[str, Any], bytes]]:
