@@ -7,6 +7,7 @@ leaves them).
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import os
@@ -270,16 +271,28 @@ def _read_header(data: bytes) -> tuple[int, int, int, str] | None:
             with PIL.Image.open(io.BytesIO(data)) as image:
                 width, height = image.size
                 mode = str(image.mode)
-                try:
-                    orientation = int(image.getexif().get(0x0112, 1))
-                except Exception:
-                    # EXIF is foreign data of its own; a broken one says nothing about the picture.
-                    orientation = 1
+                orientation = _orientation(image)
         except MemoryError:
             raise
         except Exception:
             return None
     return width, height, orientation if 1 <= orientation <= 8 else 1, mode
+
+
+def _orientation(image: Any) -> int:
+    """EXIF orientation of an opened picture. `getexif` of a PNG would decode it whole, bombs
+    too."""
+    import PIL.Image
+
+    # EXIF is foreign data of its own; a broken one says nothing about the picture.
+    with contextlib.suppress(Exception):
+        exif = PIL.Image.Exif()
+        if image.format == "PNG":
+            exif.load(image.info.get("exif", b""))
+        else:
+            exif = image.getexif()
+        return int(exif.get(0x0112, 1))
+    return 1
 
 
 def _ends_early(data: bytes) -> bool:

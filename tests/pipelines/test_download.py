@@ -179,6 +179,24 @@ def test_pictures_come_out_upright(decode: str, resize_mode: str, tmp_path: Path
         assert np.abs(decode_rgb(row["image"]).astype(int) - first).mean() < 4
 
 
+def test_a_bomb_costs_no_memory_and_an_upright_png_no_second_decode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = PictureWorker(ResizeSettings(image_size=40, max_pixels=10**6))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(np.rot90(photo(80, 2, height=50), 1).copy(), "PNG", exif=exif)
+
+    def load(self: Any) -> None:
+        raise AssertionError("decoded by looking at its header")
+
+    monkeypatch.setattr(PIL.Image.Image, "load", load)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    assert worker.process(huge_png(12_000, 12_000)).error == "decompression bomb"
+    picture = worker.process(turned)
+    assert (picture.orientation, picture.original_width, picture.original_height) == (6, 80, 50)
+
+
 def test_fast_decoding_is_near_the_exact_one(tmp_path: Path) -> None:
     table = file_rows(tmp_path, {"x.jpg": encoded(photo(640, 1), quality=95)})
     exact, fast = (
