@@ -9,6 +9,7 @@ GristmillError                what went wrong, the value seen, and the remedy
 │   ├── LedgerError           rows that do not add up: a defect, never to be ignored
 │   ├── RunLockedError        another process writes into this run
 │   ├── DiskFullError         no room left; what is committed stays
+│   ├── TrainingError         a training that diverged, or a checkpoint that does not fit
 │   └── WorkerError           a stage that keeps failing for a reason that is not a row
 └── ShardError                a shard set without manifest, with wrong digests, or unreadable
 """
@@ -55,6 +56,10 @@ class DiskFullError(RunError):
 
 class WorkerError(RunError):
     """A stage failed for a reason that is not a row: a defect in its code or its environment."""
+
+
+class TrainingError(RunError):
+    """A training that diverged, or a checkpoint that is broken or of another model."""
 
 
 class ShardError(GristmillError):

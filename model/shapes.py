@@ -100,28 +100,45 @@ def _ground(rng: np.random.Generator, side: int) -> Picture:
     tint = rng.uniform(-16, 16, 3).astype(np.float32)
     tilt = rng.normal(0, 7, (3, 3, 3)).astype(np.float32)
     colour: Any = cv2.resize(tilt, (side, side), interpolation=cv2.INTER_CUBIC)
-    values = rng.uniform(95, 150) + 26 * light[:, :, None] + tint + colour
+    values = rng.uniform(90, 140) + 20 * light[:, :, None] + tint + colour
     return np.asarray(np.clip(values, 25, 215), np.uint8)
 
 
 def _draw_thing(picture: Picture, thing: Thing, rng: np.random.Generator) -> None:
     side = picture.shape[0]
-    radius = _RADIUS[thing.size] * side
-    centre = (thing.centre[0] * side, thing.centre[1] * side)
-    mask: Any = np.zeros((side, side), np.uint8)
-    if thing.shape == "circle":
-        place = tuple(round(value * 2**_SHIFT) for value in centre)
-        cv2.circle(mask, place, round(radius * 2**_SHIFT), 255, -1, cv2.LINE_AA, _SHIFT)
-    else:
-        corners = _corners(thing.shape, float(rng.uniform(-0.15, 0.15))) * radius + centre
-        points = np.round(corners * 2**_SHIFT).astype(np.int32)
-        cv2.fillPoly(mask, [points], 255, cv2.LINE_AA, _SHIFT)
+    turn = 0.0 if thing.shape == "circle" else float(rng.uniform(-0.15, 0.15))
+    mask = draw_mask(thing.shape, reach(thing.size), thing.centre, turn, side)
     alpha = mask.astype(np.float32)[:, :, None] / 255
-    # A little light from above, so that no object is one flat colour.
-    shade = np.linspace(1.06, 0.88, side, dtype=np.float32)[:, None, None]
-    colour = np.array(COLOURS[thing.colour], np.float32) * shade
+    colour = np.array(COLOURS[thing.colour], np.float32) * shade(side)[:, None, None]
     mixed = picture * (1 - alpha) + np.clip(colour, 0, 255) * alpha
     picture[:] = np.rint(mixed).astype(np.uint8)
+
+
+def reach(size: str) -> float:
+    """Radius of an object as a share of the picture's side."""
+    return _RADIUS[size]
+
+
+def shade(side: int) -> NDArray[np.float32]:
+    """A little light from above, [side], so that no object is one flat colour."""
+    return np.linspace(1.06, 0.88, side, dtype=np.float32)
+
+
+def draw_mask(
+    shape: str, radius: float, centre: tuple[float, float], turn: float, side: int, pad: int = 0
+) -> NDArray[np.uint8]:
+    """Cover of a shape, 0..255, [side + 2 pad] squared; radius and centre as shares of the side,
+    turn in radians, `pad` in pixels."""
+    mask: Any = np.zeros((side + 2 * pad,) * 2, np.uint8)
+    middle = (centre[0] * side + pad, centre[1] * side + pad)
+    if shape == "circle":
+        place = tuple(round(value * 2**_SHIFT) for value in middle)
+        cv2.circle(mask, place, round(radius * side * 2**_SHIFT), 255, -1, cv2.LINE_AA, _SHIFT)
+    else:
+        corners = _corners(shape, turn) * radius * side + middle
+        points = np.round(corners * 2**_SHIFT).astype(np.int32)
+        cv2.fillPoly(mask, [points], 255, cv2.LINE_AA, _SHIFT)
+    return np.asarray(mask)
 
 
 def _corners(shape: str, turn: float) -> NDArray[np.float64]:

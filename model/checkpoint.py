@@ -1,0 +1,157 @@
+"""Checkpoints: whole or not at all, for any number of ranks; and the files that a model is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from typing import Any
+
+import torch
+from torch import nn
+
+from gristmill.errors import TrainingError
+from gristmill.model.optimizer import MovingAverage
+
+_FORMAT = 1
+MODEL_FILE, WEIGHTS_FILE, CODEC_FILE = "model.json", "model.safetensors", "codec.safetensors"
+
+
+def rank() -> int:
+    """This process among those that train together."""
+    dist = torch.distributed
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many train together."""
+    dist = torch.distributed
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait for all of them."""
+    if world_size() > 1:
+        torch.distributed.barrier()
+
+
+def _state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage
+) -> dict[str, Any]:
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    weights, moments = get_state_dict(model, optimizer)
+    return {"model": weights, "optimizer": moments, "average": average.values}
+
+
+def save(
+    folder: str,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: MovingAverage,
+    facts: dict[str, Any],
+    *,
+    keep: int = 2,
+) -> str:
+    """Write `folder/step-N`; it appears with its name only when it is whole. All ranks call."""
+    import torch.distributed.checkpoint as dcp
+
+    final = os.path.join(folder, f"step-{step:08d}")
+    partial = final + ".partial"
+    if rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        os.makedirs(partial)
+    barrier()
+    dcp.save(
+        _state(model, optimizer, average),
+        checkpoint_id=partial,
+        no_dist=world_size() == 1,
+    )
+    barrier()
+    if rank() == 0:
+        facts = {"format": _FORMAT, "step": step, **facts}
+        with open(os.path.join(partial, "state.json"), "w", encoding="utf-8") as file:
+            json.dump(facts, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+        for old in steps(folder)[:-keep]:
+            shutil.rmtree(os.path.join(folder, f"step-{old:08d}"), ignore_errors=True)
+    barrier()
+    return final
+
+
+def steps(folder: str) -> list[int]:
+    """Steps of the whole checkpoints in a folder, ascending."""
+    if not os.path.isdir(folder):
+        return []
+    found = []
+    for name in os.listdir(folder):
+        number = name.removeprefix("step-")
+        if number.isdigit() and os.path.exists(os.path.join(folder, name, "state.json")):
+            found.append(int(number))
+    return sorted(found)
+
+
+def load(
+    folder: str,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: MovingAverage,
+) -> dict[str, Any]:
+    """Bring all back in place and return the facts. Raises `TrainingError` for a checkpoint of
+    another shape or a broken one."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import set_state_dict
+
+    path = os.path.join(folder, f"step-{step:08d}")
+    state = _state(model, optimizer, average)
+    try:
+        with open(os.path.join(path, "state.json"), encoding="utf-8") as file:
+            facts: dict[str, Any] = json.load(file)
+        dcp.load(state, checkpoint_id=path, no_dist=world_size() == 1)
+    except Exception as error:
+        raise TrainingError(
+            f"checkpoint {path} cannot be loaded into this model: {_first_line(error)}; it is "
+            "broken or of another shape: train with the settings it was made with, or into "
+            "another --out"
+        ) from error
+    set_state_dict(
+        model,
+        optimizer,
+        model_state_dict=state["model"],
+        optim_state_dict=state["optimizer"],
+    )
+    return facts
+
+
+def _first_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+def export(folder: str, average: MovingAverage, facts: dict[str, Any]) -> None:
+    """Write model.json and model.safetensors: the averaged weights, whole, for sampling."""
+    from safetensors.torch import save_file
+
+    whole = {
+        name: (value.full_tensor() if hasattr(value, "full_tensor") else value)
+        for name, value in average.values.items()
+    }
+    if rank() == 0:
+        weights = {name: value.cpu().contiguous() for name, value in whole.items()}
+        path = os.path.join(folder, WEIGHTS_FILE)
+        save_file(weights, path + ".partial")
+        os.replace(path + ".partial", path)
+        write_json(os.path.join(folder, MODEL_FILE), facts)
+    barrier()
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write a file whole or not at all."""
+    with open(path + ".partial", "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+    os.replace(path + ".partial", path)

@@ -1,0 +1,82 @@
+"""Sizes and paradigms as functions. `print(describe(small(2048)))` says what a size comes to."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from gristmill.errors import ConfigurationError
+from gristmill.model.paradigms import Paradigm
+from gristmill.model.transformer import ModelConfig
+
+
+def tiny(vocabulary: int, **changes: Any) -> ModelConfig:
+    """About 2M parameters and a small vocabulary: minutes on two CPU cores."""
+    return _size(vocabulary, 160, 6, 5, 5, 32, 432, changes)
+
+
+def small(vocabulary: int, **changes: Any) -> ModelConfig:
+    """About 150M parameters: hours on one GPU."""
+    return _size(vocabulary, 768, 16, 12, 4, 64, 2304, changes)
+
+
+def base(vocabulary: int, **changes: Any) -> ModelConfig:
+    """About 1B parameters: days on a node of GPUs."""
+    return _size(vocabulary, 1792, 24, 14, 7, 128, 5120, {"checkpointing": True, **changes})
+
+
+def large(vocabulary: int, **changes: Any) -> ModelConfig:
+    """About 7B parameters: weeks on a cluster."""
+    return _size(vocabulary, 4096, 32, 32, 8, 128, 13312, {"checkpointing": True, **changes})
+
+
+SIZES = {"tiny": tiny, "small": small, "base": base, "large": large}
+
+
+def _size(
+    vocabulary: int,
+    width: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    feed_forward: int,
+    changes: dict[str, Any],
+) -> ModelConfig:
+    fields = {
+        "vocabulary": vocabulary, "width": width, "layers": layers, "heads": heads,
+        "kv_heads": kv_heads, "head_dim": head_dim, "feed_forward": feed_forward,
+    }  # fmt: skip
+    return ModelConfig(**{**fields, **changes})
+
+
+def find_size(name: str) -> Any:
+    """The function of a size; raises `ConfigurationError` for an unknown one."""
+    if name not in SIZES:
+        raise ConfigurationError(f"size {name!r}; choose one of {', '.join(SIZES)}")
+    return SIZES[name]
+
+
+def for_paradigm(
+    config: ModelConfig, paradigm: Paradigm, *, latent_channels: int, semantic_width: int
+) -> ModelConfig:
+    """A size with the ends that a paradigm needs."""
+    flows = {"flow": "linear", "query": "query"}.get(paradigm.draw, "none")
+    needs_latents = flows != "none" or "latents" in paradigm.see
+    return dataclasses.replace(
+        config,
+        latent_channels=latent_channels if needs_latents else 0,
+        semantic_width=semantic_width if "semantic" in paradigm.see else 0,
+        flow_head=flows,
+    )
+
+
+def describe(config: ModelConfig, length: int = 4096) -> str:
+    """Parameters and operations, for a person."""
+    total, active = config.parameters()
+    flops = config.flops_per_token(length)
+    experts = config.experts if config.experts == "dense" else f"{config.experts}, {active:,} active"
+    return (
+        f"{total:,} parameters ({experts}), {config.layers} layers of {config.width}, "
+        f"{flops / 1e6:,.1f} MFLOP a token at rows of {length:,}"
+    )

@@ -1,0 +1,327 @@
+"""Packed batches straight from shards: deterministic, exactly resumable, the same for any number
+of ranks and workers.
+
+Documents come in blocks. What is in a block follows from the seed, the block's number and how far
+each source was read before it; a block is packed by itself. So the whole state is (block, row,
+cursors): nothing in it depends on who shares the work. Every rank plans all rows, which looks at
+captions and sizes only, and builds those whose number is its own modulo the world size.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from gristmill.errors import ConfigurationError
+from gristmill.model.batch import Document, PackedBatch, best_fit, pack
+from gristmill.model.documents import Content, DocumentWriter, Segment
+from gristmill.model.eyes import Eyes
+from gristmill.model.shard_sources import (
+    DataSource,
+    SampleOrder,
+    Samples,
+    chosen_rows,
+    open_samples,
+)
+from gristmill.model.tasks import TASKS, find_questions, segments_for
+from gristmill.pipelines.decode import decode_rgb
+
+BLOCK = 512
+
+
+@dataclass
+class StreamState:
+    """Where a stream is: the next row, counted within a block, and what each source had given
+    before that block."""
+
+    block: int = 0
+    row: int = 0
+    cursors: list[int] = field(default_factory=list)
+    # Rows and documents handed out, and those left out because they were longer than a row, or
+    # had nothing for any task.
+    rows: int = 0
+    too_long: int = 0
+    unusable: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class DocumentPlan:
+    """One document, before any picture is opened."""
+
+    source: int
+    shard: int
+    row: int
+    segments: tuple[Segment, ...]
+    seed: tuple[int, ...]
+
+
+RowPlan = tuple[DocumentPlan, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """How sources become rows."""
+
+    rows_per_step: int
+    row_length: int
+    seed: int = 0
+    # Share of drawings whose prompt is left out, for classifier-free guidance.
+    guidance_dropout: float = 0.1
+    # Documents that are packed together.
+    block: int = BLOCK
+
+
+class Planner:
+    """Plans rows without opening pictures."""
+
+    def __init__(
+        self, sources: Sequence[DataSource], writer: DocumentWriter, config: StreamConfig
+    ) -> None:
+        if not sources:
+            raise ConfigurationError("no data: give at least one shard set (--data RUN)")
+        for source in sources:
+            unknown = set(source.tasks) - set(TASKS)
+            if unknown or not source.tasks or min(source.tasks.values()) < 0:
+                raise ConfigurationError(
+                    f"tasks {source.tasks} of {source.title}; give shares of {', '.join(TASKS)}"
+                )
+            if source.weight <= 0 or sum(source.tasks.values()) <= 0:
+                raise ConfigurationError(f"{source.title}: weights and shares must be positive")
+        self.sources, self.writer, self.config = list(sources), writer, config
+        self.samples: list[Samples] = [open_samples(source) for source in sources]
+        self._orders = [
+            SampleOrder(chosen_rows(samples, source.where), config.seed + 1000 * i)
+            for i, (samples, source) in enumerate(zip(self.samples, sources, strict=True))
+        ]
+        self._questions = [find_questions(source.questions) for source in sources]
+        weights = np.array([source.weight for source in sources])
+        self._shares = weights / weights.sum()
+        self._columns = functools.lru_cache(maxsize=64)(self._read_columns)
+
+    @property
+    def size(self) -> int:
+        """Samples in all sources, once each."""
+        return sum(order.size for order in self._orders)
+
+    def start(self) -> StreamState:
+        """The state of a stream that has given nothing."""
+        return StreamState(cursors=[0] * len(self.sources))
+
+    def columns(self, source: int, shard: int, row: int) -> dict[str, Any]:
+        """What a sample's metadata says."""
+        return {name: values[row] for name, values in self._columns(source, shard).items()}
+
+    def _read_columns(self, source: int, shard: int) -> dict[str, Any]:
+        table = self.samples[source].table(shard)
+        wanted = ("caption", "question", "answer", "instruction", "image_codes")
+        columns: dict[str, Any] = {}
+        for name in wanted:
+            if name not in table.column_names:
+                continue
+            values = table[name]
+            columns[name] = values if name == "image_codes" else values.to_pylist()
+        if "image_codes" in columns:
+            chunked = columns["image_codes"]
+            columns["image_codes"] = [
+                None if cell.values is None else cell.values.to_numpy(zero_copy_only=False)
+                for cell in chunked
+            ]
+        return columns
+
+    def block(self, state: StreamState) -> tuple[list[RowPlan], StreamState]:
+        """The rows of a state's block, and the state after it."""
+        rng = np.random.Generator(np.random.PCG64([self.config.seed, 11, state.block]))
+        picks = rng.choice(len(self.sources), self.config.block, p=self._shares)
+        cursors = list(state.cursors)
+        plans: list[DocumentPlan] = []
+        unusable = 0
+        for number, pick in enumerate(picks):
+            source = int(pick)
+            shard, row = self._orders[source][cursors[source]]
+            cursors[source] += 1
+            seed = (self.config.seed, 12, state.block, number)
+            segments = self._segments(source, shard, row, seed)
+            if segments is None:
+                unusable += 1
+                continue
+            plans.append(DocumentPlan(source, shard, row, tuple(segments), seed))
+        lengths = [self.writer.length(plan.segments) for plan in plans]
+        rows = [
+            tuple(plans[i] for i in numbers)
+            for numbers in best_fit(lengths, self.config.row_length)
+        ]
+        after = StreamState(
+            block=state.block + 1,
+            cursors=cursors,
+            rows=state.rows,
+            too_long=state.too_long + sum(n > self.config.row_length for n in lengths),
+            unusable=state.unusable + unusable,
+        )
+        if not rows and state.block == 0:
+            self._refuse(lengths, unusable)
+        return rows, after
+
+    def _refuse(self, lengths: list[int], unusable: int) -> None:
+        if lengths:
+            raise ConfigurationError(
+                f"the shortest document has {min(lengths)} positions, rows have "
+                f"{self.config.row_length}; give --row-length {max(lengths)} or more"
+            )
+        raise ConfigurationError(
+            f"none of {unusable} samples has what its tasks need: describe wants a caption, answer "
+            "a question (or --questions), edit an instruction; change the task mix"
+        )
+
+    def _segments(
+        self, source: int, shard: int, row: int, seed: tuple[int, ...]
+    ) -> list[Segment] | None:
+        """Those of a task drawn from the mix; of the next best where the sample lacks for it."""
+        rng = np.random.Generator(np.random.PCG64([*seed, 1]))
+        tasks = self.sources[source].tasks
+        names = [name for name, share in tasks.items() if share > 0]
+        shares = np.array([tasks[name] for name in names])
+        order = rng.choice(len(names), len(names), replace=False, p=shares / shares.sum())
+        columns = self.columns(source, shard, row)
+        for choice in order:
+            segments = segments_for(
+                names[int(choice)],
+                columns,
+                rng,
+                questions=self._questions[source],
+                guidance_dropout=self.config.guidance_dropout,
+            )
+            if segments is not None:
+                return segments
+        return None
+
+    def rows(self, state: StreamState) -> Iterator[tuple[RowPlan, StreamState]]:
+        """Rows without end from a state on, each with the state after it."""
+        while True:
+            rows, after = self.block(state)
+            for number in range(state.row, len(rows)):
+                last = number + 1 == len(rows)
+                handed = state.rows + number + 1 - state.row
+                here = (
+                    StreamState(**{**after.to_dict(), "rows": handed})
+                    if last
+                    else StreamState(**{**state.to_dict(), "row": number + 1, "rows": handed})
+                )
+                yield rows[number], here
+            handed = state.rows + len(rows) - state.row
+            state = StreamState(**{**after.to_dict(), "rows": handed})
+
+
+class RowBuilder(torch.utils.data.Dataset[list[Document]]):
+    """Opens the pictures of a planned row and writes its documents."""
+
+    def __init__(self, planner: Planner, eyes: Eyes) -> None:
+        self.planner, self.eyes = planner, eyes
+
+    def __getitem__(self, plan: RowPlan) -> list[Document]:
+        return [self.build(document) for document in plan] or [self.planner.writer.nothing()]
+
+    def build(self, plan: DocumentPlan) -> Document:
+        """One document."""
+        columns = self.planner.columns(plan.source, plan.shard, plan.row)
+        needed = any(not hasattr(segment, "text") for segment in plan.segments)
+        contents = self._contents(plan, columns) if needed else []
+        rng = np.random.Generator(np.random.PCG64([*plan.seed, 2]))
+        return self.planner.writer.write(plan.segments, contents, rng, source=plan.source)
+
+    def _contents(self, plan: DocumentPlan, columns: dict[str, Any]) -> list[Content]:
+        if not self.eyes.needs_pixels(columns):
+            return [self.eyes.stored(columns)]
+        samples = self.planner.samples[plan.source]
+
+        def picture() -> Any:
+            return decode_rgb(samples.image(plan.shard, plan.row))
+
+        return [self.eyes.look_once((plan.source, plan.shard, plan.row), picture)]
+
+
+class Loader:
+    """Batches of one rank, and the state of the stream after each.
+
+    `workers` processes open pictures ahead; with none it is done in this process. The batches are
+    the same either way.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        eyes: Eyes,
+        config: StreamConfig,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        state: StreamState | None = None,
+    ) -> None:
+        if config.rows_per_step < world:
+            raise ConfigurationError(
+                f"{config.rows_per_step} rows a step for {world} ranks: some would have none; "
+                f"give --rows {world} or more, or start fewer ranks"
+            )
+        self.planner, self.config = planner, config
+        self.rank, self.world = rank, world
+        self.state = state or planner.start()
+        if len(self.state.cursors) != len(planner.sources):
+            raise ConfigurationError(
+                f"the checkpoint was trained on {len(self.state.cursors)} sources, "
+                f"{len(planner.sources)} are given; give the same, in the same order"
+            )
+        self._states: deque[StreamState] = deque()
+        options: dict[str, Any] = {}
+        if workers:
+            options = {"prefetch_factor": 4, "persistent_workers": True}
+            options["multiprocessing_context"] = "spawn"
+        self._loader = torch.utils.data.DataLoader(
+            RowBuilder(planner, eyes),
+            batch_sampler=_Plans(self),  # type: ignore[arg-type]
+            num_workers=workers,
+            collate_fn=functools.partial(pack, length=config.row_length),
+            **options,
+        )
+
+    def plans(self) -> Iterator[list[RowPlan]]:
+        """The rows of this rank, step by step."""
+        state = self.state
+        rows = self.planner.rows(state)
+        while True:
+            step = [next(rows) for _ in range(self.config.rows_per_step)]
+            self._states.append(step[-1][1])
+            own = [plan for i, (plan, _) in enumerate(step) if i % self.world == self.rank]
+            # All ranks have as many rows, some of them empty: collectives must meet.
+            share = -(-self.config.rows_per_step // self.world)
+            yield own + [()] * (share - len(own))
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        """Batches without end; `state` is that after the batch last given."""
+        self._states.clear()
+        for batch in self._loader:
+            self.state = self._states.popleft()
+            yield batch
+
+
+class _Plans:
+    """A sampler of row plans."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[list[RowPlan]]:
+        return self._loader.plans()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Workers are handed plans; they need no sampler.
+        return (list, ())

@@ -1,0 +1,401 @@
+"""Writes documents: passages and pictures, laid out as a paradigm wants them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gristmill.model.batch import (
+    CAUSAL,
+    FULL,
+    GENERATE,
+    IGNORE,
+    NOISE,
+    UNDERSTAND,
+    Document,
+)
+from gristmill.model.paradigms import Paradigm
+from gristmill.model.vocabulary import BOS, EOS, IMAGE, IMAGE_END, MASK, Vocabulary
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A mark, then a text; learnt or only given."""
+
+    text: str
+    learn: bool = False
+    mark: int | None = None
+    # Whether the document may end here.
+    ends: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One of the document's pictures, by number; drawn (learnt) or only seen."""
+
+    number: int = 0
+    learn: bool = False
+
+
+Segment = Passage | Picture
+
+
+@dataclass
+class Content:
+    """What is known of one picture; a paradigm needs some of these."""
+
+    codes: NDArray[np.int64] | None = None  # [h, w, codebooks]
+    latents: NDArray[np.float32] | None = None  # [h, w, channels]
+    semantic: NDArray[np.float32] | None = None  # [h, w, width]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What fixes how many positions a picture takes, and how noise and masks are drawn."""
+
+    # Rows and columns of codes or latents, of semantic patches; latents to a query.
+    grid: tuple[int, int]
+    semantic_grid: tuple[int, int] = (0, 0)
+    latents_per_query: int = 4
+    latent_channels: int = 0
+    semantic_width: int = 0
+    # Positions of an answer that is unmasked in any order.
+    text_block: int = 24
+    # Time t = sigmoid(normal(mean, 1)), then shift * t / (1 + (shift - 1) t) (Esser et al. 2024).
+    time_mean: float = 0.0
+    time_shift: float = 1.0
+
+    @property
+    def queries(self) -> int:
+        """Queries of one picture."""
+        return math.ceil(self.grid[0] * self.grid[1] / self.latents_per_query)
+
+
+@dataclass
+class _Columns:
+    """A document in the making."""
+
+    parts: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
+    length: int = 0
+    time: int = 0
+    segments: int = 0
+    # Whether the last position is text that was learnt, so that it may emit a picture's mark.
+    telling: bool = False
+    und_spans: list[int] = field(default_factory=list)
+
+    def add(self, name: str, values: Any, kind: Any) -> None:
+        self.parts.setdefault(name, []).append(np.asarray(values, kind))
+
+
+class DocumentWriter:
+    """Lays segments out as a paradigm's documents."""
+
+    def __init__(self, vocabulary: Vocabulary, paradigm: Paradigm, layout: Layout) -> None:
+        self.vocabulary, self.paradigm, self.layout = vocabulary, paradigm, layout
+
+    def length(self, segments: Sequence[Segment]) -> int:
+        """Positions of the document, without looking at a picture."""
+        total = 1
+        for place, segment in enumerate(segments):
+            follows = place + 1 < len(segments)
+            if isinstance(segment, Picture):
+                total += 4 + self._picture_length(segment.learn, follows)
+            else:
+                total += self._passage_length(segment)
+        return total
+
+    def _passage_length(self, passage: Passage) -> int:
+        mark = passage.mark is not None
+        if passage.learn and self.paradigm.text == "masked":
+            return mark + self.layout.text_block
+        return mark + len(self.vocabulary.encode(passage.text)) + passage.ends
+
+    def _picture_length(self, learn: bool, follows: bool) -> int:
+        places = self.layout.grid[0] * self.layout.grid[1]
+        codes = places * max(1, len(self.vocabulary.codebooks))
+        sizes = {
+            "codes": codes,
+            "latents": places,
+            "semantic": self.layout.semantic_grid[0] * self.layout.semantic_grid[1],
+        }
+        seen = sum(sizes[way] for way in self.paradigm.see)
+        if not learn:
+            return seen
+        drawn = {
+            "next": codes, "masked": codes, "flow": places, "query": self.layout.queries,
+        }[self.paradigm.draw]  # fmt: skip
+        return drawn + (seen if self._needs_copy(follows) else 0)
+
+    def _needs_copy(self, follows: bool) -> bool:
+        """Whether a drawn picture must be repeated as it is seen: what follows cannot use noise,
+        masks or queries."""
+        unseen = self.paradigm.draw == "next" and "codes" not in self.paradigm.see
+        mixed = self.paradigm.draw in ("masked", "query")
+        return follows and (self.paradigm.clean_copy or mixed or unseen)
+
+    def write(
+        self,
+        segments: Sequence[Segment],
+        pictures: Sequence[Content],
+        rng: np.random.Generator,
+        *,
+        source: int = 0,
+        weight: float = 1.0,
+    ) -> Document:
+        """One document. Everything random (masks, times, noise) is drawn from `rng`."""
+        out = _Columns()
+        self._plain(out, [BOS], [IGNORE], [0.0], UNDERSTAND)
+        for place, segment in enumerate(segments):
+            if isinstance(segment, Picture):
+                follows = place + 1 < len(segments)
+                self._picture(out, segment, pictures[segment.number], rng, weight, follows)
+            elif segment.learn and self.paradigm.text == "masked":
+                self._masked_passage(out, segment, rng, weight)
+            else:
+                self._passage(out, segment, weight)
+        return self._finish(out, source)
+
+    def nothing(self) -> Document:
+        """A document of no positions, for rows that are padding alone."""
+        out = _Columns()
+        self._plain(out, [], [], [], UNDERSTAND)
+        return self._finish(out, 0)
+
+    def _plain(
+        self, out: _Columns, ids: Any, labels: Any, weight: Any, route: int
+    ) -> None:
+        """Causal positions of text, each a step of time."""
+        count = len(ids)
+        out.add("ids", ids, np.int64)
+        out.add("labels", labels, np.int64)
+        out.add("weight", weight, np.float32)
+        out.add("seg", np.full(count, -1), np.int32)
+        out.add("kind", np.full(count, CAUSAL), np.uint8)
+        out.add("route", np.full(count, route), np.uint8)
+        pos = np.zeros((count, 3), np.int32)
+        pos[:, 0] = out.time + np.arange(count)
+        out.add("pos", pos, np.int32)
+        out.time += count
+        out.length += count
+        out.telling = False
+
+    def _passage(self, out: _Columns, passage: Passage, weight: float) -> None:
+        ids = [] if passage.mark is None else [passage.mark]
+        text = self.vocabulary.encode(passage.text) + ([EOS] if passage.ends else [])
+        if passage.learn and text:
+            if not ids:
+                # The position before emits the first id.
+                out.parts["labels"][-1][-1] = text[0]
+                out.parts["weight"][-1][-1] = weight / math.sqrt(len(text))
+                labels = [*text[1:], IGNORE]
+            else:
+                labels = [*text, IGNORE]
+            per = np.where(np.array(labels) == IGNORE, 0, weight / math.sqrt(len(text)))
+        else:
+            labels, per = [IGNORE] * (len(ids) + len(text)), np.zeros(len(ids) + len(text))
+        self._plain(out, [*ids, *text], labels, per, UNDERSTAND)
+        out.telling = passage.learn and bool(text) and not passage.ends
+
+    def _masked_passage(
+        self, out: _Columns, passage: Passage, rng: np.random.Generator, weight: float
+    ) -> None:
+        """A block that is unmasked in any order; ends fill it up (LLaDA, Nie et al. 2025)."""
+        if passage.mark is not None:
+            self._plain(out, [passage.mark], [IGNORE], [0.0], UNDERSTAND)
+        block = self.layout.text_block
+        text = (self.vocabulary.encode(passage.text) + [EOS] * block)[:block]
+        ids, labels, per = _mask(np.array(text), rng, weight, share=rng.uniform())
+        self._span(out, ids, labels, per, FULL, UNDERSTAND)
+        pos = np.zeros((block, 3), np.int32)
+        pos[:, 0] = out.time + np.arange(block)
+        out.add("pos", pos, np.int32)
+        out.time += block
+
+    def _span(
+        self, out: _Columns, ids: Any, labels: Any, weight: Any, kind: int, route: int
+    ) -> None:
+        """Positions of one span, all but their `pos`."""
+        count = len(ids)
+        out.add("ids", ids, np.int64)
+        out.add("labels", labels, np.int64)
+        out.add("weight", weight, np.float32)
+        out.add("seg", np.full(count, out.segments), np.int32)
+        out.add("kind", np.full(count, kind), np.uint8)
+        out.add("route", np.full(count, route), np.uint8)
+        out.segments += 1
+        out.length += count
+
+    def _grid_pos(self, out: _Columns, grid: tuple[int, int], repeat: int = 1) -> None:
+        """A picture shares one time; rows and columns are those of the layout's grid."""
+        rows, columns = grid
+        pos = np.zeros((rows, columns, repeat, 3), np.int32)
+        pos[..., 0] = out.time
+        pos[..., 1] = (np.arange(rows) * self.layout.grid[0] // rows)[:, None, None]
+        pos[..., 2] = (np.arange(columns) * self.layout.grid[1] // columns)[None, :, None]
+        out.add("pos", pos.reshape(-1, 3), np.int32)
+
+    def _picture(
+        self,
+        out: _Columns,
+        picture: Picture,
+        content: Content,
+        rng: np.random.Generator,
+        weight: float,
+        follows: bool,
+    ) -> None:
+        route = GENERATE if picture.learn else UNDERSTAND
+        sides = [self.vocabulary.side(count) for count in self.layout.grid]
+        if picture.learn and out.telling:
+            out.parts["labels"][-1][-1] = IMAGE
+            out.parts["weight"][-1][-1] = weight / 10
+        if picture.learn:
+            labels = [*sides, IGNORE]
+            per = [weight / 10, weight / 10, 0.0]
+        else:
+            labels, per = [IGNORE] * 3, [0.0] * 3
+        self._plain(out, [IMAGE, *sides], labels, per, route)
+        if picture.learn:
+            {
+                "next": self._draw_next,
+                "masked": self._draw_masked,
+                "flow": self._draw_flow,
+                "query": self._draw_query,
+            }[self.paradigm.draw](out, content, rng, weight)
+        if not picture.learn or self._needs_copy(follows):
+            for way in self.paradigm.see:
+                {"codes": self._codes, "latents": self._latents, "semantic": self._semantic}[way](
+                    out, content, GENERATE if way == "latents" else UNDERSTAND
+                )
+        out.time += 1
+        self._plain(out, [IMAGE_END], [IGNORE], [0.0], route)
+
+    def _code_ids(self, content: Content) -> NDArray[np.int64]:
+        assert content.codes is not None
+        starts = np.array(self.vocabulary.code_starts, np.int64)
+        return (content.codes.astype(np.int64) + starts).reshape(-1)
+
+    def _codes(self, out: _Columns, content: Content, route: int) -> None:
+        ids = self._code_ids(content)
+        nothing = np.full(len(ids), IGNORE), np.zeros(len(ids))
+        self._span(out, ids, *nothing, self.paradigm.see_kind, route)
+        self._grid_pos(out, self.layout.grid, len(self.vocabulary.codebooks))
+
+    def _draw_next(
+        self, out: _Columns, content: Content, rng: np.random.Generator, weight: float
+    ) -> None:
+        ids = self._code_ids(content)
+        each = weight / math.sqrt(len(ids))
+        # The position before the first code, which says the columns, emits it.
+        out.parts["labels"][-1][-1] = ids[0]
+        out.parts["weight"][-1][-1] = each
+        per = np.full(len(ids), each)
+        per[-1] = 0
+        self._span(out, ids, [*ids[1:], IGNORE], per, CAUSAL, GENERATE)
+        self._grid_pos(out, self.layout.grid, len(self.vocabulary.codebooks))
+
+    def _draw_masked(
+        self, out: _Columns, content: Content, rng: np.random.Generator, weight: float
+    ) -> None:
+        # Shares of masks follow the cosine schedule of the sampler (MaskGIT, Chang et al. 2022).
+        share = math.cos(math.pi / 2 * rng.uniform())
+        ids, labels, per = _mask(self._code_ids(content), rng, weight, share)
+        self._span(out, ids, labels, per, FULL, GENERATE)
+        self._grid_pos(out, self.layout.grid, len(self.vocabulary.codebooks))
+
+    def _add_latents(
+        self, out: _Columns, content: Content, index: Any, time: float, eps: Any, loss: float
+    ) -> None:
+        assert content.latents is not None
+        values = content.latents.reshape(-1, content.latents.shape[-1])
+        out.add("lat", values, np.float32)
+        out.add("lat_eps", eps if eps is not None else np.zeros_like(values), np.float32)
+        out.add("lat_idx", index, np.int64)
+        out.add("lat_t", np.full(len(values), time), np.float32)
+        out.add("lat_loss", np.full(len(values), loss), np.float32)
+
+    def _continuous(self, out: _Columns, count: int, kind: int, route: int) -> NDArray[np.int64]:
+        """A span without ids; returns where it lies."""
+        at = out.length
+        self._span(out, np.full(count, -1), np.full(count, IGNORE), np.zeros(count), kind, route)
+        return at + np.arange(count)
+
+    def _latents(self, out: _Columns, content: Content, route: int) -> None:
+        assert content.latents is not None
+        count = content.latents.shape[0] * content.latents.shape[1]
+        index = self._continuous(out, count, self.paradigm.see_kind, route)
+        self._grid_pos(out, self.layout.grid)
+        self._add_latents(out, content, index, 0.0, None, 0.0)
+
+    def _noise(
+        self, content: Content, rng: np.random.Generator
+    ) -> tuple[float, NDArray[np.float32]]:
+        assert content.latents is not None
+        t = 1 / (1 + math.exp(-(self.layout.time_mean + rng.standard_normal())))
+        shift = self.layout.time_shift
+        t = shift * t / (1 + (shift - 1) * t)
+        shape = (content.latents.shape[0] * content.latents.shape[1], content.latents.shape[2])
+        return t, rng.standard_normal(shape, np.float32)
+
+    def _draw_flow(
+        self, out: _Columns, content: Content, rng: np.random.Generator, weight: float
+    ) -> None:
+        time, eps = self._noise(content, rng)
+        kind = NOISE if self.paradigm.clean_copy else FULL
+        index = self._continuous(out, len(eps), kind, GENERATE)
+        self._grid_pos(out, self.layout.grid)
+        self._add_latents(out, content, index, time, eps, weight)
+
+    def _draw_query(
+        self, out: _Columns, content: Content, rng: np.random.Generator, weight: float
+    ) -> None:
+        time, eps = self._noise(content, rng)
+        count = self.layout.queries
+        at = out.length
+        ids = self.vocabulary.query_start + np.arange(count)
+        self._span(out, ids, np.full(count, IGNORE), np.zeros(count), FULL, GENERATE)
+        pos = np.zeros((count, 3), np.int32)
+        pos[:, 0], pos[:, 2] = out.time, np.arange(count)
+        out.add("pos", pos, np.int32)
+        bound = at + np.arange(len(eps)) * count // len(eps)
+        self._add_latents(out, content, bound, time, eps, weight)
+
+    def _semantic(self, out: _Columns, content: Content, route: int) -> None:
+        assert content.semantic is not None
+        rows, columns, width = content.semantic.shape
+        index = self._continuous(out, rows * columns, self.paradigm.see_kind, route)
+        self._grid_pos(out, (rows, columns))
+        out.add("und", content.semantic.reshape(-1, width), np.float32)
+        out.add("und_idx", index, np.int64)
+        out.und_spans.append(rows * columns)
+
+    def _finish(self, out: _Columns, source: int) -> Document:
+        empty = {
+            "lat": np.zeros((0, self.layout.latent_channels), np.float32),
+            "lat_eps": np.zeros((0, self.layout.latent_channels), np.float32),
+            "lat_idx": np.zeros(0, np.int64),
+            "lat_t": np.zeros(0, np.float32),
+            "lat_loss": np.zeros(0, np.float32),
+            "und": np.zeros((0, self.layout.semantic_width), np.float32),
+            "und_idx": np.zeros(0, np.int64),
+        }
+        joined = {name: np.concatenate(parts) for name, parts in out.parts.items()}
+        return Document(**{**empty, **joined}, und_spans=out.und_spans, source=source)
+
+
+def _mask(
+    ids: NDArray[np.int64], rng: np.random.Generator, weight: float, share: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Mask a share of ids, at least one: ids, labels in place, and weights of sum
+    weight * sqrt(length) whatever the share (that is, 1 / p of the weight of a shifted label)."""
+    count = max(1, math.ceil(share * len(ids)))
+    chosen = rng.permutation(len(ids))[:count]
+    masked, labels = ids.copy(), np.full(len(ids), IGNORE, np.int64)
+    masked[chosen], labels[chosen] = MASK, ids[chosen]
+    per = np.zeros(len(ids), np.float32)
+    per[chosen] = weight * math.sqrt(len(ids)) / count
+    return masked, labels, per

@@ -1,0 +1,108 @@
+"""Turns picture files into what a paradigm needs of them: codes, latents, semantic patches."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gristmill.errors import ConfigurationError
+from gristmill.model.codecs import Codec, to_unit
+from gristmill.model.documents import Content
+from gristmill.model.paradigms import Paradigm
+from gristmill.model.semantic import SemanticEncoder
+from gristmill.model.views import view
+
+
+class Eyes:
+    """A codec and an encoder, and the pictures that they have just looked at."""
+
+    def __init__(
+        self,
+        paradigm: Paradigm,
+        codec: Codec,
+        encoder: SemanticEncoder | None,
+        cache_mb: float = 256.0,
+    ) -> None:
+        self.paradigm, self.codec, self.encoder = paradigm, codec, encoder
+        needs_latents = paradigm.draw in ("flow", "query") or "latents" in paradigm.see
+        if paradigm.codes != codec.discrete:
+            wanted = "codes" if paradigm.codes else "latents"
+            raise ConfigurationError(
+                f"paradigm {paradigm.name} draws by {wanted}, a {codec.kind} codec gives "
+                f"{'codes' if codec.discrete else 'latents'}; train another codec"
+            )
+        if "semantic" in paradigm.see and encoder is None:
+            raise ConfigurationError(
+                f"paradigm {paradigm.name} sees through a semantic encoder; give --encoder"
+            )
+        self._wants = (paradigm.codes, needs_latents, "semantic" in paradigm.see)
+        self._cache: OrderedDict[Any, Content] = OrderedDict()
+        self._room = cache_mb * 1e6
+
+    def needs_pixels(self, columns: dict[str, Any]) -> bool:
+        """Whether a sample's stored tokens do not suffice."""
+        codes, latents, semantic = self._wants
+        return latents or semantic or (codes and columns.get("image_codes") is None)
+
+    def stored(self, columns: dict[str, Any]) -> Content:
+        """From tokens that a pipeline stored in the shard. Raises `ConfigurationError` for those
+        of another codec."""
+        rows, width = self.codec.grid
+        codes = np.asarray(columns["image_codes"], np.int64)
+        books = len(self.codec.vocabularies)
+        limits = np.array(self.codec.vocabularies)
+        if codes.size != rows * width * books:
+            raise ConfigurationError(
+                f"stored image codes are {codes.size}, this codec gives {rows * width * books}; "
+                "use the codec that the shards were tokenized with"
+            )
+        shaped = codes.reshape(rows, width, books)
+        if (shaped >= limits).any() or (shaped < 0).any():
+            raise ConfigurationError(
+                f"stored image codes reach {int(shaped.max())}, the codec knows "
+                f"{self.codec.vocabularies}; use the codec that the shards were tokenized with"
+            )
+        return Content(codes=shaped)
+
+    def look(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Content]:
+        """Content of uint8 RGB pictures of any size."""
+        codes, latents, semantic = self._wants
+        found = [Content() for _ in pictures]
+        with torch.no_grad():
+            if codes or latents:
+                small = np.stack([view(picture, self.codec.side) for picture in pictures])
+                grids = self.codec.encode(to_unit(torch.from_numpy(small))).numpy()
+                for content, grid in zip(found, grids, strict=True):
+                    if codes:
+                        content.codes = grid
+                    else:
+                        content.latents = grid
+            if semantic:
+                assert self.encoder is not None
+                for content, patches in zip(found, self.encoder.encode(pictures), strict=True):
+                    content.semantic = patches
+        return found
+
+    def look_once(self, key: Any, picture: Any) -> Content:
+        """The same, remembered under a key; `picture` is called only if it is not known."""
+        known = self._cache.get(key)
+        if known is not None:
+            self._cache.move_to_end(key)
+            return known
+        content = self.look([picture()])[0]
+        self._room -= _size(content)
+        self._cache[key] = content
+        while self._room < 0 and self._cache:
+            _, oldest = self._cache.popitem(last=False)
+            self._room += _size(oldest)
+        return content
+
+
+def _size(content: Content) -> float:
+    arrays = (content.codes, content.latents, content.semantic)
+    return sum(array.nbytes for array in arrays if array is not None)

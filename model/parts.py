@@ -1,0 +1,181 @@
+"""What a training is made of beside weights: vocabulary, paradigm, codec, encoder, data."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+from gristmill.errors import ConfigurationError
+from gristmill.model.checkpoint import CODEC_FILE, barrier, rank
+from gristmill.model.codecs import Codec, codec_digest, load_codec
+from gristmill.model.configurations import describe, find_size, for_paradigm
+from gristmill.model.data import Planner, StreamConfig
+from gristmill.model.documents import DocumentWriter, Layout
+from gristmill.model.eyes import Eyes
+from gristmill.model.paradigms import Paradigm, find_paradigm
+from gristmill.model.semantic import SemanticEncoder
+from gristmill.model.shard_sources import open_samples
+from gristmill.model.train_config import TrainConfig
+from gristmill.model.transformer import ModelConfig
+from gristmill.model.vocabulary import Vocabulary, check_text, train_text
+
+# Captions that the text vocabulary is trained on, at most.
+_CAPTIONS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What sampling needs beside weights."""
+
+    model_config: ModelConfig
+    vocabulary: Vocabulary
+    paradigm: Paradigm
+    layout: Layout
+    codec: Codec
+    encoder: SemanticEncoder | None
+    eyes: Eyes
+
+    @property
+    def writer(self) -> DocumentWriter:
+        """Lays out what the model is asked."""
+        return DocumentWriter(self.vocabulary, self.paradigm, self.layout)
+
+
+@dataclass(frozen=True)
+class Parts(Reading):
+    """What training needs beside weights."""
+
+    planner: Planner
+    titles: list[str]
+    codec_path: str
+
+    def describe(self, config: TrainConfig) -> dict[str, Any]:
+        """Facts for the log's first line."""
+        ceiling = ", ".join(
+            f"{name} {value:.4g}" for name, value in self.codec.ceiling.items()
+        )
+        summary = (
+            f"{config.size} {config.paradigm} {describe(self.model_config, config.row_length)}; "
+            f"{self.planner.size:,} samples; {self.codec.kind} codec, ceiling {ceiling}"
+        )
+        return {
+            "summary": summary,
+            "flops_per_token": self.model_config.flops_per_token(config.row_length),
+            "peak_flops": config.peak_flops,
+        }
+
+    def write_files(self, folder: str) -> None:
+        """Put the codec beside the weights."""
+        os.makedirs(folder, exist_ok=True)
+        target = os.path.join(folder, CODEC_FILE)
+        if os.path.abspath(self.codec_path) != os.path.abspath(target):
+            shutil.copyfile(self.codec_path, target + ".partial")
+            os.replace(target + ".partial", target)
+
+    def to_dict(self, config: TrainConfig, step: int) -> dict[str, Any]:
+        """What `read_parts` takes, as plain values."""
+        return {
+            "format": 1,
+            "step": step,
+            "model": asdict(self.model_config),
+            "paradigm": self.paradigm.name,
+            "layout": asdict(self.layout),
+            "vocabulary": self.vocabulary.to_dict(),
+            "codec_digest": codec_digest(self.codec_path),
+            "encoder": self.encoder.name if self.encoder else "",
+            "training": config.to_dict(),
+        }
+
+
+def make_parts(config: TrainConfig) -> Parts:
+    """Open everything that a training needs. Raises before any work if something is missing."""
+    paradigm = find_paradigm(config.paradigm)
+    codec = load_codec(config.codec)
+    encoder = None
+    if "semantic" in paradigm.see:
+        if not config.encoder:
+            raise ConfigurationError(
+                f"paradigm {paradigm.name} sees through a semantic encoder; give --encoder "
+                "MODEL/PRETRAINED or local-dir:FOLDER"
+            )
+        encoder = SemanticEncoder(config.encoder)
+    eyes = Eyes(paradigm, codec, encoder, config.cache_mb)
+    layout = Layout(
+        grid=codec.grid,
+        semantic_grid=encoder.grid if encoder else (0, 0),
+        latents_per_query=config.latents_per_query,
+        latent_channels=codec.channels,
+        semantic_width=encoder.width if encoder else 0,
+        text_block=config.text_block,
+        time_mean=config.time_mean,
+        time_shift=config.time_shift,
+    )
+    queries = layout.queries if paradigm.draw == "query" else 0
+    vocabulary = Vocabulary(_text(config), codec.vocabularies, queries)
+    size = find_size(config.size)(vocabulary.size, experts=config.experts)
+    model_config = for_paradigm(
+        size, paradigm, latent_channels=codec.channels, semantic_width=layout.semantic_width
+    )
+    stream = StreamConfig(
+        rows_per_step=config.rows_per_step,
+        row_length=config.row_length,
+        seed=config.seed,
+        guidance_dropout=config.guidance_dropout,
+    )
+    planner = Planner(config.data, DocumentWriter(vocabulary, paradigm, layout), stream)
+    titles = [source.title for source in config.data]
+    return Parts(
+        model_config, vocabulary, paradigm, layout, codec, encoder, eyes, planner, titles,
+        config.codec,
+    )  # fmt: skip
+
+
+def _text(config: TrainConfig) -> str:
+    """The text vocabulary: the file given, the one this training made before, or a new one."""
+    if config.tokenizer:
+        try:
+            with open(config.tokenizer, encoding="utf-8") as file:
+                return check_text(file.read(), config.tokenizer)
+        except OSError as error:
+            raise ConfigurationError(f"tokenizer {config.tokenizer}: {error}") from error
+    path = os.path.join(config.out, "tokenizer.json")
+    if not os.path.exists(path) and rank() == 0:
+        text = train_text(_captions(config), config.text_vocabulary)
+        os.makedirs(config.out, exist_ok=True)
+        with open(path + ".partial", "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(path + ".partial", path)
+    barrier()
+    with open(path, encoding="utf-8") as file:
+        return check_text(file.read(), path)
+
+
+def _captions(config: TrainConfig) -> list[str]:
+    """Captions of all sources, and the questions made of them."""
+    from gristmill.model.tasks import find_questions
+
+    texts: list[str] = []
+    for source in config.data:
+        samples = open_samples(source)
+        questions = find_questions(source.questions)
+        for shard in range(len(samples.counts())):
+            table = samples.table(shard)
+            if "caption" not in table.column_names:
+                continue
+            for caption in table["caption"].to_pylist():
+                if caption:
+                    texts.append(caption)
+                    for question, answer in questions(caption) if questions else []:
+                        texts += [question, answer]
+            if len(texts) > _CAPTIONS:
+                return texts[:_CAPTIONS]
+    if not texts:
+        raise ConfigurationError(
+            "no captions to train a text vocabulary on: "
+            + ", ".join(source.url for source in config.data)
+            + "; give shards with captions, or --tokenizer FILE"
+        )
+    return texts

@@ -1,0 +1,233 @@
+"""Where training samples come from: our shard sets, and plain folders of WebDataset tars."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gristmill.errors import ConfigurationError, ShardError
+from gristmill.pipelines.shard_reader import ShardSet
+from gristmill.pipelines.storage import Folder
+
+_IMAGES = ("jpg", "jpeg", "png", "webp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSource:
+    """A shard set to train on, its share, and what is asked of it."""
+
+    url: str
+    split: str = "train"
+    # Share of documents, against those of the other sources.
+    weight: float = 1.0
+    # SQL over the metadata columns; rows for which it is not true are left out.
+    where: str = ""
+    # Task -> share; "questions" makes questions of captions (see `tasks.find_questions`).
+    tasks: dict[str, float] = field(default_factory=lambda: {"draw": 0.5, "describe": 0.5})
+    questions: str = ""
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """What curves and messages call it."""
+        return self.name or self.url.rstrip("/").rpartition("/")[2]
+
+
+class Samples(Protocol):
+    """Samples of a source by shard and row."""
+
+    url: str
+
+    def counts(self) -> list[int]:
+        """Samples in each shard."""
+
+    def table(self, shard: int) -> pa.Table:
+        """Columns of a shard, one row a sample; `caption` among them."""
+
+    def image(self, shard: int, row: int) -> bytes:
+        """The file of one picture."""
+
+
+class OurSamples:
+    """A shard set written by gristmill: a run's folder, or its `shards`."""
+
+    def __init__(self, url: str, split: str) -> None:
+        inner = url.rstrip("/") + "/shards"
+        self.url = inner if Folder(inner).exists("manifest.json") else url
+        self._shards = ShardSet(self.url, split)
+        counts = self.counts()
+        self._starts = [0, *np.cumsum(counts).tolist()]
+
+    def counts(self) -> list[int]:
+        return [int(shard["samples"]) for shard in self._shards.shards]
+
+    def table(self, shard: int) -> pa.Table:
+        return self._shards.metadata(shard)
+
+    def image(self, shard: int, row: int) -> bytes:
+        return self._shards[self._starts[shard] + row].image
+
+
+class TarSamples:
+    """Tars of anybody: members of one key are one sample. Found by one pass over the headers."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._folder = Folder(url)
+        self._names = sorted(name for name in self._folder.names() if name.endswith(".tar"))
+        if not self._names:
+            raise ShardError(
+                f"{url} holds no shards: neither a manifest.json of ours nor any .tar; give the "
+                "folder of a finished run or of WebDataset tars"
+            )
+        self._tables = [self._scan(name) for name in self._names]
+
+    def counts(self) -> list[int]:
+        return [len(table) for table in self._tables]
+
+    def table(self, shard: int) -> pa.Table:
+        return self._tables[shard]
+
+    def image(self, shard: int, row: int) -> bytes:
+        table = self._tables[shard]
+        offset, size = table["_offset"][row].as_py(), table["_size"][row].as_py()
+        return self._folder.read_range(self._names[shard], offset, size)
+
+    def _scan(self, name: str) -> pa.Table:
+        rows: dict[str, dict[str, Any]] = {}
+        size = self._folder.size(name)
+        try:
+            with self._folder.open(name) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    if not member.isfile():
+                        continue
+                    if member.offset_data + member.size > size:
+                        raise tarfile.ReadError(f"{member.name} ends after the file does")
+                    key, _, extension = member.name.partition(".")
+                    row = rows.setdefault(key, {"caption": "", "uid": key})
+                    self._read_member(tar, member, extension.lower(), row)
+        except tarfile.TarError as error:
+            raise ShardError(
+                f"{self.url}/{name} is not a whole tar ({error}); fetch or write it again"
+            ) from error
+        kept = [row for row in rows.values() if "_size" in row]
+        names = sorted({column for row in kept for column in row})
+        return pa.table({column: [row.get(column) for row in kept] for column in names})
+
+    @staticmethod
+    def _read_member(
+        tar: tarfile.TarFile, member: tarfile.TarInfo, extension: str, row: dict[str, Any]
+    ) -> None:
+        if extension in _IMAGES:
+            row["_offset"], row["_size"] = member.offset_data, member.size
+            return
+        if extension not in ("txt", "json"):
+            return
+        file = tar.extractfile(member)
+        assert file is not None
+        text = file.read().decode("utf-8", "replace")
+        if extension == "txt":
+            row["caption"] = text.strip()
+            return
+        try:
+            facts = json.loads(text)
+        except json.JSONDecodeError:
+            return
+        if isinstance(facts, dict):
+            row.setdefault("caption", "")
+            row["caption"] = row["caption"] or str(facts.get("caption") or "")
+            for name in ("question", "answer", "instruction", "image_codes"):
+                if facts.get(name):
+                    row[name] = facts[name]
+
+
+def open_samples(source: DataSource) -> Samples:
+    """The samples of a source. Raises `ShardError` if there are none."""
+    folder = Folder(source.url)
+    ours = folder.exists("manifest.json") or folder.exists("shards/manifest.json")
+    found: Samples = OurSamples(source.url, source.split) if ours else TarSamples(source.url)
+    if not sum(found.counts()):
+        raise ShardError(f"{source.url} ({source.split}) has no samples; is the run finished?")
+    return found
+
+
+def chosen_rows(samples: Samples, where: str) -> list[NDArray[np.int64]]:
+    """Rows of each shard for which the SQL expression is true; all of them for none.
+
+    Raises `ConfigurationError` for an expression that DuckDB refuses, or that leaves nothing.
+    """
+    if not where:
+        return [np.arange(count) for count in samples.counts()]
+    import duckdb
+
+    rows = []
+    for shard in range(len(samples.counts())):
+        table = samples.table(shard)
+        table = table.append_column("_row", pa.array(np.arange(len(table))))
+        with duckdb.connect() as connection:
+            connection.execute("SET enable_external_access=false")
+            connection.register("samples", table)
+            try:
+                found = connection.execute(
+                    f"SELECT _row FROM samples WHERE ({where}) ORDER BY _row"
+                ).fetchnumpy()
+            except duckdb.Error as error:
+                raise ConfigurationError(
+                    f"where {where!r} on {samples.url}: {error}; columns: {table.column_names}"
+                ) from error
+        rows.append(np.asarray(found["_row"], np.int64))
+    if not sum(len(part) for part in rows):
+        raise ConfigurationError(f"where {where!r} leaves no sample of {samples.url}")
+    return rows
+
+
+class SampleOrder:
+    """Sample number -> (shard, row), a function of the seed alone.
+
+    Each epoch shuffles the shards, and then the samples inside windows of some shards: near to a
+    full shuffle, and a reader stays within few files.
+    """
+
+    def __init__(self, rows: Sequence[NDArray[np.int64]], seed: int, window: int = 16) -> None:
+        self.rows, self.seed, self.window = list(rows), seed, window
+        self.size = sum(len(part) for part in rows)
+
+    def __getitem__(self, number: int) -> tuple[int, int]:
+        """The sample that comes `number`-th, over all epochs."""
+        epoch, at = divmod(number, self.size)
+        for shards, count in self._windows(epoch):
+            if at < count:
+                pairs = self._window(epoch, shards)
+                return int(pairs[at, 0]), int(pairs[at, 1])
+            at -= count
+        raise AssertionError("unreachable")
+
+    def _windows(self, epoch: int) -> Iterator[tuple[tuple[int, ...], int]]:
+        order = self._shards(epoch)
+        for start in range(0, len(order), self.window):
+            shards = order[start : start + self.window]
+            yield shards, sum(len(self.rows[shard]) for shard in shards)
+
+    @lru_cache(maxsize=4)  # noqa: B019
+    def _shards(self, epoch: int) -> tuple[int, ...]:
+        rng = np.random.Generator(np.random.PCG64([self.seed, 21, epoch]))
+        return tuple(int(i) for i in rng.permutation(len(self.rows)))
+
+    @lru_cache(maxsize=4)  # noqa: B019
+    def _window(self, epoch: int, shards: tuple[int, ...]) -> NDArray[np.int64]:
+        pairs = np.concatenate(
+            [
+                np.stack([np.full(len(self.rows[shard]), shard), self.rows[shard]], axis=1)
+                for shard in shards
+            ]
+        )
+        rng = np.random.Generator(np.random.PCG64([self.seed, 22, epoch, shards[0]]))
+        return np.asarray(rng.permutation(pairs))

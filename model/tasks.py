@@ -1,0 +1,110 @@
+"""What is asked of a model: tasks as segments of documents, for training and for sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gristmill.errors import ConfigurationError
+from gristmill.model.documents import Passage, Picture, Segment
+from gristmill.model.vocabulary import ANSWER, DESCRIBE, DRAW, EDIT, REPLY
+
+TASKS = ("draw", "describe", "answer", "edit", "text", "interleaved")
+
+Questions = Callable[[str], list[tuple[str, str]]]
+"""A caption -> questions and answers about its picture."""
+
+
+def drawing(prompt: str) -> list[Segment]:
+    """Text to picture; an empty prompt is what guidance compares with."""
+    passage = Passage(prompt, mark=DRAW)
+    return [passage, Picture(learn=True)]
+
+
+def describing(caption: str) -> list[Segment]:
+    """Picture to caption."""
+    return [Picture(), Passage(caption, learn=True, mark=DESCRIBE, ends=True)]
+
+
+def answering(question: str, answer: str) -> list[Segment]:
+    """Picture and question to answer."""
+    return [
+        Picture(),
+        Passage(question, mark=ANSWER),
+        Passage(answer, learn=True, mark=REPLY, ends=True),
+    ]
+
+
+def editing(instruction: str) -> list[Segment]:
+    """Picture 0 and an instruction to picture 1."""
+    return [Picture(0), Passage(instruction, mark=EDIT), Picture(1, learn=True)]
+
+
+def telling(caption: str) -> list[Segment]:
+    """A caption, its picture, and the caption again: text and pictures in turn, all learnt."""
+    return [
+        Passage(caption, learn=True, mark=DRAW),
+        Picture(learn=True),
+        Passage(caption, learn=True, mark=DESCRIBE, ends=True),
+    ]
+
+
+def segments_for(
+    task: str,
+    columns: dict[str, Any],
+    rng: np.random.Generator,
+    *,
+    questions: Questions | None,
+    guidance_dropout: float,
+) -> list[Segment] | None:
+    """The segments of one sample under a task, or None where it has nothing for it."""
+    caption = columns.get("caption") or ""
+    if task == "draw":
+        dropped = rng.uniform() < guidance_dropout
+        return drawing("" if dropped else caption)
+    if not caption:
+        return None
+    if task == "describe":
+        return describing(caption)
+    if task == "text":
+        return [Passage(caption, learn=True, ends=True)]
+    if task == "interleaved":
+        return telling(caption)
+    if task == "edit":
+        instruction = columns.get("instruction")
+        return editing(instruction) if instruction else None
+    if task == "answer":
+        asked = _asked(columns, questions)
+        if not asked:
+            return None
+        question, answer = asked[int(rng.integers(len(asked)))]
+        return answering(question, answer)
+    raise ConfigurationError(f"task {task!r}; choose among {', '.join(TASKS)}")
+
+
+def _asked(columns: dict[str, Any], questions: Questions | None) -> list[tuple[str, str]]:
+    """Questions of a sample: its own columns first, else those made of its caption."""
+    if columns.get("question") and columns.get("answer"):
+        return [(columns["question"], columns["answer"])]
+    return questions(columns["caption"]) if questions else []
+
+
+def find_questions(name: str) -> Questions | None:
+    """What makes questions of captions: "" for nothing, "shapes", or `package.module:function`."""
+    if not name:
+        return None
+    if name == "shapes":
+        from gristmill.model.shapes_questions import questions
+
+        return questions
+    import importlib
+
+    module, colon, attribute = name.partition(":")
+    try:
+        found: Questions = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        hint = "" if colon else " (write package.module:function)"
+        raise ConfigurationError(f"questions {name!r} cannot be imported{hint}: {error}") from error
+    return found

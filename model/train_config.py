@@ -1,0 +1,112 @@
+"""All settings of a training, as one value that a checkpoint keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from gristmill.errors import ConfigurationError
+from gristmill.model.optimizer import OPTIMISERS, SCHEDULES
+from gristmill.model.shard_sources import DataSource
+
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What `train` takes. Rates are those of AdamW; lengths are positions."""
+
+    out: str
+    data: tuple[DataSource, ...]
+    # Image codec: a file of `gristmill train-codec`. Encoder: see `semantic.SemanticEncoder`.
+    codec: str
+    encoder: str = ""
+    # A `tokenizers` file; empty: one is trained on the captions.
+    tokenizer: str = ""
+    text_vocabulary: int = 512
+    size: str = "tiny"
+    paradigm: str = "ar"
+    experts: str = "dense"
+    steps: int = 1000
+    rows_per_step: int = 32
+    row_length: int = 128
+    # Rows in one forward pass; 0: all of a rank's at once. More passes are accumulated.
+    micro_rows: int = 0
+    rate: float = 3e-3
+    schedule: str = "cosine"
+    warmup: int = 50
+    optimiser: str = "adamw"
+    weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip: float = 1.0
+    average: float = 0.998
+    flow_weight: float = 1.0
+    z_weight: float = 1e-4
+    balance_weight: float = 1e-2
+    guidance_dropout: float = 0.1
+    latents_per_query: int = 4
+    time_mean: float = 0.0
+    time_shift: float = 1.0
+    text_block: int = 24
+    seed: int = 0
+    # bf16 where the machine is fast in it.
+    precision: str = "auto"
+    compile: bool = True
+    workers: int = 0
+    cache_mb: float = 256.0
+    save_every: int = 500
+    log_every: int = 10
+    # Steps between pictures drawn and captions written while training; 0: none.
+    sample_every: int = 0
+    # Steps in a row whose loss may be no number before training gives up.
+    patience: int = 3
+    # Dense peak of one device in operations a second, for MFU; 0: unknown.
+    peak_flops: float = 0.0
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` for what cannot be trained."""
+        for name, choices in (
+            ("schedule", SCHEDULES), ("optimiser", OPTIMISERS), ("precision", PRECISIONS),
+        ):  # fmt: skip
+            if getattr(self, name) not in choices:
+                raise ConfigurationError(
+                    f"{name} {getattr(self, name)!r}; choose one of {', '.join(choices)}"
+                )
+        for name in ("steps", "rows_per_step", "row_length", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be positive")
+        if not self.data:
+            raise ConfigurationError("no data: give at least one shard set (--data RUN)")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """The inverse of `to_dict`."""
+        data = tuple(DataSource(**source) for source in values["data"])
+        return cls(**{**values, "data": data})
+
+
+# What may differ between a training and its continuation.
+FREE = (
+    "out", "steps", "micro_rows", "workers", "cache_mb", "save_every", "log_every", "sample_every",
+    "compile", "peak_flops", "patience",
+)  # fmt: skip
+
+
+def changed(old: dict[str, Any], new: TrainConfig) -> list[str]:
+    """Settings that differ and must not, one line each."""
+    now = new.to_dict()
+    lines = []
+    for name, value in now.items():
+        before = old.get(name)
+        if name == "data":
+            before = [dict(source) for source in before or []]
+            value = [dict(source) for source in value]
+        if name not in FREE and before != value:
+            lines.append(f"{name}: {before!r} -> {value!r}")
+    return lines

@@ -1,0 +1,205 @@
+"""What a training says: one JSON line per logged step, TensorBoard, and a line for a person."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from gristmill.model.batch import PackedBatch
+from gristmill.model.transformer import Losses
+from gristmill.model.vocabulary import Vocabulary
+
+
+class Meter:
+    """Means since the last line: loss by modality and by source, tokens, waiting for data."""
+
+    def __init__(self, vocabulary: Vocabulary, titles: list[str]) -> None:
+        self._first_code = min(vocabulary.code_starts, default=vocabulary.size)
+        self._titles = titles
+        self._sums: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, float] = defaultdict(float)
+        self._tokens, self._waited, self._since = 0, 0.0, time.perf_counter()
+
+    def losses(self, batch: PackedBatch, losses: Losses) -> None:
+        """Take note of the losses of a batch."""
+        source = self._sources(batch)
+        for name, values, index in (
+            ("code", losses.entropies, losses.labelled),
+            ("flow", losses.flow_errors, losses.flow_index),
+        ):
+            if not len(values):
+                continue
+            if name == "code":
+                codes = batch.labels.reshape(-1)[index] >= self._first_code
+                self._add("loss_text", values[~codes])
+                self._add("loss_codes", values[codes])
+            else:
+                self._add("loss_flow", values)
+            if len(self._titles) > 1:
+                owner = source[index]
+                for number, title in enumerate(self._titles):
+                    self._add(f"loss_{name}/{title}", values[owner == number])
+
+    def _add(self, name: str, values: torch.Tensor) -> None:
+        if len(values):
+            self._sums[name] += float(values.sum())
+            self._counts[name] += len(values)
+
+    @staticmethod
+    def _sources(batch: PackedBatch) -> torch.Tensor:
+        """[B * L]: number of the source of each position; -1 for padding."""
+        most = max((len(row) for row in batch.source), default=0)
+        table = torch.full((len(batch.source), most + 1), -1, dtype=torch.long)
+        for number, row in enumerate(batch.source):
+            table[number, : len(row)] = torch.tensor(row, dtype=torch.long)
+        table = table.to(batch.doc.device)
+        return table.gather(1, batch.doc.long() % (most + 1)).reshape(-1)
+
+    def add(self, batch: PackedBatch, waited: float) -> int:
+        """Take note of a step; returns its positions."""
+        self._waited += waited
+        tokens = batch.tokens
+        self._tokens += tokens
+        return tokens
+
+    def take(self) -> dict[str, float]:
+        """The means, and start again."""
+        now = time.perf_counter()
+        seconds = max(1e-9, now - self._since)
+        facts = {name: value / self._counts[name] for name, value in self._sums.items()}
+        facts |= {"tokens_per_s": self._tokens / seconds, "data_wait": self._waited / seconds}
+        self._sums.clear()
+        self._counts.clear()
+        self._tokens, self._waited, self._since = 0, 0.0, now
+        return facts
+
+
+class TrainLog:
+    """Writes `log.jsonl` and `tensorboard/` below a folder, and lines to a person."""
+
+    def __init__(self, folder: str, *, enabled: bool = True, quiet: bool = False) -> None:
+        self.folder, self.enabled, self.quiet = folder, enabled, quiet
+        self._path = os.path.join(folder, "log.jsonl")
+        self._board: Any = None
+        self._progress: Any = None
+        self._steps = 0
+        self._flops = self._peak = 0.0
+
+    def start(self, step: int, steps: int, facts: dict[str, Any]) -> None:
+        """Open the files. Lines after `step` are of work that was lost, and go."""
+        self._steps = steps
+        self._flops, self._peak = facts["flops_per_token"], facts["peak_flops"]
+        if not self.enabled:
+            return
+        os.makedirs(self.folder, exist_ok=True)
+        kept = [line for line in read_log(self.folder) if line["step"] <= step]
+        with open(self._path + ".partial", "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in kept)
+        os.replace(self._path + ".partial", self._path)
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self._board = SummaryWriter(
+            os.path.join(self.folder, "tensorboard"), purge_step=step + 1
+        )
+        if not self.quiet:
+            self._say(facts["summary"] + (f"; goes on from step {step:,}" if step else ""))
+            self._open_progress(step, steps)
+
+    def _say(self, text: str) -> None:
+        from rich.console import Console
+
+        Console(stderr=True, highlight=False).print(text, markup=False)
+
+    def _open_progress(self, step: int, steps: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            return
+        self._progress = Progress(
+            TextColumn("training"), BarColumn(), MofNCompleteColumn(), Remaining(),
+            TextColumn("{task.fields[facts]}"), console=console,
+        )  # fmt: skip
+        self._progress.start()
+        self._task = self._progress.add_task("train", total=steps, completed=step, facts="")
+
+    def write(self, step: int, facts: dict[str, Any]) -> None:
+        """One line."""
+        if not self.enabled:
+            return
+        if self._peak:
+            facts["mfu"] = facts["tokens_per_s"] * self._flops / self._peak
+        plain = {name: _rounded(value) for name, value in facts.items()}
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **plain}) + "\n")
+        for name, value in plain.items():
+            if value is not None:
+                self._board.add_scalar(name, value, step)
+        if self.quiet:
+            return
+        said = ", ".join(
+            f"{name.removeprefix('loss_')} {facts[name]:.3f}"
+            for name in ("loss_text", "loss_codes", "loss_flow")
+            if name in facts
+        )
+        said = f"loss {facts['loss']:.3f} ({said}), {facts['tokens_per_s']:,.0f} tokens/s"
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, facts=said)
+        elif step == self._steps or step % max(1, self._steps // 20) == 0:
+            self._say(f"step {step:,} of {self._steps:,}: {said}")
+
+    def samples(self, step: int, picture: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        """A sheet of samples, uint8 RGB."""
+        import cv2
+
+        folder = os.path.join(self.folder, "samples")
+        os.makedirs(folder, exist_ok=True)
+        swapped: Any = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+        cv2.imwrite(os.path.join(folder, f"step-{step:08d}.png"), swapped)
+        self._board.add_image("samples", picture, step, dataformats="HWC")
+
+    def ends(self) -> tuple[float, float]:
+        """Mean loss of the first and the last tenth of the lines."""
+        losses = [line["loss"] for line in read_log(self.folder) if line["loss"] is not None]
+        if not losses:
+            return math.nan, math.nan
+        tenth = max(1, len(losses) // 10)
+        return float(np.mean(losses[:tenth])), float(np.mean(losses[-tenth:]))
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._board is not None:
+            self._board.close()
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def _rounded(value: Any) -> Any:
+    """JSON knows no NaN."""
+    if isinstance(value, float):
+        return None if not math.isfinite(value) else float(f"{value:.7g}")
+    return value
+
+
+def read_log(folder: str) -> list[dict[str, Any]]:
+    """The lines of a training's log; a last line that was cut off is left out."""
+    path = os.path.join(folder, "log.jsonl")
+    if not os.path.exists(path):
+        return []
+    lines = []
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return lines

@@ -1,0 +1,59 @@
+"""Shard sets of the world of shapes, made through the Shards stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pyarrow as pa
+import torch
+from memory_workspace import MemoryWorkspace, run_phases
+from shard_set import SCHEMA
+
+from gristmill.model.codecs import Codec, to_unit
+from gristmill.model.shapes import caption, draw, make_scene
+from gristmill.model.views import view
+from gristmill.pipelines.schema import digest_fields
+from gristmill.pipelines.shards import Shards
+
+
+def build_shapes(
+    folder: Path, seeds: Sequence[int], *, side: int = 96, codec: Codec | None = None, **fields: Any
+) -> Path:
+    """A shard set of scenes; with a codec, `image_codes` are stored too."""
+    import numpy as np
+
+    rows, images, at = [], {}, 0
+    schema = SCHEMA
+    if codec is not None:
+        schema = schema.append(pa.field("image_codes", pa.list_(pa.int32())))
+    for seed in seeds:
+        scene = make_scene(seed)
+        picture = draw(scene, side)
+        flags = [cv2.IMWRITE_JPEG_QUALITY, 92]
+        data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), flags)[1].tobytes()
+        row: dict[str, Any] = {
+            "uid": digest_fields(str(seed)),
+            "url": f"http://test/{seed}",
+            "caption": caption(scene, seed),
+            "source": "shapes",
+            "sha256": digest_fields("sha", str(seed)) * 2,
+            "format": "jpg",
+            "width": side,
+            "height": side,
+            "duplicate_group": str(seed),
+            "blob_offset": at,
+            "blob_size": len(data),
+        }
+        if codec is not None:
+            small = torch.from_numpy(np.stack([view(picture, codec.side)]))
+            row["image_codes"] = codec.encode(to_unit(small)).reshape(-1).tolist()
+        images[0, at] = data
+        at += len(data)
+        rows.append(row)
+    options = {"samples_per_shard": 256, "val_share": 0.05, "title": "Shapes", **fields}
+    table = pa.Table.from_pylist(rows, schema)
+    run_phases(Shards(**options), MemoryWorkspace([table], folder, images))
+    return folder / "product"
