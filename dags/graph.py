@@ -63,6 +63,18 @@ class Dag:
         nodes[name] = dataclasses.replace(self.node(name), stage=stage)
         return dataclasses.replace(self, nodes=nodes)
 
+    def without_idle(self) -> Dag:
+        """The same graph without stages that have nothing to do; what took them takes their
+        inputs."""
+        nodes = dict(self.nodes)
+        for name in [name for name, node in nodes.items() if node.stage.idle()]:
+            bypass = nodes.pop(name).inputs
+            for other, node in nodes.items():
+                if name in node.inputs:
+                    inputs = [n for i in node.inputs for n in (bypass if i == name else (i,))]
+                    nodes[other] = Node(node.stage, tuple(dict.fromkeys(inputs)))
+        return dataclasses.replace(self, nodes=nodes)
+
     def order(self) -> list[str]:
         """Names so that every node follows its inputs, otherwise as written. Raises on a cycle."""
         done: list[str] = []

@@ -14,6 +14,7 @@ from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.perceptual_hash import PerceptualHash
 from gristmill.pipelines.shards import Shards
 from gristmill.pipelines.sources import Source
+from gristmill.pipelines.tokens import Tokens
 
 # In this order: the first that a row breaks is its reason.
 RULES = {
@@ -29,6 +30,9 @@ RULES = {
     "weak caption match": "clip_score < quantile(clip_score, 0.30)",
 }
 
+# The encoder that tokenizes for the model of this package.
+ENCODER = "gristmill.model.shard_tokens:ShardTokens"
+
 
 def image_text(**source: Any) -> Dag:
     """Download, describe, deduplicate, keep, shard.
@@ -38,7 +42,8 @@ def image_text(**source: Any) -> Dag:
     Cost: benchmarks/README.md has figures for download, scores and duplicates; CLIP on a CPU costs
     more than all else together. Expect the default rules to keep between half and two thirds of
     what can be downloaded: `weak caption match` alone drops the lowest 30 % of CLIP scores. Leave a
-    rule out with `--set "keep.rules.weak caption match="`.
+    rule out with `--set "keep.rules.weak caption match="`. With `--set tokens.images=codec.safetensors`
+    the shards carry image codes.
     """
     return Dag(
         name="image-text",
@@ -54,7 +59,9 @@ def image_text(**source: Any) -> Dag:
                 Keep(rules=RULES),
                 ("clip", "image_facts", "caption_facts", "duplicates"),
             ),
-            "shards": Node(Shards(), ("keep",)),
+            # Of what was kept only; idle until it is given a codec.
+            "tokens": Node(Tokens(encoder=ENCODER), ("keep",)),
+            "shards": Node(Shards(), ("tokens",)),
         },
         doc=(image_text.__doc__ or "").strip().splitlines()[0],
     )

@@ -199,3 +199,33 @@ def _quiet() -> None:
         context.print_on_execution_start = False
     for name in ("ray.data", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def train_on_ray(config: Any, *, address: str, ranks: int) -> None:
+    """Train on a cluster with Ray Train: `ranks` processes, each with a GPU if the cluster has any.
+
+    `config` is a `TrainConfig`; its `out` must be a folder that every node reaches.
+    """
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    with RayRunner(None if address == "local" else address):
+        gpus = ray.cluster_resources().get("GPU", 0) > 0
+        trainer = TorchTrainer(
+            _train_rank,
+            train_loop_config=config.to_dict(),
+            scaling_config=ScalingConfig(num_workers=ranks, use_gpu=gpus),
+            run_config=RunConfig(storage_path=os.path.abspath(config.out), name="ray-train"),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:
+            raise WorkerError(f"training on Ray failed: {error}") from error
+
+
+def _train_rank(values: dict[str, Any]) -> None:
+    """One rank; Ray Train has made the process group."""
+    from gristmill.model.train import train
+    from gristmill.model.train_config import TrainConfig
+
+    train(TrainConfig.from_dict(values))

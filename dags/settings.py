@@ -40,14 +40,14 @@ def apply_settings(dag: Dag, settings: Iterable[str]) -> Dag:
     """`dag` with each `node.field=value` (or `part_rows=n`) applied; values are read as YAML.
 
     A mapping field takes `node.field.key=value`, or a whole YAML mapping; an empty value removes
-    a key.
+    a key. Stages that are left with nothing to do are taken out.
     """
     for setting in settings:
         target, equals, text = setting.partition("=")
         if not equals:
             raise ConfigurationError(f"--set {setting!r}: write node.field=value")
         dag = _apply(dag, target.strip(), text)
-    return dag
+    return dag.without_idle()
 
 
 def _apply(dag: Dag, target: str, text: str) -> Dag:

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from gristmill import __version__
+from gristmill.cli_model import add_commands
 from gristmill.errors import GristmillError
 
 app = typer.Typer(
     name="gristmill",
-    help="Curate image-text data into training shards, on a laptop or a Ray cluster.",
+    help="Curate image-text data into training shards on Ray, and train unified models on them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -177,6 +178,9 @@ def demo(
     from gristmill.dags.demo import run_demo
 
     run_demo(out, scenes=scenes, seed=seed, runner=runner, plain=plain, command=_command())
+
+
+add_commands(app)
 
 
 @catalog_app.command("list")

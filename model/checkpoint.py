@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -63,11 +66,8 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
         os.makedirs(partial)
     barrier()
-    dcp.save(
-        _state(model, optimizer, average),
-        checkpoint_id=partial,
-        no_dist=world_size() == 1,
-    )
+    with _alone():
+        dcp.save(_state(model, optimizer, average), checkpoint_id=partial)
     barrier()
     if rank() == 0:
         facts = {"format": _FORMAT, "step": step, **facts}
@@ -81,6 +81,14 @@ def save(
             shutil.rmtree(os.path.join(folder, f"step-{old:08d}"), ignore_errors=True)
     barrier()
     return final
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """DCP warns when it finds no process group; one process needs none."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield
 
 
 def steps(folder: str) -> list[int]:
@@ -112,7 +120,8 @@ def load(
     try:
         with open(os.path.join(path, "state.json"), encoding="utf-8") as file:
             facts: dict[str, Any] = json.load(file)
-        dcp.load(state, checkpoint_id=path, no_dist=world_size() == 1)
+        with _alone():
+            dcp.load(state, checkpoint_id=path)
     except Exception as error:
         raise TrainingError(
             f"checkpoint {path} cannot be loaded into this model: {_first_line(error)}; it is "

@@ -53,6 +53,10 @@ class Codec(nn.Module):
         """What the constructor takes."""
         raise NotImplementedError
 
+    def code_features(self) -> list[Tensor]:
+        """What the codes of each codebook stand for, [codes, features]: like codes are alike."""
+        return []
+
     def encode(self, pictures: Tensor) -> Tensor:
         """[n, 3, side, side] -> [n, h, w, codebooks] int64 or [n, h, w, channels] float32."""
         raise NotImplementedError
@@ -92,7 +96,7 @@ class KMeansCodec(Codec):
         *,
         side: int = 30,
         patch: int = 3,
-        sizes: tuple[int, ...] = (2048,),
+        sizes: tuple[int, ...] = (1024,),
         chroma: float = 2.0,
     ) -> None:
         super().__init__(side=side, patch=patch)
@@ -113,6 +117,10 @@ class KMeansCodec(Codec):
             "side": self.side, "patch": self.patch, "sizes": self.sizes, "chroma": self.chroma,
         }  # fmt: skip
 
+    def code_features(self) -> list[Tensor]:
+        """The mean patches."""
+        return list(self.means.split(list(self.sizes)))
+
     def _rows(self, pictures: Tensor) -> Tensor:
         """Mixed patches, [n * h * w, 3 * patch * patch]."""
         mixed = torch.einsum("nchw,dc->ndhw", pictures, self.mix)
@@ -125,7 +133,7 @@ class KMeansCodec(Codec):
         rows = self._rows(pictures)
         if len(rows) < max(self.sizes):
             raise ConfigurationError(f"{len(rows)} patches for {self.sizes} codes; give more")
-        contrast = rows.reshape(len(rows), 3, -1).var(dim=2).sum(dim=1) + 0.01
+        contrast = (rows.reshape(len(rows), 3, -1).var(dim=2).sum(dim=1) + 0.003) ** 1.25
         generator = torch.Generator().manual_seed(seed)
         means = []
         for size in self.sizes:
@@ -312,6 +320,14 @@ class FsqCodec(_AutoEncoder):
             "side": self.side, "patch": self.patch, "width": self.width, "blocks": self.blocks,
             "levels": self.levels,
         }  # fmt: skip
+
+    def code_features(self) -> list[Tensor]:
+        """The digits of each code."""
+        features = []
+        for group in self.levels:
+            scales = [torch.linspace(-1, 1, count) for count in group]
+            features.append(torch.cartesian_prod(*scales).reshape(-1, len(group)))
+        return features
 
     def _digits(self, pictures: Tensor) -> Tensor:
         """Positions on each scale, 0..levels-1, not yet rounded: [n, h, w, channels]."""

@@ -15,6 +15,11 @@ def tiny(vocabulary: int, **changes: Any) -> ModelConfig:
     return _size(vocabulary, 160, 6, 5, 5, 32, 432, changes)
 
 
+def nano(vocabulary: int, **changes: Any) -> ModelConfig:
+    """About 0.1M parameters: seconds, to see whether all is connected."""
+    return _size(vocabulary, 48, 2, 4, 2, 12, 96, changes)
+
+
 def small(vocabulary: int, **changes: Any) -> ModelConfig:
     """About 150M parameters: hours on one GPU."""
     return _size(vocabulary, 768, 16, 12, 4, 64, 2304, changes)
@@ -30,7 +35,7 @@ def large(vocabulary: int, **changes: Any) -> ModelConfig:
     return _size(vocabulary, 4096, 32, 32, 8, 128, 13312, {"checkpointing": True, **changes})
 
 
-SIZES = {"tiny": tiny, "small": small, "base": base, "large": large}
+SIZES = {"nano": nano, "tiny": tiny, "small": small, "base": base, "large": large}
 
 
 def _size(

@@ -108,6 +108,13 @@ class Planner:
         self._shares = weights / weights.sum()
         self._columns = functools.lru_cache(maxsize=64)(self._read_columns)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_columns"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._columns = functools.lru_cache(maxsize=64)(self._read_columns)
+
     @property
     def size(self) -> int:
         """Samples in all sources, once each."""

@@ -69,6 +69,8 @@ class Layout:
     # Time t = sigmoid(normal(mean, 1)), then shift * t / (1 + (shift - 1) t) (Esser et al. 2024).
     time_mean: float = 0.0
     time_shift: float = 1.0
+    # Weight of text that is learnt, against that of pictures.
+    text_weight: float = 3.0
 
     @property
     def queries(self) -> int:
@@ -146,19 +148,33 @@ class DocumentWriter:
         *,
         source: int = 0,
         weight: float = 1.0,
+        prompt: bool = False,
     ) -> Document:
-        """One document. Everything random (masks, times, noise) is drawn from `rng`."""
+        """One document. Everything random (masks, times, noise) is drawn from `rng`.
+
+        With `prompt`, the last segment is only opened: what a model is to write or draw comes next.
+        """
         out = _Columns()
         self._plain(out, [BOS], [IGNORE], [0.0], UNDERSTAND)
         for place, segment in enumerate(segments):
-            if isinstance(segment, Picture):
-                follows = place + 1 < len(segments)
+            follows = place + 1 < len(segments)
+            if prompt and not follows:
+                self._open(out, segment)
+            elif isinstance(segment, Picture):
                 self._picture(out, segment, pictures[segment.number], rng, weight, follows)
             elif segment.learn and self.paradigm.text == "masked":
-                self._masked_passage(out, segment, rng, weight)
+                self._masked_passage(out, segment, rng, weight * self.layout.text_weight)
             else:
-                self._passage(out, segment, weight)
+                self._passage(out, segment, weight * self.layout.text_weight)
         return self._finish(out, source)
+
+    def _open(self, out: _Columns, segment: Segment) -> None:
+        """The marks before what is to come."""
+        if isinstance(segment, Picture):
+            ids = [IMAGE, *(self.vocabulary.side(count) for count in self.layout.grid)]
+            self._plain(out, ids, [IGNORE] * 3, [0.0] * 3, GENERATE)
+        elif segment.mark is not None:
+            self._plain(out, [segment.mark], [IGNORE], [0.0], UNDERSTAND)
 
     def nothing(self) -> Document:
         """A document of no positions, for rows that are padding alone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from gristmill.model.documents import DocumentWriter, Layout
 from gristmill.model.eyes import Eyes
 from gristmill.model.paradigms import Paradigm, find_paradigm
 from gristmill.model.semantic import SemanticEncoder
-from gristmill.model.shard_sources import open_samples
+from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.transformer import ModelConfig
 from gristmill.model.vocabulary import Vocabulary, check_text, train_text
@@ -112,6 +113,7 @@ def make_parts(config: TrainConfig) -> Parts:
         text_block=config.text_block,
         time_mean=config.time_mean,
         time_shift=config.time_shift,
+        text_weight=config.text_weight,
     )
     queries = layout.queries if paradigm.draw == "query" else 0
     vocabulary = Vocabulary(_text(config), codec.vocabularies, queries)
@@ -143,7 +145,7 @@ def _text(config: TrainConfig) -> str:
             raise ConfigurationError(f"tokenizer {config.tokenizer}: {error}") from error
     path = os.path.join(config.out, "tokenizer.json")
     if not os.path.exists(path) and rank() == 0:
-        text = train_text(_captions(config), config.text_vocabulary)
+        text = train_text(caption_texts(config.data), config.text_vocabulary)
         os.makedirs(config.out, exist_ok=True)
         with open(path + ".partial", "w", encoding="utf-8") as file:
             file.write(text)
@@ -153,12 +155,15 @@ def _text(config: TrainConfig) -> str:
         return check_text(file.read(), path)
 
 
-def _captions(config: TrainConfig) -> list[str]:
-    """Captions of all sources, and the questions made of them."""
+def caption_texts(sources: Sequence[DataSource]) -> list[str]:
+    """Captions of all sources, and the questions made of them; at most a million.
+
+    Raises `ConfigurationError` if there are none.
+    """
     from gristmill.model.tasks import find_questions
 
     texts: list[str] = []
-    for source in config.data:
+    for source in sources:
         samples = open_samples(source)
         questions = find_questions(source.questions)
         for shard in range(len(samples.counts())):
@@ -175,7 +180,7 @@ def _captions(config: TrainConfig) -> list[str]:
     if not texts:
         raise ConfigurationError(
             "no captions to train a text vocabulary on: "
-            + ", ".join(source.url for source in config.data)
+            + ", ".join(source.url for source in sources)
             + "; give shards with captions, or --tokenizer FILE"
         )
     return texts

@@ -13,6 +13,10 @@ from gristmill.errors import ConfigurationError, MissingWeightsError
 from gristmill.model.views import view
 
 
+# Least patches of a picture.
+_PLACES = 16
+
+
 class SemanticEncoder:
     """Frozen patches of an open_clip vision tower, at unit deviation.
 
@@ -54,8 +58,11 @@ class SemanticEncoder:
         pixels = torch.from_numpy(small).permute(0, 3, 1, 2).float() / 255
         out: Any = self._visual.forward_intermediates(
             (pixels - self._mean) / self._std,
-            indices=1, intermediates_only=True, normalize_intermediates=True, output_fmt="NCHW",
+            intermediates_only=True, normalize_intermediates=True, output_fmt="NCHW",
         )  # fmt: skip
-        grid = out["image_intermediates"][-1].permute(0, 2, 3, 1).float()
+        # The last layer; of convolutional towers the last that still tells places apart.
+        layers = out["image_intermediates"]
+        fine = [layer for layer in layers if layer.shape[2] * layer.shape[3] >= _PLACES]
+        grid = (fine or layers)[-1].permute(0, 2, 3, 1).float()
         grid = torch.nn.functional.layer_norm(grid, grid.shape[-1:])
         return list(grid.numpy())

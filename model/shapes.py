@@ -1,6 +1,6 @@
 """A world of shapes: scenes whose content is known, pictures of them, and true captions.
 
-Objects lie in the cells of a 2x2 grid, jittered, on textured grounds like those of photographs,
+Objects lie in the cells of a 2x2 grid, the small ones jittered, on textured grounds like those of photographs,
 every scene's its own: flat grounds would make unrelated scenes collide under a perceptual hash.
 Everything about a scene follows from its seed.
 """
@@ -29,6 +29,9 @@ COLOURS = {
 }
 # Radius of an object as a share of the picture's side.
 _RADIUS = {"small": 0.10, "large": 0.19}
+# Objects stand on a lattice of this step, as a share of the side: a codec of a few pixels' patches
+# then meets each object in few ways.
+JITTER = 0.1
 _CELLS = ((0, 0), (0, 1), (1, 0), (1, 1))
 # Bits of a fraction of a pixel that cv2 draws with.
 _SHIFT = 4
@@ -72,8 +75,8 @@ def make_scene(seed: int) -> Scene:
     for index in cells:
         row, column = _CELLS[int(index)]
         size = SIZES[int(rng.integers(len(SIZES)))]
-        slack = 0.25 - _RADIUS[size]
-        jitter = rng.uniform(-slack, slack, 2)
+        steps = int((0.25 - _RADIUS[size]) / JITTER)
+        jitter = rng.integers(-steps, steps + 1, 2) * JITTER
         centre = (0.25 + 0.5 * column + float(jitter[0]), 0.25 + 0.5 * row + float(jitter[1]))
         shape = SHAPES[int(rng.integers(len(SHAPES)))]
         colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
@@ -86,14 +89,14 @@ def draw(scene: Scene, side: int = 256) -> Picture:
     rng = np.random.Generator(np.random.PCG64([scene.seed, 2]))
     picture = _ground(rng, side)
     for thing in scene.things:
-        _draw_thing(picture, thing, rng)
+        _draw_thing(picture, thing)
     return picture
 
 
 def _ground(rng: np.random.Generator, side: int) -> Picture:
     """Noise of several octaves in muted colours, like an unfocused wall, lawn or sky."""
     light = np.zeros((side, side), np.float32)
-    for octave, strength in ((3, 1.0), (5, 0.9), (9, 0.6), (24, 0.25), (80, 0.12)):
+    for octave, strength in ((3, 1.0), (5, 0.7), (9, 0.15), (24, 0.1), (80, 0.6)):
         noise: Any = rng.normal(0, 1, (octave, octave)).astype(np.float32)
         light += strength * cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC)
     light = (light - light.mean()) / max(float(light.std()), 1e-6)
@@ -104,10 +107,9 @@ def _ground(rng: np.random.Generator, side: int) -> Picture:
     return np.asarray(np.clip(values, 25, 215), np.uint8)
 
 
-def _draw_thing(picture: Picture, thing: Thing, rng: np.random.Generator) -> None:
+def _draw_thing(picture: Picture, thing: Thing) -> None:
     side = picture.shape[0]
-    turn = 0.0 if thing.shape == "circle" else float(rng.uniform(-0.15, 0.15))
-    mask = draw_mask(thing.shape, reach(thing.size), thing.centre, turn, side)
+    mask = draw_mask(thing.shape, reach(thing.size), thing.centre, side)
     alpha = mask.astype(np.float32)[:, :, None] / 255
     colour = np.array(COLOURS[thing.colour], np.float32) * shade(side)[:, None, None]
     mixed = picture * (1 - alpha) + np.clip(colour, 0, 255) * alpha
@@ -125,24 +127,24 @@ def shade(side: int) -> NDArray[np.float32]:
 
 
 def draw_mask(
-    shape: str, radius: float, centre: tuple[float, float], turn: float, side: int, pad: int = 0
+    shape: str, radius: float, centre: tuple[float, float], side: int, pad: int = 0
 ) -> NDArray[np.uint8]:
     """Cover of a shape, 0..255, [side + 2 pad] squared; radius and centre as shares of the side,
-    turn in radians, `pad` in pixels."""
+    `pad` in pixels."""
     mask: Any = np.zeros((side + 2 * pad,) * 2, np.uint8)
     middle = (centre[0] * side + pad, centre[1] * side + pad)
     if shape == "circle":
         place = tuple(round(value * 2**_SHIFT) for value in middle)
         cv2.circle(mask, place, round(radius * side * 2**_SHIFT), 255, -1, cv2.LINE_AA, _SHIFT)
     else:
-        corners = _corners(shape, turn) * radius * side + middle
+        corners = _corners(shape) * radius * side + middle
         points = np.round(corners * 2**_SHIFT).astype(np.int32)
         cv2.fillPoly(mask, [points], 255, cv2.LINE_AA, _SHIFT)
     return np.asarray(mask)
 
 
-def _corners(shape: str, turn: float) -> NDArray[np.float64]:
-    """Corners around the origin, [n, 2], turned by `turn` radians."""
+def _corners(shape: str) -> NDArray[np.float64]:
+    """Corners around the origin, [n, 2]."""
     if shape == "square":
         angles, radii = np.arange(4) * np.pi / 2 + np.pi / 4, np.full(4, 1.15)
     elif shape == "triangle":
@@ -150,7 +152,6 @@ def _corners(shape: str, turn: float) -> NDArray[np.float64]:
     else:
         angles = np.arange(10) * np.pi / 5 - np.pi / 2
         radii = np.where(np.arange(10) % 2 == 0, 1.15, 0.46)
-    angles = angles + turn
     return np.asarray(np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None])
 
 

@@ -1,13 +1,14 @@
 """Reads pictures and captions of the world of shapes back into what they show and say.
 
 Pictures are read by explaining every pixel: a smooth ground, and in each cell the best of all
-shapes, sizes, colours, places and turns. A picture that is not explained well is *invalid*; it is
+shapes, sizes, colours and places. A picture that is not explained well is *invalid*; it is
 never guessed at, so that a model cannot score by drawing something vaguely right.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,8 +47,8 @@ _WINDOW = _HALF + 2 * _MARGIN
 _PRESENT = 600.0
 _FULL = 0.74
 _ROUNDS = (0.45, 0.6, _FULL)
-_STEP = {"small": 0.45, "large": 0.5}
-_TURNS = (-0.1, 0.0, 0.1)
+# Pixels between the places tried, finer than the lattice of the world.
+_STEP = 0.5
 # Grounds vary in light far more than in tint: standard deviations in grey levels.
 _LIGHT_NOISE, _TINT_NOISE = 14.0, 4.0
 # The best explanation must beat the best one of another name by this share of its gain.
@@ -116,24 +117,21 @@ def _templates() -> _Templates:
     fine = SIDE * _FINE
     for size_index, size in enumerate(SIZES):
         slack = 0.25 - reach(size)
-        count = 1 + 2 * round(slack * SIDE / _STEP[size])
+        count = 1 + 2 * round(slack * SIDE / _STEP)
         places = np.linspace(-slack, slack, count) + 0.25
         for shape_index, shape in enumerate(SHAPES):
-            for turn in (0.0,) if shape == "circle" else _TURNS:
-                for x in places:
-                    for y in places:
-                        # Room around, as a shape may reach over the picture's edge.
-                        pad = _MARGIN * _FINE
-                        mask = draw_mask(shape, reach(size), (x, y), turn, fine, pad)
-                        small: Any = cv2.resize(
-                            mask[: _WINDOW * _FINE, : _WINDOW * _FINE],
-                            (_WINDOW, _WINDOW),
-                            interpolation=cv2.INTER_AREA,
-                        )
-                        masks.append(small.reshape(-1))
-                        shapes.append(shape_index)
-                        sizes.append(size_index)
-                        centres.append((x, y))
+            for x, y in itertools.product(places, places):
+                # Room around, as a shape may reach over the picture's edge.
+                mask = draw_mask(shape, reach(size), (x, y), fine, _MARGIN * _FINE)
+                small: Any = cv2.resize(
+                    mask[: _WINDOW * _FINE, : _WINDOW * _FINE],
+                    (_WINDOW, _WINDOW),
+                    interpolation=cv2.INTER_AREA,
+                )
+                masks.append(small.reshape(-1))
+                shapes.append(shape_index)
+                sizes.append(size_index)
+                centres.append((x, y))
     stacked = np.stack(masks).astype(np.float32) / 255
     return _Templates(
         stacked, stacked**2, np.array(shapes), np.array(sizes), np.array(centres, np.float32)

@@ -114,6 +114,9 @@ class TarSamples:
                     key, _, extension = member.name.partition(".")
                     row = rows.setdefault(key, {"caption": "", "uid": key})
                     self._read_member(tar, member, extension.lower(), row)
+                # A header that is cut off ends the loop without a word; zeros end a whole tar.
+                if tar.offset + tarfile.BLOCKSIZE > size:
+                    raise tarfile.ReadError("it does not end with an empty block")
         except tarfile.TarError as error:
             raise ShardError(
                 f"{self.url}/{name} is not a whole tar ({error}); fetch or write it again"

@@ -87,7 +87,12 @@ class Trainer:
     def __init__(self, config: TrainConfig, parts: Parts, device: torch.device) -> None:
         self.config, self.parts, self.device = config, parts, device
         torch.manual_seed(config.seed)
-        model = Transformer(parts.model_config).to(device)
+        model = Transformer(parts.model_config)
+        for first, features in zip(
+            parts.vocabulary.code_starts, parts.codec.code_features(), strict=False
+        ):
+            model.start_codes(first, features)
+        model.to(device)
         if checkpoint.world_size() > 1:
             _shard(model, device)
         self.model: nn.Module = model

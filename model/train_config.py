@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,8 @@ class TrainConfig:
     time_mean: float = 0.0
     time_shift: float = 1.0
     text_block: int = 24
+    # Weight of text that is learnt, against that of pictures.
+    text_weight: float = 3.0
     seed: int = 0
     # bf16 where the machine is fast in it.
     precision: str = "auto"
@@ -100,13 +103,11 @@ FREE = (
 
 def changed(old: dict[str, Any], new: TrainConfig) -> list[str]:
     """Settings that differ and must not, one line each."""
-    now = new.to_dict()
+    # What a checkpoint keeps went through JSON, where tuples are lists.
+    now = json.loads(json.dumps(new.to_dict()))
     lines = []
     for name, value in now.items():
         before = old.get(name)
-        if name == "data":
-            before = [dict(source) for source in before or []]
-            value = [dict(source) for source in value]
         if name not in FREE and before != value:
             lines.append(f"{name}: {before!r} -> {value!r}")
     return lines

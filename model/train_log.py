@@ -159,12 +159,11 @@ class TrainLog:
 
     def samples(self, step: int, picture: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         """A sheet of samples, uint8 RGB."""
-        import cv2
+        from gristmill.model.contact_sheet import write_picture
 
         folder = os.path.join(self.folder, "samples")
         os.makedirs(folder, exist_ok=True)
-        swapped: Any = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-        cv2.imwrite(os.path.join(folder, f"step-{step:08d}.png"), swapped)
+        write_picture(os.path.join(folder, f"step-{step:08d}.png"), picture)
         self._board.add_image("samples", picture, step, dataformats="HWC")
 
     def ends(self) -> tuple[float, float]:

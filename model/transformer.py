@@ -50,7 +50,10 @@ class ModelConfig:
     flow_head: str = "none"
     flow_head_width: int = 0
     flow_head_layers: int = 0
+    # Bases of rotary frequencies over time, and over the rows and columns of a picture, which are
+    # far fewer than positions of text.
     rope_base: float = 10000.0
+    rope_side_base: float = 100.0
     # Recompute each block in the backward pass.
     checkpointing: bool = False
 
@@ -103,12 +106,15 @@ class Rotary(nn.Module):
     frequencies: Tensor
     axis: Tensor
 
-    def __init__(self, head_dim: int, base: float) -> None:
+    def __init__(self, head_dim: int, base: float, side_base: float) -> None:
         super().__init__()
         pairs = head_dim // 2
         side = pairs // 3
         counts = (pairs - 2 * side, side, side)
-        frequencies = [base ** (-torch.arange(n, dtype=torch.float32) / n) for n in counts]
+        frequencies = [
+            start ** (-torch.arange(count, dtype=torch.float32) / count)
+            for start, count in zip((base, side_base, side_base), counts, strict=True)
+        ]
         self.register_buffer("frequencies", torch.cat(frequencies), persistent=False)
         axis = [number for number, count in enumerate(counts) for _ in range(count)]
         self.register_buffer("axis", torch.tensor(axis), persistent=False)
@@ -126,29 +132,38 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return turned.to(x.dtype)
 
 
-@dataclass
 class Cache:
-    """Keys and values of what was read so far, and where it stands; made by `Transformer.extend`.
+    """Keys and values of what was read so far, and where it stands; filled by
+    `Transformer.extend`.
 
-    All rows have the same number of slots; those that a row does not use are of no document.
+    All rows have the same number of slots; those that a row does not use are of no document. Room
+    doubles when it runs out, so that reading on costs what is new.
     """
 
-    keys: list[Tensor]
-    values: list[Tensor]
-    places: Places
+    def __init__(self) -> None:
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.places: Places | None = None
 
     @property
     def length(self) -> int:
         """Slots in use."""
-        return self.places.doc.shape[1]
+        return 0 if self.places is None else self.places.doc.shape[1]
 
-    def repeat(self, rows: Tensor) -> Cache:
-        """The cache of a batch made of these rows."""
-        places = Places(
-            self.places.index[rows], self.places.doc[rows], self.places.seg[rows],
-            self.places.kind[rows],
-        )  # fmt: skip
-        return Cache([k[rows] for k in self.keys], [v[rows] for v in self.values], places)
+    def put(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Lay new keys and values [B, H, S, D] behind those in use; all of them, [B, H, L+S, D].
+        They count as used only when the caller lengthens `places`."""
+        end = self.length + key.shape[2]
+        for store, new in ((self.keys, key), (self.values, value)):
+            if layer == len(store):
+                store.append(new.new_empty(*new.shape[:2], end, new.shape[3]))
+            if store[layer].shape[2] < end:
+                old = store[layer]
+                grown = old.new_empty(*old.shape[:2], max(2 * old.shape[2], end), old.shape[3])
+                grown[:, :, : self.length] = old[:, :, : self.length]
+                store[layer] = grown
+            store[layer][:, :, self.length : end] = new
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
 
 @dataclass
@@ -175,10 +190,9 @@ class Attention(nn.Module):
         self.k_norm = ExpertNorm(experts, config.head_dim)
 
     def forward(
-        self, x: Tensor, shape: tuple[int, int], context: _Context, past: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x: [N, width], in the order of tokens. Returns the same and the keys and values of the
-        new positions."""
+        self, x: Tensor, shape: tuple[int, int], context: _Context, cache: Cache | None, layer: int
+    ) -> Tensor:
+        """x: [N, width], in the order of tokens, and the same comes out."""
         rows, length = shape
         sorting = context.sorting
         mixed = self.qkv(x if sorting is None else x[sorting.order], sorting)
@@ -191,14 +205,12 @@ class Attention(nn.Module):
         q, k, v = (t.view(rows, length, -1, self.dim).transpose(1, 2) for t in (q, k, v))
         q, k = rotate(q, context.cos, context.sin), rotate(k, context.cos, context.sin)
         q, k = q.to(v.dtype), k.to(v.dtype)
-        new = (k, v)
-        if past is not None:
-            k = torch.cat([past[0].to(k.dtype), k], dim=2)
-            v = torch.cat([past[1].to(v.dtype), v], dim=2)
+        if cache is not None:
+            k, v = cache.put(layer, k, v)
         seen = attend(q, k, v, context.mask)
         flat = seen.transpose(1, 2).reshape(rows * length, -1)
         out = self.out(flat if sorting is None else flat[sorting.order], sorting)
-        return (out if sorting is None else out[sorting.back]), new
+        return out if sorting is None else out[sorting.back]
 
 
 class FeedForward(nn.Module):
@@ -260,14 +272,14 @@ class Block(nn.Module):
         x: Tensor,
         shape: tuple[int, int],
         context: _Context,
-        past: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor | None]:
-        """x: [N, width] -> the same, new keys and values, and the balance term if there is one."""
+        cache: Cache | None = None,
+        layer: int = 0,
+    ) -> tuple[Tensor, Tensor | None]:
+        """x: [N, width] -> the same, and the balance term if there is one."""
         normed = self.attention_norm(x, context.route)
-        seen, new = self.attention(normed, shape, context, past)
-        x = x + seen
+        x = x + self.attention(normed, shape, context, cache, layer)
         out, balance = self.feed_forward(self.forward_norm(x, context.route), context)
-        return x + out, new, balance
+        return x + out, balance
 
 
 @dataclass
@@ -293,7 +305,7 @@ class Transformer(nn.Module):
         config.check()
         self.config = config
         self.embed = nn.Embedding(config.vocabulary, config.width)
-        self.rotary = Rotary(config.head_dim, config.rope_base)
+        self.rotary = Rotary(config.head_dim, config.rope_base, config.rope_side_base)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
         self.lm = nn.Linear(config.width, config.vocabulary, bias=False)
@@ -341,6 +353,23 @@ class Transformer(nn.Module):
         elif self.config.flow_head == "query":
             self.flow_head.reset_last()
 
+    @torch.no_grad()
+    def start_codes(self, first: int, features: Tensor) -> None:
+        """Begin the embeddings and output rows of ids from `first` on with what the codes stand
+        for, [codes, features], so that like codes are alike from the first step."""
+        centred = features.double() - features.double().mean(dim=0)
+        values, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
+        # Half whitened: strong directions lead, weak ones are not lost.
+        scale = values.clamp_min(float(values[-1]) * 1e-4) ** -0.25
+        mixed = (centred @ axes * scale).float()
+        mixed = mixed / mixed.std()
+        generator = torch.Generator().manual_seed(first)
+        for weight in (self.embed.weight, self.lm.weight):
+            turn = torch.randn(mixed.shape[1], weight.shape[1], generator=generator)
+            rows = (mixed @ turn / math.sqrt(mixed.shape[1])).to(weight)
+            old = weight[first : first + len(rows)]
+            weight[first : first + len(rows)] = rows * old.std() + 0.2 * old
+
     def embed_batch(self, batch: PackedBatch) -> Tensor:
         """[B, L, width]: each position from its id, its latent at its time, or its patch."""
         rows, length = batch.ids.shape
@@ -379,11 +408,11 @@ class Transformer(nn.Module):
         balances: list[Tensor] = []
         for block in self.blocks:
             if self.config.checkpointing and self.training:
-                x, _, balance = checkpoint(
+                x, balance = checkpoint(
                     block, x, (rows, length), context, use_reentrant=False
                 )
             else:
-                x, _, balance = block(x, (rows, length), context)
+                x, balance = block(x, (rows, length), context)
             if balance is not None:
                 balances.append(balance)
         mean = torch.stack(balances).mean() if balances else x.new_zeros(())
@@ -438,27 +467,21 @@ class Transformer(nn.Module):
             )  # fmt: skip
         raise ConfigurationError("the batch has latents with a loss, the model has no flow head")
 
-    def extend(
-        self, batch: PackedBatch, cache: Cache | None, *, commit: bool = True
-    ) -> tuple[Tensor, Cache | None]:
-        """Read on from a cache: normed outputs [B, L, width] of the batch's positions, and the
-        longer cache (the old one if not `commit`). The batch's `doc` and `seg` count on."""
+    def extend(self, batch: PackedBatch, cache: Cache, *, commit: bool = True) -> Tensor:
+        """Read on from a cache: normed outputs [B, L, width] of the batch's positions, which see
+        each other and what the cache holds. They stay in it only with `commit`. The batch's `doc`
+        and `seg` count on from those of the cache."""
         rows, length = batch.ids.shape
-        start = cache.length if cache else 0
-        index = torch.arange(start, start + length, device=batch.ids.device).expand(rows, length)
-        new = Places(index, batch.doc, batch.seg, batch.kind)
-        known = cache.places.join(new) if cache else new
+        index = torch.arange(cache.length, cache.length + length, device=batch.ids.device)
+        new = Places(index.expand(rows, length), batch.doc, batch.seg, batch.kind)
+        known = cache.places.join(new) if cache.places else new
         context = self._context(allow(new, known), batch.pos, batch.route)
         x = self.embed_batch(batch).view(rows * length, -1)
-        keys, values = [], []
-        for i, block in enumerate(self.blocks):
-            past = (cache.keys[i], cache.values[i]) if cache else None
-            x, (k, v), _ = block(x, (rows, length), context, past)
-            if commit:
-                keys.append(torch.cat([past[0], k], dim=2) if past else k)
-                values.append(torch.cat([past[1], v], dim=2) if past else v)
-        hidden = self.norm(x).view(rows, length, -1)
-        return hidden, (Cache(keys, values, known) if commit else cache)
+        for layer, block in enumerate(self.blocks):
+            x, _ = block(x, (rows, length), context, cache, layer)
+        if commit:
+            cache.places = known
+        return self.norm(x).view(rows, length, -1)  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor, first: int = 0, last: int | None = None) -> Tensor:
         """Logits of ids first..last-1 only."""

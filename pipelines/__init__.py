@@ -15,6 +15,7 @@ STAGES = {
     "ImageFacts": "gristmill.pipelines.image_facts",
     "CaptionFacts": "gristmill.pipelines.caption_facts",
     "Duplicates": "gristmill.pipelines.duplicates",
+    "Tokens": "gristmill.pipelines.tokens",
     "Keep": "gristmill.pipelines.keep",
     "Shards": "gristmill.pipelines.shards",
 }

@@ -54,6 +54,8 @@ def _filled(value: Any, kind: pa.DataType) -> Any:
         number = float(value or 0.0)
         # A float32 is written with the digits that tell it apart, not with those of its double.
         return float(f"{number:.9g}") if math.isfinite(number) else 0.0
+    if pa.types.is_list(kind):
+        return [_filled(item, kind.value_type) for item in value or ()]
     return value or ""
 
 
@@ -175,7 +177,7 @@ def _record_set(name: str, file: str, schema: pa.Schema) -> dict[str, Any]:
                 "@type": "cr:Field",
                 "@id": f"{name}/{field.name}",
                 "name": f"{name}/{field.name}",
-                "dataType": _croissant_type(field.type),
+                **_croissant_type(field.type),
                 "source": {"fileObject": {"@id": file}, "extract": {"column": field.name}},
             }
             for field in fields
@@ -183,12 +185,14 @@ def _record_set(name: str, file: str, schema: pa.Schema) -> dict[str, Any]:
     }
 
 
-def _croissant_type(kind: pa.DataType) -> str:
+def _croissant_type(kind: pa.DataType) -> dict[str, Any]:
+    if pa.types.is_list(kind):
+        return {**_croissant_type(kind.value_type), "repeated": True}
     if pa.types.is_boolean(kind):
-        return "sc:Boolean"
+        return {"dataType": "sc:Boolean"}
     if pa.types.is_integer(kind):
-        return "sc:Integer"
-    return "sc:Float" if pa.types.is_floating(kind) else "sc:Text"
+        return {"dataType": "sc:Integer"}
+    return {"dataType": "sc:Float" if pa.types.is_floating(kind) else "sc:Text"}
 
 
 def card(

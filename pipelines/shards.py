@@ -245,7 +245,7 @@ def as_json(value: Any) -> bytes:
 
 
 def score_names(available: pa.Schema) -> list[str]:
-    """Columns of plain values that are neither identity nor machinery."""
+    """Columns of plain values, or lists of them, that are neither identity nor machinery."""
     kinds = (
         pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean, pa.types.is_string,
     )  # fmt: skip
@@ -254,8 +254,12 @@ def score_names(available: pa.Schema) -> list[str]:
         for field in available
         if field.name not in IDENTITY
         and field.name not in _INTERNAL
-        and any(is_kind(field.type) for is_kind in kinds)
+        and any(is_kind(_value_type(field.type)) for is_kind in kinds)
     ]
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_list(kind) else kind
 
 
 class Files:
@@ -347,12 +351,17 @@ def _write_parquet(file: Any, plan: pa.Table, workspace: Workspace) -> None:
 
 
 def _hf_features(schema: pa.Schema, columns: Sequence[str]) -> str:
-    names = {"double": "float64", "float": "float32", "halffloat": "float16"}
     features: dict[str, Any] = dict(_HF_TYPES)
     for name in columns:
-        kind = str(schema.field(name).type)
-        features[name] = {"dtype": names.get(kind, kind), "_type": "Value"}
+        features[name] = _hf_feature(schema.field(name).type)
     return json.dumps({"info": {"features": features}})
+
+
+def _hf_feature(kind: pa.DataType) -> dict[str, Any]:
+    if pa.types.is_list(kind):
+        return {"feature": _hf_feature(kind.value_type), "length": -1, "_type": "Sequence"}
+    names = {"double": "float64", "float": "float32", "halffloat": "float16"}
+    return {"dtype": names.get(str(kind), str(kind)), "_type": "Value"}
 
 
 def _describe(workspace: Workspace, shards: Any) -> Mapping[str, Any]:

@@ -80,6 +80,10 @@ class Stage:
                 raise GraphError(missing_column(type(self).__name__, name, available.names))
         return self.reads()
 
+    def idle(self) -> bool:
+        """Whether its fields leave it nothing to do; such a node is left out of a run."""
+        return False
+
     def prepare(self) -> None:
         """Load what the stage needs, once per worker, before its deadlines start to count."""
 

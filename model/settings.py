@@ -1,0 +1,185 @@
+"""From what a person types to what training takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from gristmill.errors import ConfigurationError
+from gristmill.model.codecs import CODECS, Codec, CodecTraining, save_codec, train_codec
+from gristmill.model.paradigms import find_paradigm
+from gristmill.model.parts import caption_texts
+from gristmill.model.shard_sources import DataSource, open_samples
+from gristmill.model.train_config import TrainConfig
+from gristmill.model.views import view
+from gristmill.model.vocabulary import train_text
+from gristmill.pipelines.decode import DecodeError, decode_rgb
+
+
+def train_config(
+    *,
+    size: str,
+    data: Sequence[str],
+    out: str,
+    paradigm: str,
+    experts: str,
+    codec: str,
+    encoder: str,
+    split: str,
+    where: str,
+    tasks: str,
+    questions: str,
+    steps: int,
+    rows: int,
+    row_length: int,
+    rate: float,
+    seed: int,
+    settings: Sequence[str],
+) -> TrainConfig:
+    """A training's settings. Without a codec that fits the paradigm, one is trained first."""
+    sources = tuple(
+        dataclasses.replace(
+            source, split=split, where=where, tasks=parse_tasks(tasks), questions=questions
+        )
+        for source in map(parse_source, data)
+    )
+    fields: dict[str, Any] = {
+        "out": out, "data": sources, "codec": codec, "size": size, "paradigm": paradigm,
+        "experts": experts, "steps": steps, "rows_per_step": rows, "row_length": row_length,
+        "rate": rate, "seed": seed,
+    }  # fmt: skip
+    wanted = find_paradigm(paradigm)
+    if "semantic" in wanted.see:
+        fields["encoder"] = encoder
+    fields |= _parsed(settings, TrainConfig)
+    config = TrainConfig(**fields)
+    config.check()
+    return dataclasses.replace(config, codec=_fitting_codec(config, wanted.codes))
+
+
+def _fitting_codec(config: TrainConfig, codes: bool) -> str:
+    """The codec given, if it fits; else one trained on the data into the checkpoint's folder."""
+    from gristmill.model.codecs import load_codec
+
+    if config.codec and (not os.path.exists(config.codec) or load_codec(config.codec).discrete == codes):
+        return config.codec
+    path = os.path.join(config.out, "trained-codec.safetensors")
+    if not os.path.exists(path):
+        kind = "kmeans" if codes else "pca"
+        urls = [source.url for source in config.data]
+        codec_from_shards(kind, urls, seed=config.seed, out=path, split=config.data[0].split)
+    return path
+
+
+def parse_source(text: str) -> DataSource:
+    """"FOLDER" or "WEIGHT@FOLDER"."""
+    weight, at, url = text.rpartition("@")
+    try:
+        return DataSource(url=url, weight=float(weight) if at else 1.0)
+    except ValueError:
+        return DataSource(url=text)
+
+
+def parse_tasks(text: str) -> dict[str, float]:
+    """"draw=0.5,describe=0.5" as shares."""
+    shares = {}
+    for part in text.split(","):
+        name, _, share = part.strip().partition("=")
+        try:
+            shares[name] = float(share or 1)
+        except ValueError:
+            raise ConfigurationError(f"--tasks {part!r}: write task=share") from None
+    return shares
+
+
+def _parsed(settings: Sequence[str], cls: Any) -> dict[str, Any]:
+    """name=value pairs as fields of a dataclass, typed by their defaults."""
+    known = {field.name: field.default for field in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or name not in known:
+            raise ConfigurationError(
+                f"--set {setting!r}: write name=value; names: {', '.join(sorted(known))}"
+            )
+        value = yaml.safe_load(text)
+        kind = type(known[name])
+        if kind in (int, float, str, bool):
+            try:
+                value = kind(value)
+            except (TypeError, ValueError):
+                raise ConfigurationError(f"--set {setting!r}: a {kind.__name__} is wanted") from None
+        values[name] = value
+    return values
+
+
+def codec_from_shards(
+    kind: str,
+    data: Sequence[str],
+    *,
+    out: str,
+    side: int = 30,
+    patch: int = 3,
+    pictures: int = 4000,
+    steps: int = 500,
+    seed: int = 0,
+    split: str = "train",
+    settings: Sequence[str] = (),
+) -> Codec:
+    """Train a codec on pictures spread over shards, and write it."""
+    if kind not in CODECS:
+        raise ConfigurationError(f"codec {kind!r}; choose one of {', '.join(CODECS)}")
+    fields: dict[str, Any] = {"side": side, "patch": patch}
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        value = yaml.safe_load(text)
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    try:
+        codec = CODECS[kind](**fields)
+    except TypeError as error:
+        raise ConfigurationError(f"codec {kind}: {error}") from None
+    views = picture_views(data, side=side, count=pictures, split=split)
+    train_codec(codec, views, CodecTraining(steps=steps, seed=seed))
+    os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
+    save_codec(codec, out)
+    return codec
+
+
+def picture_views(
+    data: Sequence[str], *, side: int, count: int, split: str = "train"
+) -> torch.Tensor:
+    """uint8 [n, side, side, 3]: at most `count` pictures, evenly spread over shard sets."""
+    views = []
+    each = max(1, count // len(data))
+    for text in data:
+        samples = open_samples(dataclasses.replace(parse_source(text), split=split))
+        places = [(s, r) for s, rows in enumerate(samples.counts()) for r in range(rows)]
+        chosen = np.linspace(0, len(places) - 1, min(each, len(places))).astype(int)
+        for number in chosen:
+            try:
+                views.append(view(decode_rgb(samples.image(*places[int(number)])), side))
+            except DecodeError:
+                continue
+    if not views:
+        raise ConfigurationError(f"no picture of {', '.join(data)} can be decoded")
+    return torch.from_numpy(np.stack(views))
+
+
+def tokenizer_from_shards(
+    data: Sequence[str], *, size: int, questions: str, out: str
+) -> int:
+    """Train a BPE on captions (and questions made of them), write it, and return its entries."""
+    from tokenizers import Tokenizer
+
+    sources = [dataclasses.replace(parse_source(text), questions=questions) for text in data]
+    text = train_text(caption_texts(sources), size)
+    with open(out + ".partial", "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(out + ".partial", out)
+    return int(Tokenizer.from_str(text).get_vocab_size())

@@ -1,0 +1,167 @@
+"""The shapes suite: what a model draws and says, judged against scenes whose content is known.
+
+A picture is right when the parser reads exactly the objects of the prompt, in the relation said;
+a caption when it names exactly the objects, and states no false relation; an answer when it is
+word for word the true one. Control: the pictures judged against other prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from gristmill.errors import ConfigurationError
+from gristmill.model.codecs import Codec, to_bytes, to_unit
+from gristmill.model.sampling import Sampling
+from gristmill.model.shapes import Scene, Thing, captions, draw, make_scene
+from gristmill.model.shapes_questions import is_existence, questions
+from gristmill.model.shapes_reader import SIDE, agrees, read_caption, read_pictures, shows
+from gristmill.model.unified import Image, Unified
+from gristmill.model.views import view
+
+HELD_OUT = (("red", "star"), ("green", "circle"), ("blue", "triangle"), ("yellow", "square"))
+"""(colour, shape) that training on `WITHOUT_HELD_OUT` never sees together."""
+
+WITHOUT_HELD_OUT = "NOT regexp_matches(caption, '{}')".format(
+    "|".join(f"{colour} {shape}" for colour, shape in HELD_OUT)
+)
+"""For `DataSource.where`."""
+
+_FIRST = 9 * 10**9
+_DRAWN_AT = 240
+
+
+def evaluate_shapes(
+    model: Unified, *, count: int = 256, seed: int = 0, sampling: Sampling | None = None,
+    steps: int = 0,
+) -> dict[str, Any]:
+    """The suite's scores, each a share of `count` scenes; as `evaluation.json` holds them.
+
+    Raises `ConfigurationError` for a model of another side than the parser reads.
+    """
+    if model.reading.codec.side != SIDE:
+        raise ConfigurationError(
+            f"the shapes suite reads pictures of {SIDE} px, the model draws "
+            f"{model.reading.codec.side}"
+        )
+    sampling = replace(sampling or Sampling(), seed=seed)
+    seen, held_out = _scenes(count, seed)
+    drawn = _drawn(model, seen, sampling)
+    pictures = [draw(scene, _DRAWN_AT) for scene in seen]
+    answers = _answers(model, seen, pictures)
+    others = _drawn(model, held_out, sampling)
+    held_pictures = [draw(scene, _DRAWN_AT) for scene in held_out]
+    read = read_pictures(np.stack(drawn))
+    return {
+        "suite": "shapes",
+        "picture_exact": _share([shows(r, s) for r, s in zip(read, seen, strict=True)]),
+        "picture_exact_shuffled": _share(
+            [shows(r, s) for r, s in zip(read, [*seen[1:], seen[0]], strict=True)]
+        ),
+        "picture_invalid": _share([r is None for r in read]),
+        "picture_attributes": _attributes(read, seen),
+        "caption_exact": _share(_captions_right(model, seen, pictures)),
+        "answer_exact": _share([right for _, right in answers]),
+        "answer_exact_without_existence": _share(
+            [right for question, right in answers if not is_existence(question)]
+        ),
+        "cycle_exact": _cycle(model, drawn, seen),
+        "held_out": {
+            "picture_exact": _share(
+                [
+                    shows(r, s)
+                    for r, s in zip(read_pictures(np.stack(others)), held_out, strict=True)
+                ]
+            ),
+            "caption_exact": _share(_captions_right(model, held_out, held_pictures)),
+        },
+        "codec_ceiling": codec_ceiling(model.reading.codec, seen),
+        "scenes": count,
+        "steps": steps,
+        "seed": seed,
+    }
+
+
+def _scenes(count: int, seed: int) -> tuple[list[Scene], list[Scene]]:
+    """Scenes without and with a held-out pair; no training draws from this range of seeds."""
+    seen: list[Scene] = []
+    held_out: list[Scene] = []
+    number = _FIRST + 10**6 * seed
+    while len(seen) < count or len(held_out) < count // 2:
+        scene = make_scene(number)
+        (held_out if scene.content & set(HELD_OUT) else seen).append(scene)
+        number += 1
+    return seen[:count], held_out[: count // 2]
+
+
+def _drawn(model: Unified, scenes: Sequence[Scene], sampling: Sampling) -> list[Image]:
+    return model.generate([captions(scene)[0] for scene in scenes], sampling)
+
+
+def _captions_right(
+    model: Unified, scenes: Sequence[Scene], pictures: Sequence[Image]
+) -> list[bool]:
+    said = model.describe(pictures)
+    return [agrees(read_caption(t), s.things) for t, s in zip(said, scenes, strict=True)]
+
+
+def _answers(
+    model: Unified, scenes: Sequence[Scene], pictures: Sequence[Image]
+) -> list[tuple[str, bool]]:
+    """One question of each kind in turn."""
+    asked = []
+    for number, scene in enumerate(scenes):
+        choices = questions(captions(scene)[0])
+        asked.append(choices[number % len(choices)])
+    said = model.ask(pictures, [question for question, _ in asked])
+    return [(q, text == answer) for (q, answer), text in zip(asked, said, strict=True)]
+
+
+def _cycle(model: Unified, drawn: Sequence[Image], scenes: Sequence[Scene]) -> float:
+    """Share of drawn pictures that the model itself describes as what was asked for."""
+    said = model.describe(drawn)
+    return _share([agrees(read_caption(t), s.things) for t, s in zip(said, scenes, strict=True)])
+
+
+def _attributes(
+    read: Sequence[tuple[Thing, ...] | None], scenes: Sequence[Scene]
+) -> dict[str, float]:
+    """Share of pictures in which one attribute of all objects is right, order aside; a picture
+    that cannot be read has none right."""
+
+    def right(name: str) -> float:
+        return _share(
+            [
+                things is not None
+                and sorted(getattr(thing, name) for thing in things)
+                == sorted(getattr(thing, name) for thing in scene.things)
+                for things, scene in zip(read, scenes, strict=True)
+            ]
+        )
+
+    counts = [
+        things is not None and len(things) == len(scene.things)
+        for things, scene in zip(read, scenes, strict=True)
+    ]
+    return {
+        "count": _share(counts), "shape": right("shape"), "colour": right("colour"),
+        "size": right("size"),
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def codec_ceiling(codec: Codec, scenes: Sequence[Scene]) -> float:
+    """Share of clean pictures that are read rightly after the codec's encode and decode: what a
+    model that copies perfectly would reach."""
+    small = np.stack([view(draw(scene, _DRAWN_AT), codec.side) for scene in scenes])
+    decoded = to_bytes(codec.decode(codec.encode(to_unit(torch.from_numpy(small))))).numpy()
+    read = read_pictures(decoded)
+    return _share([shows(r, s) for r, s in zip(read, scenes, strict=True)])
+
+
+def _share(values: Sequence[bool]) -> float:
+    return round(float(np.mean(values)), 4) if len(values) else 0.0

@@ -1,0 +1,163 @@
+"""Scores on any shards: held-out loss, reconstruction, CLIP score and Fréchet distance."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from gristmill.errors import ConfigurationError, MissingWeightsError
+from gristmill.model.batch import pack
+from gristmill.model.codecs import measure, to_unit
+from gristmill.model.documents import Content, Segment
+from gristmill.model.sampling import Sampling
+from gristmill.model.shard_sources import DataSource, open_samples
+from gristmill.model.tasks import describing, drawing
+from gristmill.model.unified import Image, Unified
+from gristmill.model.views import view
+from gristmill.pipelines.decode import decode_rgb
+
+_ROWS = 32
+
+
+def evaluate_shards(
+    model: Unified,
+    url: str,
+    *,
+    split: str = "val",
+    count: int = 256,
+    seed: int = 0,
+    sampling: Sampling | None = None,
+    clip: str = "",
+    steps: int = 0,
+) -> dict[str, Any]:
+    """Scores on at most `count` samples, evenly spread.
+
+    "held_out_loss" is nats a token of text and of codes, squared error a channel of flows. With
+    `clip` (as `SemanticEncoder` names models), pictures drawn for the captions get a CLIP score
+    (mean cosine, times 100) and a Fréchet distance of CLIP embeddings to the real pictures
+    (Kynkäänniemi et al. 2023), which wants the extra `evaluate`.
+    """
+    if not url:
+        raise ConfigurationError("the suite 'shards' needs --data SHARDS")
+    samples = open_samples(DataSource(url=url, split=split))
+    places = [(s, r) for s, rows in enumerate(samples.counts()) for r in range(rows)]
+    chosen = [places[int(i)] for i in np.linspace(0, len(places) - 1, min(count, len(places)))]
+    pictures = [decode_rgb(samples.image(*place)) for place in chosen]
+    captions = [samples.table(s)["caption"][r].as_py() or "" for s, r in chosen]
+    codec = model.reading.codec
+    small = np.stack([view(picture, codec.side) for picture in pictures])
+    scores: dict[str, Any] = {
+        "suite": "shards",
+        "data": url,
+        "split": split,
+        "samples": len(chosen),
+        "held_out_loss": _losses(model, pictures, captions, seed),
+        "reconstruction": measure(codec, to_unit(torch.from_numpy(small))),
+        "steps": steps,
+        "seed": seed,
+    }
+    if clip:
+        drawn = model.generate(
+            captions, dataclasses.replace(sampling or Sampling(), seed=seed)
+        )
+        scores |= _clip_scores(clip, drawn, pictures, captions)
+    return scores
+
+
+@torch.no_grad()
+def _losses(
+    model: Unified, pictures: Sequence[Image], captions: Sequence[str], seed: int
+) -> dict[str, float]:
+    """Mean losses of drawing and of describing each sample."""
+    writer, seen = model.reading.writer, model.reading.eyes.look(pictures)
+    device = next(model.model.parameters()).device
+    sums: dict[str, list[float]] = {}
+    for name, segments in (("draw", drawing), ("describe", describing)):
+        documents = []
+        for number, (caption, content) in enumerate(zip(captions, seen, strict=True)):
+            rng = np.random.Generator(np.random.PCG64([seed, number]))
+            documents.append(_document(writer, segments(caption), content, rng))
+        for start in range(0, len(documents), _ROWS):
+            part = documents[start : start + _ROWS]
+            batch = pack([[d] for d in part], max(map(len, part))).to(device)
+            losses = model.model(batch)
+            if len(losses.entropies):
+                label = "text" if name == "describe" else "codes"
+                labels = batch.labels.reshape(-1)[losses.labelled]
+                first = min(model.reading.vocabulary.code_starts, default=0)
+                wanted = labels >= first if name == "draw" else labels >= 0
+                sums.setdefault(label, []).extend(losses.entropies[wanted].tolist())
+            sums.setdefault("flow", []).extend(losses.flow_errors.tolist())
+    return {name: round(float(np.mean(values)), 5) for name, values in sums.items() if values}
+
+
+def _document(
+    writer: Any, segments: list[Segment], content: Content, rng: np.random.Generator
+) -> Any:
+    return writer.write(segments, [content], rng)
+
+
+@torch.no_grad()
+def _clip_scores(
+    name: str, drawn: Sequence[Image], real: Sequence[Image], captions: Sequence[str]
+) -> dict[str, float]:
+    try:
+        from torchmetrics.image.fid import FrechetInceptionDistance
+    except ImportError:
+        raise ConfigurationError(
+            "CLIP score and FID need torchmetrics: pip install 'gristmill[evaluate]'"
+        ) from None
+    import open_clip
+
+    local = name.startswith("local-dir:")
+    architecture, _, pretrained = name.partition("/")
+    chosen = name if local else architecture
+    try:
+        model = open_clip.create_model(
+            chosen, pretrained=None if local else pretrained, require_pretrained=True
+        )
+    except Exception as error:
+        raise MissingWeightsError(f"clip {name!r}: {error}") from error
+    tower = _Tower(model.eval())
+    tokens = open_clip.get_tokenizer(chosen)(list(captions))
+    text = torch.nn.functional.normalize(model.encode_text(tokens), dim=-1)
+    images = tower(tower.pixels(drawn))
+    cosines = (torch.nn.functional.normalize(images, dim=-1) * text).sum(dim=-1)
+    distance = FrechetInceptionDistance(feature=tower, normalize=False)
+    distance.update(tower.pixels(real), real=True)
+    distance.update(tower.pixels(drawn), real=False)
+    return {
+        "clip_score": round(100 * float(cosines.mean()), 3),
+        "clip_fid": round(float(distance.compute()), 4),
+    }
+
+
+class _Tower(torch.nn.Module):
+    """uint8 pictures [n, 3, side, side] to CLIP embeddings."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        import open_clip
+
+        self.model = model
+        size = model.visual.image_size
+        self.side = int(size[0] if isinstance(size, tuple | list) else size)
+        preprocess = open_clip.get_model_preprocess_cfg(model)
+        self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(preprocess["std"]).view(1, 3, 1, 1))
+        self.num_features = int(self(self.pixels([np.zeros((8, 8, 3), np.uint8)])).shape[1])
+
+    def pixels(self, pictures: Sequence[Image]) -> torch.Tensor:
+        """uint8 [n, 3, side, side]."""
+        small = np.stack([view(picture, self.side) for picture in pictures])
+        return torch.from_numpy(small).permute(0, 3, 1, 2).contiguous()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Embeddings, [n, features]."""
+        unit = (pixels.float() / 255 - self.mean) / self.std
+        found: torch.Tensor = self.model.encode_image(unit)
+        return found

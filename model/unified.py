@@ -1,0 +1,232 @@
+"""A trained model that draws, describes, answers and edits."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gristmill.errors import ConfigurationError, TrainingError
+from gristmill.model import checkpoint
+from gristmill.model.codecs import codec_digest, load_codec
+from gristmill.model.data import Planner
+from gristmill.model.documents import Content, Document, Layout, Segment
+from gristmill.model.eyes import Eyes
+from gristmill.model.paradigms import find_paradigm
+from gristmill.model.parts import Reading
+from gristmill.model.sampling import DRAW, WRITE, Reader, Sampling, to_pictures
+from gristmill.model.semantic import SemanticEncoder
+from gristmill.model.tasks import answering, describing, drawing, editing
+from gristmill.model.transformer import ModelConfig, Transformer
+from gristmill.model.vocabulary import Vocabulary
+
+Image = NDArray[np.uint8]
+"""uint8 RGB, [height, width, 3]."""
+
+_ROWS = 64
+
+
+class Unified:
+    """Weights, and all that is needed to read and write with them."""
+
+    def __init__(self, model: Transformer, reading: Reading) -> None:
+        self.model, self.reading = model, reading
+
+    def generate(
+        self, prompts: str | Sequence[str], sampling: Sampling | None = None
+    ) -> list[Image]:
+        """A picture for each prompt, [side, side, 3]."""
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        return self._draw([(drawing(text), []) for text in texts], drawing(""), sampling)
+
+    def edit(
+        self,
+        pictures: Sequence[Image],
+        instructions: Sequence[str],
+        sampling: Sampling | None = None,
+    ) -> list[Image]:
+        """Each picture as its instruction wants it."""
+        seen = self.reading.eyes.look(pictures)
+        asked = [
+            (editing(text), [content])
+            for text, content in zip(instructions, seen, strict=True)
+        ]
+        return self._draw(asked, None, sampling)
+
+    def describe(
+        self, pictures: Sequence[Image], sampling: Sampling | None = None
+    ) -> list[str]:
+        """A caption for each picture of any size."""
+        seen = self.reading.eyes.look(pictures)
+        return self._write([(describing(""), [content]) for content in seen], sampling)
+
+    def ask(
+        self,
+        pictures: Sequence[Image],
+        questions: Sequence[str],
+        sampling: Sampling | None = None,
+    ) -> list[str]:
+        """An answer to each question about its picture."""
+        seen = self.reading.eyes.look(pictures)
+        asked = [
+            (answering(question, ""), [content])
+            for question, content in zip(questions, seen, strict=True)
+        ]
+        return self._write(asked, sampling)
+
+    def _prompt(self, segments: Sequence[Segment], contents: Sequence[Content]) -> Document:
+        rng = np.random.default_rng(0)
+        return self.reading.writer.write(segments, contents, rng, prompt=True)
+
+    @torch.no_grad()
+    def _draw(
+        self,
+        asked: Sequence[tuple[list[Segment], list[Content]]],
+        free: list[Segment] | None,
+        sampling: Sampling | None,
+    ) -> list[Image]:
+        sampling = sampling or Sampling()
+        sampling.check()
+        drawn: list[Image] = []
+        for number, part in enumerate(_parts(asked)):
+            given = [self._prompt(segments, contents) for segments, contents in part]
+            rows = given
+            if sampling.guidance != 1:
+                # Without its prompt: nothing said; for an edit, the picture without instruction.
+                without = [
+                    self._prompt(free or _unsaid(segments), contents)
+                    for segments, contents in part
+                ]
+                rows = given + without
+            here = replace(sampling, seed=sampling.seed * 100_003 + number)
+            reader = Reader(self.model, self.reading, rows, here)
+            codes = DRAW[self.reading.paradigm.draw](reader)
+            drawn += list(to_pictures(self.reading, codes))
+        return drawn
+
+    @torch.no_grad()
+    def _write(
+        self,
+        asked: Sequence[tuple[list[Segment], list[Content]]],
+        sampling: Sampling | None,
+    ) -> list[str]:
+        sampling = sampling or Sampling(temperature=0)
+        sampling.check()
+        texts: list[str] = []
+        for part in _parts(asked):
+            prompts = [self._prompt(segments, contents) for segments, contents in part]
+            reader = Reader(self.model, self.reading, prompts, sampling)
+            for ids in WRITE[self.reading.paradigm.text](reader):
+                texts.append(self.reading.vocabulary.decode(ids).strip())
+        return texts
+
+
+def _unsaid(segments: Sequence[Segment]) -> list[Segment]:
+    """The same without what is said."""
+    return [
+        replace(segment, text="") if hasattr(segment, "text") else segment for segment in segments
+    ]
+
+
+def _parts(asked: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(asked), _ROWS):
+        yield asked[start : start + _ROWS]
+
+
+def load(folder: str, device: str = "") -> Unified:
+    """The model that a training left in a folder.
+
+    Raises `TrainingError` for a folder without one, or whose files do not belong together.
+    """
+    path = os.path.join(folder, checkpoint.MODEL_FILE)
+    try:
+        with open(path, encoding="utf-8") as file:
+            facts = json.load(file)
+    except FileNotFoundError:
+        trained = checkpoint.steps(os.path.join(folder, "checkpoints"))
+        hint = (
+            f"its training stopped at step {trained[-1]}: run the same command again"
+            if trained
+            else "give the --out of a finished gristmill train"
+        )
+        raise TrainingError(f"no model in {folder}; {hint}") from None
+    except json.JSONDecodeError as error:
+        raise TrainingError(f"{path} is broken: {error}") from error
+    codec_path = os.path.join(folder, checkpoint.CODEC_FILE)
+    codec = load_codec(codec_path)
+    if codec_digest(codec_path) != facts["codec_digest"]:
+        raise TrainingError(f"{codec_path} is not the codec that the model was trained with")
+    paradigm = find_paradigm(facts["paradigm"])
+    encoder = SemanticEncoder(facts["encoder"]) if facts["encoder"] else None
+    layout = facts["layout"]
+    for name in ("grid", "semantic_grid"):
+        layout[name] = tuple(layout[name])
+    config = ModelConfig(**facts["model"])
+    reading = Reading(
+        config,
+        Vocabulary(**facts["vocabulary"]),
+        paradigm,
+        Layout(**layout),
+        codec,
+        encoder,
+        Eyes(paradigm, codec, encoder),
+    )
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = Transformer(config)
+    model.load_state_dict(_weights(os.path.join(folder, checkpoint.WEIGHTS_FILE), model))
+    return Unified(model.to(where).eval(), reading)
+
+
+def _weights(path: str, model: Transformer) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path} cannot be read: {error}; export it again") from error
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise TrainingError(
+            f"{path} is of another shape: {name} is {found.get(name)}, the model wants "
+            f"{expected.get(name)} ({len(wrong)} differ)"
+        )
+    return weights
+
+
+def sample_sheet(model: Unified, planner: Planner, count: int = 8) -> Image:
+    """Pictures drawn for the first captions of the data, above pictures and their captions."""
+    from gristmill.model.contact_sheet import contact_sheet
+    from gristmill.pipelines.decode import decode_rgb
+
+    samples = planner.samples[0]
+    rows = range(min(count, samples.counts()[0]))
+    table = samples.table(0)
+    captions = [table["caption"][row].as_py() or "" for row in rows]
+    pictures = [decode_rgb(samples.image(0, row)) for row in rows]
+    drawn = model.generate(captions)
+    said = model.describe(pictures)
+    return contact_sheet([*zip(drawn, captions, strict=True), *zip(pictures, said, strict=True)])
+
+
+def require_pictures(paths: Sequence[str]) -> list[Image]:
+    """Decoded files; raises `ConfigurationError` naming the one that is no picture."""
+    from gristmill.pipelines.decode import decode_rgb
+
+    pictures = []
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                pictures.append(decode_rgb(file.read()))
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"{path} is not a picture: {error}") from error
+    return pictures

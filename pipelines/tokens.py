@@ -1,0 +1,105 @@
+"""Tokens as columns: what a model eats of a picture and of a caption, computed once."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import pyarrow as pa
+
+from gristmill.errors import ConfigurationError
+from gristmill.pipelines.stage import Image, Needs, Score
+
+
+class Encoder(Protocol):
+    """Turns pictures and captions into columns. Made by `package.module:function` of two file
+    paths, for pictures and for texts, either of them empty."""
+
+    schema: pa.Schema
+    """What it writes; list columns, typed, never null."""
+
+    def encode(self, images: Sequence[Image], texts: Sequence[str]) -> pa.Table:
+        """Columns of `schema` for uint8 RGB pictures of any size and their captions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens(Score):
+    """Codes or latents of pictures, ids of captions, as columns that shards carry.
+
+    The encoder comes from outside, so that pipelines know nothing of a model: recipes hand in that
+    of `gristmill.model`.
+    """
+
+    pixels: ClassVar[bool] = True
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "tokenizers", "opencv-python-headless")
+
+    # Codec of pictures and `tokenizers` file of captions; empty: none of these.
+    images: str = ""
+    text: str = ""
+    # `package.module:function` of the two files.
+    encoder: str = ""
+
+    def idle(self) -> bool:
+        """Without files there is nothing to write."""
+        return not self.images and not self.text
+
+    def reads(self) -> tuple[str, ...]:
+        """Captions."""
+        return ("caption",)
+
+    def needs(self) -> Needs:
+        """Small models, one thread."""
+        return Needs(memory_gb=1.5)
+
+    def files(self) -> tuple[str, ...]:
+        """Both files decide what is written."""
+        return tuple(path for path in (self.images, self.text) if path)
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` for a file that is missing, or no encoder."""
+        if self.idle():
+            raise ConfigurationError("Tokens has nothing to do: give it images or text, or take it out")
+        for name, path in (("images", self.images), ("text", self.text)):
+            if path and not os.path.exists(path):
+                raise ConfigurationError(
+                    f"Tokens.{name}: no file at {path}; make one with gristmill train-codec, or "
+                    "gristmill train-tokenizer"
+                )
+        if not self.encoder:
+            raise ConfigurationError("Tokens.encoder is empty; name a package.module:function")
+
+    def writes(self) -> pa.Schema:
+        """As the encoder says."""
+        if self.idle():
+            return pa.schema([])
+        self.check()
+        return self._encoder().schema
+
+    def prepare(self) -> None:
+        """Load the files."""
+        self._encoder()
+
+    def score(self, table: pa.Table, images: Sequence[Image] | None) -> pa.Table:
+        """Encode each picture and caption."""
+        assert images is not None
+        return self._encoder().encode(images, [text or "" for text in table["caption"].to_pylist()])
+
+    def _encoder(self) -> Encoder:
+        return _load(self.encoder, self.images, self.text)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(encoder: str, images: str, text: str) -> Encoder:
+    module, colon, attribute = encoder.partition(":")
+    if not colon:
+        raise ConfigurationError(f"Tokens.encoder {encoder!r}: write package.module:function")
+    try:
+        make = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"Tokens.encoder {encoder!r}: {error}") from error
+    made: Encoder = make(images, text)
+    return made

@@ -1,0 +1,186 @@
+"""Batches from shards: the same for any number of ranks and workers, from any point on."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from model_world import World
+
+from gristmill.errors import ConfigurationError, ShardError
+from gristmill.model.batch import PackedBatch
+from gristmill.model.codecs import KMeansCodec, save_codec
+from gristmill.model.data import Loader, StreamConfig, StreamState
+from gristmill.model.parts import Parts, make_parts
+from gristmill.model.shard_sources import DataSource, SampleOrder, open_samples
+from gristmill.model.train_config import TrainConfig
+
+
+def _loader(config: TrainConfig, parts: Parts | None = None, **options: Any) -> Loader:
+    parts = parts or make_parts(config)
+    stream = StreamConfig(
+        rows_per_step=config.rows_per_step, row_length=config.row_length, seed=config.seed
+    )
+    return Loader(parts.planner, parts.eyes, stream, **options)
+
+
+def _take(loader: Loader, count: int) -> list[PackedBatch]:
+    return list(itertools.islice(iter(loader), count))
+
+
+def _same(first: PackedBatch, second: PackedBatch) -> bool:
+    return all(
+        torch.equal(getattr(first, field.name), getattr(second, field.name))
+        if isinstance(getattr(first, field.name), torch.Tensor)
+        else getattr(first, field.name) == getattr(second, field.name)
+        for field in dataclasses.fields(first)
+    )
+
+
+@pytest.mark.parametrize("paradigm", ["ar", "flow-semantic"])
+def test_a_stream_goes_on_exactly_where_it_stopped(
+    world: World, tmp_path: Path, paradigm: str
+) -> None:
+    config = world.config(tmp_path, paradigm, rows_per_step=20)
+    whole = _take(_loader(config), 12)
+    for stop in (1, 5, 11):
+        first = _loader(config)
+        _take(first, stop)
+        state = StreamState(**first.state.to_dict())
+        rest = _take(_loader(config, state=state), 12 - stop)
+        for expected, found in zip(whole[stop:], rest, strict=True):
+            assert _same(expected, found)
+
+
+def test_ranks_share_the_rows_that_one_would_have(world: World, tmp_path: Path) -> None:
+    config = world.config(tmp_path, rows_per_step=6)
+    alone = _take(_loader(config), 3)
+    for size in (2, 3, 4):
+        shares = [_take(_loader(config, rank=rank, world=size), 3) for rank in range(size)]
+        for step, batch in enumerate(alone):
+            for row in range(6):
+                mine = shares[row % size][step]
+                assert torch.equal(mine.ids[row // size], batch.ids[row])
+            if size == 4:
+                # The last two ranks have one row less, and an empty one in its place.
+                assert len(shares[3][step].ids) == 2 and shares[3][step].rows(1, 2).tokens == 0
+        states = {str(_loader(config, rank=r, world=size).state.to_dict()) for r in range(size)}
+        assert len(states) == 1
+
+
+def test_workers_give_the_same_batches(world: World, tmp_path: Path) -> None:
+    config = world.config(tmp_path, "flow")
+    alone, helped = _loader(config), _loader(config, workers=2)
+    for expected, found in zip(_take(alone, 4), _take(helped, 4), strict=True):
+        assert _same(expected, found)
+    assert alone.state == helped.state
+
+
+def test_stored_codes_are_those_of_the_pixels(world: World, tmp_path: Path) -> None:
+    config = world.config(tmp_path)
+    plain = dataclasses.replace(config.data[0], url=world.plain)
+    stored = _take(_loader(config), 2)
+    computed = _take(_loader(dataclasses.replace(config, data=(plain,))), 2)
+    for first, second in zip(stored, computed, strict=True):
+        # The sets were shuffled alike, so all that could differ is JPEG against drawn pixels.
+        assert (first.ids == second.ids).float().mean() > 0.9
+        assert torch.equal(first.doc, second.doc)
+
+
+def test_each_epoch_has_every_sample_once_in_another_order() -> None:
+    rows = [np.arange(7), np.array([1, 4, 5]), np.arange(0), np.arange(5)]
+    order = SampleOrder(rows, seed=3, window=2)
+    epochs = [[order[e * 15 + i] for i in range(15)] for e in range(3)]
+    every = sorted((shard, int(row)) for shard, part in enumerate(rows) for row in part)
+    for epoch in epochs:
+        assert sorted(epoch) == every
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert [SampleOrder(rows, seed=3, window=2)[i] for i in range(15)] == epochs[0]
+
+
+def test_sources_are_mixed_by_weight_and_filtered_by_where(world: World, tmp_path: Path) -> None:
+    config = world.config(tmp_path)
+    red = dataclasses.replace(config.data[0], where="caption LIKE '%red%'", weight=3.0)
+    rest = dataclasses.replace(config.data[0], where="caption NOT LIKE '%red%'", url=world.plain)
+    parts = make_parts(dataclasses.replace(config, data=(red, rest)))
+    state = parts.planner.start()
+    rows, _ = parts.planner.block(state)
+    plans = [plan for row in rows for plan in row]
+    share = np.mean([plan.source == 0 for plan in plans])
+    assert 0.68 < share < 0.82
+    for plan in plans:
+        caption = parts.planner.columns(plan.source, plan.shard, plan.row)["caption"]
+        assert ("red" in caption) == (plan.source == 0)
+
+
+def test_other_peoples_tars_are_read(world: World, tmp_path: Path) -> None:
+    source = next(Path(world.plain).glob("train/*.tar"))
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    with tarfile.open(source) as ours, tarfile.open(folder / "theirs-0.tar", "w") as theirs:
+        for member in ours:
+            if member.name.endswith((".jpg", ".txt")):
+                theirs.addfile(member, ours.extractfile(member))
+    samples = open_samples(DataSource(url=str(folder)))
+    assert samples.counts() == [64]
+    assert samples.image(0, 3)[:2] == b"\xff\xd8"
+    config = world.config(tmp_path / "out")
+    config = dataclasses.replace(config, data=(dataclasses.replace(config.data[0], url=str(folder)),))
+    assert _take(_loader(config), 1)[0].tokens > 0
+
+
+def test_a_truncated_tar_is_named(world: World, tmp_path: Path) -> None:
+    source = next(Path(world.plain).glob("train/*.tar"))
+    whole = source.read_bytes()
+    for cut in (30_000, 15_321, 1_024 * 20):
+        (tmp_path / "cut.tar").write_bytes(whole[:-cut])
+        with pytest.raises(ShardError, match=r"cut\.tar is not a whole tar.*write it again"):
+            open_samples(DataSource(url=str(tmp_path)))
+
+
+def test_an_empty_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="holds no shards"):
+        open_samples(DataSource(url=str(tmp_path)))
+
+
+def test_more_ranks_than_rows_is_an_error(world: World, tmp_path: Path) -> None:
+    config = world.config(tmp_path, rows_per_step=2)
+    with pytest.raises(ConfigurationError, match="2 rows a step for 4 ranks.*--rows 4"):
+        _loader(config, world=4)
+
+
+def test_rows_too_short_say_how_long_they_must_be(world: World, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"rows have 16; give --row-length \d+"):
+        _take(_loader(world.config(tmp_path, row_length=16)), 1)
+
+
+def test_tasks_without_their_columns_are_an_error(world: World, tmp_path: Path) -> None:
+    config = world.config(tmp_path)
+    source = dataclasses.replace(config.data[0], tasks={"edit": 1.0})
+    with pytest.raises(ConfigurationError, match="edit an instruction"):
+        _take(_loader(dataclasses.replace(config, data=(source,))), 1)
+    source = dataclasses.replace(config.data[0], tasks={"paint": 1.0})
+    with pytest.raises(ConfigurationError, match="paint"):
+        make_parts(dataclasses.replace(config, data=(source,)))
+
+
+def test_a_where_that_is_wrong_or_leaves_nothing_is_an_error(world: World, tmp_path: Path) -> None:
+    config = world.config(tmp_path)
+    for where, message in (("nonsense > 1", "nonsense"), ("caption = 'x'", "leaves no sample")):
+        source = dataclasses.replace(config.data[0], where=where)
+        with pytest.raises(ConfigurationError, match=message):
+            make_parts(dataclasses.replace(config, data=(source,)))
+
+
+def test_codes_of_another_codec_are_refused(world: World, tmp_path: Path) -> None:
+    other = KMeansCodec(sizes=(64,), patch=5)
+    save_codec(other, str(tmp_path / "other.safetensors"))
+    config = world.config(tmp_path, codec=str(tmp_path / "other.safetensors"))
+    with pytest.raises(ConfigurationError, match="the codec that the shards were tokenized with"):
+        _take(_loader(config), 1)

@@ -1,0 +1,186 @@
+"""Documents of every paradigm: what is given, what is learnt, where it stands."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gristmill.model.batch import FULL, IGNORE, NOISE, Document, best_fit, pack
+from gristmill.model.configurations import for_paradigm, nano
+from gristmill.model.documents import Content, DocumentWriter, Layout, Passage, Picture
+from gristmill.model.paradigms import PARADIGMS, Paradigm
+from gristmill.model.tasks import answering, describing, drawing, editing, telling
+from gristmill.model.transformer import Transformer
+from gristmill.model.vocabulary import EOS, IMAGE, IMAGE_END, MASK, Vocabulary, train_text
+
+LAYOUT = Layout(
+    grid=(3, 4), semantic_grid=(2, 2), latents_per_query=4, latent_channels=5, semantic_width=7,
+    text_block=8,
+)  # fmt: skip
+TEXT = train_text(["a small red circle", "how many shapes?", "one", "make it green"] * 3, 300)
+TASKS = {
+    "draw": drawing("a small red circle"),
+    "describe": describing("a small red circle"),
+    "answer": answering("how many shapes?", "one"),
+    "edit": editing("make it green"),
+    "tell": telling("a red circle"),
+    "text": [Passage("a red circle", learn=True, ends=True)],
+}
+
+
+def _writer(paradigm: Paradigm, books: tuple[int, ...] = (16,)) -> DocumentWriter:
+    queries = LAYOUT.queries if paradigm.draw == "query" else 0
+    return DocumentWriter(Vocabulary(TEXT, books, queries), paradigm, LAYOUT)
+
+
+def _content(seed: int, books: int = 1) -> Content:
+    rng = np.random.default_rng(seed)
+    return Content(
+        codes=rng.integers(0, 16, (3, 4, books)),
+        latents=rng.standard_normal((3, 4, 5), np.float32),
+        semantic=rng.standard_normal((2, 2, 7), np.float32),
+    )
+
+
+def _write(writer: DocumentWriter, task: str, seed: int = 0) -> Document:
+    books = len(writer.vocabulary.codebooks)
+    contents = [_content(1, books), _content(2, books)]
+    return writer.write(TASKS[task], contents, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", PARADIGMS)
+def test_lengths_are_known_beforehand_and_spans_are_spans(name: str, task: str) -> None:
+    writer = _writer(PARADIGMS[name], (16, 16))
+    document = _write(writer, task)
+    assert len(document) == writer.length(TASKS[task])
+    assert (document.seg[document.kind >= FULL] >= 0).all()
+    continuous = np.concatenate([document.lat_idx, document.und_idx])
+    placed = document.ids[continuous]
+    # Queries have ids of their own; all other continuous positions have none.
+    assert ((placed == -1) | (PARADIGMS[name].draw == "query")).all()
+    assert (document.ids[document.ids < 0] == -1).all()
+    assert (document.weight[document.labels == IGNORE] == 0).all()
+    assert document.weight.sum() + document.lat_loss.sum() > 0
+    assert sum(document.und_spans) == len(document.und_idx)
+
+
+def test_codes_come_one_after_the_other_at_the_position_that_emits_them() -> None:
+    writer = _writer(PARADIGMS["ar"])
+    document = _write(writer, "draw")
+    codes = _content(1).codes
+    assert codes is not None
+    first = document.ids.tolist().index(IMAGE)
+    sides = [writer.vocabulary.side(3), writer.vocabulary.side(4)]
+    ids = [*sides, *(codes.reshape(-1) + writer.vocabulary.code_starts[0])]
+    assert document.ids[first + 1 : first + 15].tolist() == ids
+    # The mark emits the rows, the columns emit the first code, the last code emits nothing.
+    assert document.labels[first : first + 15].tolist() == [*ids, IGNORE]
+    assert (document.labels[:first] == IGNORE).all() and document.ids[-1] == IMAGE_END
+    assert (document.kind == 0).all()
+
+
+def test_text_is_emitted_by_its_mark_and_ends() -> None:
+    writer = _writer(PARADIGMS["ar"])
+    document = _write(writer, "describe")
+    text = writer.vocabulary.encode("a small red circle")
+    assert document.ids[-len(text) - 1 :].tolist() == [*text, EOS]
+    assert document.labels[-len(text) - 2 :].tolist() == [*text, EOS, IGNORE]
+
+
+def test_masked_labels_stay_in_place() -> None:
+    document = _write(_writer(PARADIGMS["masked"]), "draw", seed=3)
+    masked = document.ids == MASK
+    assert masked.any() and ((document.labels != IGNORE) >= masked).all()
+    plain = _write(_writer(PARADIGMS["ar"]), "draw")
+    span = document.seg == 0
+    truth = plain.ids[plain.seg == 0]
+    assert (np.where(masked[span], document.labels[span], document.ids[span]) == truth).all()
+
+
+def test_a_noise_copy_comes_before_its_clean_copy_and_shares_its_place() -> None:
+    document = _write(_writer(PARADIGMS["flow-semantic"]), "tell")
+    noise = document.lat_idx[document.lat_loss > 0]
+    clean = document.lat_idx[document.lat_loss == 0]
+    assert (document.kind[noise] == NOISE).all() and (document.kind[clean] == FULL).all()
+    assert noise.max() < clean.min()
+    assert (document.pos[noise] == document.pos[clean]).all()
+    assert (document.lat_t[document.lat_loss == 0] == 0).all()
+
+
+def test_no_gradient_leads_from_the_clean_copy_to_the_noise_loss() -> None:
+    paradigm = PARADIGMS["flow-semantic"]
+    writer = _writer(paradigm)
+    batch = pack([[_write(writer, "tell"), _write(writer, "edit")]], 96)
+    config = for_paradigm(
+        nano(writer.vocabulary.size), paradigm, latent_channels=5, semantic_width=7
+    )
+    torch.manual_seed(0)
+    model = Transformer(config)
+    torch.nn.init.normal_(model.lat_out.weight)
+    batch.lat.requires_grad_()
+    batch.und.requires_grad_()
+    tell = batch.doc.reshape(-1)[batch.lat_idx] == 0
+    hidden, _ = model.hidden(batch)
+    noise = tell & (batch.lat_loss > 0)
+    model.velocity(batch, hidden)[noise].square().sum().backward()
+    assert batch.lat.grad is not None and batch.und.grad is not None
+    assert bool((batch.lat.grad[noise] != 0).any())
+    assert bool((batch.lat.grad[tell & (batch.lat_loss == 0)] == 0).all())
+    # Semantic patches of the same document come after the noise; the edit's is another document.
+    assert bool((batch.und.grad == 0).all())
+    # The clean copy of a source picture, though, is what an edit looks at.
+    batch.lat.grad = None
+    hidden, _ = model.hidden(batch)
+    edited = ~tell & (batch.lat_loss > 0)
+    model.velocity(batch, hidden)[edited].square().sum().backward()
+    assert bool((batch.lat.grad[~tell & (batch.lat_loss == 0)] != 0).any())
+
+
+def test_packing_keeps_documents_apart_and_loses_nothing() -> None:
+    writer = _writer(PARADIGMS["flow-semantic"])
+    documents = [_write(writer, task) for task in ("draw", "tell", "describe", "edit")]
+    rows = [[documents[0], documents[2]], [documents[1]], [documents[3]]]
+    batch = pack(rows, 96)
+    assert batch.tokens == sum(map(len, documents))
+    for number, row in enumerate(rows):
+        at = 0
+        for count, document in enumerate(row):
+            place = slice(at, at + len(document))
+            assert (batch.doc[number, place] == count).all()
+            assert (batch.ids[number, place].numpy() == document.ids).all()
+            at += len(document)
+        assert (batch.doc[number, at:] == -1).all()
+    parts = batch.split(2)
+    assert [len(part.ids) for part in parts] == [2, 1]
+    assert torch.equal(torch.cat([part.lat for part in parts]), batch.lat)
+    assert torch.equal(parts[1].lat_idx + 2 * 96, batch.lat_idx[len(parts[0].lat) :])
+    assert int(parts[1].und_cu[-1]) == len(parts[1].und)
+    assert sum(int(part.und_cu[-1]) for part in parts) == int(batch.und_cu[-1]) == len(batch.und)
+
+
+def test_best_fit_fills_the_smallest_room() -> None:
+    assert best_fit([5, 6, 4, 3, 20, 1], 10) == [[0, 3, 5], [1, 2]]
+
+
+def test_prompts_are_beginnings_of_what_was_learnt() -> None:
+    for name in ("ar", "flow", "janus", "query"):
+        writer = _writer(PARADIGMS[name])
+        for task in ("draw", "describe", "answer", "edit"):
+            contents = [_content(1), _content(2)]
+            rng = np.random.default_rng(0)
+            prompt = writer.write(TASKS[task], contents, rng, prompt=True)
+            whole = _write(writer, task)
+            for field in ("ids", "pos", "seg", "kind", "route"):
+                begin = getattr(whole, field)[: len(prompt)]
+                assert (getattr(prompt, field) == begin).all(), (name, task, field)
+
+
+def test_a_picture_that_is_seen_is_not_learnt() -> None:
+    for paradigm in PARADIGMS.values():
+        writer = _writer(paradigm)
+        document = writer.write(
+            [Picture(), Passage("x")], [_content(1)], np.random.default_rng(0)
+        )
+        assert document.weight.sum() == document.lat_loss.sum() == 0

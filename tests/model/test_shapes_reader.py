@@ -1,0 +1,90 @@
+"""The parser reads what is there, and nothing into what is not."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from gristmill.model.shapes import Scene, captions, draw, make_scene
+from gristmill.model.shapes_questions import is_existence, questions
+from gristmill.model.shapes_reader import SIDE, agrees, read_caption, read_pictures, shows
+from gristmill.model.views import view
+
+SCENES = [make_scene(88_000_000 + i) for i in range(300)]
+
+
+@pytest.fixture(scope="module")
+def views() -> np.ndarray:
+    return np.stack([view(draw(scene, 256), SIDE) for scene in SCENES])
+
+
+def _right(pictures: np.ndarray) -> float:
+    read = read_pictures(pictures.astype(np.uint8))
+    return float(np.mean([shows(r, s) for r, s in zip(read, SCENES, strict=True)]))
+
+
+def test_clean_pictures_are_read(views: np.ndarray) -> None:
+    assert _right(views) >= 0.99
+
+
+def test_jpeg_and_noise_do_not_matter(views: np.ndarray) -> None:
+    files = [cv2.imencode(".jpg", draw(s, 256), [cv2.IMWRITE_JPEG_QUALITY, 90])[1] for s in SCENES]
+    decoded = [view(cv2.imdecode(f, cv2.IMREAD_COLOR), SIDE) for f in files]
+    assert _right(np.stack(decoded)) >= 0.97
+    noise = np.random.default_rng(0).normal(0, 6, views.shape)
+    assert _right(np.clip(views + noise, 0, 255)) >= 0.97
+
+
+def test_rubbish_is_invalid_and_never_guessed(views: np.ndarray) -> None:
+    rng = np.random.default_rng(0)
+    rubbish = {
+        "noise": rng.integers(0, 256, views.shape),
+        "mixtures": (views.astype(int) + views[::-1]) // 2,
+        "blurred": np.stack([cv2.GaussianBlur(v, (0, 0), 2) for v in views]),
+        "grounds": np.stack([view(draw(Scene(s.seed, ()), 256), SIDE) for s in SCENES]),
+    }
+    for name, pictures in rubbish.items():
+        valid = [r is not None for r in read_pictures(pictures.astype(np.uint8))]
+        assert np.mean(valid) <= 0.05, name
+
+
+def test_other_prompts_are_not_read_from_a_picture(views: np.ndarray) -> None:
+    read = read_pictures(views)
+    others = [*SCENES[1:], SCENES[0]]
+    assert np.mean([shows(r, s) for r, s in zip(read, others, strict=True)]) <= 0.02
+
+
+def test_pictures_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(1, 8, 8, 3\)"):
+        read_pictures(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_captions_are_read_and_judged() -> None:
+    for scene in SCENES[:100]:
+        for text in captions(scene):
+            assert agrees(read_caption(text), scene.things), text
+    assert read_caption("a nice day") is None and not agrees(None, SCENES[0].things)
+    pair = next(s for s in SCENES if len(s.things) == 2 and len({t.name for t in s.things}) == 2)
+    text = captions(pair)[0]
+    swapped = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+    word = next(word for word in swapped if word in text)
+    assert not agrees(read_caption(text.replace(word, swapped[word])), pair.things)
+
+
+def test_answers_are_true() -> None:
+    for scene in SCENES:
+        things = {(thing.colour, thing.shape) for thing in scene.things}
+        for question, answer in questions(captions(scene)[2]):
+            words = question.rstrip("?").split(" ")
+            if is_existence(question):
+                assert ((words[-2], words[-1]) in things) == (answer == "yes")
+            elif question.startswith("how many"):
+                assert answer == ("one", "two")[len(scene.things) - 1]
+            elif "colour" in question:
+                assert [t.colour for t in scene.things if t.shape == words[-1]] == [answer]
+            elif "size" in question:
+                assert [t.size for t in scene.things if t.shape == words[-1]] == [answer]
+            else:
+                assert [t.shape for t in scene.things if t.colour == words[-1]] == [answer]
+    assert questions("something else") == []

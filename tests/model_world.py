@@ -1,0 +1,79 @@
+"""Small shards, codecs and encoders of the world of shapes, made once for all tests of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from shape_shards import build_shapes
+
+from gristmill.model.codecs import (
+    CodecTraining,
+    KMeansCodec,
+    WhitenedPatches,
+    save_codec,
+    train_codec,
+)
+from gristmill.model.filter_network import train_filter_network
+from gristmill.model.paradigms import find_paradigm
+from gristmill.model.shapes import caption, draw, make_scene
+from gristmill.model.shard_sources import DataSource
+from gristmill.model.train_config import TrainConfig
+from gristmill.model.views import view
+
+
+@dataclass(frozen=True)
+class World:
+    """Where things lie."""
+
+    folder: Path
+    # Shards with image codes of `codes`, and a plain copy without.
+    shards: str
+    plain: str
+    codes: str
+    two_books: str
+    latents: str
+    encoder: str
+
+    def config(self, out: Path, paradigm: str = "ar", **changes: Any) -> TrainConfig:
+        """A training of seconds."""
+        kind = find_paradigm(paradigm)
+        source = DataSource(
+            url=self.shards,
+            tasks={"draw": 0.5, "describe": 0.25, "answer": 0.25},
+            questions="shapes",
+        )
+        config = TrainConfig(
+            out=str(out), data=(source,), codec=self.codes if kind.codes else self.latents,
+            encoder=self.encoder if "semantic" in kind.see else "",
+            size="nano", paradigm=paradigm, steps=12, rows_per_step=4, row_length=160,
+            text_vocabulary=300, warmup=2, log_every=1, save_every=6, precision="fp32",
+        )  # fmt: skip
+        return replace(config, **changes)
+
+
+def make_world(folder: Path) -> World:
+    """Draw, fit and write all of it; some seconds."""
+    scenes = [make_scene(10**6 + i) for i in range(160)]
+    pictures = [draw(scene, 60) for scene in scenes]
+    views = torch.from_numpy(np.stack([view(picture, 30) for picture in pictures]))
+    codes = KMeansCodec(sizes=(64,), patch=6)
+    two = KMeansCodec(sizes=(16, 16), patch=6)
+    latents = WhitenedPatches(components=8, patch=6)
+    paths = {}
+    for name, codec in (("codes", codes), ("two", two), ("latents", latents)):
+        train_codec(codec, views, CodecTraining(seed=1))
+        paths[name] = str(folder / f"{name}.safetensors")
+        save_codec(codec, paths[name])
+    texts = [caption(scene, i) for i, scene in enumerate(scenes)]
+    train_filter_network(pictures, texts, str(folder / "clip"), steps=2, batch_size=32)
+    seeds = range(10**7, 10**7 + 200)
+    shards = build_shapes(folder / "shards", seeds, side=60, codec=codes, samples_per_shard=64)
+    plain = build_shapes(folder / "plain", seeds, side=60, samples_per_shard=64)
+    return World(
+        folder, str(shards), str(plain), paths["codes"], paths["two"], paths["latents"],
+        f"local-dir:{folder / 'clip'}",
+    )  # fmt: skip
