@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from gristmill.dags.demo_model import train_demo_model
 from gristmill.dags.demo_truth import judge
 from gristmill.dags.demo_web import CLOSED_PORT, HOST, Web, WebServer, build_web
 from gristmill.dags.execute import RunOptions, execute
@@ -29,32 +30,38 @@ STEPS = 150
 # Trusted pairs that the threshold may cost.
 LOST = 0.01
 _SIDE = 128
+# Written beside the filter network: both come from the trusted slice.
+CODEC = "codec.safetensors"
 
 
 def run_demo(
-    out: str, *, scenes: int, seed: int, runner: str, plain: bool, command: str
+    out: str, *, scenes: int, seed: int, runner: str, plain: bool, command: str, steps: int
 ) -> dict[str, Any]:
     """Do the whole job in `out`; the same command goes on where it stopped.
 
-    `summary.json` gains "truth" and "wrong_caption_auc".
+    `summary.json` gains "truth" and "wrong_caption_auc"; with `steps` a model is trained on the
+    shards, and `evaluation.json` says how well it draws and describes.
     """
     start = time.perf_counter()
     console = Console()
     found = _web(os.path.join(out, "web"), scenes, seed, console)
     network = os.path.join(out, "filter-network")
     threshold = _filter_network(network, seed, console)
-    dag = demo_dag(found, network, threshold)
+    codec = os.path.join(network, CODEC)
+    dag = demo_dag(found, network, threshold, codec)
     with WebServer(found), make_progress(console, plain or None, log=Folder(out)) as progress:
         summary = execute(dag, out, RunOptions(runner=runner), progress)
     summary |= judge(found, out)
+    if steps:
+        summary["model"] = train_demo_model(out, codec, steps=steps, seed=seed, console=console)
     summary["seconds"] = round(time.perf_counter() - start, 2)
     Folder(out).write_json("summary.json", summary)
     write_report(out, command=command, console=console)
     return summary
 
 
-def demo_dag(found: Web, network: str, threshold: float) -> Dag:
-    """The image-text recipe with the demo's model, threshold and server."""
+def demo_dag(found: Web, network: str, threshold: float, codec: str = "") -> Dag:
+    """The image-text recipe with the demo's model, threshold, server and image codec."""
     return apply_settings(
         image_text(path=found.urls, name="little-web"),
         [
@@ -67,6 +74,7 @@ def demo_dag(found: Web, network: str, threshold: float) -> Dag:
             "shards.title=Shapes from a little web",
             "shards.samples_per_shard=500",
             "shards.val_share=0.05",
+            f"tokens.images={codec}",
             "part_rows=600",
         ],
     )
@@ -109,7 +117,8 @@ def _filter_network(folder: str, seed: int, console: Console) -> float:
     child.close()
     console.print(
         f"loss {facts['first_loss']:.2f} -> {facts['last_loss']:.2f} in {facts['seconds']:.0f} s; "
-        f"{1 - LOST:.0%} of held-out trusted pairs score above {facts['threshold']}"
+        f"{1 - LOST:.0%} of held-out trusted pairs score above {facts['threshold']}; image codec "
+        f"with a ceiling of {facts['ceiling']} dB"
     )
     with open(facts_path, "w", encoding="utf-8") as file:
         json.dump({"seed": seed, "threshold": facts["threshold"]}, file)
@@ -123,11 +132,14 @@ class Trainer:
         self.folder, self.seed = folder, seed
 
     def train(self) -> dict[str, float]:
-        """Losses, seconds, and the threshold."""
+        """Losses, seconds, and the threshold; an image codec is left beside the network."""
         import pyarrow as pa
+        import torch
 
+        from gristmill.model.codecs import KMeansCodec, save_codec, train_codec
         from gristmill.model.filter_network import train_filter_network
         from gristmill.model.shapes import caption, draw, make_scene
+        from gristmill.model.views import view
         from gristmill.pipelines.clip import ClipScore
 
         first = 5 * 10**9 + 10**5 * self.seed
@@ -137,6 +149,10 @@ class Trainer:
         training = train_filter_network(
             pictures[:TRUSTED], texts[:TRUSTED], self.folder, steps=STEPS, seed=self.seed
         )
+        codec = KMeansCodec()
+        views = np.stack([view(picture, codec.side) for picture in pictures])
+        train_codec(codec, torch.from_numpy(views))
+        save_codec(codec, os.path.join(self.folder, CODEC))
         stage = ClipScore(model=f"local-dir:{self.folder}", embeddings=False)
         held_out = stage.score(pa.table({"caption": texts[TRUSTED:]}), pictures[TRUSTED:])
         scores = held_out["clip_score"].to_numpy()
@@ -145,4 +161,5 @@ class Trainer:
             "last_loss": training.last_loss,
             "seconds": training.seconds,
             "threshold": round(float(np.quantile(scores, LOST)), 4),
+            "ceiling": codec.ceiling["psnr"],
         }

@@ -33,6 +33,7 @@ from gristmill.dags.report import (
     ReportData,
     SplitOutcome,
 )
+from gristmill.dags.report_model import gather_model
 from gristmill.dags.rows import RowReader
 from gristmill.dags.run_folder import Layout
 from gristmill.dags.summary import RuleOutcome, keep_outcomes, rule_warnings
@@ -104,6 +105,7 @@ class _Gatherer:
             nodes=self._nodes(),
             truth=[FaultTruth(fault, **facts) for fault, facts in truth.items()],
             wrong_caption_auc=summary.get("wrong_caption_auc"),
+            model=gather_model(self.folder),
             environment=[*_versions(), ("python", platform.python_version())],
         )
 

@@ -172,12 +172,16 @@ def demo(
     scenes: Annotated[int, typer.Option(help="Clean pictures in the little web.")] = 2400,
     runner: Annotated[str, typer.Option(help="ray, or local: in this process.")] = "ray",
     seed: Annotated[int, typer.Option(help="Seed of the little web and the filter network.")] = 0,
+    steps: Annotated[int, typer.Option(help="Steps of the model's training; 0: none.")] = 2600,
     plain: Annotated[bool, typer.Option(help="Plain lines instead of bars.")] = False,
 ) -> None:
-    """Draw a little web with planted faults, curate it, and check the result against the truth."""
+    """Draw a little web with planted faults, curate it, check the result against the truth, train
+    a tiny model on what was kept, and show what it draws and says."""
     from gristmill.dags.demo import run_demo
 
-    run_demo(out, scenes=scenes, seed=seed, runner=runner, plain=plain, command=_command())
+    run_demo(
+        out, scenes=scenes, seed=seed, runner=runner, plain=plain, command=_command(), steps=steps
+    )
 
 
 add_commands(app)

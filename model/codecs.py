@@ -33,6 +33,8 @@ class Codec(nn.Module):
         self.side, self.patch = side, patch
         # Reconstruction measured on held-out pictures: psnr (dB), mse (0..1 squared).
         self.ceiling: dict[str, float] = {}
+        # How often each code of all codebooks was met in training, one after the other.
+        self.frequencies = torch.zeros(0)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -424,6 +426,23 @@ class VaeCodec(_AutoEncoder):
         return F.mse_loss(self._up(sampled), pictures) + self.kl * divergence
 
 
+def balancing_weights(codec: Codec, power: float) -> Tensor:
+    """A weight for each code, frequency ** -power, of mean one over what is met, 0.1 to 10.
+
+    Most codes of a picture are of its ground and mostly noise; weighted so, what is rare is learnt
+    sooner. A model that was trained so has learnt p * weight, which samplers undo by subtracting
+    log(weight) (logit adjustment, Menon et al. 2020).
+    """
+    if not len(codec.frequencies):
+        return torch.ones(sum(codec.vocabularies))
+    parts = []
+    for shares in codec.frequencies.split(list(codec.vocabularies)):
+        weight = shares**-power
+        weight = (weight / (weight * shares).sum()).clamp(0.1, 10)
+        parts.append(weight / (weight * shares).sum())
+    return torch.cat(parts)
+
+
 CODECS: dict[str, type[Codec]] = {
     cls.kind: cls for cls in (KMeansCodec, FsqCodec, VaeCodec, RawPatches, WhitenedPatches)
 }
@@ -476,7 +495,20 @@ def train_codec(codec: Codec, pictures: Tensor, training: CodecTraining | None =
     if fit is not None:
         fit(train, training.seed)
     codec.ceiling = measure(codec, test)
+    if codec.discrete:
+        codec.frequencies = _count_codes(codec, train[:4096])
     return codec
+
+
+@torch.no_grad()
+def _count_codes(codec: Codec, pictures: Tensor) -> Tensor:
+    """Shares of each codebook, each summing to one; what was never met counts half a time."""
+    grids = torch.cat([codec.encode(part) for part in pictures.split(256)])
+    shares = []
+    for book, size in enumerate(codec.vocabularies):
+        counts = torch.bincount(grids[..., book].reshape(-1), minlength=size).float() + 0.5
+        shares.append(counts / counts.sum())
+    return torch.cat(shares)
 
 
 def _descend(codec: Codec, pictures: Tensor, training: CodecTraining) -> None:
@@ -524,6 +556,7 @@ def save_codec(codec: Codec, path: str) -> None:
     weights = {name: value.contiguous() for name, value in codec.state_dict().items()}
     # safetensors refuses a file of no tensors at all.
     weights["side"] = torch.tensor([codec.side])
+    weights["frequencies"] = codec.frequencies
     save_file(weights, partial, metadata={"codec": json.dumps(facts)})
     os.replace(partial, path)
 
@@ -547,6 +580,7 @@ def load_codec(path: str) -> Codec:
         raise ConfigurationError(f"{path}: unknown codec {facts['kind']!r}; known: {list(CODECS)}")
     codec = CODECS[facts["kind"]](**facts["fields"])
     weights.pop("side", None)
+    codec.frequencies = weights.pop("frequencies", torch.zeros(0))
     try:
         codec.load_state_dict(weights)
     except RuntimeError as error:

@@ -71,6 +71,8 @@ class Layout:
     time_shift: float = 1.0
     # Weight of text that is learnt, against that of pictures.
     text_weight: float = 3.0
+    # Power by which rare codes count more; see `codecs.balancing_weights`.
+    code_balance: float = 0.5
 
     @property
     def queries(self) -> int:
@@ -97,8 +99,22 @@ class _Columns:
 class DocumentWriter:
     """Lays segments out as a paradigm's documents."""
 
-    def __init__(self, vocabulary: Vocabulary, paradigm: Paradigm, layout: Layout) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        paradigm: Paradigm,
+        layout: Layout,
+        code_weights: NDArray[np.float32] | None = None,
+    ) -> None:
+        """`code_weights`: one for each code of all codebooks; all alike if there are none."""
         self.vocabulary, self.paradigm, self.layout = vocabulary, paradigm, layout
+        self._code_weights = code_weights
+
+    def _balance(self, codes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Weights of codes given as ids."""
+        if self._code_weights is None or not len(codes):
+            return np.ones(len(codes), np.float32)
+        return self._code_weights[codes - self.vocabulary.code_starts[0]]
 
     def length(self, segments: Sequence[Segment]) -> int:
         """Positions of the document, without looking at a picture."""
@@ -308,9 +324,9 @@ class DocumentWriter:
         each = weight / math.sqrt(len(ids))
         # The position before the first code, which says the columns, emits it.
         out.parts["labels"][-1][-1] = ids[0]
-        out.parts["weight"][-1][-1] = each
-        per = np.full(len(ids), each)
-        per[-1] = 0
+        balance = self._balance(ids)
+        out.parts["weight"][-1][-1] = each * balance[0]
+        per = np.append(each * balance[1:], 0)
         self._span(out, ids, [*ids[1:], IGNORE], per, CAUSAL, GENERATE)
         self._grid_pos(out, self.layout.grid, len(self.vocabulary.codebooks))
 
@@ -319,8 +335,9 @@ class DocumentWriter:
     ) -> None:
         # Shares of masks follow the cosine schedule of the sampler (MaskGIT, Chang et al. 2022).
         share = math.cos(math.pi / 2 * rng.uniform())
-        ids, labels, per = _mask(self._code_ids(content), rng, weight, share)
-        self._span(out, ids, labels, per, FULL, GENERATE)
+        codes = self._code_ids(content)
+        ids, labels, per = _mask(codes, rng, weight, share)
+        self._span(out, ids, labels, per * self._balance(codes), FULL, GENERATE)
         self._grid_pos(out, self.layout.grid, len(self.vocabulary.codebooks))
 
     def _add_latents(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Sequence
@@ -9,9 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 
+from torch import Tensor
+
 from gristmill.errors import ConfigurationError
 from gristmill.model.checkpoint import CODEC_FILE, barrier, rank
-from gristmill.model.codecs import Codec, codec_digest, load_codec
+from gristmill.model.codecs import Codec, balancing_weights, codec_digest, load_codec
 from gristmill.model.configurations import describe, find_size, for_paradigm
 from gristmill.model.data import Planner, StreamConfig
 from gristmill.model.documents import DocumentWriter, Layout
@@ -42,7 +45,14 @@ class Reading:
     @property
     def writer(self) -> DocumentWriter:
         """Lays out what the model is asked."""
-        return DocumentWriter(self.vocabulary, self.paradigm, self.layout)
+        return DocumentWriter(
+            self.vocabulary, self.paradigm, self.layout, self.code_weights.numpy()
+        )
+
+    @functools.cached_property
+    def code_weights(self) -> Tensor:
+        """What the labels of codes were weighted with, of all codebooks."""
+        return balancing_weights(self.codec, self.layout.code_balance)
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,7 @@ def make_parts(config: TrainConfig) -> Parts:
         time_mean=config.time_mean,
         time_shift=config.time_shift,
         text_weight=config.text_weight,
+        code_balance=config.code_balance,
     )
     queries = layout.queries if paradigm.draw == "query" else 0
     vocabulary = Vocabulary(_text(config), codec.vocabularies, queries)
@@ -127,7 +138,9 @@ def make_parts(config: TrainConfig) -> Parts:
         seed=config.seed,
         guidance_dropout=config.guidance_dropout,
     )
-    planner = Planner(config.data, DocumentWriter(vocabulary, paradigm, layout), stream)
+    weights = balancing_weights(codec, layout.code_balance).numpy()
+    writer = DocumentWriter(vocabulary, paradigm, layout, weights)
+    planner = Planner(config.data, writer, stream)
     titles = [source.title for source in config.data]
     return Parts(
         model_config, vocabulary, paradigm, layout, codec, encoder, eyes, planner, titles,

@@ -127,6 +127,10 @@ class Reader:
         steps = self.time[:, None] + torch.arange(count, device=self.device)
         return steps[:, :, None] * _axis(self.device)
 
+    def adjustment(self) -> Tensor:
+        """Log weights of all codes, which were learnt with and must not be drawn with."""
+        return self.reading.code_weights.log().to(self.device)
+
     def guided(self, values: Tensor) -> Tensor:
         """Rows with and without prompt -> rows with more prompt: without + g (with - without)."""
         if self.sampling.guidance == 1:
@@ -212,12 +216,13 @@ def draw_next(reader: Reader) -> Tensor:
     pos = reader.grid_pos()
     books = len(vocabulary.codebooks)
     hidden = reader.last
+    start, adjust = vocabulary.code_starts[0], reader.adjustment()
     codes = []
     for place in range(pos.shape[1]):
         book = place % books
-        first = vocabulary.code_starts[book]
-        logits = reader.model.logits(hidden, first, first + vocabulary.codebooks[book])
-        chosen = reader.choose(reader.guided(logits))
+        first, size = vocabulary.code_starts[book], vocabulary.codebooks[book]
+        logits = reader.model.logits(hidden, first, first + size)
+        chosen = reader.choose(reader.guided(logits) - adjust[first - start : first - start + size])
         codes.append(chosen)
         if place + 1 == pos.shape[1]:
             break
@@ -246,7 +251,7 @@ def draw_masked(reader: Reader) -> Tensor:
             reader.doubled(ids), pos, kind=FULL, route=GENERATE, seg=reader.segments, commit=False
         )
         logits = reader.guided(reader.model.logits(hidden, vocabulary.code_starts[0], last))
-        logits = logits.masked_fill(outside, -math.inf)
+        logits = (logits - reader.adjustment()).masked_fill(outside, -math.inf)
         chosen = reader.choose(logits)
         sure = logits.log_softmax(dim=-1).gather(2, chosen[:, :, None])[:, :, 0]
         share = (step + 1) / sampling.steps

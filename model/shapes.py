@@ -94,16 +94,16 @@ def draw(scene: Scene, side: int = 256) -> Picture:
 
 
 def _ground(rng: np.random.Generator, side: int) -> Picture:
-    """Noise of several octaves in muted colours, like an unfocused wall, lawn or sky."""
+    """Noise of two scales in muted colours, like an unfocused wall, lawn or sky."""
     light = np.zeros((side, side), np.float32)
-    for octave, strength in ((3, 1.0), (5, 0.7), (9, 0.15), (24, 0.1), (80, 0.6)):
+    for octave, strength in ((7, 1.0), (80, 0.5)):
         noise: Any = rng.normal(0, 1, (octave, octave)).astype(np.float32)
         light += strength * cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC)
     light = (light - light.mean()) / max(float(light.std()), 1e-6)
     tint = rng.uniform(-16, 16, 3).astype(np.float32)
     tilt = rng.normal(0, 7, (3, 3, 3)).astype(np.float32)
     colour: Any = cv2.resize(tilt, (side, side), interpolation=cv2.INTER_CUBIC)
-    values = rng.uniform(90, 140) + 20 * light[:, :, None] + tint + colour
+    values = rng.uniform(90, 140) + 13 * light[:, :, None] + tint + colour
     return np.asarray(np.clip(values, 25, 215), np.uint8)
 
 

@@ -49,7 +49,7 @@ def evaluate_shapes(
             f"{model.reading.codec.side}"
         )
     sampling = replace(sampling or Sampling(), seed=seed)
-    seen, held_out = _scenes(count, seed)
+    seen, held_out = suite_scenes(count, seed)
     drawn = _drawn(model, seen, sampling)
     pictures = [draw(scene, _DRAWN_AT) for scene in seen]
     answers = _answers(model, seen, pictures)
@@ -86,7 +86,7 @@ def evaluate_shapes(
     }
 
 
-def _scenes(count: int, seed: int) -> tuple[list[Scene], list[Scene]]:
+def suite_scenes(count: int, seed: int) -> tuple[list[Scene], list[Scene]]:
     """Scenes without and with a held-out pair; no training draws from this range of seeds."""
     seen: list[Scene] = []
     held_out: list[Scene] = []

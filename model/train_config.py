@@ -53,6 +53,8 @@ class TrainConfig:
     text_block: int = 24
     # Weight of text that is learnt, against that of pictures.
     text_weight: float = 3.0
+    # Power by which rare image codes count more.
+    code_balance: float = 0.5
     seed: int = 0
     # bf16 where the machine is fast in it.
     precision: str = "auto"

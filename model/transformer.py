@@ -315,7 +315,7 @@ class Transformer(nn.Module):
                 nn.GELU(),
                 nn.Linear(config.width, config.width),
             )
-        if config.latent_channels:
+        if config.latent_channels and config.flow_head != "query":
             self.lat_in = nn.Linear(config.latent_channels, config.width)
             self.time_in = nn.Sequential(
                 nn.Linear(64, config.width), nn.SiLU(), nn.Linear(config.width, config.width)

@@ -1,0 +1,96 @@
+"""The demo's second half: train a tiny model on what was kept, and let it draw and describe."""
+
+from __future__ import annotations
+
+import base64
+import os
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from gristmill.pipelines.storage import Folder
+
+# Scenes that the report shows, drawn and described.
+_SHOWN = 24
+_EVALUATED = 256
+_ENLARGED = 120
+
+
+def train_demo_model(
+    out: str, codec: str, *, steps: int, seed: int, console: Console
+) -> dict[str, Any]:
+    """Train on the shards of the run in `out`, evaluate, and leave `out/evaluation.json` and
+    `out/model/showcase.json`. Four (colour, shape) pairs are held out of training. What was
+    trained before is trained no more."""
+    from gristmill.model import load
+    from gristmill.model.sampling import Sampling
+    from gristmill.model.shapes_suite import WITHOUT_HELD_OUT, evaluate_shapes
+    from gristmill.model.shard_sources import DataSource
+    from gristmill.model.train import train
+    from gristmill.model.train_config import TrainConfig
+
+    folder = os.path.join(out, "model")
+    source = DataSource(
+        url=out,
+        where=WITHOUT_HELD_OUT,
+        tasks={"draw": 0.5, "describe": 0.25, "answer": 0.25},
+        questions="shapes",
+        name="little-web",
+    )
+    config = TrainConfig(
+        out=folder, data=(source,), codec=codec, size="tiny", paradigm="ar", steps=steps,
+        rows_per_step=16, rate=6e-3, optimiser="muon", schedule="wsd", warmup=100, seed=seed,
+    )  # fmt: skip
+    console.print(f"training a tiny model on what was kept, {steps:,} steps")
+    train(config)
+    model = load(folder)
+    sampling = Sampling(temperature=0.7)
+    scores = evaluate_shapes(model, count=_EVALUATED, seed=seed, sampling=sampling, steps=steps)
+    Folder(out).write_json("evaluation.json", scores)
+    Folder(folder).write_json("showcase.json", _showcase(model, sampling, seed))
+    console.print(
+        f"pictures right {scores['picture_exact']:.0%} (for other prompts "
+        f"{scores['picture_exact_shuffled']:.0%}), captions {scores['caption_exact']:.0%}, answers "
+        f"{scores['answer_exact_without_existence']:.0%} (existence aside)"
+    )
+    return scores
+
+
+def _showcase(model: Any, sampling: Any, seed: int) -> dict[str, Any]:
+    """Pictures drawn for prompts, and captions of pictures, each with whether it is right."""
+    from gristmill.model.shapes import captions, draw
+    from gristmill.model.shapes_reader import agrees, read_caption, read_pictures, shows
+    from gristmill.model.shapes_suite import suite_scenes
+
+    scenes, _ = suite_scenes(_SHOWN, seed + 500)
+    prompts = [captions(scene)[0] for scene in scenes]
+    drawn = model.generate(prompts, sampling)
+    read = read_pictures(np.stack(drawn))
+    pictures = [draw(scene, _ENLARGED) for scene in scenes]
+    said = model.describe(pictures)
+    return {
+        "drawn": [
+            {"words": prompt, "src": _data_uri(picture), "right": shows(things, scene)}
+            for prompt, picture, things, scene in zip(prompts, drawn, read, scenes, strict=True)
+        ],
+        "described": [
+            {
+                "words": text,
+                "src": _data_uri(picture),
+                "right": agrees(read_caption(text), scene.things),
+            }
+            for text, picture, scene in zip(said, pictures, scenes, strict=True)
+        ],
+    }
+
+
+def _data_uri(picture: NDArray[np.uint8]) -> str:
+    """PNG, enlarged without smoothing: a picture of 30 pixels is what it is."""
+    size = (_ENLARGED, _ENLARGED)
+    large: Any = cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST)
+    swapped: Any = cv2.cvtColor(large, cv2.COLOR_RGB2BGR)
+    data = cv2.imencode(".png", swapped)[1].tobytes()
+    return "data:image/png;base64," + base64.b64encode(data).decode()
