@@ -136,8 +136,9 @@ class Trainer:
         import pyarrow as pa
         import torch
 
-        from gristmill.model.codecs import KMeansCodec, save_codec, train_codec
+        from gristmill.model.codecs import save_codec, train_codec
         from gristmill.model.filter_network import train_filter_network
+        from gristmill.model.patch_codecs import KMeansCodec
         from gristmill.model.shapes import caption, draw, make_scene
         from gristmill.model.views import view
         from gristmill.pipelines.clip import ClipScore

@@ -15,16 +15,22 @@ from gristmill.pipelines.storage import Folder
 
 # Scenes that the report shows, drawn and described.
 _SHOWN = 24
-_EVALUATED = 256
 _ENLARGED = 120
 
 
 def train_demo_model(
-    out: str, codec: str, *, steps: int, seed: int, console: Console
+    out: str,
+    codec: str,
+    *,
+    steps: int,
+    seed: int,
+    console: Console,
+    scenes: int = 256,
+    size: str = "tiny",
 ) -> dict[str, Any]:
-    """Train on the shards of the run in `out`, evaluate, and leave `out/evaluation.json` and
-    `out/model/showcase.json`. Four (colour, shape) pairs are held out of training. What was
-    trained before is trained no more."""
+    """Train on the shards of the run in `out`, evaluate on `scenes` scenes, and leave
+    `out/evaluation.json` and `out/model/showcase.json`. Four (colour, shape) pairs are held out of
+    training. What was trained before is trained no more."""
     from gristmill.model import load
     from gristmill.model.sampling import Sampling
     from gristmill.model.shapes_suite import WITHOUT_HELD_OUT, evaluate_shapes
@@ -41,14 +47,14 @@ def train_demo_model(
         name="little-web",
     )
     config = TrainConfig(
-        out=folder, data=(source,), codec=codec, size="tiny", paradigm="ar", steps=steps,
-        rows_per_step=16, rate=6e-3, optimiser="muon", schedule="wsd", warmup=100, seed=seed,
+        out=folder, data=(source,), codec=codec, size=size, paradigm="ar", steps=steps,
+        rows_per_step=32, rate=8e-3, optimiser="muon", schedule="wsd", warmup=50, seed=seed,
     )  # fmt: skip
     console.print(f"training a tiny model on what was kept, {steps:,} steps")
     train(config)
     model = load(folder)
     sampling = Sampling(temperature=0.7)
-    scores = evaluate_shapes(model, count=_EVALUATED, seed=seed, sampling=sampling, steps=steps)
+    scores = evaluate_shapes(model, count=scenes, seed=seed, sampling=sampling, steps=steps)
     Folder(out).write_json("evaluation.json", scores)
     Folder(folder).write_json("showcase.json", _showcase(model, sampling, seed))
     console.print(

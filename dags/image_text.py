@@ -42,8 +42,8 @@ def image_text(**source: Any) -> Dag:
     Cost: benchmarks/README.md has figures for download, scores and duplicates; CLIP on a CPU costs
     more than all else together. Expect the default rules to keep between half and two thirds of
     what can be downloaded: `weak caption match` alone drops the lowest 30 % of CLIP scores. Leave a
-    rule out with `--set "keep.rules.weak caption match="`. With `--set tokens.images=codec.safetensors`
-    the shards carry image codes.
+    rule out with `--set "keep.rules.weak caption match="`. With
+    `--set tokens.images=codec.safetensors` the shards carry image codes.
     """
     return Dag(
         name="image-text",

@@ -79,7 +79,7 @@ class RayRunner:
         data: ray.data.Dataset = ray.data.from_items(
             [{"task": task} for task in tasks], override_num_blocks=len(tasks)
         )
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        resources: dict[str, float] = ray.cluster_resources()
         for operator in operators:
             data = self._add(data, operator, len(tasks), len(operators), resources)
         done: set[int] = set()

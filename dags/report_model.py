@@ -22,7 +22,11 @@ _HELD_OUT = {
     "picture_exact": "pictures with a pair it never saw together",
     "caption_exact": "captions of such pictures",
 }
-_CURVES = {"loss_codes": "loss of image codes", "loss_text": "loss of text", "rate": "learning rate"}
+_CURVES = {
+    "loss_codes": "loss of image codes",
+    "loss_text": "loss of text",
+    "rate": "learning rate",
+}
 _WIDTH, _HEIGHT = 300.0, 96.0
 
 

@@ -43,9 +43,7 @@ def train(
     out: Annotated[str, typer.Option(help="Folder of the checkpoint; goes on if it holds one.")],
     paradigm: Annotated[
         str,
-        typer.Option(
-            help="ar, masked, discrete-diffusion, flow, flow-semantic, janus or query."
-        ),
+        typer.Option(help="ar, masked, discrete-diffusion, flow, flow-semantic, janus or query."),
     ] = "ar",
     experts: Annotated[str, typer.Option(help="dense, mot or moe.")] = "dense",
     codec: Annotated[
@@ -244,8 +242,10 @@ def _sampling(guidance: float, temperature: float, steps: int, seed: int) -> Sam
 def _save_sheet(out: str, pictures: list[Any], words: list[str]) -> None:
     from gristmill.model.contact_sheet import contact_sheet, write_picture
 
-    sheet = pictures[0] if len(pictures) == 1 else contact_sheet(
-        list(zip(pictures, words, strict=True))
+    sheet = (
+        pictures[0]
+        if len(pictures) == 1
+        else contact_sheet(list(zip(pictures, words, strict=True)))
     )
     write_picture(out, sheet)
     print(f"{out}: {len(pictures)} of {pictures[0].shape[0]}x{pictures[0].shape[1]} px")

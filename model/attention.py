@@ -1,8 +1,8 @@
 """Who sees whom: one rule, two backends that are tested equal.
 
-    allow(q, k) = doc[q] == doc[k]
-                  and (k <= q or (seg[q] == seg[k] >= 0 and kind[q] >= 1))
-                  and not (kind[k] == 2 and seg[q] != seg[k])
+allow(q, k) = doc[q] == doc[k]
+              and (k <= q or (seg[q] == seg[k] >= 0 and kind[q] >= 1))
+              and not (kind[k] == 2 and seg[q] != seg[k])
 """
 
 from __future__ import annotations

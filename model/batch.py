@@ -82,7 +82,9 @@ class PackedBatch:
 
     def split(self, rows: int) -> list[PackedBatch]:
         """Batches of at most `rows` rows, for gradient accumulation."""
-        return [self.rows(at, min(at + rows, len(self.ids))) for at in range(0, len(self.ids), rows)]
+        return [
+            self.rows(at, min(at + rows, len(self.ids))) for at in range(0, len(self.ids), rows)
+        ]
 
     def rows(self, start: int, stop: int) -> PackedBatch:
         """Some of the rows."""
@@ -94,8 +96,9 @@ class PackedBatch:
         # A span lies in one row, so it is inside or outside as its first patch is.
         inside = und[self.und_cu[:-1].long()] if len(spans) else und[:0]
         cu = torch.cat([spans.new_zeros(1), spans[inside].cumsum(0, dtype=spans.dtype)])
+        placed: dict[str, Any] = {name: getattr(self, name)[start:stop] for name in _PLACED}
         return PackedBatch(
-            *[getattr(self, name)[start:stop] for name in _PLACED],
+            **placed,
             lat=self.lat[lat],
             lat_idx=self.lat_idx[lat] - first,
             lat_t=self.lat_t[lat],

@@ -58,7 +58,7 @@ def save(
     keep: int = 2,
 ) -> str:
     """Write `folder/step-N`; it appears with its name only when it is whole. All ranks call."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
     final = os.path.join(folder, f"step-{step:08d}")
     partial = final + ".partial"
@@ -67,7 +67,7 @@ def save(
         os.makedirs(partial)
     barrier()
     with _alone():
-        dcp.save(_state(model, optimizer, average), checkpoint_id=partial)
+        save_state(_state(model, optimizer, average), checkpoint_id=partial)
     barrier()
     if rank() == 0:
         facts = {"format": _FORMAT, "step": step, **facts}
@@ -112,8 +112,8 @@ def load(
 ) -> dict[str, Any]:
     """Bring all back in place and return the facts. Raises `TrainingError` for a checkpoint of
     another shape or a broken one."""
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import set_state_dict
+    from torch.distributed.checkpoint.state_dict_loader import load as load_state
 
     path = os.path.join(folder, f"step-{step:08d}")
     state = _state(model, optimizer, average)
@@ -121,7 +121,7 @@ def load(
         with open(os.path.join(path, "state.json"), encoding="utf-8") as file:
             facts: dict[str, Any] = json.load(file)
         with _alone():
-            dcp.load(state, checkpoint_id=path)
+            load_state(state, checkpoint_id=path)
     except Exception as error:
         raise TrainingError(
             f"checkpoint {path} cannot be loaded into this model: {_first_line(error)}; it is "

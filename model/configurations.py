@@ -80,7 +80,9 @@ def describe(config: ModelConfig, length: int = 4096) -> str:
     """Parameters and operations, for a person."""
     total, active = config.parameters()
     flops = config.flops_per_token(length)
-    experts = config.experts if config.experts == "dense" else f"{config.experts}, {active:,} active"
+    experts = (
+        config.experts if config.experts == "dense" else f"{config.experts}, {active:,} active"
+    )
     return (
         f"{total:,} parameters ({experts}), {config.layers} layers of {config.width}, "
         f"{flops / 1e6:,.1f} MFLOP a token at rows of {length:,}"

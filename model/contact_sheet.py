@@ -41,5 +41,7 @@ def contact_sheet(
         sheet[top : top + _TILE, left : left + _TILE] = large
         for line, text in enumerate(textwrap.wrap(words, 21)[:_LINES]):
             place = (left, top + _TILE + _LINE * (line + 1) - 3)
-            cv2.putText(sheet, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.34, (30, 30, 30), 1, cv2.LINE_AA)
+            cv2.putText(
+                sheet, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.34, (30, 30, 30), 1, cv2.LINE_AA
+            )
     return sheet

@@ -294,7 +294,7 @@ class Loader:
             options["multiprocessing_context"] = "spawn"
         self._loader = torch.utils.data.DataLoader(
             RowBuilder(planner, eyes),
-            batch_sampler=_Plans(self),  # type: ignore[arg-type]
+            batch_sampler=_Plans(self),
             num_workers=workers,
             collate_fn=functools.partial(pack, length=config.row_length),
             **options,

@@ -198,9 +198,7 @@ class DocumentWriter:
         self._plain(out, [], [], [], UNDERSTAND)
         return self._finish(out, 0)
 
-    def _plain(
-        self, out: _Columns, ids: Any, labels: Any, weight: Any, route: int
-    ) -> None:
+    def _plain(self, out: _Columns, ids: Any, labels: Any, weight: Any, route: int) -> None:
         """Causal positions of text, each a step of time."""
         count = len(ids)
         out.add("ids", ids, np.int64)
@@ -407,7 +405,7 @@ class DocumentWriter:
         out.und_spans.append(rows * columns)
 
     def _finish(self, out: _Columns, source: int) -> Document:
-        empty = {
+        empty: dict[str, Any] = {
             "lat": np.zeros((0, self.layout.latent_channels), np.float32),
             "lat_eps": np.zeros((0, self.layout.latent_channels), np.float32),
             "lat_idx": np.zeros(0, np.int64),

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.codecs import Codec, to_unit
+from gristmill.model.codec import Codec, to_unit
 from gristmill.model.documents import Content
 from gristmill.model.paradigms import Paradigm
 from gristmill.model.semantic import SemanticEncoder

@@ -112,13 +112,14 @@ class Muon(torch.optim.Optimizer):
         state["second"].lerp_(grad.square(), 1 - beta2)
         first = state["first"] / (1 - beta1**count)
         second = state["second"] / (1 - beta2**count)
-        return first / (second.sqrt() + group["eps"])
+        update: Tensor = first / (second.sqrt() + group["eps"])
+        return update
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """The nearest (semi-)orthogonal matrices, roughly: quintic Newton-Schulz; [..., m, n]."""
     # A sharded matrix is made whole first: orthogonality is of all its rows.
-    full = matrices.full_tensor() if hasattr(matrices, "full_tensor") else matrices
+    full: Tensor = matrices.full_tensor() if hasattr(matrices, "full_tensor") else matrices
     x = full.bfloat16() if full.is_cuda else full.float()
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
@@ -126,13 +127,13 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    x = (x.mT if tall else x).to(full.dtype)
+    whole: Tensor = (x.mT if tall else x).to(full.dtype)
     if full is matrices:
-        return x
+        return whole
     from torch.distributed.tensor import distribute_tensor
 
     mesh, placements = matrices.device_mesh, matrices.placements  # type: ignore[attr-defined]
-    return distribute_tensor(x, mesh, placements)
+    return distribute_tensor(whole, mesh, placements)
 
 
 class MovingAverage:

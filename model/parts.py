@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-
 from torch import Tensor
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.checkpoint import CODEC_FILE, barrier, rank
-from gristmill.model.codecs import Codec, balancing_weights, codec_digest, load_codec
+from gristmill.model.codec import Codec, balancing_weights
+from gristmill.model.codecs import codec_digest, load_codec
 from gristmill.model.configurations import describe, find_size, for_paradigm
 from gristmill.model.data import Planner, StreamConfig
 from gristmill.model.documents import DocumentWriter, Layout
@@ -65,9 +65,7 @@ class Parts(Reading):
 
     def describe(self, config: TrainConfig) -> dict[str, Any]:
         """Facts for the log's first line."""
-        ceiling = ", ".join(
-            f"{name} {value:.4g}" for name, value in self.codec.ceiling.items()
-        )
+        ceiling = ", ".join(f"{name} {value:.4g}" for name, value in self.codec.ceiling.items())
         summary = (
             f"{config.size} {config.paradigm} {describe(self.model_config, config.row_length)}; "
             f"{self.planner.size:,} samples; {self.codec.kind} codec, ceiling {ceiling}"

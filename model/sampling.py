@@ -6,6 +6,7 @@ has its prompt, the second has none.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,16 @@ import torch
 from torch import Tensor
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.batch import CAUSAL, FULL, GENERATE, NOISE, UNDERSTAND, Document, PackedBatch, pack
+from gristmill.model.batch import (
+    CAUSAL,
+    FULL,
+    GENERATE,
+    NOISE,
+    UNDERSTAND,
+    Document,
+    PackedBatch,
+    pack,
+)
 from gristmill.model.parts import Reading
 from gristmill.model.transformer import Cache, Transformer
 from gristmill.model.vocabulary import EOS, MASK
@@ -89,7 +99,7 @@ class Reader:
     ) -> Tensor:
         """Outputs [B, S, width] of new positions: ids [B, S], pos [B, S, 3]; noisy latents
         [B, S, C] with their time."""
-        rows, length = ids.shape
+        rows = len(ids)
         zero = torch.zeros_like(ids)
         channels = self.reading.layout.latent_channels
         values = torch.zeros(0, channels, device=self.device)
@@ -331,7 +341,7 @@ def _integrate(reader: Reader, velocity: Callable[[Tensor, float], Tensor]) -> T
             return reader.guided(both)
         return both.chunk(2)[0]
 
-    for now, then in zip(times[:-1], times[1:], strict=True):
+    for now, then in itertools.pairwise(times):
         slope = guided(x, now)
         if sampling.solver == "heun" and then > 0:
             slope = (slope + guided(x + (then - now) * slope, then)) / 2
@@ -349,7 +359,7 @@ WRITE: dict[str, Callable[[Reader], list[list[int]]]] = {
 
 def to_pictures(reading: Reading, drawn: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """What was drawn, decoded: uint8 RGB [n, side, side, 3]."""
-    from gristmill.model.codecs import to_bytes
+    from gristmill.model.codec import to_bytes
 
     grid = drawn.cpu().view(len(drawn), *reading.layout.grid, -1)
     with torch.no_grad():

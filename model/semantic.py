@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from gristmill.errors import ConfigurationError, MissingWeightsError
 from gristmill.model.views import view
 
-
 # Least patches of a picture.
 _PLACES = 16
 
@@ -31,7 +30,9 @@ class SemanticEncoder:
         architecture, _, pretrained = name.partition("/")
         local = name.startswith("local-dir:")
         if not local and not pretrained:
-            raise ConfigurationError(f"encoder {name!r}: write MODEL/PRETRAINED or local-dir:FOLDER")
+            raise ConfigurationError(
+                f"encoder {name!r}: write MODEL/PRETRAINED or local-dir:FOLDER"
+            )
         try:
             model = open_clip.create_model(
                 name if local else architecture,

@@ -12,7 +12,8 @@ import torch
 import yaml
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.codecs import CODECS, Codec, CodecTraining, save_codec, train_codec
+from gristmill.model.codec import Codec
+from gristmill.model.codecs import CODECS, CodecTraining, save_codec, train_codec
 from gristmill.model.paradigms import find_paradigm
 from gristmill.model.parts import caption_texts
 from gristmill.model.shard_sources import DataSource, open_samples
@@ -67,7 +68,9 @@ def _fitting_codec(config: TrainConfig, codes: bool) -> str:
     """The codec given, if it fits; else one trained on the data into the checkpoint's folder."""
     from gristmill.model.codecs import load_codec
 
-    if config.codec and (not os.path.exists(config.codec) or load_codec(config.codec).discrete == codes):
+    if config.codec and (
+        not os.path.exists(config.codec) or load_codec(config.codec).discrete == codes
+    ):
         return config.codec
     path = os.path.join(config.out, "trained-codec.safetensors")
     if not os.path.exists(path):
@@ -78,7 +81,7 @@ def _fitting_codec(config: TrainConfig, codes: bool) -> str:
 
 
 def parse_source(text: str) -> DataSource:
-    """"FOLDER" or "WEIGHT@FOLDER"."""
+    """ "FOLDER" or "WEIGHT@FOLDER"."""
     weight, at, url = text.rpartition("@")
     try:
         return DataSource(url=url, weight=float(weight) if at else 1.0)
@@ -87,7 +90,7 @@ def parse_source(text: str) -> DataSource:
 
 
 def parse_tasks(text: str) -> dict[str, float]:
-    """"draw=0.5,describe=0.5" as shares."""
+    """ "draw=0.5,describe=0.5" as shares."""
     shares = {}
     for part in text.split(","):
         name, _, share = part.strip().partition("=")
@@ -114,7 +117,9 @@ def _parsed(settings: Sequence[str], cls: Any) -> dict[str, Any]:
             try:
                 value = kind(value)
             except (TypeError, ValueError):
-                raise ConfigurationError(f"--set {setting!r}: a {kind.__name__} is wanted") from None
+                raise ConfigurationError(
+                    f"--set {setting!r}: a {kind.__name__} is wanted"
+                ) from None
         values[name] = value
     return values
 
@@ -171,9 +176,7 @@ def picture_views(
     return torch.from_numpy(np.stack(views))
 
 
-def tokenizer_from_shards(
-    data: Sequence[str], *, size: int, questions: str, out: str
-) -> int:
+def tokenizer_from_shards(data: Sequence[str], *, size: int, questions: str, out: str) -> int:
     """Train a BPE on captions (and questions made of them), write it, and return its entries."""
     from tokenizers import Tokenizer
 

@@ -1,8 +1,8 @@
 """A world of shapes: scenes whose content is known, pictures of them, and true captions.
 
-Objects lie in the cells of a 2x2 grid, the small ones jittered, on textured grounds like those of photographs,
-every scene's its own: flat grounds would make unrelated scenes collide under a perceptual hash.
-Everything about a scene follows from its seed.
+Objects lie in the cells of a 2x2 grid, the small ones jittered, on textured grounds like those of
+photographs, every scene's its own: flat grounds would make unrelated scenes collide under a
+perceptual hash. Everything about a scene follows from its seed.
 """
 
 from __future__ import annotations

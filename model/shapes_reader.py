@@ -22,7 +22,6 @@ from gristmill.model.shapes import (
     COLOURS,
     SHAPES,
     SIZES,
-    Picture,
     Scene,
     Thing,
     draw_mask,
@@ -87,9 +86,7 @@ def agrees(said: Said | None, things: Sequence[Thing] | None) -> bool:
         return True
     first, second = things
     orders = [(first, second), (second, first)]
-    return any(
-        (a.name, b.name) == said.names and _holds(said.relation, a, b) for a, b in orders
-    )
+    return any((a.name, b.name) == said.names and _holds(said.relation, a, b) for a, b in orders)
 
 
 def _holds(word: str, first: Thing, second: Thing) -> bool:
@@ -132,9 +129,13 @@ def _templates() -> _Templates:
                 shapes.append(shape_index)
                 sizes.append(size_index)
                 centres.append((x, y))
-    stacked = np.stack(masks).astype(np.float32) / 255
+    stacked: Floats = np.asarray(np.stack(masks) / np.float32(255), np.float32)
     return _Templates(
-        stacked, stacked**2, np.array(shapes), np.array(sizes), np.array(centres, np.float32)
+        stacked,
+        np.asarray(stacked**2, np.float32),
+        np.array(shapes),
+        np.array(sizes),
+        np.array(centres, np.float32),
     )
 
 
@@ -235,7 +236,12 @@ def _window(cell: int, values: Floats) -> Floats:
 
 
 def _fit_cell(
-    pixels: Floats, ground: Floats, objects: Floats, covered: Floats, cell: int, before: list[_Fit],
+    pixels: Floats,
+    ground: Floats,
+    objects: Floats,
+    covered: Floats,
+    cell: int,
+    before: list[_Fit],
     full: float,
 ) -> _Fit:
     """Best template and colour: residual r, colour step d; gain = 2 <m, r.d> - <m^2, d.d>."""

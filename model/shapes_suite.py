@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.codecs import Codec, to_bytes, to_unit
+from gristmill.model.codec import Codec, to_bytes, to_unit
 from gristmill.model.sampling import Sampling
 from gristmill.model.shapes import Scene, Thing, captions, draw, make_scene
 from gristmill.model.shapes_questions import is_existence, questions
@@ -36,7 +36,11 @@ _DRAWN_AT = 240
 
 
 def evaluate_shapes(
-    model: Unified, *, count: int = 256, seed: int = 0, sampling: Sampling | None = None,
+    model: Unified,
+    *,
+    count: int = 256,
+    seed: int = 0,
+    sampling: Sampling | None = None,
     steps: int = 0,
 ) -> dict[str, Any]:
     """The suite's scores, each a share of `count` scenes; as `evaluation.json` holds them.

@@ -11,7 +11,8 @@ import torch
 
 from gristmill.errors import ConfigurationError, MissingWeightsError
 from gristmill.model.batch import pack
-from gristmill.model.codecs import measure, to_unit
+from gristmill.model.codec import to_unit
+from gristmill.model.codecs import measure
 from gristmill.model.documents import Content, Segment
 from gristmill.model.sampling import Sampling
 from gristmill.model.shard_sources import DataSource, open_samples
@@ -61,9 +62,7 @@ def evaluate_shards(
         "seed": seed,
     }
     if clip:
-        drawn = model.generate(
-            captions, dataclasses.replace(sampling or Sampling(), seed=seed)
-        )
+        drawn = model.generate(captions, dataclasses.replace(sampling or Sampling(), seed=seed))
         scores |= _clip_scores(clip, drawn, pictures, captions)
     return scores
 
@@ -91,7 +90,8 @@ def _losses(
                 first = min(model.reading.vocabulary.code_starts, default=0)
                 wanted = labels >= first if name == "draw" else labels >= 0
                 sums.setdefault(label, []).extend(losses.entropies[wanted].tolist())
-            sums.setdefault("flow", []).extend(losses.flow_errors.tolist())
+            if len(losses.flow_index):
+                sums.setdefault("flow", []).extend(losses.flow_errors.tolist())
     return {name: round(float(np.mean(values)), 5) for name, values in sums.items() if values}
 
 
@@ -138,6 +138,9 @@ def _clip_scores(
 
 class _Tower(torch.nn.Module):
     """uint8 pictures [n, 3, side, side] to CLIP embeddings."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, model: Any) -> None:
         super().__init__()

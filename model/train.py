@@ -1,7 +1,7 @@
 """The trainer: one loop for every paradigm, on one process or many.
 
-    gristmill train tiny --paradigm ar --data runs/mine --codec codec.safetensors --out checkpoints/x
-    torchrun --nproc-per-node 8 -m gristmill.model.train base --data ... --out ...
+gristmill train tiny --paradigm ar --data runs/mine --codec codec.safetensors --out checkpoints/x
+torchrun --nproc-per-node 8 -m gristmill.model.train base --data ... --out ...
 """
 
 from __future__ import annotations
@@ -119,9 +119,7 @@ class Trainer:
         done = checkpoint.steps(self._folder)
         if not done:
             return
-        facts = checkpoint.load(
-            self._folder, done[-1], self.model, self.optimizer, self.average
-        )
+        facts = checkpoint.load(self._folder, done[-1], self.model, self.optimizer, self.average)
         differing = changed(facts["config"], self.config)
         if differing:
             raise TrainingError(
@@ -217,7 +215,7 @@ class Trainer:
                 + config.flow_weight * losses.flow / latents
                 + config.z_weight * losses.z / weights
             ) + config.balance_weight * losses.balance / len(micro)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             meter.losses(part, losses)
             sums += torch.stack([losses.text, losses.flow, losses.z, losses.balance]).detach()
         if world > 1:
@@ -249,9 +247,7 @@ class Trainer:
     def _save(self) -> None:
         assert self.state is not None
         facts = {"config": self.config.to_dict(), "stream": self.state.to_dict()}
-        checkpoint.save(
-            self._folder, self.step, self.model, self.optimizer, self.average, facts
-        )
+        checkpoint.save(self._folder, self.step, self.model, self.optimizer, self.average, facts)
 
     def _export(self) -> None:
         if checkpoint.rank() == 0:

@@ -34,7 +34,7 @@ class Meter:
             ("code", losses.entropies, losses.labelled),
             ("flow", losses.flow_errors, losses.flow_index),
         ):
-            if not len(values):
+            if not len(index):
                 continue
             if name == "code":
                 codes = batch.labels.reshape(-1)[index] >= self._first_code
@@ -105,9 +105,7 @@ class TrainLog:
         os.replace(self._path + ".partial", self._path)
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._board = SummaryWriter(
-            os.path.join(self.folder, "tensorboard"), purge_step=step + 1
-        )
+        self._board = SummaryWriter(os.path.join(self.folder, "tensorboard"), purge_step=step + 1)
         if not self.quiet:
             self._say(facts["summary"] + (f"; goes on from step {step:,}" if step else ""))
             self._open_progress(step, steps)

@@ -209,7 +209,7 @@ class Attention(nn.Module):
             k, v = cache.put(layer, k, v)
         seen = attend(q, k, v, context.mask)
         flat = seen.transpose(1, 2).reshape(rows * length, -1)
-        out = self.out(flat if sorting is None else flat[sorting.order], sorting)
+        out: Tensor = self.out(flat if sorting is None else flat[sorting.order], sorting)
         return out if sorting is None else out[sorting.back]
 
 
@@ -374,14 +374,13 @@ class Transformer(nn.Module):
         """[B, L, width]: each position from its id, its latent at its time, or its patch."""
         rows, length = batch.ids.shape
         x = self.embed(batch.ids.clamp_min(0)) * (batch.ids >= 0)[:, :, None]
-        flat = x.view(rows * length, -1)
-        if len(batch.lat) and self.config.flow_head != "query":
+        flat: Tensor = x.view(rows * length, -1)
+        # Without latents too: on every rank these maps must have a gradient, be it zero.
+        if self.config.latent_channels and self.config.flow_head != "query":
             noisy = self.noisy(batch)
             inner = self.lat_in(noisy) + self.time_in(time_features(batch.lat_t))
             flat = flat.index_add(0, batch.lat_idx, inner.to(flat.dtype))
-        if len(batch.und):
-            if not self.config.semantic_width:
-                raise ConfigurationError("the batch has semantic patches, the model reads none")
+        if self.config.semantic_width:
             flat = flat.index_add(0, batch.und_idx, self.und_proj(batch.und).to(flat.dtype))
         return flat.view(rows, length, -1)
 
@@ -408,9 +407,7 @@ class Transformer(nn.Module):
         balances: list[Tensor] = []
         for block in self.blocks:
             if self.config.checkpointing and self.training:
-                x, balance = checkpoint(
-                    block, x, (rows, length), context, use_reentrant=False
-                )
+                x, balance = checkpoint(block, x, (rows, length), context, use_reentrant=False)
             else:
                 x, balance = block(x, (rows, length), context)
             if balance is not None:
@@ -451,9 +448,13 @@ class Transformer(nn.Module):
         return error, batch.lat_idx[chosen]
 
     def _idle_flow(self, hidden: Tensor) -> Tensor:
-        if self.config.flow_head == "linear":
-            return self.lat_out(hidden[:1]).float().sum()[None] * 0
-        return hidden.new_zeros(0, dtype=torch.float32)
+        """No error, and a zero gradient for the head."""
+        heads = {"linear": "lat_out", "query": "flow_head"}
+        zero = hidden.new_zeros(1, dtype=torch.float32)
+        if self.config.flow_head in heads:
+            for parameter in getattr(self, heads[self.config.flow_head]).parameters():
+                zero = zero + 0 * parameter.float().sum()
+        return zero
 
     def velocity(self, batch: PackedBatch, hidden: Tensor) -> Tensor:
         """Predicted noise - clean for each latent of the batch, [N, C]."""

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, TrainingError
 from gristmill.model import checkpoint
+from gristmill.model.batch import Document
 from gristmill.model.codecs import codec_digest, load_codec
 from gristmill.model.data import Planner
-from gristmill.model.documents import Content, Document, Layout, Segment
+from gristmill.model.documents import Content, Layout, Passage, Segment
 from gristmill.model.eyes import Eyes
 from gristmill.model.paradigms import find_paradigm
 from gristmill.model.parts import Reading
@@ -54,14 +55,11 @@ class Unified:
         """Each picture as its instruction wants it."""
         seen = self.reading.eyes.look(pictures)
         asked = [
-            (editing(text), [content])
-            for text, content in zip(instructions, seen, strict=True)
+            (editing(text), [content]) for text, content in zip(instructions, seen, strict=True)
         ]
         return self._draw(asked, None, sampling)
 
-    def describe(
-        self, pictures: Sequence[Image], sampling: Sampling | None = None
-    ) -> list[str]:
+    def describe(self, pictures: Sequence[Image], sampling: Sampling | None = None) -> list[str]:
         """A caption for each picture of any size."""
         seen = self.reading.eyes.look(pictures)
         return self._write([(describing(""), [content]) for content in seen], sampling)
@@ -100,8 +98,7 @@ class Unified:
             if sampling.guidance != 1:
                 # Without its prompt: nothing said; for an edit, the picture without instruction.
                 without = [
-                    self._prompt(free or _unsaid(segments), contents)
-                    for segments, contents in part
+                    self._prompt(free or _unsaid(segments), contents) for segments, contents in part
                 ]
                 rows = given + without
             here = replace(sampling, seed=sampling.seed * 100_003 + number)
@@ -130,7 +127,8 @@ class Unified:
 def _unsaid(segments: Sequence[Segment]) -> list[Segment]:
     """The same without what is said."""
     return [
-        replace(segment, text="") if hasattr(segment, "text") else segment for segment in segments
+        replace(segment, text="") if isinstance(segment, Passage) else segment
+        for segment in segments
     ]
 
 

@@ -16,6 +16,8 @@ def view(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     scale = side / min(height, width)
     size = (max(side, round(width * scale)), max(side, round(height * scale)))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    small: Any = picture if size == (width, height) else cv2.resize(picture, size, interpolation=how)
+    small: Any = (
+        picture if size == (width, height) else cv2.resize(picture, size, interpolation=how)
+    )
     top, left = (size[1] - side) // 2, (size[0] - side) // 2
     return np.ascontiguousarray(small[top : top + side, left : left + side])

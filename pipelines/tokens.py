@@ -62,7 +62,9 @@ class Tokens(Score):
     def check(self) -> None:
         """Raise `ConfigurationError` for a file that is missing, or no encoder."""
         if self.idle():
-            raise ConfigurationError("Tokens has nothing to do: give it images or text, or take it out")
+            raise ConfigurationError(
+                "Tokens has nothing to do: give it images or text, or take it out"
+            )
         for name, path in (("images", self.images), ("text", self.text)):
             if path and not os.path.exists(path):
                 raise ConfigurationError(

@@ -10,15 +10,10 @@ import numpy as np
 import torch
 from shape_shards import build_shapes
 
-from gristmill.model.codecs import (
-    CodecTraining,
-    KMeansCodec,
-    WhitenedPatches,
-    save_codec,
-    train_codec,
-)
+from gristmill.model.codecs import CodecTraining, save_codec, train_codec
 from gristmill.model.filter_network import train_filter_network
 from gristmill.model.paradigms import find_paradigm
+from gristmill.model.patch_codecs import KMeansCodec, WhitenedPatches
 from gristmill.model.shapes import caption, draw, make_scene
 from gristmill.model.shard_sources import DataSource
 from gristmill.model.train_config import TrainConfig

@@ -12,7 +12,7 @@ import torch
 from memory_workspace import MemoryWorkspace, run_phases
 from shard_set import SCHEMA
 
-from gristmill.model.codecs import Codec, to_unit
+from gristmill.model.codec import Codec, to_unit
 from gristmill.model.shapes import caption, draw, make_scene
 from gristmill.model.views import view
 from gristmill.pipelines.schema import digest_fields

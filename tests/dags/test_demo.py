@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from gristmill.dags.demo import demo_dag
+from gristmill.dags.demo_model import train_demo_model
 from gristmill.dags.demo_truth import CAUGHT_AS, COPY_KINDS, area_under_curve, judge, judge_rows
 from gristmill.dags.demo_web import CLEAN, PLANTED, Web, WebServer, build_web
 from gristmill.dags.execute import RunOptions, execute
@@ -56,18 +59,36 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> str:
     return folder
 
 
-def small_dag(little: Web, network: str) -> Dag:
-    dag = demo_dag(little, network, -1.0)
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image codec of few codes."""
+    import torch
+
+    from gristmill.model.codecs import save_codec, train_codec
+    from gristmill.model.patch_codecs import KMeansCodec
+    from gristmill.model.shapes import draw, make_scene
+    from gristmill.model.views import view
+
+    views = np.stack([view(draw(make_scene(i), 60), 30) for i in range(40)])
+    path = str(tmp_path_factory.mktemp("codec") / "codec.safetensors")
+    save_codec(train_codec(KMeansCodec(sizes=(64,)), torch.from_numpy(views)), path)
+    return path
+
+
+def small_dag(little: Web, network: str, codec: str) -> Dag:
+    dag = demo_dag(little, network, -1.0, codec)
     dag = dag.replace("clip", ClipScore(model=f"local-dir:{network}"))
     return dataclasses.replace(dag, part_rows=80)
 
 
 @pytest.fixture(scope="module")
-def finished(little: Web, network: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(
+    little: Web, network: str, codec: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     out = tmp_path_factory.mktemp("run") / "demo"
     with WebServer(little):
         options = RunOptions(runner="local")
-        execute(small_dag(little, network), str(out), options, make_progress(plain=True))
+        execute(small_dag(little, network, codec), str(out), options, make_progress(plain=True))
     return out
 
 
@@ -83,6 +104,23 @@ def test_planted_faults_are_caught_and_nothing_else(little: Web, finished: Path)
             continue
         assert facts["planted"] > 0
         assert (facts["caught"], facts["false_alarms"]) == (facts["planted"], 0), fault
+
+
+def test_a_model_trains_on_what_was_kept_and_the_report_shows_it(
+    finished: Path, codec: str
+) -> None:
+    console = Console(file=io.StringIO())
+    scores = train_demo_model(
+        str(finished), codec, steps=2, seed=0, console=console, scenes=8, size="nano"
+    )
+    assert json.loads((finished / "evaluation.json").read_text()) == scores
+    assert scores["steps"] == 2 and scores["suite"] == "shapes"
+    page = render_html(gather_report(str(finished)))
+    assert "A model trained on what was kept" in page and page.count("as asked</p>") >= 24
+    # Captions with a held-out pair were not trained on, though they were kept.
+    metadata = next((finished / "shards/train/metadata").iterdir())
+    captions = " ".join(pq.read_table(metadata)["caption"].to_pylist())
+    assert "red star" in captions and "image_codes" in pq.read_schema(metadata).names
 
 
 def test_the_run_verifies_and_traces(finished: Path) -> None:
@@ -117,11 +155,13 @@ def test_damage_to_a_run_is_found(finished: Path) -> None:
 
 
 def test_ray_writes_the_same_shards_and_ledger(
-    little: Web, network: str, finished: Path, tmp_path: Path, ray_session: None
+    little: Web, network: str, codec: str, finished: Path, tmp_path: Path, ray_session: None
 ) -> None:
     with WebServer(little):
         options = RunOptions(runner="ray", workers=2)
-        execute(small_dag(little, network), str(tmp_path), options, make_progress(plain=True))
+        execute(
+            small_dag(little, network, codec), str(tmp_path), options, make_progress(plain=True)
+        )
     assert product(tmp_path) == product(finished)
 
 

@@ -9,22 +9,17 @@ import pytest
 import torch
 
 from gristmill.errors import ConfigurationError
+from gristmill.model.auto_codecs import FsqCodec, VaeCodec
+from gristmill.model.codec import Codec, to_bytes, to_unit
 from gristmill.model.codecs import (
     CODECS,
-    Codec,
     CodecTraining,
-    FsqCodec,
-    KMeansCodec,
-    RawPatches,
-    VaeCodec,
-    WhitenedPatches,
     load_codec,
     measure,
     save_codec,
-    to_bytes,
-    to_unit,
     train_codec,
 )
+from gristmill.model.patch_codecs import KMeansCodec, RawPatches, WhitenedPatches
 from gristmill.model.shapes import draw, make_scene
 
 PICTURES = torch.from_numpy(np.stack([draw(make_scene(i), 24) for i in range(120)]))
@@ -68,7 +63,10 @@ def test_raw_patches_lose_nothing_and_ceilings_say_what_is_lost() -> None:
     unit = to_unit(PICTURES)
     raw = _trained("raw")
     assert torch.equal(to_bytes(raw.decode(raw.encode(unit))), PICTURES)
-    one, two = KMeansCodec(side=24, patch=4, sizes=(64,)), KMeansCodec(side=24, patch=4, sizes=(64, 64))
+    one, two = (
+        KMeansCodec(side=24, patch=4, sizes=(64,)),
+        KMeansCodec(side=24, patch=4, sizes=(64, 64)),
+    )
     few = measure(train_codec(one, PICTURES), unit)["psnr"]
     more = measure(train_codec(two, PICTURES), unit)["psnr"]
     assert more > few + 1

@@ -15,9 +15,10 @@ from model_world import World
 
 from gristmill.errors import ConfigurationError, ShardError
 from gristmill.model.batch import PackedBatch
-from gristmill.model.codecs import KMeansCodec, save_codec
+from gristmill.model.codecs import save_codec
 from gristmill.model.data import Loader, StreamConfig, StreamState
 from gristmill.model.parts import Parts, make_parts
+from gristmill.model.patch_codecs import KMeansCodec
 from gristmill.model.shard_sources import DataSource, SampleOrder, open_samples
 from gristmill.model.train_config import TrainConfig
 
@@ -131,7 +132,9 @@ def test_other_peoples_tars_are_read(world: World, tmp_path: Path) -> None:
     assert samples.counts() == [64]
     assert samples.image(0, 3)[:2] == b"\xff\xd8"
     config = world.config(tmp_path / "out")
-    config = dataclasses.replace(config, data=(dataclasses.replace(config.data[0], url=str(folder)),))
+    config = dataclasses.replace(
+        config, data=(dataclasses.replace(config.data[0], url=str(folder)),)
+    )
     assert _take(_loader(config), 1)[0].tokens > 0
 
 
@@ -151,7 +154,7 @@ def test_an_empty_folder_is_named(tmp_path: Path) -> None:
 
 def test_more_ranks_than_rows_is_an_error(world: World, tmp_path: Path) -> None:
     config = world.config(tmp_path, rows_per_step=2)
-    with pytest.raises(ConfigurationError, match="2 rows a step for 4 ranks.*--rows 4"):
+    with pytest.raises(ConfigurationError, match=r"2 rows a step for 4 ranks.*--rows 4"):
         _loader(config, world=4)
 
 

@@ -180,7 +180,5 @@ def test_prompts_are_beginnings_of_what_was_learnt() -> None:
 def test_a_picture_that_is_seen_is_not_learnt() -> None:
     for paradigm in PARADIGMS.values():
         writer = _writer(paradigm)
-        document = writer.write(
-            [Picture(), Passage("x")], [_content(1)], np.random.default_rng(0)
-        )
+        document = writer.write([Picture(), Passage("x")], [_content(1)], np.random.default_rng(0))
         assert document.weight.sum() == document.lat_loss.sum() == 0

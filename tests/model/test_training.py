@@ -57,7 +57,9 @@ def test_it_learns_resumes_and_samples(config: Make, paradigm: str, experts: str
     assert [picture.shape for picture in drawn] == [(30, 30, 3)] * 2
     pictures = [draw(make_scene(i), 50) for i in range(3)]
     few = Sampling(temperature=0, longest=4, steps=4)
-    assert len(model.describe(pictures, few)) == len(model.ask(pictures, ["how many?"] * 3, few)) == 3
+    assert (
+        len(model.describe(pictures, few)) == len(model.ask(pictures, ["how many?"] * 3, few)) == 3
+    )
     assert model.edit(pictures[:1], ["make it green"], Sampling(steps=2))[0].shape == (30, 30, 3)
 
 
@@ -167,7 +169,8 @@ def test_a_kill_at_any_moment_leaves_the_same_curve(config: Make, tmp_path: Path
             "    return call\n"
             + (
                 "import types\n"
-                "checkpoint.json = types.SimpleNamespace(dump=dying(json.dump, 2), load=json.load)\n"
+                "stub = dying(json.dump, 2)\n"
+                "checkpoint.json = types.SimpleNamespace(dump=stub, load=json.load)\n"
                 if "dump" in name
                 else "train.Trainer._update = dying(train.Trainer._update, 3)\n"
             )
@@ -191,7 +194,7 @@ def test_another_shape_or_other_settings_are_refused(config: Make) -> None:
     train(first, _quiet(first))
     with pytest.raises(TrainingError, match=r"rate: 0\.003 -> 0\.1.*another --out"):
         train(dataclasses.replace(first, rate=0.1), _quiet(first))
-    with pytest.raises(TrainingError, match="another shape.*another --out"):
+    with pytest.raises(TrainingError, match=r"another shape.*another --out"):
         train(dataclasses.replace(first, experts="moe"), _quiet(first))
 
 
@@ -229,14 +232,14 @@ def test_shards_without_captions_are_an_error(config: Make, tmp_path: Path) -> N
         member.size = len(data)
         tar.addfile(member, io.BytesIO(data))
     bare = dataclasses.replace(config().data[0], url=str(tmp_path))
-    with pytest.raises(ConfigurationError, match="no captions.*--tokenizer"):
+    with pytest.raises(ConfigurationError, match=r"no captions.*--tokenizer"):
         train(config(data=(bare,)))
     with pytest.raises(ShardError):
         train(config(data=(dataclasses.replace(bare, url=str(tmp_path / "none")),)))
 
 
 def test_paradigms_want_their_codecs_and_encoders(config: Make, world: World) -> None:
-    with pytest.raises(ConfigurationError, match="draws by codes.*gives latents"):
+    with pytest.raises(ConfigurationError, match=r"draws by codes.*gives latents"):
         train(config("ar", codec=world.latents))
     with pytest.raises(ConfigurationError, match="semantic encoder; give --encoder"):
         train(config("janus", encoder=""))
@@ -255,11 +258,15 @@ def test_a_model_that_is_not_there_or_not_whole_is_named(config: Make, tmp_path:
         load(small.out)
 
 
-def test_the_log_says_what_a_person_wants_to_know(config: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_says_what_a_person_wants_to_know(
+    config: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
     small = config(steps=4, sample_every=4, save_every=4)
     train(small)
     lines = read_log(small.out)
-    assert {"loss_text", "loss_codes", "tokens_per_s", "data_wait", "epoch", "rate"} <= set(lines[0])
+    assert {"loss_text", "loss_codes", "tokens_per_s", "data_wait", "epoch", "rate"} <= set(
+        lines[0]
+    )
     assert Path(small.out, "samples", "step-00000004.png").exists()
     assert any(Path(small.out, "tensorboard").iterdir())
     said = capsys.readouterr().err

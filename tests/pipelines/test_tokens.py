@@ -13,13 +13,9 @@ import torch
 from gristmill.dags.image_text import ENCODER, image_text
 from gristmill.dags.settings import apply_settings
 from gristmill.errors import ConfigurationError
-from gristmill.model.codecs import (
-    KMeansCodec,
-    WhitenedPatches,
-    save_codec,
-    to_unit,
-    train_codec,
-)
+from gristmill.model.codec import to_unit
+from gristmill.model.codecs import save_codec, train_codec
+from gristmill.model.patch_codecs import KMeansCodec, WhitenedPatches
 from gristmill.model.shapes import draw, make_scene
 from gristmill.model.views import view
 from gristmill.model.vocabulary import train_text
@@ -78,11 +74,11 @@ def test_it_is_left_out_until_it_is_given_files(files: dict[str, str]) -> None:
 
 
 def test_what_is_missing_is_named(tmp_path: Path, files: dict[str, str]) -> None:
-    with pytest.raises(ConfigurationError, match="no file at nowhere.*train-codec"):
+    with pytest.raises(ConfigurationError, match=r"no file at nowhere.*train-codec"):
         Tokens(images="nowhere", encoder=ENCODER).check()
     with pytest.raises(ConfigurationError, match="nothing to do"):
         Tokens(encoder=ENCODER).check()
-    with pytest.raises(ConfigurationError, match="package.module:function"):
+    with pytest.raises(ConfigurationError, match=r"package.module:function"):
         Tokens(images=files["codes"], encoder="nothing").prepare()
     (tmp_path / "bad").write_text(json.dumps({"no": "tokenizer"}))
     with pytest.raises(ConfigurationError, match="not a tokenizers file"):
