@@ -103,29 +103,36 @@ def steps(folder: str) -> list[int]:
     return sorted(found)
 
 
+def read_facts(folder: str, step: int) -> dict[str, Any]:
+    """What a checkpoint says of itself: its step, the settings, and where the data was."""
+    path = os.path.join(folder, f"step-{step:08d}", "state.json")
+    with open(path, encoding="utf-8") as file:
+        facts: dict[str, Any] = json.load(file)
+    return facts
+
+
 def load(
     folder: str,
     step: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: MovingAverage,
-) -> dict[str, Any]:
-    """Bring all back in place and return the facts. Raises `TrainingError` for a checkpoint of
+) -> None:
+    """Bring weights, moments and averages back in place. Raises `TrainingError` for a checkpoint of
     another shape or a broken one."""
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict import set_state_dict
     from torch.distributed.checkpoint.state_dict_loader import load as load_state
 
     path = os.path.join(folder, f"step-{step:08d}")
     state = _state(model, optimizer, average)
     try:
-        with open(os.path.join(path, "state.json"), encoding="utf-8") as file:
-            facts: dict[str, Any] = json.load(file)
         with _alone():
             load_state(state, checkpoint_id=path)
-    except Exception as error:
+    except (Exception, CheckpointException) as error:
         raise TrainingError(
             f"checkpoint {path} cannot be loaded into this model: {_first_line(error)}; it is "
-            "broken or of another shape: train with the settings it was made with, or into "
+            "broken or of another shape: remove it to go on from the one before, or train into "
             "another --out"
         ) from error
     set_state_dict(
@@ -134,10 +141,9 @@ def load(
         model_state_dict=state["model"],
         optim_state_dict=state["optimizer"],
     )
-    return facts
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}"
 

@@ -119,7 +119,7 @@ class Trainer:
         done = checkpoint.steps(self._folder)
         if not done:
             return
-        facts = checkpoint.load(self._folder, done[-1], self.model, self.optimizer, self.average)
+        facts = checkpoint.read_facts(self._folder, done[-1])
         differing = changed(facts["config"], self.config)
         if differing:
             raise TrainingError(
@@ -127,6 +127,7 @@ class Trainer:
                 + "; ".join(differing)
                 + "): go on with the same, or give another --out"
             )
+        checkpoint.load(self._folder, done[-1], self.model, self.optimizer, self.average)
         self.step = int(facts["step"])
         self.state = StreamState(**facts["stream"])
 
