@@ -20,7 +20,7 @@ import torch
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.batch import Document, PackedBatch, best_fit, pack
-from gristmill.model.documents import Content, DocumentWriter, Segment
+from gristmill.model.documents import Content, DocumentWriter, Picture, Segment
 from gristmill.model.eyes import Eyes
 from gristmill.model.shard_sources import (
     DataSource,
@@ -63,6 +63,8 @@ class DocumentPlan:
     row: int
     segments: tuple[Segment, ...]
     seed: tuple[int, ...]
+    # Where the picture before an edit lies.
+    before: tuple[int, int] | None = None
 
 
 RowPlan = tuple[DocumentPlan, ...]
@@ -107,6 +109,7 @@ class Planner:
         weights = np.array([source.weight for source in sources])
         self._shares = weights / weights.sum()
         self._columns = functools.lru_cache(maxsize=64)(self._read_columns)
+        self._places: dict[int, dict[str, tuple[int, int]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_columns"}
@@ -128,9 +131,20 @@ class Planner:
         """What a sample's metadata says."""
         return {name: values[row] for name, values in self._columns(source, shard).items()}
 
+    def place(self, source: int, uid: str | None) -> tuple[int, int] | None:
+        """Shard and row of a sample of a source; None for one that it does not have."""
+        if source not in self._places:
+            samples = self.samples[source]
+            self._places[source] = {
+                uid: (shard, row)
+                for shard in range(len(samples.counts()))
+                for row, uid in enumerate(samples.table(shard)["uid"].to_pylist())
+            }
+        return self._places[source].get(uid or "")
+
     def _read_columns(self, source: int, shard: int) -> dict[str, Any]:
         table = self.samples[source].table(shard)
-        wanted = ("caption", "question", "answer", "instruction", "image_codes")
+        wanted = ("caption", "question", "answer", "instruction", "source_uid", "image_codes")
         columns: dict[str, Any] = {}
         for name in wanted:
             if name not in table.column_names:
@@ -161,7 +175,10 @@ class Planner:
             if segments is None:
                 unusable += 1
                 continue
-            plans.append(DocumentPlan(source, shard, row, tuple(segments), seed))
+            before = None
+            if any(isinstance(segment, Picture) and segment.number for segment in segments):
+                before = self.place(source, self.columns(source, shard, row)["source_uid"])
+            plans.append(DocumentPlan(source, shard, row, tuple(segments), seed, before))
         lengths = [self.writer.length(plan.segments) for plan in plans]
         rows = [
             tuple(plans[i] for i in numbers)
@@ -186,7 +203,7 @@ class Planner:
             )
         raise ConfigurationError(
             f"none of {unusable} samples has what its tasks need: describe wants a caption, answer "
-            "a question (or --questions), edit an instruction; change the task mix"
+            "a question (or --questions), edit an instruction and a source_uid; change the task mix"
         )
 
     def _segments(
@@ -199,6 +216,8 @@ class Planner:
         shares = np.array([tasks[name] for name in names])
         order = rng.choice(len(names), len(names), replace=False, p=shares / shares.sum())
         columns = self.columns(source, shard, row)
+        if columns.get("source_uid") and self.place(source, columns["source_uid"]) is None:
+            columns["source_uid"] = None
         for choice in order:
             segments = segments_for(
                 names[int(choice)],
@@ -239,21 +258,25 @@ class RowBuilder(torch.utils.data.Dataset[list[Document]]):
 
     def build(self, plan: DocumentPlan) -> Document:
         """One document."""
-        columns = self.planner.columns(plan.source, plan.shard, plan.row)
-        needed = any(not hasattr(segment, "text") for segment in plan.segments)
-        contents = self._contents(plan, columns) if needed else []
+        contents = []
+        if any(isinstance(segment, Picture) for segment in plan.segments):
+            places = [(plan.shard, plan.row)]
+            if plan.before is not None:
+                places.insert(0, plan.before)
+            contents = [self._content(plan.source, *place) for place in places]
         rng = np.random.Generator(np.random.PCG64([*plan.seed, 2]))
         return self.planner.writer.write(plan.segments, contents, rng, source=plan.source)
 
-    def _contents(self, plan: DocumentPlan, columns: dict[str, Any]) -> list[Content]:
+    def _content(self, source: int, shard: int, row: int) -> Content:
+        columns = self.planner.columns(source, shard, row)
         if not self.eyes.needs_pixels(columns):
-            return [self.eyes.stored(columns)]
-        samples = self.planner.samples[plan.source]
+            return self.eyes.stored(columns)
+        samples = self.planner.samples[source]
 
         def picture() -> Any:
-            return decode_rgb(samples.image(plan.shard, plan.row))
+            return decode_rgb(samples.image(shard, row))
 
-        return [self.eyes.look_once((plan.source, plan.shard, plan.row), picture)]
+        return self.eyes.look_once((source, shard, row), picture)
 
 
 class Loader:

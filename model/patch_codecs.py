@@ -30,7 +30,7 @@ class KMeansCodec(Codec):
         *,
         side: int = 30,
         patch: int = 3,
-        sizes: tuple[int, ...] = (1024,),
+        sizes: tuple[int, ...] = (2048,),
         chroma: float = 2.0,
     ) -> None:
         super().__init__(side=side, patch=patch)

@@ -174,12 +174,14 @@ def captions(scene: Scene) -> list[str]:
             f"a {name} and nothing else",
         ]
     first, second = scene.things
+    forward = f"a {first.name} {relation(first, second)} a {second.name}"
+    backward = f"a {second.name} {relation(second, first)} a {first.name}"
     return [
-        f"a {first.name} {relation(first, second)} a {second.name}",
-        f"a {second.name} {relation(second, first)} a {first.name}",
+        forward,
+        backward,
+        f"there is {forward}",
+        f"a photo of {backward}",
         f"two shapes: a {first.name} and a {second.name}",
-        f"there is a {first.name} and a {second.name}",
-        f"a photo of a {second.name} and a {first.name}",
     ]
 
 

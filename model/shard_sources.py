@@ -147,7 +147,7 @@ class TarSamples:
         if isinstance(facts, dict):
             row.setdefault("caption", "")
             row["caption"] = row["caption"] or str(facts.get("caption") or "")
-            for name in ("question", "answer", "instruction", "image_codes"):
+            for name in ("question", "answer", "instruction", "source_uid", "image_codes"):
                 if facts.get(name):
                     row[name] = facts[name]
 

@@ -73,8 +73,9 @@ def segments_for(
     if task == "interleaved":
         return telling(caption)
     if task == "edit":
-        instruction = columns.get("instruction")
-        return editing(instruction) if instruction else None
+        # The sample is the picture after the edit; `source_uid` names the one before.
+        instruction, before = columns.get("instruction"), columns.get("source_uid")
+        return editing(instruction) if instruction and before else None
     if task == "answer":
         asked = _asked(columns, questions)
         if not asked:

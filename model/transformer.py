@@ -125,6 +125,16 @@ class Rotary(nn.Module):
         return angles.cos()[:, None], angles.sin()[:, None]
 
 
+_PLACE_FEATURES = 16
+
+
+def place_features(pos: Tensor) -> Tensor:
+    """[B, L, 3] -> [B, L, 16]: cosines and sines of row and column, of periods from 4 to 256."""
+    frequencies = math.tau / 4.0 ** torch.arange(1, 5, device=pos.device, dtype=torch.float32)
+    angles = (pos[:, :, 1:, None].float() * frequencies).flatten(2)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """[B, H, L, D] turned by the angles of each pair."""
     first, second = x.float().chunk(2, dim=-1)
@@ -305,6 +315,9 @@ class Transformer(nn.Module):
         config.check()
         self.config = config
         self.embed = nn.Embedding(config.vocabulary, config.width)
+        # Where in its picture a position stands. Rotary angles tell where others are, seen from here;
+        # what is said of a place ("left of") must be in what is passed on.
+        self.place_in = nn.Linear(_PLACE_FEATURES, config.width, bias=False)
         self.rotary = Rotary(config.head_dim, config.rope_base, config.rope_side_base)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
@@ -346,7 +359,9 @@ class Transformer(nn.Module):
                 nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.normal_(self.embed.weight, std=0.02 if self.config.width > 512 else 0.1)
+        entering = 0.02 if self.config.width > 512 else 0.1
+        nn.init.normal_(self.embed.weight, std=entering)
+        nn.init.normal_(self.place_in.weight, std=entering)
         nn.init.normal_(self.lm.weight, std=0.5 / math.sqrt(self.config.width))
         if self.config.flow_head == "linear":
             nn.init.zeros_(self.lat_out.weight)
@@ -374,6 +389,8 @@ class Transformer(nn.Module):
         """[B, L, width]: each position from its id, its latent at its time, or its patch."""
         rows, length = batch.ids.shape
         x = self.embed(batch.ids.clamp_min(0)) * (batch.ids >= 0)[:, :, None]
+        inside = (batch.seg >= 0)[:, :, None]
+        x = x + self.place_in(place_features(batch.pos)).to(x.dtype) * inside
         flat: Tensor = x.view(rows * length, -1)
         # Without latents too: on every rank these maps must have a gradient, be it zero.
         if self.config.latent_channels and self.config.flow_head != "query":

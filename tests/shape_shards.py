@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,24 @@ from gristmill.pipelines.shards import Shards
 
 
 def build_shapes(
-    folder: Path, seeds: Sequence[int], *, side: int = 96, codec: Codec | None = None, **fields: Any
+    folder: Path,
+    seeds: Sequence[int],
+    *,
+    side: int = 96,
+    codec: Codec | None = None,
+    texts: Callable[[int], dict[str, str]] | None = None,
+    **fields: Any,
 ) -> Path:
-    """A shard set of scenes; with a codec, `image_codes` are stored too."""
+    """A shard set of scenes; with a codec, `image_codes` are stored too, and with `texts` more
+    columns for each seed."""
     import numpy as np
 
     rows, images, at = [], {}, 0
     schema = SCHEMA
     if codec is not None:
         schema = schema.append(pa.field("image_codes", pa.list_(pa.int32())))
+    for name in texts(seeds[0]) if texts else ():
+        schema = schema.append(pa.field(name, pa.string()))
     for seed in seeds:
         scene = make_scene(seed)
         picture = draw(scene, side)
@@ -47,6 +56,7 @@ def build_shapes(
             "blob_offset": at,
             "blob_size": len(data),
         }
+        row |= texts(seed) if texts else {}
         if codec is not None:
             small = torch.from_numpy(np.stack([view(picture, codec.side)]))
             row["image_codes"] = codec.encode(to_unit(small)).reshape(-1).tolist()

@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 import torch
 from model_world import World
+from shape_shards import build_shapes
 
 from gristmill.errors import ConfigurationError, ShardError
 from gristmill.model.batch import PackedBatch
 from gristmill.model.codecs import save_codec
-from gristmill.model.data import Loader, StreamConfig, StreamState
+from gristmill.model.data import Loader, RowBuilder, StreamConfig, StreamState
 from gristmill.model.parts import Parts, make_parts
 from gristmill.model.patch_codecs import KMeansCodec
 from gristmill.model.shard_sources import DataSource, SampleOrder, open_samples
 from gristmill.model.train_config import TrainConfig
+from gristmill.pipelines.decode import decode_rgb
+from gristmill.pipelines.schema import digest_fields
 
 
 def _loader(config: TrainConfig, parts: Parts | None = None, **options: Any) -> Loader:
@@ -171,6 +174,42 @@ def test_tasks_without_their_columns_are_an_error(world: World, tmp_path: Path) 
     source = dataclasses.replace(config.data[0], tasks={"paint": 1.0})
     with pytest.raises(ConfigurationError, match="paint"):
         make_parts(dataclasses.replace(config, data=(source,)))
+
+
+def test_an_edit_is_learnt_from_the_picture_before_and_the_one_after(
+    world: World, tmp_path: Path
+) -> None:
+    def texts(seed: int) -> dict[str, str]:
+        # Every second scene is an edit of the one before it; one names a picture that is not there.
+        before = {0: "", 1: digest_fields(str(seed - 1)), 3: "nowhere"}.get(seed % 4, "")
+        return {"instruction": f"to {seed}", "source_uid": before}
+
+    made = build_shapes(
+        tmp_path / "edits", range(10**7, 10**7 + 40), side=60, texts=texts, val_share=0
+    )
+    config = world.config(tmp_path)
+    source = dataclasses.replace(config.data[0], url=str(made), tasks={"edit": 1.0})
+    parts = make_parts(dataclasses.replace(config, data=(source,), row_length=160))
+    rows, state = parts.planner.block(parts.planner.start())
+    plans = [plan for row in rows for plan in row]
+    assert plans and state.unusable > 0
+    builder = RowBuilder(parts.planner, parts.eyes)
+    for plan in plans:
+        after = parts.planner.columns(0, plan.shard, plan.row)
+        assert plan.before is not None and after["source_uid"] != "nowhere"
+        assert (
+            parts.planner.samples[0].table(plan.before[0])["uid"][plan.before[1]].as_py()
+            == (after["source_uid"])
+        )
+    document = builder.build(plans[0])
+    codes = parts.vocabulary.code_starts[0]
+    spans = [document.ids[document.seg == span] - codes for span in (0, 1)]
+    places = [plans[0].before, (plans[0].shard, plans[0].row)]
+    for span, place in zip(spans, places, strict=True):
+        assert place is not None
+        picture = decode_rgb(parts.planner.samples[0].image(*place))
+        expected = parts.eyes.look([picture])[0].codes
+        assert expected is not None and (span == expected.reshape(-1)).all()
 
 
 def test_a_where_that_is_wrong_or_leaves_nothing_is_an_error(world: World, tmp_path: Path) -> None:
