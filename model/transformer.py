@@ -315,8 +315,8 @@ class Transformer(nn.Module):
         config.check()
         self.config = config
         self.embed = nn.Embedding(config.vocabulary, config.width)
-        # Where in its picture a position stands. Rotary angles tell where others are, seen from here;
-        # what is said of a place ("left of") must be in what is passed on.
+        # Where in its picture a position stands. Rotary angles tell where others are, seen from
+        # here; what is said of a place ("left of") must be in what is passed on.
         self.place_in = nn.Linear(_PLACE_FEATURES, config.width, bias=False)
         self.rotary = Rotary(config.head_dim, config.rope_base, config.rope_side_base)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
