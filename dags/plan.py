@@ -88,15 +88,6 @@ def open_run(out: str) -> Layout:
     return lay_out(dag, out)
 
 
-def run_dag(out: str) -> Dag | None:
-    """The Dag of the run in a folder, or whose `shards` the folder is; None if there is none."""
-    for url in (out, out.rstrip("/").removesuffix("/shards")):
-        folder = Folder(url)
-        if folder.exists("dag.yaml"):
-            return load_dag(folder.read_bytes("dag.yaml").decode(), f"{url}/dag.yaml")
-    return None
-
-
 def finished_parts(layout: Layout) -> int:
     """Number of parts of a run that came to its end; `RunError` otherwise."""
     folder = layout.folder

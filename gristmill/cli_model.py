@@ -8,21 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gristmill.model import commands
+from gristmill.model.commands import Data, Seed, Settings
+
 if TYPE_CHECKING:
     from gristmill.model.sampling import Sampling
+    from gristmill.model.train_config import TrainConfig
 
 Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="--out of gristmill train.")]
-Data = Annotated[
-    list[str],
-    typer.Option(
-        "--data", help="A run, its shards, or WebDataset tars; WEIGHT@FOLDER to mix several."
-    ),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Any other setting, name=value; repeat.", metavar="X=Y"),
-]
-Seed = Annotated[int, typer.Option(help="Seed of what is drawn by chance.")]
 Guidance = Annotated[float, typer.Option(help="1: the prompt alone; more: closer to it.")]
 Temperature = Annotated[float, typer.Option(help="Of codes; 0 takes the likeliest.")]
 Passes = Annotated[int, typer.Option("--steps", help="Passes of masked codes and of flows.")]
@@ -30,69 +23,12 @@ Passes = Annotated[int, typer.Option("--steps", help="Passes of masked codes and
 
 def add_commands(app: typer.Typer) -> None:
     """Hang the commands on the command line."""
-    app.command()(train)
+    commands.on_cluster = _on_ray
+    app.command()(commands.train)
     app.command("train-codec")(train_codec)
     app.command("train-tokenizer")(train_tokenizer)
     for command in (generate, describe, ask, edit, evaluate):
         app.command()(command)
-
-
-def train(
-    size: Annotated[str, typer.Argument(help="tiny, small, base or large.")],
-    data: Data,
-    out: Annotated[str, typer.Option(help="Folder of the checkpoint; goes on if it holds one.")],
-    paradigm: Annotated[
-        str,
-        typer.Option(help="ar, masked, discrete-diffusion, flow, flow-semantic, janus or query."),
-    ] = "ar",
-    experts: Annotated[str, typer.Option(help="dense, mot or moe.")] = "dense",
-    codec: Annotated[
-        str, typer.Option(help="Image codec; else that of the run's tokens, else a new one.")
-    ] = "",
-    encoder: Annotated[
-        str, typer.Option(help="Semantic encoder; else the CLIP that scored the run.")
-    ] = "",
-    split: Annotated[str, typer.Option(help="Split of the shards.")] = "train",
-    where: Annotated[str, typer.Option(help="SQL over metadata: which samples to train on.")] = "",
-    tasks: Annotated[
-        str, typer.Option(help="Shares: draw=0.5,describe=0.25,answer=0.25,text=...,edit=...")
-    ] = "draw=0.5,describe=0.5",
-    questions: Annotated[
-        str, typer.Option(help="What makes questions of captions: shapes, or package.module:f.")
-    ] = "",
-    steps: Annotated[int, typer.Option(help="Steps of the optimiser.")] = 1000,
-    rows: Annotated[int, typer.Option(help="Rows in a step, over all ranks.")] = 32,
-    row_length: Annotated[int, typer.Option(help="Positions of a row.")] = 128,
-    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-3,
-    seed: Seed = 0,
-    settings: Settings = None,
-    address: Annotated[
-        str | None, typer.Option(help="Train on a Ray cluster, e.g. ray://head:10001.")
-    ] = None,
-    ranks: Annotated[int, typer.Option(help="Ray Train workers, with --address.")] = 1,
-) -> None:
-    """Train a unified model on shards. The same command goes on where it stopped."""
-    from gristmill.model.settings import train_config
-
-    config = train_config(
-        size=size, data=data, out=out, paradigm=paradigm, experts=experts,
-        codec=codec or _from_run(data, "tokens", "images"),
-        encoder=encoder or _clip_of_run(data), split=split, where=where, tasks=tasks,
-        questions=questions, steps=steps, rows=rows, row_length=row_length, rate=rate, seed=seed,
-        settings=settings or [],
-    )  # fmt: skip
-    if address is not None:
-        from gristmill.dags.on_ray import train_on_ray
-
-        train_on_ray(config, address=address, ranks=ranks)
-        return
-    from gristmill.model.train import train as train_here
-
-    result = train_here(config)
-    print(
-        f"{out}: {result.steps:,} steps, loss {result.first_loss:.3f} -> {result.last_loss:.3f}, "
-        f"{result.tokens:,} tokens in {result.seconds:,.0f} s"
-    )
 
 
 def train_codec(
@@ -251,18 +187,7 @@ def _save_sheet(out: str, pictures: list[Any], words: list[str]) -> None:
     print(f"{out}: {len(pictures)} of {pictures[0].shape[0]}x{pictures[0].shape[1]} px")
 
 
-def _from_run(data: list[str], node: str, field: str) -> str:
-    """A field of a node of the run that wrote the first shards; "" if there is no such."""
-    from gristmill.dags.plan import run_dag
+def _on_ray(config: TrainConfig, address: str, ranks: int) -> None:
+    from gristmill.dags.on_ray import train_on_ray
 
-    dag = run_dag(data[0].rpartition("@")[2])
-    if dag is None or node not in dag.nodes:
-        return ""
-    return str(getattr(dag.nodes[node].stage, field, ""))
-
-
-def _clip_of_run(data: list[str]) -> str:
-    model, pretrained = _from_run(data, "clip", "model"), _from_run(data, "clip", "pretrained")
-    if model.startswith("local-dir:") or not model:
-        return model
-    return f"{model}/{pretrained}"
+    train_on_ray(config, address=address, ranks=ranks)

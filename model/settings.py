@@ -21,6 +21,7 @@ from gristmill.model.train_config import TrainConfig
 from gristmill.model.views import view
 from gristmill.model.vocabulary import train_text
 from gristmill.pipelines.decode import DecodeError, decode_rgb
+from gristmill.pipelines.storage import Folder
 
 
 def train_config(
@@ -78,6 +79,24 @@ def _fitting_codec(config: TrainConfig, codes: bool) -> str:
         urls = [source.url for source in config.data]
         codec_from_shards(kind, urls, seed=config.seed, out=path, split=config.data[0].split)
     return path
+
+
+def run_field(data: Sequence[str], node: str, field: str) -> str:
+    """A field of a node of the run that wrote the first shards, as its dag.yaml says; "" if there
+    is no such."""
+    url = parse_source(data[0]).url.rstrip("/")
+    for place in (url, url.removesuffix("/shards")):
+        folder = Folder(place)
+        if folder.exists("dag.yaml"):
+            nodes = yaml.safe_load(folder.read_bytes("dag.yaml").decode()).get("nodes", {})
+            return str(nodes.get(node, {}).get(field) or "")
+    return ""
+
+
+def clip_of_run(data: Sequence[str]) -> str:
+    """The CLIP that scored the run, as `SemanticEncoder` names it; "" if it is not said."""
+    model, pretrained = run_field(data, "clip", "model"), run_field(data, "clip", "pretrained")
+    return model if model.startswith("local-dir:") or not pretrained else f"{model}/{pretrained}"
 
 
 def parse_source(text: str) -> DataSource:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gristmill.errors import ConfigurationError, TrainingError
+from gristmill.errors import GristmillError, TrainingError
 from gristmill.model import checkpoint
 from gristmill.model.batch import PackedBatch
 from gristmill.model.data import Loader, StreamConfig, StreamState
@@ -297,11 +297,17 @@ def steps_of(config: TrainConfig, parts: Parts) -> Iterator[PackedBatch]:
 
 def main() -> None:
     """`python -m gristmill.model.train ...` is `gristmill train ...`, for torchrun."""
-    from gristmill.cli import main as command_line
+    import typer
 
-    sys.argv = [sys.argv[0], "train", *sys.argv[1:]]
+    from gristmill.model.commands import train as command
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
     try:
-        command_line()
+        app()
+    except GristmillError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -309,6 +315,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-__all__ = ["ConfigurationError", "TrainResult", "Trainer", "main", "steps_of", "train"]

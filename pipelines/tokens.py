@@ -83,11 +83,14 @@ class Tokens(Score):
 
     def prepare(self) -> None:
         """Load the files."""
-        self._encoder()
+        if not self.idle():
+            self._encoder()
 
     def score(self, table: pa.Table, images: Sequence[Image] | None) -> pa.Table:
         """Encode each picture and caption."""
         assert images is not None
+        if self.idle():
+            return self.writes().empty_table()
         return self._encoder().encode(images, [text or "" for text in table["caption"].to_pylist()])
 
     def _encoder(self) -> Encoder:

@@ -1,0 +1,85 @@
+"""The `train` command, for `gristmill train` and for torchrun alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from gristmill.model.train_config import TrainConfig
+
+Data = Annotated[
+    list[str],
+    typer.Option(
+        "--data", help="A run, its shards, or WebDataset tars; WEIGHT@FOLDER to mix several."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any other setting, name=value; repeat.", metavar="X=Y"),
+]
+Seed = Annotated[int, typer.Option(help="Seed of what is drawn by chance.")]
+
+on_cluster: Callable[[TrainConfig, str, int], None] | None = None
+"""What launches ranks on a Ray cluster at an address; handed in, as a model knows of no Ray."""
+
+
+def train(
+    size: Annotated[str, typer.Argument(help="tiny, small, base or large.")],
+    data: Data,
+    out: Annotated[str, typer.Option(help="Folder of the checkpoint; goes on if it holds one.")],
+    paradigm: Annotated[
+        str,
+        typer.Option(help="ar, masked, discrete-diffusion, flow, flow-semantic, janus or query."),
+    ] = "ar",
+    experts: Annotated[str, typer.Option(help="dense, mot or moe.")] = "dense",
+    codec: Annotated[
+        str, typer.Option(help="Image codec; else that of the run's tokens, else a new one.")
+    ] = "",
+    encoder: Annotated[
+        str, typer.Option(help="Semantic encoder; else the CLIP that scored the run.")
+    ] = "",
+    split: Annotated[str, typer.Option(help="Split of the shards.")] = "train",
+    where: Annotated[str, typer.Option(help="SQL over metadata: which samples to train on.")] = "",
+    tasks: Annotated[
+        str, typer.Option(help="Shares: draw=0.5,describe=0.25,answer=0.25,text=...,edit=...")
+    ] = "draw=0.5,describe=0.5",
+    questions: Annotated[
+        str, typer.Option(help="What makes questions of captions: shapes, or package.module:f.")
+    ] = "",
+    steps: Annotated[int, typer.Option(help="Steps of the optimiser.")] = 1000,
+    rows: Annotated[int, typer.Option(help="Rows in a step, over all ranks.")] = 32,
+    row_length: Annotated[int, typer.Option(help="Positions of a row.")] = 128,
+    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-3,
+    seed: Seed = 0,
+    settings: Settings = None,
+    address: Annotated[
+        str | None, typer.Option(help="Train on a Ray cluster, e.g. ray://head:10001.")
+    ] = None,
+    ranks: Annotated[int, typer.Option(help="Ray Train workers, with --address.")] = 1,
+) -> None:
+    """Train a unified model on shards. The same command goes on where it stopped."""
+    from gristmill.errors import ConfigurationError
+    from gristmill.model.settings import clip_of_run, run_field, train_config
+
+    config = train_config(
+        size=size, data=data, out=out, paradigm=paradigm, experts=experts,
+        codec=codec or run_field(data, "tokens", "images"),
+        encoder=encoder or clip_of_run(data), split=split, where=where, tasks=tasks,
+        questions=questions, steps=steps, rows=rows, row_length=row_length, rate=rate, seed=seed,
+        settings=settings or [],
+    )  # fmt: skip
+    if address is not None:
+        if on_cluster is None:
+            raise ConfigurationError("--address belongs to `gristmill train`, not to torchrun")
+        on_cluster(config, address, ranks)
+        return
+    from gristmill.model.train import train as train_here
+
+    result = train_here(config)
+    print(
+        f"{out}: {result.steps:,} steps, loss {result.first_loss:.3f} -> {result.last_loss:.3f}, "
+        f"{result.tokens:,} tokens in {result.seconds:,.0f} s"
+    )
