@@ -3,6 +3,7 @@
 python benchmarks/training.py loader      # our loader against what `tiny` eats, and webdataset's
 python benchmarks/training.py step        # a step with the loader against a batch held in memory
 python benchmarks/training.py paradigms   # every paradigm for some minutes, judged by the suite
+python benchmarks/training.py kills       # kill -9 at random moments; the curve must be the same
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ import io
 import itertools
 import json
 import os
+import random
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +33,44 @@ from PIL import Image
 from shape_shards import build_shapes
 
 from gristmill.model import load
-from gristmill.model.codecs import load_codec, save_codec, train_codec
+from gristmill.model.auto_codecs import FsqCodec
+from gristmill.model.codec import Codec
+from gristmill.model.codecs import CodecTraining, load_codec, save_codec, train_codec
 from gristmill.model.filter_network import train_filter_network
 from gristmill.model.paradigms import PARADIGMS, find_paradigm
 from gristmill.model.parts import make_parts
 from gristmill.model.patch_codecs import KMeansCodec, WhitenedPatches
 from gristmill.model.sampling import Sampling
 from gristmill.model.shapes import caption, draw, make_scene
+from gristmill.model.shapes_reader import SIDE
 from gristmill.model.shapes_suite import WITHOUT_HELD_OUT, evaluate_shapes
 from gristmill.model.shard_sources import DataSource
 from gristmill.model.train import Trainer, steps_of, train
 from gristmill.model.train_config import TrainConfig
-from gristmill.model.train_log import Meter, TrainLog
+from gristmill.model.train_log import Meter, TrainLog, read_log
 from gristmill.model.views import view
 
 PAIRS = 5
+CODECS: dict[str, Callable[[], Codec]] = {
+    "codes": KMeansCodec,
+    # Two codes to a place: what the first left over, and digits that share no meaning.
+    "residual": lambda: KMeansCodec(sizes=(256, 256)),
+    "fsq": lambda: FsqCodec(levels=((8, 8, 8), (8, 8, 8))),
+    "latents": WhitenedPatches,
+}
 
 
 def make_data(folder: Path, scenes: int) -> TrainConfig:
     """Shards with codes, codecs and an encoder; made once for a folder."""
-    codes, latents = str(folder / "codes"), str(folder / "latents")
+    codes = str(folder / "codes")
     if not (folder / "shards" / "product" / "manifest.json").exists():
         pictures = [draw(make_scene(5 * 10**9 + i), 128) for i in range(2100)]
         texts = [caption(make_scene(5 * 10**9 + i), i) for i in range(2100)]
-        for path, codec in ((codes, KMeansCodec()), (latents, WhitenedPatches(components=16))):
-            views = np.stack([view(picture, codec.side) for picture in pictures])
-            save_codec(train_codec(codec, torch.from_numpy(views)), path)
+        views = torch.from_numpy(np.stack([view(picture, SIDE) for picture in pictures]))
+        for name, codec in CODECS.items():
+            made = train_codec(codec(), views, CodecTraining(steps=1500))
+            print(name, made.ceiling, flush=True)
+            save_codec(made, str(folder / name))
         train_filter_network(pictures, texts, str(folder / "clip"), steps=150)
         seeds = range(10**7, 10**7 + scenes)
         build_shapes(
@@ -62,24 +79,26 @@ def make_data(folder: Path, scenes: int) -> TrainConfig:
     source = DataSource(
         url=str(folder / "shards" / "product"),
         where=WITHOUT_HELD_OUT,
-        tasks={"draw": 0.5, "describe": 0.25, "answer": 0.25},
+        tasks={"draw": 0.4, "describe": 0.25, "answer": 0.35},
         questions="shapes",
     )
     return TrainConfig(
-        out=str(folder / "out"), data=(source,), codec=codes, steps=1, rate=8e-3,
-        optimiser="muon", schedule="wsd",
+        out=str(folder / "out"), data=(source,), codec=codes, steps=1, rate=1e-2,
+        rows_per_step=26, row_length=160, optimiser="muon",
     )  # fmt: skip
 
 
-def configure(config: TrainConfig, folder: Path, paradigm: str, experts: str) -> TrainConfig:
-    """The same data for another paradigm."""
+def configure(
+    config: TrainConfig, folder: Path, paradigm: str, experts: str, codec: str = "codes"
+) -> TrainConfig:
+    """The same data for another paradigm; `codec` is of those that write codes."""
     kind = find_paradigm(paradigm)
     return dataclasses.replace(
         config,
         out=str(folder / f"{paradigm}-{experts}"),
         paradigm=paradigm,
         experts=experts,
-        codec=config.codec if kind.codes else str(folder / "latents"),
+        codec=str(folder / (codec if kind.codes else "latents")),
         encoder=f"local-dir:{folder / 'clip'}" if "semantic" in kind.see else "",
     )
 
@@ -127,7 +146,7 @@ def samples_per_s(config: TrainConfig, folder: Path) -> dict[str, float]:
     start = time.perf_counter()
     for number in range(600):
         shard, row = order[number]
-        view(decode_rgb(samples.image(shard, row)), 30)
+        view(decode_rgb(samples.image(shard, row)), SIDE)
         samples.table(shard)["caption"][row].as_py()
     ours = 600 / (time.perf_counter() - start)
     tars = sorted(str(p) for p in Path(config.data[0].url, "train").glob("*.tar"))
@@ -137,7 +156,7 @@ def samples_per_s(config: TrainConfig, folder: Path) -> dict[str, float]:
     start, stream = time.perf_counter(), iter(reader)
     for _ in range(600):
         data, text = next(stream)
-        view(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), 30)
+        view(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), SIDE)
         text.decode()
     return {"samples/s": ours, "samples/s, webdataset": 600 / (time.perf_counter() - start)}
 
@@ -169,30 +188,87 @@ def measure_step(config: TrainConfig) -> dict[str, Any]:
 
 
 def measure_paradigms(
-    config: TrainConfig, folder: Path, steps: int, only: list[str], experts: list[str], seed: int
+    config: TrainConfig,
+    folder: Path,
+    steps: int,
+    only: list[str],
+    experts: list[str],
+    codec: str,
+    seed: int,
 ) -> None:
     """Train each, judge each, print a line each."""
     for paradigm, kind in itertools.product(only or list(PARADIGMS), experts):
-        chosen = configure(config, folder, paradigm, kind)
-        chosen = dataclasses.replace(chosen, steps=steps, seed=seed, out=f"{chosen.out}-{seed}")
+        chosen = configure(config, folder, paradigm, kind, codec)
+        out = f"{chosen.out}-{codec}-{seed}"
+        longer = codec != "codes"
+        chosen = dataclasses.replace(
+            chosen, steps=steps, seed=seed, out=out, row_length=288 if longer else 160,
+            rows_per_step=16 if longer else 26,
+        )  # fmt: skip
         result = train(chosen, TrainLog(chosen.out, quiet=True))
         model = load(chosen.out)
         flows = find_paradigm(paradigm).draw in ("flow", "query")
-        sampling = Sampling(temperature=0.7, steps=24, guidance=2.0 if flows else 1.0)
+        sampling = Sampling(temperature=0.5, steps=24, guidance=2.0 if flows else 1.25)
         scores = evaluate_shapes(model, count=200, seed=seed, sampling=sampling, steps=steps)
         wanted = (
             "picture_exact", "picture_exact_shuffled", "caption_exact", "answer_exact",
             "answer_exact_without_existence", "held_out", "codec_ceiling",
         )  # fmt: skip
-        line = {"paradigm": paradigm, "experts": kind, "steps": steps, "seed": seed}
+        line = {"paradigm": paradigm, "experts": kind, "codec": codec, "steps": steps, "seed": seed}
         line |= {"seconds": round(result.seconds), "tokens": result.tokens}
         print(json.dumps(line | {name: scores[name] for name in wanted}), flush=True)
+
+
+def measure_kills(config: TrainConfig, folder: Path, kills: int, seed: int) -> None:
+    """Kill a training at random moments, go on until it ends, and compare its curve and weights
+    with those of one that was left in peace."""
+    moments = random.Random(seed)
+    config = dataclasses.replace(config, size="nano", steps=120, save_every=5, log_every=1)
+    calm = dataclasses.replace(config, out=str(folder / "calm"))
+    killed = dataclasses.replace(config, out=str(folder / "killed"))
+    for out in (calm.out, killed.out):
+        shutil.rmtree(out, ignore_errors=True)
+    began = time.perf_counter()
+    assert start_training(calm, folder).wait() == 0
+    whole = time.perf_counter() - began
+    done = 0
+    while done < kills:
+        process = start_training(killed, folder)
+        time.sleep(moments.uniform(0.3, 0.9) * whole)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+            done += 1
+            print(f"kill {done} with {len(read_log(killed.out))} steps logged", flush=True)
+        else:
+            assert process.returncode == 0
+            shutil.rmtree(killed.out)
+    assert start_training(killed, folder).wait() == 0
+    curves = [
+        [(line["step"], line["loss"], line["grad_norm"]) for line in read_log(out)]
+        for out in (calm.out, killed.out)
+    ]
+    weights = [Path(out, "model.safetensors").read_bytes() for out in (calm.out, killed.out)]
+    same = {"curve": curves[0] == curves[1], "weights": weights[0] == weights[1]}
+    print(json.dumps({"kills": done, "steps": len(curves[0]), "same": same}))
+
+
+def start_training(config: TrainConfig, folder: Path) -> subprocess.Popen[bytes]:
+    """A training in a process of its own."""
+    values = folder / "config.json"
+    values.write_text(json.dumps(config.to_dict()))
+    program = (
+        "import json, sys; from gristmill.model.train import train; "
+        "from gristmill.model.train_config import TrainConfig; "
+        "train(TrainConfig.from_dict(json.load(open(sys.argv[1]))))"
+    )
+    return subprocess.Popen([sys.executable, "-c", program, str(values)], stdout=subprocess.DEVNULL)
 
 
 def main() -> None:
     """Parse, make the data, measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("loader", "step", "paradigms"))
+    parser.add_argument("what", choices=("loader", "step", "paradigms", "kills"))
     parser.add_argument(
         "--folder", default=os.path.join(tempfile.gettempdir(), "gristmill-training")
     )
@@ -200,6 +276,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--experts", nargs="*", default=["dense"])
+    parser.add_argument("--codec", default="codes", choices=("codes", "residual", "fsq"))
+    parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     folder = Path(options.folder)
@@ -209,9 +287,17 @@ def main() -> None:
         print(json.dumps(measure_loader(config, folder), indent=1))
     elif options.what == "step":
         print(json.dumps(measure_step(config), indent=1))
+    elif options.what == "kills":
+        measure_kills(config, folder, options.kills, options.seed)
     else:
         measure_paradigms(
-            config, folder, options.steps, options.only, options.experts, options.seed
+            config,
+            folder,
+            options.steps,
+            options.only,
+            options.experts,
+            options.codec,
+            options.seed,
         )
 
 

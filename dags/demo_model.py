@@ -42,18 +42,19 @@ def train_demo_model(
     source = DataSource(
         url=out,
         where=WITHOUT_HELD_OUT,
-        tasks={"draw": 0.5, "describe": 0.25, "answer": 0.25},
+        tasks={"draw": 0.4, "describe": 0.25, "answer": 0.35},
         questions="shapes",
         name="little-web",
     )
     config = TrainConfig(
         out=folder, data=(source,), codec=codec, size=size, paradigm="ar", steps=steps,
-        rows_per_step=32, rate=8e-3, optimiser="muon", schedule="wsd", warmup=50, seed=seed,
+        rows_per_step=26, row_length=160, rate=1e-2, optimiser="muon", schedule="cosine",
+        warmup=50, seed=seed,
     )  # fmt: skip
     console.print(f"training a tiny model on what was kept, {steps:,} steps")
     train(config)
     model = load(folder)
-    sampling = Sampling(temperature=0.7)
+    sampling = Sampling(temperature=0.5, guidance=1.25)
     scores = evaluate_shapes(model, count=scenes, seed=seed, sampling=sampling, steps=steps)
     Folder(out).write_json("evaluation.json", scores)
     Folder(folder).write_json("showcase.json", _showcase(model, sampling, seed))
@@ -94,7 +95,7 @@ def _showcase(model: Any, sampling: Any, seed: int) -> dict[str, Any]:
 
 
 def _data_uri(picture: NDArray[np.uint8]) -> str:
-    """PNG, enlarged without smoothing: a picture of 30 pixels is what it is."""
+    """PNG, enlarged without smoothing: a picture of 24 pixels is what it is."""
     size = (_ENLARGED, _ENLARGED)
     large: Any = cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST)
     swapped: Any = cv2.cvtColor(large, cv2.COLOR_RGB2BGR)

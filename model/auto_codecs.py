@@ -70,8 +70,8 @@ class FsqCodec(_AutoEncoder):
     def __init__(
         self,
         *,
-        side: int = 30,
-        patch: int = 3,
+        side: int = 24,
+        patch: int = 4,
         width: int = 96,
         blocks: int = 2,
         levels: tuple[tuple[int, ...], ...] = ((8, 6, 5, 4),),
@@ -152,8 +152,8 @@ class VaeCodec(_AutoEncoder):
     def __init__(
         self,
         *,
-        side: int = 30,
-        patch: int = 3,
+        side: int = 24,
+        patch: int = 4,
         width: int = 96,
         blocks: int = 2,
         latent: int = 16,

@@ -225,6 +225,7 @@ class Planner:
                 rng,
                 questions=self._questions[source],
                 guidance_dropout=self.config.guidance_dropout,
+                turns=1 if self.writer.paradigm.text == "masked" else self.sources[source].turns,
             )
             if segments is not None:
                 return segments

@@ -32,9 +32,16 @@ def learning_rate(
 
 
 def make_optimizer(
-    model: nn.Module, *, name: str, rate: float, weight_decay: float, betas: tuple[float, float]
+    model: nn.Module,
+    *,
+    name: str,
+    rate: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    bf16: bool = False,
 ) -> torch.optim.Optimizer:
-    """AdamW over all, or Muon over the matrices of the blocks and AdamW over the rest."""
+    """AdamW over all, or Muon over the matrices of the blocks and AdamW over the rest. `bf16`: the
+    precision that Muon orthogonalises in."""
     if name not in OPTIMISERS:
         raise ConfigurationError(f"optimiser {name!r}; choose one of {', '.join(OPTIMISERS)}")
     decayed: list[nn.Parameter] = []
@@ -53,7 +60,7 @@ def make_optimizer(
     ]
     if name == "muon":
         groups.append({"params": matrices, "weight_decay": weight_decay, "muon": True})
-        return Muon([g for g in groups if g["params"]], rate=rate, betas=betas)
+        return Muon([g for g in groups if g["params"]], rate=rate, betas=betas, bf16=bf16)
     for group in groups:
         del group["muon"]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, betas=betas, eps=1e-8)
@@ -70,8 +77,14 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], *, rate: float, betas: tuple[float, float]
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        rate: float,
+        betas: tuple[float, float],
+        bf16: bool = False,
     ) -> None:
+        self._precision = torch.bfloat16 if bf16 else torch.float32
         super().__init__(groups, {"lr": rate, "betas": betas, "momentum": 0.95, "eps": 1e-8})
 
     @torch.no_grad()
@@ -96,7 +109,7 @@ class Muon(torch.optim.Optimizer):
         mixed = torch.lerp(grad, momentum, group["momentum"])
         rows, columns = parameter.shape[-2:]
         # Root mean square of an orthogonal update is 1 / sqrt(longer side); AdamW's is about 0.2.
-        return orthogonalise(mixed) * (0.2 * math.sqrt(max(rows, columns)))
+        return orthogonalise(mixed, self._precision) * (0.2 * math.sqrt(max(rows, columns)))
 
     def _adam(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[parameter]
@@ -116,11 +129,13 @@ class Muon(torch.optim.Optimizer):
         return update
 
 
-def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+def orthogonalise(
+    matrices: Tensor, precision: torch.dtype = torch.float32, steps: int = 5
+) -> Tensor:
     """The nearest (semi-)orthogonal matrices, roughly: quintic Newton-Schulz; [..., m, n]."""
     # A sharded matrix is made whole first: orthogonality is of all its rows.
     full: Tensor = matrices.full_tensor() if hasattr(matrices, "full_tensor") else matrices
-    x = full.bfloat16() if full.is_cuda else full.float()
+    x = full.to(precision)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)

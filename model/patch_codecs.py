@@ -28,8 +28,8 @@ class KMeansCodec(Codec):
     def __init__(
         self,
         *,
-        side: int = 30,
-        patch: int = 3,
+        side: int = 24,
+        patch: int = 4,
         sizes: tuple[int, ...] = (2048,),
         chroma: float = 2.0,
     ) -> None:
@@ -110,7 +110,7 @@ class RawPatches(Codec):
     kind = "raw"
     discrete = False
 
-    def __init__(self, *, side: int = 30, patch: int = 3, scale: float = 0.5) -> None:
+    def __init__(self, *, side: int = 24, patch: int = 4, scale: float = 0.5) -> None:
         super().__init__(side=side, patch=patch)
         self.scale = scale
 
@@ -141,7 +141,7 @@ class WhitenedPatches(Codec):
     axes: Tensor
     spread: Tensor
 
-    def __init__(self, *, side: int = 30, patch: int = 3, components: int = 24) -> None:
+    def __init__(self, *, side: int = 24, patch: int = 4, components: int = 24) -> None:
         super().__init__(side=side, patch=patch)
         self.components = components
         size = 3 * patch * patch

@@ -28,10 +28,10 @@ COLOURS = {
     "white": (245, 245, 245),
 }
 # Radius of an object as a share of the picture's side.
-_RADIUS = {"small": 0.10, "large": 0.19}
+_RADIUS = {"small": 0.13, "large": 0.22}
 # Objects stand on a lattice of this step, as a share of the side: a codec of a few pixels' patches
 # then meets each object in few ways.
-JITTER = 0.1
+JITTER = 1 / 12
 _CELLS = ((0, 0), (0, 1), (1, 0), (1, 1))
 # Bits of a fraction of a pixel that cv2 draws with.
 _SHIFT = 4
@@ -55,7 +55,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """One or two objects on a ground that is drawn from `seed`."""
+    """One or two objects, in reading order, on a ground that is drawn from `seed`."""
 
     seed: int
     things: tuple[Thing, ...]
@@ -81,7 +81,7 @@ def make_scene(seed: int) -> Scene:
         shape = SHAPES[int(rng.integers(len(SHAPES)))]
         colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
         things.append(Thing(shape, size, colour, (row, column), centre))
-    return Scene(seed, tuple(things))
+    return Scene(seed, tuple(sorted(things, key=lambda thing: thing.cell)))
 
 
 def draw(scene: Scene, side: int = 256) -> Picture:
@@ -100,10 +100,10 @@ def _ground(rng: np.random.Generator, side: int) -> Picture:
         noise: Any = rng.normal(0, 1, (octave, octave)).astype(np.float32)
         light += strength * cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC)
     light = (light - light.mean()) / max(float(light.std()), 1e-6)
-    tint = rng.uniform(-16, 16, 3).astype(np.float32)
+    tint = rng.uniform(-10, 10, 3).astype(np.float32)
     tilt = rng.normal(0, 7, (3, 3, 3)).astype(np.float32)
     colour: Any = cv2.resize(tilt, (side, side), interpolation=cv2.INTER_CUBIC)
-    values = rng.uniform(90, 140) + 13 * light[:, :, None] + tint + colour
+    values = rng.uniform(100, 130) + 13 * light[:, :, None] + tint + colour
     return np.asarray(np.clip(values, 25, 215), np.uint8)
 
 
@@ -156,14 +156,14 @@ def _corners(shape: str) -> NDArray[np.float64]:
 
 
 def relation(first: Thing, second: Thing) -> str:
-    """How the first lies to the second, by their cells."""
-    if first.cell[1] != second.cell[1]:
-        return "left of" if first.cell[1] < second.cell[1] else "right of"
-    return "above" if first.cell[0] < second.cell[0] else "below"
+    """How the first lies to the second, by their cells; rows go before columns."""
+    if first.cell[0] != second.cell[0]:
+        return "above" if first.cell[0] < second.cell[0] else "below"
+    return "left of" if first.cell[1] < second.cell[1] else "right of"
 
 
 def captions(scene: Scene) -> list[str]:
-    """True captions in several phrasings; the first is the canonical one."""
+    """True captions in several phrasings; the first is the canonical one, in reading order."""
     if len(scene.things) == 1:
         name = scene.things[0].name
         return [
@@ -178,9 +178,9 @@ def captions(scene: Scene) -> list[str]:
     backward = f"a {second.name} {relation(second, first)} a {first.name}"
     return [
         forward,
-        backward,
         f"there is {forward}",
-        f"a photo of {backward}",
+        f"a photo of {forward}",
+        f"this shows {backward}",
         f"two shapes: a {first.name} and a {second.name}",
     ]
 

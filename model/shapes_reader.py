@@ -30,7 +30,7 @@ from gristmill.model.shapes import (
     shade,
 )
 
-SIDE = 30
+SIDE = 24
 """Pixels of a side of the trainer's view."""
 
 Floats = NDArray[np.float32]

@@ -33,6 +33,9 @@ class DataSource:
     # Task -> share; "questions" makes questions of captions (see `tasks.find_questions`).
     tasks: dict[str, float] = field(default_factory=lambda: {"draw": 0.5, "describe": 0.5})
     questions: str = ""
+    # Most questions of one picture in one document; one where answers are unmasked in any order,
+    # as a masked answer would be what the next question follows.
+    turns: int = 6
     name: str = ""
 
     @property

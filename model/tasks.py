@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,13 @@ def describing(caption: str) -> list[Segment]:
     return [Picture(), Passage(caption, learn=True, mark=DESCRIBE, ends=True)]
 
 
-def answering(question: str, answer: str) -> list[Segment]:
-    """Picture and question to answer."""
-    return [
-        Picture(),
-        Passage(question, mark=ANSWER),
-        Passage(answer, learn=True, mark=REPLY, ends=True),
-    ]
+def answering(turns: Sequence[tuple[str, str]]) -> list[Segment]:
+    """Picture and questions to their answers, (question, answer) by turns."""
+    segments: list[Segment] = [Picture()]
+    for question, answer in turns:
+        segments.append(Passage(question, mark=ANSWER))
+        segments.append(Passage(answer, learn=True, mark=REPLY, ends=True))
+    return segments
 
 
 def editing(instruction: str) -> list[Segment]:
@@ -58,8 +58,10 @@ def segments_for(
     *,
     questions: Questions | None,
     guidance_dropout: float,
+    turns: int = 1,
 ) -> list[Segment] | None:
-    """The segments of one sample under a task, or None where it has nothing for it."""
+    """The segments of one sample under a task, or None where it has nothing for it. At most `turns`
+    questions are asked of one picture."""
     caption = columns.get("caption") or ""
     if task == "draw":
         dropped = rng.uniform() < guidance_dropout
@@ -80,8 +82,7 @@ def segments_for(
         asked = _asked(columns, questions)
         if not asked:
             return None
-        question, answer = asked[int(rng.integers(len(asked)))]
-        return answering(question, answer)
+        return answering([asked[int(i)] for i in rng.permutation(len(asked))[:turns]])
     raise ConfigurationError(f"task {task!r}; choose among {', '.join(TASKS)}")
 
 

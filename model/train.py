@@ -86,6 +86,9 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, parts: Parts, device: torch.device) -> None:
         self.config, self.parts, self.device = config, parts, device
+        self.bf16 = config.precision == "bf16" or (
+            config.precision == "auto" and fast_in_bf16(device)
+        )
         torch.manual_seed(config.seed)
         model = Transformer(parts.model_config)
         for first, features in zip(
@@ -103,12 +106,10 @@ class Trainer:
             rate=config.rate,
             weight_decay=config.weight_decay,
             betas=(config.beta1, config.beta2),
+            bf16=self.bf16,
         )
         self.step = 0
         self.state: StreamState | None = None
-        self.bf16 = config.precision == "bf16" or (
-            config.precision == "auto" and fast_in_bf16(device)
-        )
         if device.type == "cuda" and config.compile:
             for block in model.blocks:
                 block.compile()

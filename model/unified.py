@@ -73,7 +73,7 @@ class Unified:
         """An answer to each question about its picture."""
         seen = self.reading.eyes.look(pictures)
         asked = [
-            (answering(question, ""), [content])
+            (answering([(question, "")]), [content])
             for question, content in zip(questions, seen, strict=True)
         ]
         return self._write(asked, sampling)

@@ -54,7 +54,7 @@ def make_world(folder: Path) -> World:
     """Draw, fit and write all of it; some seconds."""
     scenes = [make_scene(10**6 + i) for i in range(160)]
     pictures = [draw(scene, 60) for scene in scenes]
-    views = torch.from_numpy(np.stack([view(picture, 30) for picture in pictures]))
+    views = torch.from_numpy(np.stack([view(picture, 24) for picture in pictures]))
     codes = KMeansCodec(sizes=(64,), patch=6)
     two = KMeansCodec(sizes=(16, 16), patch=6)
     latents = WhitenedPatches(components=8, patch=6)

@@ -69,7 +69,7 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> str:
     from gristmill.model.shapes import draw, make_scene
     from gristmill.model.views import view
 
-    views = np.stack([view(draw(make_scene(i), 60), 30) for i in range(40)])
+    views = np.stack([view(draw(make_scene(i), 60), 24) for i in range(40)])
     path = str(tmp_path_factory.mktemp("codec") / "codec.safetensors")
     save_codec(train_codec(KMeansCodec(sizes=(64,)), torch.from_numpy(views)), path)
     return path

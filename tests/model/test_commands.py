@@ -33,7 +33,7 @@ def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> str:
     said = _run(
         "train-codec", "kmeans", "--data", world.plain, "--out", codec, "--set", "sizes=[64]"
     )
-    assert "grid 10x10" in said and "ceiling: psnr" in said
+    assert "grid 6x6" in said and "ceiling: psnr" in said
     assert "entries" in _run("train-tokenizer", "--data", world.plain, "--out", tokenizer)
     out = str(folder / "model")
     said = _run(
@@ -49,7 +49,7 @@ def test_pictures_are_drawn_and_described(trained: str, tmp_path: Path) -> None:
     _run("generate", trained, "a small red circle", "--n", "3", "--out", sheet, "--guidance", "2")
     assert cv2.imread(sheet).shape[1] > 300
     _run("generate", trained, "a small red circle", "--out", one)
-    assert cv2.imread(one).shape == (30, 30, 3)
+    assert cv2.imread(one).shape == (24, 24, 3)
     assert _run("describe", trained, one).endswith("\n")
     assert _run("ask", trained, one, "how many shapes?").endswith("\n")
     _run("edit", trained, one, "make it green", "--out", str(tmp_path / "edited.png"))

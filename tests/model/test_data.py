@@ -18,6 +18,7 @@ from gristmill.errors import ConfigurationError, ShardError
 from gristmill.model.batch import PackedBatch
 from gristmill.model.codecs import save_codec
 from gristmill.model.data import Loader, RowBuilder, StreamConfig, StreamState
+from gristmill.model.documents import Passage
 from gristmill.model.parts import Parts, make_parts
 from gristmill.model.patch_codecs import KMeansCodec
 from gristmill.model.shard_sources import DataSource, SampleOrder, open_samples
@@ -221,8 +222,25 @@ def test_a_where_that_is_wrong_or_leaves_nothing_is_an_error(world: World, tmp_p
 
 
 def test_codes_of_another_codec_are_refused(world: World, tmp_path: Path) -> None:
-    other = KMeansCodec(sizes=(64,), patch=5)
+    other = KMeansCodec(sizes=(64,), patch=4)
     save_codec(other, str(tmp_path / "other.safetensors"))
     config = world.config(tmp_path, codec=str(tmp_path / "other.safetensors"))
     with pytest.raises(ConfigurationError, match="the codec that the shards were tokenized with"):
         _take(_loader(config), 1)
+
+
+def test_several_questions_are_asked_of_one_picture_unless_answers_are_masked(
+    world: World, tmp_path: Path
+) -> None:
+    for paradigm, several in (("ar", True), ("discrete-diffusion", False)):
+        config = world.config(tmp_path, paradigm)
+        source = dataclasses.replace(config.data[0], tasks={"answer": 1.0}, turns=3)
+        planner = make_parts(dataclasses.replace(config, data=(source,))).planner
+        plans = [plan for row in planner.block(planner.start())[0] for plan in row]
+        turns = {
+            sum(isinstance(segment, Passage) and segment.learn for segment in plan.segments)
+            for plan in plans
+        }
+        assert turns == ({3} if several else {1})
+        asked = [[s.text for s in plan.segments if isinstance(s, Passage)][::2] for plan in plans]
+        assert all(len(set(texts)) == len(texts) for texts in asked)

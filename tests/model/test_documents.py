@@ -22,7 +22,7 @@ TEXT = train_text(["a small red circle", "how many shapes?", "one", "make it gre
 TASKS = {
     "draw": drawing("a small red circle"),
     "describe": describing("a small red circle"),
-    "answer": answering("how many shapes?", "one"),
+    "answer": answering([("how many shapes?", "one"), ("what shape is red?", "star")]),
     "edit": editing("make it green"),
     "tell": telling("a red circle"),
     "text": [Passage("a red circle", learn=True, ends=True)],

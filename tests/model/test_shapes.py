@@ -35,6 +35,16 @@ def test_every_caption_names_exactly_what_is_there() -> None:
             assert sorted(_NAMES.findall(text)) == there, text
 
 
+def test_canonical_captions_name_things_in_reading_order() -> None:
+    scenes = [make_scene(seed) for seed in range(200)]
+    for scene in scenes:
+        assert list(scene.things) == sorted(scene.things, key=lambda thing: thing.cell)
+    pairs = [captions(scene) for scene in scenes if len(scene.things) == 2]
+    assert all(re.search(" (left of|above) ", texts[0]) for texts in pairs)
+    # One phrasing says it the other way round.
+    assert all(re.search(" (right of|below) ", texts[3]) for texts in pairs)
+
+
 def test_relations_are_those_of_the_picture() -> None:
     words = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
     for seed in range(300):

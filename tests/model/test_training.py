@@ -53,13 +53,13 @@ def test_it_learns_resumes_and_samples(config: Make, paradigm: str, experts: str
     assert _curve(stopped.out) == _curve(whole.out)[6:]
     model = load(stopped.out)
     drawn = model.generate(["a small red circle", ""], Sampling(steps=3, guidance=2.0))
-    assert [picture.shape for picture in drawn] == [(30, 30, 3)] * 2
+    assert [picture.shape for picture in drawn] == [(24, 24, 3)] * 2
     pictures = [draw(make_scene(i), 50) for i in range(3)]
     few = Sampling(temperature=0, longest=4, steps=4)
     assert (
         len(model.describe(pictures, few)) == len(model.ask(pictures, ["how many?"] * 3, few)) == 3
     )
-    assert model.edit(pictures[:1], ["make it green"], Sampling(steps=2))[0].shape == (30, 30, 3)
+    assert model.edit(pictures[:1], ["make it green"], Sampling(steps=2))[0].shape == (24, 24, 3)
 
 
 def test_factorised_codes_train_and_sample(config: Make, world: World) -> None:
@@ -68,7 +68,7 @@ def test_factorised_codes_train_and_sample(config: Make, world: World) -> None:
         two = config(paradigm, codec=world.two_books, data=(plain,), row_length=128, steps=3)
         two = dataclasses.replace(two, out=two.out + paradigm)
         train(two, _quiet(two))
-        assert load(two.out).generate("a star", Sampling(steps=2))[0].shape == (30, 30, 3)
+        assert load(two.out).generate("a star", Sampling(steps=2))[0].shape == (24, 24, 3)
 
 
 def test_one_batch_is_learnt_by_heart(config: Make) -> None:
