@@ -79,7 +79,7 @@ def make_data(folder: Path, scenes: int) -> TrainConfig:
     source = DataSource(
         url=str(folder / "shards" / "product"),
         where=WITHOUT_HELD_OUT,
-        tasks={"draw": 0.4, "describe": 0.25, "answer": 0.35},
+        tasks={"draw": 0.5, "describe": 0.2, "answer": 0.3},
         questions="shapes",
     )
     return TrainConfig(
@@ -208,7 +208,7 @@ def measure_paradigms(
         result = train(chosen, TrainLog(chosen.out, quiet=True))
         model = load(chosen.out)
         flows = find_paradigm(paradigm).draw in ("flow", "query")
-        sampling = Sampling(temperature=0.5, steps=24, guidance=2.0 if flows else 1.25)
+        sampling = Sampling(temperature=0.4, steps=24, guidance=2.0 if flows else 1.35)
         scores = evaluate_shapes(model, count=200, seed=seed, sampling=sampling, steps=steps)
         wanted = (
             "picture_exact", "picture_exact_shuffled", "caption_exact", "answer_exact",

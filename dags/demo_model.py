@@ -42,7 +42,7 @@ def train_demo_model(
     source = DataSource(
         url=out,
         where=WITHOUT_HELD_OUT,
-        tasks={"draw": 0.4, "describe": 0.25, "answer": 0.35},
+        tasks={"draw": 0.5, "describe": 0.2, "answer": 0.3},
         questions="shapes",
         name="little-web",
     )
@@ -54,7 +54,7 @@ def train_demo_model(
     console.print(f"training a tiny model on what was kept, {steps:,} steps")
     train(config)
     model = load(folder)
-    sampling = Sampling(temperature=0.5, guidance=1.25)
+    sampling = Sampling(temperature=0.4, guidance=1.35)
     scores = evaluate_shapes(model, count=scenes, seed=seed, sampling=sampling, steps=steps)
     Folder(out).write_json("evaluation.json", scores)
     Folder(folder).write_json("showcase.json", _showcase(model, sampling, seed))

@@ -169,10 +169,10 @@ def clean(
 @app.command()
 def demo(
     out: Annotated[str, typer.Option(help="Folder of the run.")] = "runs/demo",
-    scenes: Annotated[int, typer.Option(help="Clean pictures in the little web.")] = 6000,
+    scenes: Annotated[int, typer.Option(help="Clean pictures in the little web.")] = 8000,
     runner: Annotated[str, typer.Option(help="ray, or local: in this process.")] = "ray",
     seed: Annotated[int, typer.Option(help="Seed of the little web and the filter network.")] = 0,
-    steps: Annotated[int, typer.Option(help="Steps of the model's training; 0: none.")] = 1100,
+    steps: Annotated[int, typer.Option(help="Steps of the model's training; 0: none.")] = 1150,
     plain: Annotated[bool, typer.Option(help="Plain lines instead of bars.")] = False,
 ) -> None:
     """Draw a little web with planted faults, curate it, check the result against the truth, train

@@ -32,11 +32,17 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def train_codec(
-    kind: Annotated[str, typer.Argument(help="kmeans, fsq, vae, raw or pca.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="kmeans, fsq, vae, raw, pca; pretrained-vae or pretrained-vq of diffusers with "
+            "--set source=FOLDER."
+        ),
+    ],
     data: Data,
     out: Annotated[str, typer.Option(help="The file to write.")] = "codec.safetensors",
-    side: Annotated[int, typer.Option(help="Pixels of a picture's side.")] = 24,
-    patch: Annotated[int, typer.Option(help="Pixels of a patch's side.")] = 4,
+    side: Annotated[int | None, typer.Option(help="Pixels of a picture's side.")] = None,
+    patch: Annotated[int | None, typer.Option(help="Pixels of a patch's side.")] = None,
     pictures: Annotated[int, typer.Option(help="Pictures to train on, at most.")] = 4000,
     steps: Annotated[int, typer.Option(help="Steps, for fsq and vae.")] = 500,
     seed: Seed = 0,

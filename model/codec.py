@@ -25,6 +25,9 @@ class Codec(nn.Module):
         self.side, self.patch = side, patch
         # Reconstruction measured on held-out pictures: psnr (dB), mse (0..1 squared).
         self.ceiling: dict[str, float] = {}
+        # Of its file, 16 hex digits; empty before it was written. Tokens and models of different
+        # codecs must not meet.
+        self.digest = ""
         # How often each code of all codebooks was met in training, one after the other.
         self.frequencies = torch.zeros(0)
 

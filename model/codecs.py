@@ -19,10 +19,14 @@ from gristmill.errors import ConfigurationError
 from gristmill.model.auto_codecs import FsqCodec, VaeCodec
 from gristmill.model.codec import Codec, to_unit
 from gristmill.model.patch_codecs import KMeansCodec, RawPatches, WhitenedPatches
+from gristmill.model.pretrained_codecs import PretrainedVae, PretrainedVq
 
 CODECS: dict[str, type[Codec]] = {
-    cls.kind: cls for cls in (KMeansCodec, FsqCodec, VaeCodec, RawPatches, WhitenedPatches)
-}
+    cls.kind: cls
+    for cls in (
+        KMeansCodec, FsqCodec, VaeCodec, RawPatches, WhitenedPatches, PretrainedVae, PretrainedVq,
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,7 @@ def train_codec(codec: Codec, pictures: Tensor, training: CodecTraining | None =
     unit = to_unit(pictures)
     train, test = unit[held_out:], unit[:held_out]
     torch.manual_seed(training.seed)
-    if list(codec.parameters()):
+    if any(parameter.requires_grad for parameter in codec.parameters()):
         _descend(codec, train, training)
     codec.eval()
     fit = getattr(codec, "fit", None)
@@ -126,6 +130,7 @@ def save_codec(codec: Codec, path: str) -> None:
     weights["frequencies"] = codec.frequencies
     save_file(weights, partial, metadata={"codec": json.dumps(facts)})
     os.replace(partial, path)
+    codec.digest = _digest(path)
 
 
 def load_codec(path: str) -> Codec:
@@ -152,11 +157,10 @@ def load_codec(path: str) -> Codec:
         codec.load_state_dict(weights)
     except RuntimeError as error:
         raise ConfigurationError(f"{path}: weights do not fit the codec: {error}") from error
-    codec.ceiling = facts["ceiling"]
+    codec.ceiling, codec.digest = facts["ceiling"], _digest(path)
     return codec.eval()
 
 
-def codec_digest(path: str) -> str:
-    """16 hex digits of the file: tokens and models of different codecs must not meet."""
+def _digest(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from gristmill.errors import ConfigurationError
@@ -23,6 +24,7 @@ from gristmill.model.batch import Document, PackedBatch, best_fit, pack
 from gristmill.model.documents import Content, DocumentWriter, Picture, Segment
 from gristmill.model.eyes import Eyes
 from gristmill.model.shard_sources import (
+    TOKEN_COLUMNS,
     DataSource,
     SampleOrder,
     Samples,
@@ -144,19 +146,19 @@ class Planner:
 
     def _read_columns(self, source: int, shard: int) -> dict[str, Any]:
         table = self.samples[source].table(shard)
-        wanted = ("caption", "question", "answer", "instruction", "source_uid", "image_codes")
+        wanted = ("caption", "question", "answer", "instruction", "source_uid", *TOKEN_COLUMNS)
         columns: dict[str, Any] = {}
         for name in wanted:
             if name not in table.column_names:
                 continue
             values = table[name]
-            columns[name] = values if name == "image_codes" else values.to_pylist()
-        if "image_codes" in columns:
-            chunked = columns["image_codes"]
-            columns["image_codes"] = [
-                None if cell.values is None else cell.values.to_numpy(zero_copy_only=False)
-                for cell in chunked
-            ]
+            if pa.types.is_list(values.type):
+                columns[name] = [
+                    None if cell.values is None else cell.values.to_numpy(zero_copy_only=False)
+                    for cell in values
+                ]
+            else:
+                columns[name] = values.to_pylist()
         return columns
 
     def block(self, state: StreamState) -> tuple[list[RowPlan], StreamState]:
@@ -264,11 +266,12 @@ class RowBuilder(torch.utils.data.Dataset[list[Document]]):
             places = [(plan.shard, plan.row)]
             if plan.before is not None:
                 places.insert(0, plan.before)
-            contents = [self._content(plan.source, *place) for place in places]
+            contents = [self.content(plan.source, *place) for place in places]
         rng = np.random.Generator(np.random.PCG64([*plan.seed, 2]))
         return self.planner.writer.write(plan.segments, contents, rng, source=plan.source)
 
-    def _content(self, source: int, shard: int, row: int) -> Content:
+    def content(self, source: int, shard: int, row: int) -> Content:
+        """What the eyes see of one sample: its stored tokens, or its pixels looked at."""
         columns = self.planner.columns(source, shard, row)
         if not self.eyes.needs_pixels(columns):
             return self.eyes.stored(columns)

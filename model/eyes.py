@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -41,28 +42,31 @@ class Eyes:
                 f"paradigm {paradigm.name} sees through a semantic encoder; give --encoder"
             )
         self._wants = (paradigm.codes, needs_latents, "semantic" in paradigm.see)
+        self._column = "image_codes" if codec.discrete else "image_latents"
         self._cache: OrderedDict[Any, Content] = OrderedDict()
         self._room = cache_mb * 1e6
 
     def needs_pixels(self, columns: dict[str, Any]) -> bool:
-        """Whether a sample's stored tokens do not suffice."""
-        codes, latents, semantic = self._wants
-        return latents or semantic or (codes and columns.get("image_codes") is None)
+        """Whether a sample's stored tokens do not suffice, or are those of another codec."""
+        if self._wants[2] or columns.get(self._column) is None:
+            return True
+        return columns.get("image_codec") not in (None, self.codec.digest)
 
     def stored(self, columns: dict[str, Any]) -> Content:
         """From tokens that a pipeline stored in the shard. Raises `ConfigurationError` for those
-        of another codec."""
-        rows, width = self.codec.grid
-        codes = np.asarray(columns["image_codes"], np.int64)
-        books = len(self.codec.vocabularies)
-        limits = np.array(self.codec.vocabularies)
-        if codes.size != rows * width * books:
+        that cannot be this codec's."""
+        values = np.asarray(columns[self._column])
+        depth = len(self.codec.vocabularies) or self.codec.channels
+        shape = (*self.codec.grid, depth)
+        if values.size != math.prod(shape):
             raise ConfigurationError(
-                f"stored image codes are {codes.size}, this codec gives {rows * width * books}; "
+                f"{self._column} has {values.size} values, this codec gives {math.prod(shape)}; "
                 "use the codec that the shards were tokenized with"
             )
-        shaped = codes.reshape(rows, width, books)
-        if (shaped >= limits).any() or (shaped < 0).any():
+        if not self.codec.discrete:
+            return Content(latents=values.reshape(shape).astype(np.float32))
+        shaped = values.reshape(shape).astype(np.int64)
+        if (shaped >= np.array(self.codec.vocabularies)).any() or (shaped < 0).any():
             raise ConfigurationError(
                 f"stored image codes reach {int(shaped.max())}, the codec knows "
                 f"{self.codec.vocabularies}; use the codec that the shards were tokenized with"

@@ -14,7 +14,7 @@ from torch import Tensor
 from gristmill.errors import ConfigurationError
 from gristmill.model.checkpoint import CODEC_FILE, barrier, rank
 from gristmill.model.codec import Codec, balancing_weights
-from gristmill.model.codecs import codec_digest, load_codec
+from gristmill.model.codecs import load_codec
 from gristmill.model.configurations import describe, find_size, for_paradigm
 from gristmill.model.data import Planner, StreamConfig
 from gristmill.model.documents import DocumentWriter, Layout
@@ -93,7 +93,7 @@ class Parts(Reading):
             "paradigm": self.paradigm.name,
             "layout": asdict(self.layout),
             "vocabulary": self.vocabulary.to_dict(),
-            "codec_digest": codec_digest(self.codec_path),
+            "codec_digest": self.codec.digest,
             "encoder": self.encoder.name if self.encoder else "",
             "training": config.to_dict(),
         }

@@ -148,18 +148,20 @@ def codec_from_shards(
     data: Sequence[str],
     *,
     out: str,
-    side: int = 24,
-    patch: int = 4,
+    side: int | None = None,
+    patch: int | None = None,
     pictures: int = 4000,
     steps: int = 500,
     seed: int = 0,
     split: str = "train",
     settings: Sequence[str] = (),
 ) -> Codec:
-    """Train a codec on pictures spread over shards, and write it."""
+    """Train a codec on pictures spread over shards, and write it. Without `side` and `patch` they
+    are those of its kind."""
     if kind not in CODECS:
         raise ConfigurationError(f"codec {kind!r}; choose one of {', '.join(CODECS)}")
-    fields: dict[str, Any] = {"side": side, "patch": patch}
+    given = {"side": side, "patch": patch}
+    fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for setting in settings:
         name, _, text = setting.partition("=")
         value = yaml.safe_load(text)
@@ -168,7 +170,7 @@ def codec_from_shards(
         codec = CODECS[kind](**fields)
     except TypeError as error:
         raise ConfigurationError(f"codec {kind}: {error}") from None
-    views = picture_views(data, side=side, count=pictures, split=split)
+    views = picture_views(data, side=codec.side, count=pictures, split=split)
     train_codec(codec, views, CodecTraining(steps=steps, seed=seed))
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     save_codec(codec, out)

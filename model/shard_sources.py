@@ -17,6 +17,8 @@ from gristmill.errors import ConfigurationError, ShardError
 from gristmill.pipelines.shard_reader import ShardSet
 from gristmill.pipelines.storage import Folder
 
+# What the `Tokens` stage leaves of a picture, and the digest of the codec that made it.
+TOKEN_COLUMNS = ("image_codes", "image_latents", "image_codec")
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 
 
@@ -76,7 +78,14 @@ class OurSamples:
         return self._shards.metadata(shard)
 
     def image(self, shard: int, row: int) -> bytes:
-        return self._shards[self._starts[shard] + row].image
+        image = self._shards[self._starts[shard] + row].image
+        if not image:
+            raise ShardError(
+                f"{self.url} holds tokens and no pictures; use the codec that made them "
+                "(its digest is image_codec) and a paradigm that needs no more, "
+                "or shards with pictures"
+            )
+        return image
 
 
 class TarSamples:
@@ -150,7 +159,7 @@ class TarSamples:
         if isinstance(facts, dict):
             row.setdefault("caption", "")
             row["caption"] = row["caption"] or str(facts.get("caption") or "")
-            for name in ("question", "answer", "instruction", "source_uid", "image_codes"):
+            for name in ("question", "answer", "instruction", "source_uid", *TOKEN_COLUMNS):
                 if facts.get(name):
                     row[name] = facts[name]
 

@@ -19,8 +19,11 @@ _BATCH = 64
 
 
 class ShardTokens:
-    """`image_codes` (int32) or `image_latents` (float32), flat in raster order; `text_tokens`
-    (int32). Encoded on one thread, so that the bytes do not depend on the machine's cores."""
+    """`image_codes` (int32) or `image_latents` (float32), flat in raster order; `image_codec`, the
+    digest of the codec's file; `text_tokens` (int32).
+
+    Encoded on one thread, so that the bytes do not depend on the machine's cores.
+    """
 
     def __init__(self, images: str, text: str) -> None:
         self._codec = load_codec(images) if images else None
@@ -30,6 +33,7 @@ class ShardTokens:
             self._column = "image_codes" if self._codec.discrete else "image_latents"
             kind = pa.int32() if self._codec.discrete else pa.float32()
             fields.append(pa.field(self._column, pa.list_(kind)))
+            fields.append(pa.field("image_codec", pa.string()))
         if text:
             from tokenizers import Tokenizer
 
@@ -43,6 +47,7 @@ class ShardTokens:
         columns = []
         if self._codec is not None:
             columns.append(pa.array(self._pictures(images), self.schema.field(self._column).type))
+            columns.append(pa.array([self._codec.digest] * len(images), pa.string()))
         if self._text is not None:
             ids = [found.ids for found in self._text.encode_batch(list(texts))]
             columns.append(pa.array(ids, pa.list_(pa.int32())))

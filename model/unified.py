@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gristmill.errors import ConfigurationError, TrainingError
 from gristmill.model import checkpoint
 from gristmill.model.batch import Document
-from gristmill.model.codecs import codec_digest, load_codec
+from gristmill.model.codecs import load_codec
 from gristmill.model.data import Planner
 from gristmill.model.documents import Content, Layout, Passage, Segment
 from gristmill.model.eyes import Eyes
@@ -61,7 +61,10 @@ class Unified:
 
     def describe(self, pictures: Sequence[Image], sampling: Sampling | None = None) -> list[str]:
         """A caption for each picture of any size."""
-        seen = self.reading.eyes.look(pictures)
+        return self.describe_seen(self.reading.eyes.look(pictures), sampling)
+
+    def describe_seen(self, seen: Sequence[Content], sampling: Sampling | None = None) -> list[str]:
+        """The same, of what the model has of each picture."""
         return self._write([(describing(""), [content]) for content in seen], sampling)
 
     def ask(
@@ -158,7 +161,7 @@ def load(folder: str, device: str = "") -> Unified:
         raise TrainingError(f"{path} is broken: {error}") from error
     codec_path = os.path.join(folder, checkpoint.CODEC_FILE)
     codec = load_codec(codec_path)
-    if codec_digest(codec_path) != facts["codec_digest"]:
+    if codec.digest != facts["codec_digest"]:
         raise TrainingError(f"{codec_path} is not the codec that the model was trained with")
     paradigm = find_paradigm(facts["paradigm"])
     encoder = SemanticEncoder(facts["encoder"]) if facts["encoder"] else None
@@ -204,15 +207,19 @@ def _weights(path: str, model: Transformer) -> dict[str, torch.Tensor]:
 def sample_sheet(model: Unified, planner: Planner, count: int = 8) -> Image:
     """Pictures drawn for the first captions of the data, above pictures and their captions."""
     from gristmill.model.contact_sheet import contact_sheet
-    from gristmill.pipelines.decode import decode_rgb
+    from gristmill.model.data import RowBuilder
 
-    samples = planner.samples[0]
-    rows = range(min(count, samples.counts()[0]))
-    table = samples.table(0)
+    rows = range(min(count, planner.samples[0].counts()[0]))
+    table = planner.samples[0].table(0)
     captions = [table["caption"][row].as_py() or "" for row in rows]
-    pictures = [decode_rgb(samples.image(0, row)) for row in rows]
+    # Pictures as the model has them, which may be all that the shards hold.
+    builder = RowBuilder(planner, model.reading.eyes)
+    contents = [builder.content(0, 0, row) for row in rows]
+    codec = model.reading.codec
+    grids = [found.codes if codec.discrete else found.latents for found in contents]
+    pictures = to_pictures(model.reading, torch.from_numpy(np.stack(grids)))  # type: ignore[arg-type]
     drawn = model.generate(captions)
-    said = model.describe(pictures)
+    said = model.describe_seen(contents)
     return contact_sheet([*zip(drawn, captions, strict=True), *zip(pictures, said, strict=True)])
 
 

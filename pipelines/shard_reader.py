@@ -21,7 +21,8 @@ from gristmill.pipelines.storage import Folder
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample: its key, the bytes of its picture, its caption, and all columns about it."""
+    """One sample: its key, the bytes of its picture (none in a set of tokens alone), its caption,
+    and all columns about it."""
 
     uid: str
     image: bytes
@@ -58,6 +59,7 @@ class ShardSet:
         if split not in manifest["splits"]:
             raise ShardError(f"{url} has no split {split!r}; there are: {list(manifest['splits'])}")
         self.format = str(manifest["format"])
+        self.pictures = bool(manifest.get("pictures", True))
         self.shards: list[dict[str, Any]] = manifest["splits"][split]["shards"]
         for shard in self.shards:
             self._check_size(shard)
@@ -101,12 +103,13 @@ class ShardSet:
     def _sample(self, shard: int, row: int) -> Sample:
         columns = self.metadata(shard).slice(row, 1).to_pylist()[0]
         name = self.shards[shard]["name"]
-        if self.format == "webdataset":
+        image = b""
+        if self.format == "webdataset" and self.pictures:
             offset, size = columns.pop("image_offset"), columns.pop("image_size")
             image = self._folder.read_range(name, offset, size)
             if len(image) != size:
                 raise ShardError(f"{self.url}/{name} ends early; run gristmill verify")
-        else:
+        elif self.pictures:
             groups = _groups(self.url, name)
             group = bisect.bisect_right(groups, row)
             images = _images(self.url, name, group)

@@ -46,6 +46,7 @@ _INTERNAL = (
     "duplicate_group_size", "duplicate_distance", "pixel_hash", "part",
 )  # fmt: skip
 _NEEDED = ("uid", "caption", "sha256", "blob_offset", "blob_size", "format")
+_TOKENS = ("image_codes", "image_latents")
 _READ_ROWS = 256
 _GROUP_ROWS = 100
 # Members that every sample has beside its picture.
@@ -60,6 +61,8 @@ class Shards(Write):
 
     # "webdataset" or "parquet".
     format: str = "webdataset"
+    # False: tokens instead of pictures, for readers that need no pixels.
+    pictures: bool = True
     # A shard is closed at this many samples or bytes of pictures, whichever comes first.
     samples_per_shard: int = 10_000
     bytes_per_shard: int = 1_000_000_000
@@ -90,6 +93,11 @@ class Shards(Write):
         for name in _NEEDED:
             if name not in available.names:
                 raise GraphError(missing_column("Shards", name, available.names))
+        if not self.pictures and not set(_TOKENS) & set(available.names):
+            raise GraphError(
+                "Shards.pictures is false, and no node before it writes tokens: nothing of a "
+                "picture would be left; give the Tokens node images=CODEC"
+            )
         if self.split_by == "group" and "duplicate_group" not in available.names:
             raise GraphError(missing_column("Shards", "duplicate_group", available.names))
         identity = [name for name in IDENTITY if name in available.names]
@@ -185,10 +193,10 @@ class Shards(Write):
         places: list[tuple[int, int]] = []
         if self.format == "webdataset":
             with files.open(f"{name}.tar") as file:
-                places = _write_tar(file, plan, workspace)
+                places = _write_tar(file, plan, workspace, self.pictures)
         else:
             with files.open(f"{name}.parquet") as file:
-                _write_parquet(file, plan, workspace)
+                _write_parquet(file, plan, workspace, self.pictures)
         files.write(f"{split}/{number:08d}_stats.json", stats(len(plan)))
         buffer = io.BytesIO()
         pq.write_table(_metadata(plan, places), buffer, compression="zstd")
@@ -220,6 +228,7 @@ class Shards(Write):
         manifest = {
             "gristmill": FORMAT_VERSION,
             "format": self.format,
+            "pictures": self.pictures,
             "splits": {split: {"shards": found} for split, found in splits.items()},
             "files": [
                 {key: fact[key] for key in ("name", "bytes", "sha256")}
@@ -284,29 +293,35 @@ class Files:
             file.write(data)
 
 
-def _with_images(plan: pa.Table, workspace: Workspace) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Rows of a plan with their pictures, a few hundred at a time in memory."""
+def _with_images(
+    plan: pa.Table, workspace: Workspace, pictures: bool
+) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Rows of a plan with their pictures (or nothing), a few hundred at a time in memory."""
     for start in range(0, len(plan), _READ_ROWS):
         table = plan.slice(start, _READ_ROWS)
-        yield from zip(table.to_pylist(), workspace.images(table), strict=True)
+        images = workspace.images(table) if pictures else [b""] * len(table)
+        yield from zip(table.to_pylist(), images, strict=True)
 
 
-def _write_tar(file: Any, plan: pa.Table, workspace: Workspace) -> list[tuple[int, int]]:
+def _write_tar(
+    file: Any, plan: pa.Table, workspace: Workspace, pictures: bool
+) -> list[tuple[int, int]]:
     """Members {key}.jpg {key}.json {key}.txt for each sample; returns where pictures lie."""
     writer = TarWriter(file)
     places = []
     columns = [name for name in plan.column_names if name not in ("part", *_PLACE)]
     schema = plan.schema
-    for row, image in _with_images(plan, workspace):
+    for row, image in _with_images(plan, workspace, pictures):
         key = row["uid"]
         members = {
-            row["format"] or "bin": image,
             "json": json_member({name: row[name] for name in columns}, schema),
             "txt": (row["caption"] or "").encode(),
         }
+        if pictures:
+            members[row["format"] or "bin"] = image
         for extension in sorted(members):
             offset = writer.add(f"{key}.{extension}", members[extension])
-            if extension == (row["format"] or "bin"):
+            if pictures and extension == (row["format"] or "bin"):
                 places.append((offset, len(image)))
     writer.close()
     return places
@@ -327,31 +342,32 @@ def _metadata(plan: pa.Table, places: Sequence[tuple[int, int]]) -> pa.Table:
     return table.replace_schema_metadata(None)
 
 
-def _write_parquet(file: Any, plan: pa.Table, workspace: Workspace) -> None:
+def _write_parquet(file: Any, plan: pa.Table, workspace: Workspace, pictures: bool) -> None:
     """Pictures as Hugging Face `Image`, captions and facts beside them."""
     columns = [name for name in plan.column_names if name not in ("part", *_PLACE)]
     image = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
-    fields = [pa.field("image", image), *[plan.schema.field(name) for name in columns]]
-    schema = pa.schema(fields).with_metadata({"huggingface": _hf_features(plan.schema, columns)})
+    fields = [pa.field("image", image)] if pictures else []
+    fields += [plan.schema.field(name) for name in columns]
+    features = _hf_features(plan.schema, columns, pictures)
+    schema = pa.schema(fields).with_metadata({"huggingface": features})
     with pq.ParquetWriter(pa.PythonFile(file, "w"), schema, compression="zstd") as writer:
         for start in range(0, len(plan), _GROUP_ROWS):
             table = plan.slice(start, _GROUP_ROWS)
-            pictures = workspace.images(table)
-            paths = [
-                f"{uid}.{kind}"
-                for uid, kind in zip(
-                    table["uid"].to_pylist(), table["format"].to_pylist(), strict=True
-                )
-            ]
-            cells = pa.StructArray.from_arrays(
-                [pa.array(pictures, pa.binary()), pa.array(paths)], fields=list(image)
-            )
-            rows = [cells, *[table[name] for name in columns]]
+            rows: list[Any] = [table[name] for name in columns]
+            if pictures:
+                rows.insert(0, _image_cells(table, workspace, list(image)))
             writer.write_table(pa.table(rows, schema=schema), row_group_size=_GROUP_ROWS)
 
 
-def _hf_features(schema: pa.Schema, columns: Sequence[str]) -> str:
-    features: dict[str, Any] = dict(_HF_TYPES)
+def _image_cells(table: pa.Table, workspace: Workspace, fields: list[pa.Field]) -> pa.StructArray:
+    kinds = zip(table["uid"].to_pylist(), table["format"].to_pylist(), strict=True)
+    paths = [f"{uid}.{kind}" for uid, kind in kinds]
+    bytes_of = pa.array(workspace.images(table), pa.binary())
+    return pa.StructArray.from_arrays([bytes_of, pa.array(paths)], fields=fields)
+
+
+def _hf_features(schema: pa.Schema, columns: Sequence[str], pictures: bool) -> str:
+    features: dict[str, Any] = dict(_HF_TYPES) if pictures else {}
     for name in columns:
         features[name] = _hf_feature(schema.field(name).type)
     return json.dumps({"info": {"features": features}})

@@ -37,7 +37,7 @@ def verify_shards(url: str) -> list[str]:
     for shard in shards:
         reader = _tar_keys if manifest["format"] == "webdataset" else _parquet_keys
         try:
-            keys = reader(folder, shard["name"], problems)
+            keys = reader(folder, shard["name"], manifest.get("pictures", True), problems)
         except (tarfile.TarError, pa.ArrowInvalid, OSError) as error:
             problems.append(f"{url}/{shard['name']} cannot be read: {error}")
             continue
@@ -67,13 +67,14 @@ def _check_file(folder: Folder, fact: dict[str, Any]) -> list[str]:
     return []
 
 
-def _tar_keys(folder: Folder, name: str, problems: list[str]) -> list[str]:
-    """Keys of a tar; each sample must have a picture, a .json and a .txt, side by side."""
+def _tar_keys(folder: Folder, name: str, pictures: bool, problems: list[str]) -> list[str]:
+    """Keys of a tar; each sample must have a picture (if the set has them), a .json and a .txt,
+    side by side."""
     keys: list[str] = []
     members: list[str] = []
 
     def close() -> None:
-        if len(members) != 3 or not {"json", "txt"} < set(members):
+        if len(members) != 2 + pictures or not {"json", "txt"} <= set(members):
             problems.append(f"{folder.url}/{name}: {keys[-1]} has the members {members}")
 
     with folder.open(name) as file, tarfile.open(fileobj=file, mode="r|") as tar:
@@ -90,11 +91,11 @@ def _tar_keys(folder: Folder, name: str, problems: list[str]) -> list[str]:
     return keys
 
 
-def _parquet_keys(folder: Folder, name: str, problems: list[str]) -> list[str]:
+def _parquet_keys(folder: Folder, name: str, pictures: bool, problems: list[str]) -> list[str]:
     with folder.open(name) as file:
-        table = pq.ParquetFile(file).read(columns=["uid", "image"])
-    for uid, cell in zip(table["uid"].to_pylist(), table["image"].to_pylist(), strict=True):
+        table = pq.ParquetFile(file).read(columns=["uid", *(["image"] if pictures else [])])
+    keys: list[str] = table["uid"].to_pylist()
+    for uid, cell in zip(keys, table["image"].to_pylist() if pictures else (), strict=False):
         if not cell["bytes"]:
             problems.append(f"{folder.url}/{name}: {uid} has no picture")
-    keys: list[str] = table["uid"].to_pylist()
     return keys

@@ -28,14 +28,17 @@ def build_shapes(
     texts: Callable[[int], dict[str, str]] | None = None,
     **fields: Any,
 ) -> Path:
-    """A shard set of scenes; with a codec, `image_codes` are stored too, and with `texts` more
+    """A shard set of scenes; with a codec, its tokens are stored too, and with `texts` more
     columns for each seed."""
     import numpy as np
 
     rows, images, at = [], {}, 0
     schema = SCHEMA
     if codec is not None:
-        schema = schema.append(pa.field("image_codes", pa.list_(pa.int32())))
+        column = "image_codes" if codec.discrete else "image_latents"
+        kind = pa.int32() if codec.discrete else pa.float32()
+        schema = schema.append(pa.field(column, pa.list_(kind)))
+        schema = schema.append(pa.field("image_codec", pa.string()))
     for name in texts(seeds[0]) if texts else ():
         schema = schema.append(pa.field(name, pa.string()))
     for seed in seeds:
@@ -59,7 +62,8 @@ def build_shapes(
         row |= texts(seed) if texts else {}
         if codec is not None:
             small = torch.from_numpy(np.stack([view(picture, codec.side)]))
-            row["image_codes"] = codec.encode(to_unit(small)).reshape(-1).tolist()
+            row[column] = codec.encode(to_unit(small)).reshape(-1).tolist()
+            row["image_codec"] = codec.digest
         images[0, at] = data
         at += len(data)
         rows.append(row)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from model_world import World
@@ -16,15 +17,17 @@ from shape_shards import build_shapes
 
 from gristmill.errors import ConfigurationError, ShardError
 from gristmill.model.batch import PackedBatch
-from gristmill.model.codecs import save_codec
+from gristmill.model.codecs import load_codec, save_codec
 from gristmill.model.data import Loader, RowBuilder, StreamConfig, StreamState
 from gristmill.model.documents import Passage
+from gristmill.model.eyes import Eyes
 from gristmill.model.parts import Parts, make_parts
 from gristmill.model.patch_codecs import KMeansCodec
 from gristmill.model.shard_sources import DataSource, SampleOrder, open_samples
 from gristmill.model.train_config import TrainConfig
 from gristmill.pipelines.decode import decode_rgb
 from gristmill.pipelines.schema import digest_fields
+from gristmill.pipelines.verify import verify_shards
 
 
 def _loader(config: TrainConfig, parts: Parts | None = None, **options: Any) -> Loader:
@@ -221,12 +224,73 @@ def test_a_where_that_is_wrong_or_leaves_nothing_is_an_error(world: World, tmp_p
             make_parts(dataclasses.replace(config, data=(source,)))
 
 
-def test_codes_of_another_codec_are_refused(world: World, tmp_path: Path) -> None:
-    other = KMeansCodec(sizes=(64,), patch=4)
+def test_tokens_are_read_from_the_shards_and_are_what_pixels_would_give(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = load_codec(world.latents)
+    made = build_shapes(tmp_path / "made", range(10**7, 10**7 + 40), side=60, codec=codec)
+    for paradigm, stored in (("ar", world.shards), ("flow", str(made))):
+        config = world.config(tmp_path, paradigm)
+        source = dataclasses.replace(config.data[0], url=stored)
+        parts = make_parts(dataclasses.replace(config, data=(source,)))
+        columns = parts.planner.columns(0, 0, 3)
+        assert not parts.eyes.needs_pixels(columns)
+        found = parts.eyes.stored(columns)
+        # Stored were those of the picture before it became a JPEG.
+        looked = parts.eyes.look([decode_rgb(parts.planner.samples[0].image(0, 3))])[0]
+        if paradigm == "ar":
+            assert np.mean(found.codes == looked.codes) > 0.6
+        else:
+            assert np.abs(found.latents - looked.latents).mean() < 0.5  # type: ignore[operator]
+        monkeypatch.setattr(Eyes, "look", None)
+        _take(_loader(dataclasses.replace(config, data=(source,)), parts), 1)
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet"])
+def test_shards_of_tokens_alone_train_as_those_with_pictures(
+    kind: str, world: World, tmp_path: Path
+) -> None:
+    codec = load_codec(world.codes)
+    made = build_shapes(
+        tmp_path / "made", range(10**7, 10**7 + 40), side=60, codec=codec, pictures=False,
+        format=kind,
+    )  # fmt: skip
+    assert verify_shards(str(made)) == []
+    names = [path.suffix for path in made.rglob("*") if path.is_file()]
+    assert ".jpg" not in names
+    if kind == "webdataset":
+        with tarfile.open(made / "train" / "00000000.tar") as tar:
+            assert {name.rpartition(".")[2] for name in tar.getnames()} == {"json", "txt"}
+    else:
+        schema = pq.read_schema(made / "train" / "00000000.parquet")
+        assert "image" not in schema.names and "image_codes" in schema.names
+    whole = build_shapes(
+        tmp_path / "whole", range(10**7, 10**7 + 40), side=60, codec=codec, format=kind
+    )
+    batches = []
+    for url in (made, whole):
+        config = world.config(tmp_path)
+        source = dataclasses.replace(config.data[0], url=str(url))
+        batches.append(_take(_loader(dataclasses.replace(config, data=(source,))), 1)[0])
+    assert torch.equal(batches[0].ids, batches[1].ids)
+    with pytest.raises(ShardError, match="no pictures"):
+        open_samples(DataSource(url=str(made))).image(0, 0)
+
+
+def test_tokens_of_another_codec_are_made_again(world: World, tmp_path: Path) -> None:
+    other = KMeansCodec(sizes=(64,), patch=6)
+    other.means.copy_(torch.randn(other.means.shape))
     save_codec(other, str(tmp_path / "other.safetensors"))
-    config = world.config(tmp_path, codec=str(tmp_path / "other.safetensors"))
+    parts = make_parts(world.config(tmp_path, codec=str(tmp_path / "other.safetensors")))
+    columns = parts.planner.columns(0, 0, 3)
+    assert columns["image_codec"] != other.digest and parts.eyes.needs_pixels(columns)
+    # Shards of others may not say which codec theirs was.
+    del columns["image_codec"]
+    assert not parts.eyes.needs_pixels(columns)
+    columns["image_codes"] = columns["image_codes"][:7]
     with pytest.raises(ConfigurationError, match="the codec that the shards were tokenized with"):
-        _take(_loader(config), 1)
+        parts.eyes.stored(columns)
 
 
 def test_several_questions_are_asked_of_one_picture_unless_answers_are_masked(
