@@ -67,9 +67,14 @@ class KMeansCodec(Codec):
         rows = self._rows(pictures)
         if len(rows) < max(self.sizes):
             raise ConfigurationError(f"{len(rows)} patches for {self.sizes} codes; give more")
-        contrast = (rows.reshape(len(rows), 3, -1).var(dim=2).sum(dim=1) + 0.003) ** 1.25
+        parts = rows.reshape(len(rows), 3, -1)
+        # A patch of one colour has no edge, and still must have a code if the colour is rare.
+        means = parts.mean(dim=2)
+        far = ((means - means.mean(dim=0)) ** 2).sum(dim=1)
+        rare = (far - 4 * far.median()).clamp_min(0)
+        contrast = (parts.var(dim=2).sum(dim=1) + 0.3 * rare + 0.003) ** 1.25
         generator = torch.Generator().manual_seed(seed)
-        means = []
+        books = []
         for size in self.sizes:
             drawn = torch.multinomial(
                 contrast[: 2**24], 200 * size, replacement=True, generator=generator
@@ -79,9 +84,9 @@ class KMeansCodec(Codec):
                 max_points_per_centroid=200,
             )  # fmt: skip
             kmeans.train(rows[drawn].contiguous().numpy())
-            means.append(torch.from_numpy(kmeans.centroids))
-            rows = rows - means[-1][_nearest(rows, means[-1])]
-        self.means.copy_(torch.cat(means))
+            books.append(torch.from_numpy(kmeans.centroids))
+            rows = rows - books[-1][_nearest(rows, books[-1])]
+        self.means.copy_(torch.cat(books))
 
     def encode(self, pictures: Tensor) -> Tensor:
         rows = self._rows(pictures)
