@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import torch
+
 from gristmill.errors import ConfigurationError
+from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import Paradigm
-from gristmill.model.transformer import ModelConfig
+from gristmill.model.transformer import Transformer
 
 
 def tiny(vocabulary: int, **changes: Any) -> ModelConfig:
@@ -76,10 +79,33 @@ def for_paradigm(
     )
 
 
+def count_parameters(config: ModelConfig) -> tuple[int, int]:
+    """All parameters, and those that one token uses."""
+    with torch.device("meta"):
+        model = Transformer(config)
+    total = sum(p.numel() for p in model.parameters())
+    idle = 0
+    if config.experts == "mot":
+        # One of two experts is at rest for any token.
+        idle = sum(p.numel() // 2 for p in model.blocks.parameters())
+    elif config.experts == "moe":
+        inactive = config.moe_experts - config.moe_top_k
+        idle = config.layers * inactive * 3 * config.width * config.expert_width
+    return total, total - idle
+
+
+def flops_per_token(config: ModelConfig, length: int) -> float:
+    """Floating point operations of one training step per position, at rows of `length`: 6 for
+    each active parameter of a matrix, and 12 * layers * heads * head_dim * length / 2 for
+    attention that is mostly causal (PaLM, appendix B)."""
+    active = count_parameters(config)[1] - config.vocabulary * config.width
+    return 6.0 * active + 6.0 * config.layers * config.heads * config.head_dim * length
+
+
 def describe(config: ModelConfig, length: int = 4096) -> str:
     """Parameters and operations, for a person."""
-    total, active = config.parameters()
-    flops = config.flops_per_token(length)
+    total, active = count_parameters(config)
+    flops = flops_per_token(config, length)
     experts = (
         config.experts if config.experts == "dense" else f"{config.experts}, {active:,} active"
     )

@@ -15,15 +15,15 @@ from gristmill.errors import ConfigurationError
 from gristmill.model.checkpoint import CODEC_FILE, barrier, rank
 from gristmill.model.codec import Codec, balancing_weights
 from gristmill.model.codecs import load_codec
-from gristmill.model.configurations import describe, find_size, for_paradigm
+from gristmill.model.configurations import describe, find_size, flops_per_token, for_paradigm
 from gristmill.model.data import Planner, StreamConfig
 from gristmill.model.documents import DocumentWriter, Layout
 from gristmill.model.eyes import Eyes
+from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import Paradigm, find_paradigm
 from gristmill.model.semantic import SemanticEncoder
 from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.model.train_config import TrainConfig
-from gristmill.model.transformer import ModelConfig
 from gristmill.model.vocabulary import Vocabulary, check_text, train_text
 
 # Captions that the text vocabulary is trained on, at most.
@@ -72,7 +72,7 @@ class Parts(Reading):
         )
         return {
             "summary": summary,
-            "flops_per_token": self.model_config.flops_per_token(config.row_length),
+            "flops_per_token": flops_per_token(self.model_config, config.row_length),
             "peak_flops": config.peak_flops,
         }
 

@@ -27,8 +27,9 @@ from gristmill.model.batch import (
     PackedBatch,
     pack,
 )
+from gristmill.model.blocks import Cache
 from gristmill.model.parts import Reading
-from gristmill.model.transformer import Cache, Transformer
+from gristmill.model.transformer import Transformer
 from gristmill.model.vocabulary import EOS, MASK
 
 

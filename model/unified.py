@@ -19,12 +19,13 @@ from gristmill.model.codecs import load_codec
 from gristmill.model.data import Planner
 from gristmill.model.documents import Content, Layout, Passage, Segment
 from gristmill.model.eyes import Eyes
+from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import find_paradigm
 from gristmill.model.parts import Reading
 from gristmill.model.sampling import DRAW, WRITE, Reader, Sampling, to_pictures
 from gristmill.model.semantic import SemanticEncoder
 from gristmill.model.tasks import answering, describing, drawing, editing
-from gristmill.model.transformer import ModelConfig, Transformer
+from gristmill.model.transformer import Transformer
 from gristmill.model.vocabulary import Vocabulary
 
 Image = NDArray[np.uint8]

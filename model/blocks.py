@@ -1,0 +1,208 @@
+"""Blocks of the transformer: attention over a cache, feed-forward, mixtures of experts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gristmill.model.attention import Places, attend
+from gristmill.model.experts import ExpertLinear, ExpertNorm, Sorting
+from gristmill.model.model_config import ModelConfig
+
+
+class Rotary(nn.Module):
+    """Rotary positions (Su et al. 2021) on time, row and column: each axis has its own share of
+    the pairs of a head."""
+
+    frequencies: Tensor
+    axis: Tensor
+
+    def __init__(self, head_dim: int, base: float, side_base: float) -> None:
+        super().__init__()
+        pairs = head_dim // 2
+        side = pairs // 3
+        counts = (pairs - 2 * side, side, side)
+        frequencies = [
+            start ** (-torch.arange(count, dtype=torch.float32) / count)
+            for start, count in zip((base, side_base, side_base), counts, strict=True)
+        ]
+        self.register_buffer("frequencies", torch.cat(frequencies), persistent=False)
+        axis = [number for number, count in enumerate(counts) for _ in range(count)]
+        self.register_buffer("axis", torch.tensor(axis), persistent=False)
+
+    def forward(self, pos: Tensor) -> tuple[Tensor, Tensor]:
+        """pos [B, L, 3] -> cosines and sines, [B, 1, L, pairs]."""
+        angles = pos.float()[:, :, self.axis] * self.frequencies
+        return angles.cos()[:, None], angles.sin()[:, None]
+
+
+PLACE_FEATURES = 16
+
+
+def place_features(pos: Tensor) -> Tensor:
+    """[B, L, 3] -> [B, L, 16]: cosines and sines of row and column, of periods from 4 to 256."""
+    frequencies = math.tau / 4.0 ** torch.arange(1, 5, device=pos.device, dtype=torch.float32)
+    angles = (pos[:, :, 1:, None].float() * frequencies).flatten(2)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """[B, H, L, D] turned by the angles of each pair."""
+    first, second = x.float().chunk(2, dim=-1)
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return turned.to(x.dtype)
+
+
+class Cache:
+    """Keys and values of what was read so far, and where it stands; filled by
+    `Transformer.extend`.
+
+    All rows have the same number of slots; those that a row does not use are of no document. Room
+    doubles when it runs out, so that reading on costs what is new.
+    """
+
+    def __init__(self) -> None:
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.places: Places | None = None
+
+    @property
+    def length(self) -> int:
+        """Slots in use."""
+        return 0 if self.places is None else self.places.doc.shape[1]
+
+    def put(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Lay new keys and values [B, H, S, D] behind those in use; all of them, [B, H, L+S, D].
+        They count as used only when the caller lengthens `places`."""
+        end = self.length + key.shape[2]
+        for store, new in ((self.keys, key), (self.values, value)):
+            if layer == len(store):
+                store.append(new.new_empty(*new.shape[:2], end, new.shape[3]))
+            if store[layer].shape[2] < end:
+                old = store[layer]
+                grown = old.new_empty(*old.shape[:2], max(2 * old.shape[2], end), old.shape[3])
+                grown[:, :, : self.length] = old[:, :, : self.length]
+                store[layer] = grown
+            store[layer][:, :, self.length : end] = new
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+
+@dataclass
+class Context:
+    """What all blocks of one pass share."""
+
+    mask: Any
+    cos: Tensor
+    sin: Tensor
+    route: Tensor | None  # [N]
+    sorting: Sorting | None
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with normed queries and keys."""
+
+    def __init__(self, config: ModelConfig, experts: int) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.dim = config.heads, config.kv_heads, config.head_dim
+        rows = (config.heads + 2 * config.kv_heads) * config.head_dim
+        self.qkv = ExpertLinear(experts, config.width, rows)
+        self.out = ExpertLinear(experts, config.heads * config.head_dim, config.width)
+        self.q_norm = ExpertNorm(experts, config.head_dim)
+        self.k_norm = ExpertNorm(experts, config.head_dim)
+
+    def forward(
+        self, x: Tensor, shape: tuple[int, int], context: Context, cache: Cache | None, layer: int
+    ) -> Tensor:
+        """x: [N, width], in the order of tokens, and the same comes out."""
+        rows, length = shape
+        sorting = context.sorting
+        mixed = self.qkv(x if sorting is None else x[sorting.order], sorting)
+        if sorting is not None:
+            mixed = mixed[sorting.back]
+        sizes = [self.heads, self.kv_heads, self.kv_heads]
+        heads = mixed.view(rows * length, sum(sizes), self.dim)
+        q, k, v = heads.split(sizes, dim=1)
+        q, k = self.q_norm(q, context.route), self.k_norm(k, context.route)
+        q, k, v = (t.view(rows, length, -1, self.dim).transpose(1, 2) for t in (q, k, v))
+        q, k = rotate(q, context.cos, context.sin), rotate(k, context.cos, context.sin)
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        if cache is not None:
+            k, v = cache.put(layer, k, v)
+        seen = attend(q, k, v, context.mask)
+        flat = seen.transpose(1, 2).reshape(rows * length, -1)
+        out: Tensor = self.out(flat if sorting is None else flat[sorting.order], sorting)
+        return out if sorting is None else out[sorting.back]
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, config: ModelConfig, experts: int) -> None:
+        super().__init__()
+        self.up = ExpertLinear(experts, config.width, 2 * config.feed_forward)
+        self.down = ExpertLinear(experts, config.feed_forward, config.width)
+
+    def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
+        sorting = context.sorting
+        gate, up = self.up(x if sorting is None else x[sorting.order], sorting).chunk(2, dim=-1)
+        out = self.down(F.silu(gate) * up, sorting)
+        return (out if sorting is None else out[sorting.back]), None
+
+
+class MixtureOfExperts(nn.Module):
+    """Learned top-k of many feed-forward experts; no token is dropped. The balance term is that of
+    Switch (Fedus et al. 2021), per layer: experts * sum(share of tokens * share of weight)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.experts, self.top_k = config.moe_experts, config.moe_top_k
+        self.router = nn.Linear(config.width, self.experts, bias=False)
+        self.up = ExpertLinear(self.experts, config.width, 2 * config.expert_width)
+        self.down = ExpertLinear(self.experts, config.expert_width, config.width)
+
+    def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
+        with torch.autocast(x.device.type, enabled=False):
+            shares = F.linear(x.float(), self.router.weight.float()).softmax(dim=-1)
+        weights, chosen = shares.topk(self.top_k, dim=-1)
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+        sorting = Sorting.of(chosen.reshape(-1), self.experts)
+        token = sorting.order // self.top_k
+        gate, up = self.up(x[token], sorting).chunk(2, dim=-1)
+        out = self.down(F.silu(gate) * up, sorting)[sorting.back]
+        out = out.view(len(x), self.top_k, -1)
+        mixed = (out * weights.to(out.dtype)[:, :, None]).sum(dim=1)
+        used = sorting.counts.float() / (len(x) * self.top_k)
+        return mixed, self.experts * (used * shares.mean(dim=0)).sum()
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each normed first and added."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        experts = 2 if config.experts == "mot" else 1
+        self.attention_norm = ExpertNorm(experts, config.width)
+        self.attention = Attention(config, experts)
+        self.forward_norm = ExpertNorm(experts, config.width)
+        self.feed_forward = (
+            MixtureOfExperts(config) if config.experts == "moe" else FeedForward(config, experts)
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        shape: tuple[int, int],
+        context: Context,
+        cache: Cache | None = None,
+        layer: int = 0,
+    ) -> tuple[Tensor, Tensor | None]:
+        """x: [N, width] -> the same, and the balance term if there is one."""
+        normed = self.attention_norm(x, context.route)
+        x = x + self.attention(normed, shape, context, cache, layer)
+        out, balance = self.feed_forward(self.forward_norm(x, context.route), context)
+        return x + out, balance
