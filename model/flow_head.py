@@ -94,7 +94,8 @@ class FlowHead(nn.Module):
         queries, latents = int(query.max()) + 1, int(within.max()) + 1
         size = queries + latents
         width = self.lat_in.out_features
-        bound = self.condition(hidden[lat_idx])
+        # What blocks add to is kept in float32, as in the transformer.
+        bound = self.condition(hidden[lat_idx]).float()
         x = bound.new_zeros(spans, size, width)
         present = torch.zeros(spans, size, dtype=torch.bool, device=span.device)
         # Several latents share a query; they write the same value.
