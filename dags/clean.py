@@ -32,6 +32,8 @@ def clean_run(out: str, *, dry_run: bool = False) -> int:
             for name in store.folder.names():
                 if name[:6].isdigit() and "-" in name and name not in named:
                     freed += _remove(folder, f"{path}/{name}", dry_run)
+        for name in folder.unfinished():
+            freed += _remove(folder, name, dry_run)
         if folder.exists("scratch"):
             freed += _remove(folder, "scratch", dry_run)
     return freed

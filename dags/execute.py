@@ -125,6 +125,9 @@ class _Execution:
             counts = write_ledger(self.layout, self.parts)
         except LedgerError as error:
             problem = error
+        # Nobody writes any more: what lies half-written was left by a kill.
+        for name in self.layout.folder.unfinished("shards"):
+            self.layout.folder.remove(name)
         summary = summarise(
             self.layout, self.parts, counts, self.reused, seconds, self.resources.peak_mb
         )

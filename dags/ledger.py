@@ -253,8 +253,8 @@ def _first_fate(table: pa.Table) -> pa.Table:
 
 
 def _remove_others(folder: Folder, parts: int) -> None:
-    """Ledger files of an earlier run with more parts."""
+    """Ledger files of an earlier run with more parts, or of one that was killed."""
     expected = {f"{part:06d}.parquet" for part in range(parts)}
-    for name in folder.names():
+    for name in [*folder.names(), *folder.unfinished()]:
         if name not in expected:
             folder.remove(name)

@@ -82,6 +82,19 @@ class Folder:
         names = (path[len(prefix) :] if path.startswith(prefix) else path for path in found)
         return sorted(name for name in names if "/.writing-" not in f"/{name}")
 
+    def unfinished(self, under: str = "") -> list[str]:
+        """Files below `under` that somebody writes now, or was killed while writing; `names` and
+        `walk` hide them."""
+        if not self.is_local:
+            return []
+        found = (
+            os.path.relpath(os.path.join(folder, name), self.path)
+            for folder, _, names in os.walk(self.join(under))
+            for name in names
+            if name.startswith(".writing-")
+        )
+        return sorted(found)
+
     def open(self, name: str) -> IO[bytes]:
         """A file for reading."""
         opened: IO[bytes] = self.fs.open(self.join(name), "rb")

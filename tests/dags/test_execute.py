@@ -158,6 +158,15 @@ def test_kill_9_of_the_driver_at_random_moments(tmp_path: Path) -> None:
     assert ledger_bytes(out) == ledger_bytes(tmp_path / "calm")
 
 
+def test_what_a_kill_left_half_written_goes(tmp_path: Path) -> None:
+    left = [tmp_path / "ledger/.writing-000000.parquet-1", tmp_path / "shards/train/.writing-x-2"]
+    for path in left:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"half")
+    run(toy(), tmp_path)
+    assert not any(path.exists() for path in left)
+
+
 def test_captions_of_one_image_stay_in_one_part_and_can_be_merged(tmp_path: Path) -> None:
     rows = ToyRows(captions=4)
     keep = Keep(rules={"never": "length > 99"}, captions="best", best_by="length")
