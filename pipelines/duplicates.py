@@ -9,7 +9,6 @@ not by where they lie.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +20,12 @@ from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.hamming import close_pairs, plan_tasks
+from gristmill.pipelines.images_of_rows import (
+    best_of_rows,
+    digests,
+    distinct_images,
+    hex_digests,
+)
 from gristmill.pipelines.perceptual_hash import THUMBNAIL_BYTES
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
 
@@ -101,7 +106,7 @@ class Duplicates(Global):
         image = workspace.load(f"signatures/{part:06d}.row_image") + start
         survivor = workspace.load("survivor")[image]
         ids = workspace.load("ids")
-        group = _hex(ids[survivor])
+        group = hex_digests(ids[survivor])
         is_copy = survivor != image
         kinds = pa.array(_KINDS).take(pa.array(workspace.load("kind")[image]))
         hashes = workspace.load("hashes")
@@ -123,14 +128,7 @@ class Duplicates(Global):
     def _signatures(self, workspace: Workspace, part: int) -> None:
         """Arrays of a part's images; captions of one image are one image."""
         table = workspace.rows(part, self.reads())
-        ids = _digests(table["image_id"])
-        _, first, image = np.unique(ids, axis=0, return_index=True, return_inverse=True)
-        # Images in the order of their first row.
-        order = np.argsort(first, kind="stable")
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        image = rank[image.reshape(-1)]
-        rows = first[order]
+        ids, rows, image = distinct_images(table["image_id"])
         chosen = table.take(pa.array(rows))
         thumbnails = _thumbnails(chosen["thumbnail"])
         area = pc.multiply(
@@ -139,16 +137,16 @@ class Duplicates(Global):
         )
         save = {
             "row_image": image.astype(np.int64),
-            "ids": ids[rows],
-            "sha256": _digests(chosen["sha256"]),
-            "pixel_hash": _digests(chosen["pixel_hash"]),
+            "ids": ids,
+            "sha256": digests(chosen["sha256"]),
+            "pixel_hash": digests(chosen["pixel_hash"]),
             "hashes": chosen["phash"].to_numpy().astype(np.uint64),
             "thumbnails": thumbnails,
             "looks": np.array(
                 [xxhash.xxh3_64_intdigest(row.data) for row in thumbnails], np.uint64
             ),
             "area": area.to_numpy(),
-            "preferred": _best_of_rows(table, self.prefer, image, len(rows)),
+            "preferred": best_of_rows(table, self.prefer, image, len(rows)),
         }
         for name, array in save.items():
             workspace.save(f"signatures/{part:06d}.{name}", array)
@@ -272,33 +270,9 @@ def _normal(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(values / np.maximum(contrast, _LEAST_CONTRAST), np.float32)
 
 
-def _digests(column: pa.ChunkedArray) -> NDArray[np.uint64]:
-    """Hex digests as [n, 2] uint64 of their first 32 digits, big-endian so that order is kept."""
-    texts = column.to_pylist()
-    data = b"".join(bytes.fromhex(text[:32]) if text else bytes(16) for text in texts)
-    return np.frombuffer(data, ">u8").reshape(-1, 2).astype(np.uint64)
-
-
-def _hex(digests: NDArray[np.uint64]) -> pa.Array:
-    data = digests.astype(">u8").tobytes().hex()
-    return pa.array([data[i : i + 32] for i in range(0, len(data), 32)], pa.string())
-
-
 def _thumbnails(column: pa.ChunkedArray) -> NDArray[np.uint8]:
     data = b"".join(column.to_pylist())
     return np.frombuffer(data, np.uint8).reshape(-1, THUMBNAIL_BYTES)
-
-
-def _best_of_rows(
-    table: pa.Table, prefer: Sequence[str], image: NDArray[Any], images: int
-) -> NDArray[np.float64]:
-    """[images, columns]: the best value of each preferred column over an image's rows."""
-    best = np.full((images, len(prefer)), -np.inf)
-    for i, name in enumerate(prefer):
-        values = pc.fill_null(table[name].cast(pa.float64()), -np.inf).to_numpy()
-        values = np.where(np.isnan(values), -np.inf, values)
-        np.maximum.at(best[:, i], image, values)
-    return best
 
 
 def _equal_rows(values: NDArray[np.uint64]) -> NDArray[np.int64]:
