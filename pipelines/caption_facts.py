@@ -47,7 +47,8 @@ _MARKUP = re.compile(
 )
 # Scripts written without spaces: each character counts as a word.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\u0e00-\u0e7f"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+(?:['’-][^\W{_UNSPACED}]+)*")
+# A word; case is kept.
+WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+(?:['’-][^\W{_UNSPACED}]+)*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ def _measure(caption: str | None, boilerplate: re.Pattern[str] | None) -> tuple[
     if caption is None:
         return (0, 0, None, None, False, False, False, False, False)
     text = caption.strip()
-    words = _WORD.findall(text.lower())
+    words = WORD.findall(text.lower())
     visible = [c for c in text if not c.isspace()]
     alpha = sum(c.isalpha() for c in visible) / len(visible) if visible else 0.0
     return (

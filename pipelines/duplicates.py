@@ -19,6 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
+from gristmill.pipelines.components import Edges, components
 from gristmill.pipelines.hamming import close_pairs, plan_tasks
 from gristmill.pipelines.images_of_rows import (
     best_of_rows,
@@ -30,7 +31,6 @@ from gristmill.pipelines.perceptual_hash import THUMBNAIL_BYTES
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
 
 _KINDS = ("bytes", "pixels", "near")
-_EDGES_HELD = 2_000_000
 # A thumbnail with less contrast than this (grey levels) is compared as if it had this much, so that
 # the noise of empty pictures is not blown up.
 _LEAST_CONTRAST = 6.0
@@ -176,24 +176,15 @@ class Duplicates(Global):
         hashes = np.ascontiguousarray(workspace.load("hashes")[distinct])
         task = plan_tasks(len(distinct), self.radius)[index]
         thumbnails = _Thumbnails(workspace)
-        held: list[NDArray[np.int64]] = []
-        count = 0
+        edges = Edges()
         for pairs in close_pairs(hashes, self.radius, task):
             images = distinct[pairs]
             alike = thumbnails.distance(images[:, 0], images[:, 1]) <= self.thumbnail_tolerance
-            held.append(images[alike])
-            count += len(held[-1])
-            if count > _EDGES_HELD:
-                held = [_forest(np.concatenate(held))]
-                count = len(held[0])
-        edges = np.concatenate(held) if held else np.zeros((0, 2), np.int64)
-        workspace.save(f"edges/{index:06d}", _forest(edges))
+            edges.add(images[alike])
+        workspace.save(f"edges/{index:06d}", edges.forest())
 
     def _winners(self, workspace: Workspace, _: int) -> None:
         """Components over all edges, and the survivor of each."""
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
         ids = workspace.load("ids")
         n = len(ids)
         sha256, pixel_hash = workspace.load("sha256"), workspace.load("pixel_hash")
@@ -205,10 +196,7 @@ class Duplicates(Global):
         if self.near:
             looks = np.stack([workspace.load("hashes"), workspace.load("looks")], axis=1)
             edges.append(_equal_rows(looks))
-        every = np.concatenate([np.zeros((0, 2), np.int64), *edges])
-        ones = np.ones(len(every), np.int8)
-        graph = coo_array((ones, (every[:, 0], every[:, 1])), shape=(n, n))
-        _, label = connected_components(graph, directed=False)
+        label = components(np.concatenate([np.zeros((0, 2), np.int64), *edges]), n)
         preferred = workspace.load("preferred")
         keys: list[Any] = [ids[:, 1], ids[:, 0]]
         keys += [-preferred[:, i] for i in reversed(range(preferred.shape[1]))]
@@ -281,20 +269,3 @@ def _equal_rows(values: NDArray[np.uint64]) -> NDArray[np.int64]:
     ordered = values[order]
     same = (ordered[1:] == ordered[:-1]).all(axis=1) & (ordered[1:] != 0).any(axis=1)
     return np.stack([order[:-1][same], order[1:][same]], axis=1).astype(np.int64)
-
-
-def _forest(edges: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Edges with the same components, at most one for each image."""
-    if not len(edges):
-        return edges
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    nodes, flat = np.unique(edges, return_inverse=True)
-    flat = flat.reshape(edges.shape)
-    ones = np.ones(len(flat), np.int8)
-    graph = coo_array((ones, (flat[:, 0], flat[:, 1])), shape=(len(nodes), len(nodes)))
-    _, label = connected_components(graph, directed=False)
-    _, first = np.unique(label, return_index=True)
-    joined = np.stack([nodes[first[label]], nodes], axis=1)
-    return np.asarray(joined[joined[:, 0] != joined[:, 1]], np.int64)

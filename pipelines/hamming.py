@@ -109,7 +109,7 @@ def close_pairs(hashes: Hashes, radius: int, task: Task) -> Iterator[Pairs]:
             place = np.minimum(np.searchsorted(buckets, wanted), len(buckets) - 1)
             there = buckets[place] == wanted
             left, right = low[there], place[there]
-        for a, b in _joined(starts, counts, left, right, same=mask == 0):
+        for a, b in joined_pairs(starts, counts, left, right, same=mask == 0):
             near = np.bitwise_count(ordered[a] ^ ordered[b]) <= radius
             if near.any():
                 found = np.stack([order[a[near]], order[b[near]]], axis=1)
@@ -117,7 +117,7 @@ def close_pairs(hashes: Hashes, radius: int, task: Task) -> Iterator[Pairs]:
                 yield found
 
 
-def _joined(
+def joined_pairs(
     starts: NDArray[Any], counts: NDArray[Any], left: NDArray[Any], right: NDArray[Any], same: bool
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """All pairs (member of left bucket, member of right bucket), in chunks of bounded size."""

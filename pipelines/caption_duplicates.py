@@ -1,0 +1,299 @@
+"""Captions that many rows share, word for word or nearly: MinHash-LSH, verified exactly.
+
+A caption is its words, in lower case; what two have in common is measured on runs of `shingle`
+words (Broder 1997). Candidates meet in a band of their MinHash signatures; their Jaccard similarity
+is then computed exactly. Everything is written as facts, so that a rule decides:
+
+- `caption_group_rank > 0`: one row for each near-duplicate caption;
+- `caption_copies > 100`: what is said of more than a hundred pictures describes none;
+- `caption_copy_rank >= 10`: ten rows of each repeated caption.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+
+from gristmill.errors import ConfigurationError
+from gristmill.pipelines.caption_facts import WORD
+from gristmill.pipelines.components import Edges, components
+from gristmill.pipelines.hamming import joined_pairs
+from gristmill.pipelines.images_of_rows import best_of_rows, digests, hex_digests
+from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
+
+# Pairs whose shingles are compared at a time.
+_CHUNK = 200_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionDuplicates(Global):
+    """Groups of equal and nearly equal captions, and each row's place in its group.
+
+    With 20 bands of 6 a pair of Jaccard 0.8 is met with probability 0.997, one of 0.5 with 0.27.
+    """
+
+    libraries: ClassVar[tuple[str, ...]] = ("rensa", "scipy")
+
+    # Words in a shingle; the ends of the caption count as words.
+    shingle: int = 2
+    # Jaccard similarity from which captions are near-duplicates.
+    threshold: float = 0.8
+    bands: int = 20
+    band_rows: int = 6
+    # Columns that say which row of a group comes first, higher is better.
+    prefer: tuple[str, ...] = ("clip_score",)
+    seed: int = 0
+
+    def reads(self) -> tuple[str, ...]:
+        """The caption, whose it is, and what is preferred."""
+        return ("uid", "caption", *self.prefer)
+
+    def writes(self) -> pa.Schema:
+        """Of rows without a caption: no group, counts of 0."""
+        return pa.schema(
+            [
+                # Digest of the commonest caption of the group; null without a caption.
+                pa.field("caption_group", pa.string()),
+                # Rows in the group, and the row's place among them from 0.
+                pa.field("caption_group_size", pa.int32()),
+                pa.field("caption_group_rank", pa.int32()),
+                # Jaccard similarity to the commonest caption of the group, 0..1.
+                pa.field("caption_jaccard", pa.float32()),
+                # Rows with the very same words, and the row's place among them from 0.
+                pa.field("caption_copies", pa.int32()),
+                pa.field("caption_copy_rank", pa.int32()),
+            ]
+        )
+
+    def needs(self) -> Needs:
+        """Signatures of one band, shingles of all."""
+        return Needs(memory_gb=2.0)
+
+    def check(self) -> None:
+        """Validate the numbers."""
+        if min(self.shingle, self.bands, self.band_rows) < 1:
+            raise ConfigurationError("shingle, bands and band_rows must be at least 1")
+        if not 0 < self.threshold <= 1:
+            raise ConfigurationError(f"threshold is {self.threshold}; it lies in (0, 1]")
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Signatures, distinct texts, pairs by band, groups."""
+        return (
+            Phase(name="signatures", count=lambda w: w.parts, work=self._signatures),
+            Phase(name="texts", count=lambda _: 1, work=self._texts),
+            Phase(name="pairs", count=lambda _: self.bands, work=self._pairs),
+            Phase(name="groups", count=lambda _: 1, work=self._groups),
+        )
+
+    def columns(self, workspace: Workspace, part: int) -> pa.Table:
+        """What is known of a part's rows."""
+        starts = workspace.load("row_starts")
+        rows = slice(int(starts[part]), int(starts[part + 1]))
+        text = np.asarray(workspace.load("row_text")[rows])
+        there = text >= 0
+        safe = np.maximum(text, 0)
+        columns: list[Any] = []
+        if there.any():
+            leader = np.asarray(workspace.load("leader"))[safe]
+            group = hex_digests(np.asarray(workspace.load("texts"))[leader]).to_pylist()
+            columns.append(pa.array(group, pa.string(), mask=~there))
+        else:
+            columns.append(pa.nulls(len(text), pa.string()))
+        for name, of_rows in (
+            ("group_size", False), ("group_rank", True), ("jaccard", False), ("copies", False),
+            ("copy_rank", True),
+        ):  # fmt: skip
+            values = np.asarray(workspace.load(name))
+            values = values[rows] if of_rows else _taken(values, safe)
+            if name == "jaccard":
+                columns.append(pa.array(values, pa.float32(), mask=~there))
+            else:
+                columns.append(np.where(there, values, 0).astype(np.int32))
+        return pa.table(columns, schema=self.writes())
+
+    # -- phases ---------------------------------------------------------------------------------
+
+    def _signatures(self, workspace: Workspace, part: int) -> None:
+        """The distinct captions of a part: digests, shingles, and MinHash signatures."""
+        table = workspace.rows(part, self.reads())
+        words = [_words(caption) for caption in table["caption"].to_pylist()]
+        known: dict[str, int] = {}
+        row_text = np.array(
+            [known.setdefault(" ".join(w), len(known)) if w is not None else -1 for w in words],
+            np.int64,
+        )
+        shingles = [shingle_hashes(text.split(" "), self.shingle) for text in known]
+        ends = np.cumsum([len(s) for s in shingles]).astype(np.int64)
+        flat = np.concatenate([np.zeros(0, np.uint64), *shingles])
+        texts = [xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass")) for text in known]
+        every = np.arange(len(table))
+        save = {
+            "row_text": row_text, "uids": digests(table["uid"]),
+            "preferred": best_of_rows(table, self.prefer, every, len(table)),
+            "texts": digests(pa.chunked_array([pa.array(texts, pa.string())])),
+            "shingles": flat, "ends": ends,
+            "minhash": minhash(flat, ends, self.bands * self.band_rows, self.seed),
+        }  # fmt: skip
+        for name, array in save.items():
+            workspace.save(f"captions/{part:06d}.{name}", array)
+
+    def _texts(self, workspace: Workspace, _: int) -> None:
+        """Distinct captions of all parts, ordered by digest, so that parts do not matter."""
+        load = _loader(workspace)
+        counts = [len(array) for array in load("row_text")]
+        workspace.save("row_starts", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+        digest = np.concatenate([_NO_DIGESTS, *load("texts")])
+        texts, first, number = np.unique(digest, axis=0, return_index=True, return_inverse=True)
+        number = number.reshape(-1)
+        workspace.save("texts", texts)
+        starts = np.concatenate([[0], np.cumsum([len(array) for array in load("texts")])])
+        of_rows = [
+            np.where(rows >= 0, _taken(number, start + np.maximum(rows, 0)), -1)
+            for rows, start in zip(load("row_text"), starts, strict=False)
+        ]
+        row_text = np.concatenate([np.zeros(0, np.int64), *of_rows]).astype(np.int64)
+        workspace.save("row_text", row_text)
+        copies = np.bincount(row_text[row_text >= 0], minlength=len(texts)).astype(np.int64)
+        workspace.save("copies", copies)
+        signatures = np.concatenate([array for array in load("minhash") if len(array)] or [_NONE])
+        workspace.save("minhash", signatures[first] if len(first) else signatures)
+        lengths = np.concatenate([_NONE, *(np.diff(ends, prepend=0) for ends in load("ends"))])
+        flat = np.concatenate([np.zeros(0, np.uint64), *load("shingles")])
+        begin = np.concatenate([[0], np.cumsum(lengths)])
+        chosen = begin[first]
+        ends = np.cumsum(lengths[first]).astype(np.int64)
+        index = np.repeat(chosen - np.concatenate([[0], ends[:-1]]), lengths[first])
+        _, dense = np.unique(flat[index + np.arange(len(index))], return_inverse=True)
+        workspace.save("shingles", dense.astype(np.int32))
+        workspace.save("ends", ends)
+
+    def _pairs(self, workspace: Workspace, band: int) -> None:
+        """Verified pairs that meet in one band, thinned to what the components need."""
+        minhash = workspace.load("minhash")
+        edges = Edges()
+        if len(minhash):
+            shingles = Shingles(workspace)
+            keys = np.ascontiguousarray(minhash[:, band * self.band_rows :][:, : self.band_rows])
+            key = np.array([xxhash.xxh3_64_intdigest(row.tobytes()) for row in keys], np.uint64)
+            order = np.argsort(key, kind="stable")
+            _, starts, counts = np.unique(key[order], return_index=True, return_counts=True)
+            full = np.flatnonzero(counts > 1)
+            for a, b in joined_pairs(starts, counts, full, full, same=True):
+                for i in range(0, len(a), _CHUNK):
+                    left, right = order[a[i : i + _CHUNK]], order[b[i : i + _CHUNK]]
+                    alike = shingles.jaccard(left, right) >= self.threshold
+                    edges.add(np.stack([left[alike], right[alike]], axis=1).astype(np.int64))
+        workspace.save(f"edges/{band:06d}", edges.forest())
+
+    def _groups(self, workspace: Workspace, _: int) -> None:
+        """Components of captions, the commonest of each, and the places of rows."""
+        texts, copies = workspace.load("texts"), np.asarray(workspace.load("copies"))
+        count = len(texts)
+        edges = [workspace.load(f"edges/{band:06d}") for band in range(self.bands)]
+        group = components(np.concatenate([np.zeros((0, 2), np.int64), *edges]), count)
+        order = np.lexsort((texts[:, 1], texts[:, 0], -copies, group))
+        starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+        leader = np.empty(count, np.int64)
+        leader[order] = np.repeat(order[starts], np.diff(np.append(starts, count)))
+        workspace.save("leader", leader)
+        jaccard = Shingles(workspace).jaccard(np.arange(count), leader) if count else np.zeros(0)
+        workspace.save("jaccard", jaccard.round(5).astype(np.float32))
+        size = np.bincount(group, copies, minlength=count)[group] if count else np.zeros(0)
+        workspace.save("group_size", size.astype(np.int64))
+        load = _loader(workspace)
+        uids = np.concatenate([_NO_DIGESTS, *load("uids")])
+        preferred = np.concatenate([np.zeros((0, len(self.prefer))), *load("preferred")])
+        row_text = np.asarray(workspace.load("row_text"))
+        keys: list[Any] = [uids[:, 1], uids[:, 0]]
+        keys += [-preferred[:, i] for i in reversed(range(preferred.shape[1]))]
+        workspace.save("copy_rank", _ranks(row_text, keys))
+        workspace.save("group_rank", _ranks(_taken(leader, np.maximum(row_text, 0)), keys))
+
+
+_NONE = np.zeros(0, np.int64)
+_NO_DIGESTS = np.zeros((0, 2), np.uint64)
+
+
+class Shingles:
+    """Which shingles each distinct caption has."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        from scipy.sparse import csr_array
+
+        column, ends = workspace.load("shingles"), workspace.load("ends")
+        pointer = np.concatenate([[0], ends])
+        width = int(column.max()) + 1 if len(column) else 1
+        ones = np.ones(len(column), np.int32)
+        self._rows = csr_array((ones, np.asarray(column), pointer), shape=(len(ends), width))
+        self._counts = np.diff(pointer)
+
+    def jaccard(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+        """Jaccard similarity of pairs of captions."""
+        pieces = []
+        for i in range(0, len(a), _CHUNK):
+            left, right = a[i : i + _CHUNK], b[i : i + _CHUNK]
+            common = self._rows[left].multiply(self._rows[right]).sum(axis=1)
+            pieces.append(common / (self._counts[left] + self._counts[right] - common))
+        return np.concatenate([np.zeros(0), *pieces])
+
+
+def _words(caption: str | None) -> list[str] | None:
+    """Words in lower case, compatibility forms folded; None for a caption without any."""
+    if caption is None:
+        return None
+    return WORD.findall(unicodedata.normalize("NFKC", caption).casefold()) or None
+
+
+def shingle_hashes(words: Sequence[str], size: int) -> NDArray[np.uint64]:
+    """Distinct hashes of all runs of `size` words, the ends counted as words; ascending."""
+    padded = ["", *words, ""] if size > 1 else list(words)
+    runs = {" ".join(padded[i : i + size]) for i in range(max(1, len(padded) - size + 1))}
+    hashes = [xxhash.xxh3_64_intdigest(run.encode("utf-8", "surrogatepass")) for run in runs]
+    return np.unique(np.array(hashes, np.uint64))
+
+
+def minhash(
+    shingles: NDArray[np.uint64], ends: NDArray[np.int64], count: int, seed: int
+) -> NDArray[np.uint32]:
+    """Signatures [texts, count] of shingles that are laid end to end."""
+    import rensa
+
+    if not len(ends):
+        return np.zeros((0, count), np.uint32)
+    offsets = np.concatenate([[0], ends]).astype(np.uint64)
+    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(shingles, offsets, count, seed)
+    return np.array(matrix.to_rows(), np.uint32)
+
+
+def _loader(workspace: Workspace) -> Any:
+    """name -> that array of every part."""
+
+    def load(name: str) -> list[NDArray[Any]]:
+        return [
+            np.asarray(workspace.load(f"captions/{part:06d}.{name}"))
+            for part in range(workspace.parts)
+        ]
+
+    return load
+
+
+def _taken(values: NDArray[Any], index: NDArray[Any]) -> NDArray[Any]:
+    """values[index], and zeros if there are no values."""
+    return values[index] if len(values) else np.zeros(len(index), values.dtype)
+
+
+def _ranks(group: NDArray[Any], keys: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
+    """Place of each row within its group, by keys of which the last counts most."""
+    order = np.lexsort((*keys, group))
+    starts = np.flatnonzero(np.diff(group[order], prepend=-2))
+    sizes = np.diff(np.append(starts, len(group)))
+    rank = np.empty(len(group), np.int64)
+    rank[order] = np.arange(len(group)) - np.repeat(starts, sizes)
+    return rank
