@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
+from gristmill.pipelines.private_data import holds
 from gristmill.pipelines.stage import Image, Score
 
 # Phrases that describe a page or a file rather than a picture.
@@ -32,15 +33,6 @@ BOILERPLATE = (
     r"^(facebook|twitter|instagram|pinterest|linkedin|youtube|share|print|email)$",
 )
 _URL = re.compile(r"https?://|www\.\w|\b[\w-]+\.(com|org|net|io|co|de|uk|ru)\b(/|\b)", re.I)
-_EMAIL = re.compile(r"\b[\w.+-]+@[\w-]+\.\w{2,}\b")
-# Said to be one, or written as one: +44 20 7946 0958, (555) 123-4567, 555-123-4567. Bare runs of
-# digits are left alone: ISBNs, years and part numbers are commoner.
-_PHONE = re.compile(
-    r"\b(?:tel|phone|call|fax|whatsapp)\b\W{0,3}(?:\+?\d[\d()\s.-]{6,}\d)"
-    r"|(?<!\w)\+\d{1,3}[\s.-]?\(?\d{1,4}\)?(?:[\s.-]?\d{2,4}){2,4}(?!\w)"
-    r"|(?<![\w-])(?:\(\d{3}\)\s?|\d{3}[-.])\d{3}[-.]\d{4}(?![\w-])",
-    re.I,
-)
 # Tags in lower case: "<PERSON>" and the like are somebody's anonymisation, not markup.
 _MARKUP = re.compile(
     r"</?[a-z][a-z0-9]*(?:\s[^>]*)?/?>|&[a-z]{2,6};|&#\d+;|\[/?[a-z]+(=[^\]]*)?\]|\{\{|\}\}"
@@ -117,8 +109,8 @@ def _measure(caption: str | None, boilerplate: re.Pattern[str] | None) -> tuple[
         bool(boilerplate and boilerplate.search(text)),
         bool(_MARKUP.search(text)),
         bool(_URL.search(text)),
-        bool(_EMAIL.search(text)),
-        bool(_PHONE.search(text)),
+        holds(text, "email"),
+        holds(text, "phone"),
     )
 
 
