@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gristmill.dags.barriers import claim, finish
 from gristmill.dags.dag_yaml import dump_dag
 from gristmill.dags.fingerprint import fingerprints
 from gristmill.dags.graph import Dag
@@ -23,7 +24,7 @@ from gristmill.dags.operators import ColumnsOperator, PartOperator, PhaseOperato
 from gristmill.dags.progress import Progress
 from gristmill.dags.read_parts import ScanOperator, cut_parts, parts_done
 from gristmill.dags.run_folder import Layout, run_lock
-from gristmill.dags.schedule import Barrier, Chain, schedule, state_digest
+from gristmill.dags.schedule import Barrier, Chain, schedule
 from gristmill.dags.score_operator import ScoreOperator
 from gristmill.dags.summary import keep_outcomes, rule_warnings, summarise
 from gristmill.dags.supervision import Supervision
@@ -226,7 +227,7 @@ class _Execution:
         node = barrier.node
         stage = self.dag.stage(node)
         assert isinstance(stage, (Global, Write))
-        fresh = self._claim(node)
+        fresh = claim(self.layout, node, self.parts)
         self.reused[node] = self.parts if fresh else 0
         if not fresh:
             for phase in stage.phases():
@@ -241,36 +242,10 @@ class _Execution:
                 columns = ColumnsOperator(self.layout, node, self.parts)
                 for _ in self._tasks(range(self.parts), [columns]):
                     self.resources.check()
-            self.layout.folder.sub(self.layout.node_folder(node)).write_json(
-                "finished.json", {"parts": self.parts}
-            )
+            finish(self.layout, node, self.parts)
         if isinstance(stage, Keep):
             for warning in rule_warnings(keep_outcomes(self.layout, node)):
                 self.progress.warn(f"{node}: {warning}")
-
-    def _claim(self, node: str) -> bool:
-        """Whether a barrier node is finished for exactly what lies above it; if not, make room.
-
-        A product (a Write node's folder) belongs to one configuration at a time: another one's is
-        removed first, its manifest before all else, so that no reader takes a mixture for whole.
-        """
-        digest = state_digest(self.layout, node, self.parts)
-        name = self.layout.node_folder(node)
-        folder = self.layout.folder.sub(name)
-        writes = isinstance(self.dag.stage(node), Write)
-        owner = f"products/{node}.json"
-        state = _read_json(folder, "state.json") == {"inputs": digest}
-        owned = not writes or _read_json(self.layout.folder, owner) == {"node": name}
-        if state and owned:
-            return folder.exists("finished.json")
-        folder.remove()
-        if writes:
-            product = self.layout.folder.sub(node)
-            product.remove("manifest.json")
-            product.remove()
-            self.layout.folder.write_json(owner, {"node": name})
-        folder.write_json("state.json", {"inputs": digest})
-        return False
 
     # -- what steps share -----------------------------------------------------------------------
 
@@ -298,10 +273,3 @@ class _Execution:
     def _rows_of_source(self) -> int:
         folder = self.layout.folder.sub(self.layout.node_folder(self.dag.source))
         return int(folder.read_json("parts.json")["rows"])
-
-
-def _read_json(folder: Folder, name: str) -> Any:
-    try:
-        return folder.read_json(name)
-    except FileNotFoundError:
-        return None

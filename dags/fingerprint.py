@@ -12,7 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gristmill.dags.dag_yaml import plain
@@ -29,14 +29,19 @@ def fingerprints(
     found: dict[str, str] = {}
     for name in dag.order():
         node = dag.nodes[name]
-        parts = stage_identity(node.stage)
-        parts["inputs"] = sorted(found[other] for other in node.inputs)
+        of_source: dict[str, Any] = {}
         if isinstance(node.stage, Read):
             listing = node.stage.manifest() if manifest is None else manifest
-            parts |= {"manifest": listing, "limit": limit, "part_rows": dag.part_rows}
-        text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
-        found[name] = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+            of_source = {"manifest": listing, "limit": limit, "part_rows": dag.part_rows}
+        found[name] = fingerprint(node.stage, [found[other] for other in node.inputs], of_source)
     return found
+
+
+def fingerprint(stage: Stage, inputs: Sequence[str], of_source: Mapping[str, Any]) -> str:
+    """64 hex digits of a stage on inputs of these fingerprints."""
+    parts = {**stage_identity(stage), "inputs": sorted(inputs), **of_source}
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def stage_identity(stage: Stage) -> dict[str, Any]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from gristmill.dags.graph import Dag, Node
+from gristmill.pipelines.caption_duplicates import CaptionDuplicates
 from gristmill.pipelines.caption_facts import CaptionFacts
+from gristmill.pipelines.caption_language import CaptionLanguage
+from gristmill.pipelines.clean_captions import CleanCaptions
 from gristmill.pipelines.clip import ClipScore
 from gristmill.pipelines.download import Download
 from gristmill.pipelines.duplicates import Duplicates
 from gristmill.pipelines.image_facts import ImageFacts
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.perceptual_hash import PerceptualHash
+from gristmill.pipelines.semantic import SemanticClusters
 from gristmill.pipelines.shards import Shards
 from gristmill.pipelines.sources import Source
 from gristmill.pipelines.tokens import Tokens
@@ -35,7 +39,7 @@ ENCODER = "gristmill.model.shard_tokens:ShardTokens"
 
 
 def image_text(**source: Any) -> Dag:
-    """Download, describe, deduplicate, keep, shard.
+    """Download, clean captions, describe, deduplicate, keep, shard.
 
         gristmill run image-text --source urls.parquet --out runs/mine
 
@@ -43,21 +47,39 @@ def image_text(**source: Any) -> Dag:
     more than all else together. Expect the default rules to keep between half and two thirds of
     what can be downloaded: `weak caption match` alone drops the lowest 30 % of CLIP scores. Leave a
     rule out with `--set "keep.rules.weak caption match="`. With
-    `--set tokens.images=codec.safetensors` the shards carry image codes.
+    `--set tokens.images=codec.safetensors` the shards carry image codes. Columns that no default
+    rule names (language, semantic neighbours, repeated captions) are there for `gristmill keep`.
     """
     return Dag(
         name="image-text",
         nodes={
             "source": Node(Source(**source)),
             "download": Node(Download(), ("source",)),
-            "clip": Node(ClipScore(), ("download",)),
-            "hash": Node(PerceptualHash(), ("download",)),
-            "image_facts": Node(ImageFacts(), ("download",)),
-            "caption_facts": Node(CaptionFacts(), ("download",)),
+            "captions": Node(CleanCaptions(), ("download",)),
+            "clip": Node(ClipScore(), ("captions",)),
+            # A second model, such as a filter network; idle until it is given one.
+            "filter": Node(
+                ClipScore(model="", name="filter_score", embeddings=False), ("captions",)
+            ),
+            "hash": Node(PerceptualHash(), ("captions",)),
+            "image_facts": Node(ImageFacts(), ("captions",)),
+            "caption_facts": Node(CaptionFacts(), ("captions",)),
+            "language": Node(CaptionLanguage(), ("captions",)),
             "duplicates": Node(Duplicates(), ("hash", "clip")),
+            "semantic": Node(SemanticClusters(), ("clip",)),
+            "caption_copies": Node(CaptionDuplicates(), ("clip",)),
             "keep": Node(
                 Keep(rules=RULES),
-                ("clip", "image_facts", "caption_facts", "duplicates"),
+                (
+                    "clip",
+                    "filter",
+                    "image_facts",
+                    "caption_facts",
+                    "language",
+                    "duplicates",
+                    "semantic",
+                    "caption_copies",
+                ),
             ),
             # Of what was kept only; idle until it is given a codec.
             "tokens": Node(Tokens(encoder=ENCODER), ("keep",)),

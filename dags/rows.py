@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from gristmill.dags.graph import columns_written, is_row_stage, stores_images
 from gristmill.dags.run_folder import BLOBS, Layout, Record
+from gristmill.dags.tombstones import read_tombstones
 from gristmill.pipelines.keep import KEPT, Keep
 from gristmill.pipelines.schema import SUCCESS
 from gristmill.pipelines.stage import Global, Map, Score
@@ -218,6 +219,10 @@ class NodeWorkspace:
     def output(self, path: str) -> contextlib.AbstractContextManager[Any]:
         """A file of the product that appears whole."""
         return self.product.output(path)
+
+    def forgotten(self) -> pa.Table:
+        """The run's tombstones."""
+        return read_tombstones(self.layout.folder)
 
     def scratch(self) -> str:
         """A local folder for spilling, removed when the task ends."""

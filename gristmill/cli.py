@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gristmill import __version__
-from gristmill.cli_model import add_commands
+from gristmill import __version__, cli_curate, cli_model
 from gristmill.errors import GristmillError
 
 app = typer.Typer(
@@ -81,7 +80,7 @@ def run(
         retry_failed=retry_failed,
         supervision=Supervision(isolate=not debug),
     )
-    run_and_report(dag, out, options, plain=plain, command=_command())
+    run_and_report(dag, out, options, plain=plain, command=command_line())
 
 
 @app.command()
@@ -126,7 +125,7 @@ def report(folder: RunFolder) -> None:
     """Write the report of a run again, and print its summary."""
     from gristmill.dags.session import write_report
 
-    write_report(folder, command=_command())
+    write_report(folder, command=command_line())
 
 
 @app.command()
@@ -180,11 +179,18 @@ def demo(
     from gristmill.dags.demo import run_demo
 
     run_demo(
-        out, scenes=scenes, seed=seed, runner=runner, plain=plain, command=_command(), steps=steps
+        out,
+        scenes=scenes,
+        seed=seed,
+        runner=runner,
+        plain=plain,
+        command=command_line(),
+        steps=steps,
     )
 
 
-add_commands(app)
+cli_curate.add_commands(app)
+cli_model.add_commands(app)
 
 
 @catalog_app.command("list")
@@ -244,7 +250,8 @@ def _dag(
     return apply_settings(find_dag(recipe, fields), settings or [])
 
 
-def _command() -> str:
+def command_line() -> str:
+    """What was typed, for a report."""
     import shlex
 
     return shlex.join(["gristmill", *sys.argv[1:]])

@@ -44,6 +44,8 @@ class ClipScore(Score):
     threads: int = 1
     # Also store the unit-length embeddings of picture and caption, float16.
     embeddings: bool = True
+    # Name of the score's column; a second model, such as a filter network, needs another.
+    name: str = "clip_score"
     # GPUs of one worker on a cluster; a share such as 0.5 puts two on one.
     gpus: float = execution(0.0)
 
@@ -52,8 +54,8 @@ class ClipScore(Score):
         return ("caption",)
 
     def writes(self) -> pa.Schema:
-        """`clip_score`, null without a caption, and the embeddings."""
-        fields = [pa.field("clip_score", pa.float32())]
+        """The score, null without a caption, and the embeddings."""
+        fields = [pa.field(self.name, pa.float32())]
         if self.embeddings:
             width = int(_model_config(self.model)["embed_dim"])
             for name in ("image_embedding", "text_embedding"):
@@ -84,6 +86,10 @@ class ClipScore(Score):
                 raise MissingWeightsError(f"{self.pretrained} does not exist; give another path")
             return
         _check_tag(self.model, self.pretrained)
+
+    def idle(self) -> bool:
+        """No model is named."""
+        return not self.model
 
     def prepare(self) -> None:
         """Load the model."""

@@ -8,13 +8,16 @@ have a value, and its value is written down.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.stage import Global, Phase, Workspace, missing_column, require_choice
@@ -23,6 +26,8 @@ KEPT = "kept"
 DROPPED = "dropped"
 MERGED = "merged"
 NO_VALUE = "no value"
+FORGOTTEN = "forgotten"
+NOT_IN_SUBSET = "not in the subset"
 MERGED_REASON = "another caption of the image was chosen"
 
 _QUANTILE = re.compile(r"quantile\(\s*([A-Za-z_]\w*)\s*,\s*([0-9.eE+-]+)\s*\)", re.IGNORECASE)
@@ -45,6 +50,11 @@ class Keep(Global):
     captions: str = "all"
     # Column that decides which caption is the best; higher is better.
     best_by: str = "clip_score"
+    # .npy of uids as DataComp publishes subsets (pairs of uint64: the halves of 128 bits); rows of
+    # other uids are dropped first. See `subset_file`.
+    subset: str = ""
+    # Where those uids stand: our "uid", or "meta.NAME" for a column of the source.
+    subset_by: str = "uid"
 
     libraries: ClassVar[tuple[str, ...]] = ("duckdb",)
 
@@ -58,8 +68,16 @@ class Keep(Global):
             ]
         )
 
+    def files(self) -> tuple[str, ...]:
+        """The subset."""
+        return (self.subset,) if self.subset else ()
+
     def check(self) -> None:
-        """Validate the choices and the quantiles."""
+        """Validate the choices, the quantiles and the subset."""
+        if self.subset:
+            read_subset(self.subset)
+        if self.subset_by != "uid" and not self.subset_by.startswith("meta."):
+            raise ConfigurationError(f"subset_by is {self.subset_by!r}; write uid or meta.NAME")
         require_choice(self, "missing", ("drop", "keep"))
         require_choice(self, "captions", ("all", "first", "best"))
         for reason, rule in self.rules.items():
@@ -113,17 +131,27 @@ class Keep(Global):
 
     def _decide(self, workspace: Workspace, _: int) -> None:
         names = self.bind(workspace.schema)
-        read = list(dict.fromkeys(("uid", "image_id", "row", *names)))
+        gone = workspace.forgotten()
+        needed = ["uid", "image_id", "row"]
+        needed += [name for name in ("url", "sha256") if name in set(gone["kind"].to_pylist())]
+        needed += ["meta"] if self.subset and self.subset_by != "uid" else []
+        read = [n for n in dict.fromkeys((*needed, *names)) if n in workspace.schema.names]
         with _database(workspace.scratch()) as database:
-            clean = ", ".join(_clean(workspace.schema.field(name)) for name in names)
-            select = f"part, uid, image_id, row{', ' + clean if clean else ''}"
-            reader = workspace.batches(read)
-            database.register("entering", reader)
+            own = [name for name in names if name not in needed[:3]]
+            clean = ", ".join(_clean(workspace.schema.field(name)) for name in own)
+            first = f"CASE {self._first_sql(read)} END AS first_reason"
+            select = f"part, uid, image_id, row, {first}{', ' + clean if clean else ''}"
+            database.register("gone", gone)
+            database.register("chosen", self._chosen())
+            database.register("entering", workspace.batches(read))
             database.execute(f"CREATE TEMP TABLE rows AS SELECT {select} FROM entering")
             resolved, quantiles = self._resolve(database)
             database.execute(f"CREATE TEMP TABLE verdicts AS {self._verdict_sql(resolved, names)}")
             self._merge_captions(database)
             counts = _count(database)
+            kept = database.execute(
+                f"SELECT count(*), count(*) FILTER (verdict = '{KEPT}') FROM verdicts"
+            ).fetchall()
             result = database.sql(
                 "SELECT part, uid, verdict, reason, value FROM verdicts ORDER BY part, row"
             )
@@ -135,6 +163,14 @@ class Keep(Global):
             "dropped": [counts.get(name, 0) for name in self.rules],
         }
         workspace.save_table("rules", pa.table(stats, schema=_RULES))
+        rows, staying = kept[0]
+        others = [name for name in counts if name not in self.rules]
+        facts = {
+            "rows": [rows], "kept": [staying],
+            # Reasons that are no rule: forgotten, no value, not in the subset.
+            "others": [others], "others_dropped": [[counts[name] for name in others]],
+        }  # fmt: skip
+        workspace.save_table("counts", pa.table(facts, schema=_COUNTS))
         workspace.save_table(
             "quantiles",
             pa.table(
@@ -162,18 +198,37 @@ class Keep(Global):
 
         return {name: _QUANTILE.sub(value, rule) for name, rule in self.rules.items()}, values
 
+    def _chosen(self) -> pa.Table:
+        """The uids of the subset."""
+        uids = read_subset(self.subset) if self.subset else []
+        return pa.table({"uid": pa.array(uids, pa.string())})
+
+    def _first_sql(self, read: Sequence[str]) -> str:
+        """WHEN clauses that come before all rules: what was forgotten, what no subset names."""
+        clauses = "".join(
+            f" WHEN {name} IN (SELECT value FROM gone WHERE kind = '{name}') THEN '{FORGOTTEN}'"
+            for name in ("uid", "url", "sha256")
+            if name in read
+        )
+        if self.subset:
+            by = self.subset_by
+            if by != "uid":
+                by = f"json_extract_string(meta, {_text('$.' + by.removeprefix('meta.'))})"
+            clauses += f" WHEN NOT coalesce({by} IN (SELECT uid FROM chosen), FALSE) THEN "
+            clauses += _text(NOT_IN_SUBSET)
+        return clauses
+
     def _verdict_sql(self, resolved: Mapping[str, str], names: Sequence[str]) -> str:
         """SELECT that gives each row the first rule it breaks; rules are evaluated once each."""
         flags = "".join(f", ({sql}) AS broken_{i}" for i, sql in enumerate(resolved.values()))
-        reason, value = "", ""
+        reason, value = " WHEN first_reason IS NOT NULL THEN first_reason", ""
+        value = " WHEN first_reason IS NOT NULL THEN NULL"
         for i, name in enumerate(self.rules):
             if self.missing == "drop":
                 reason += f" WHEN broken_{i} IS NULL THEN {_text(NO_VALUE)}"
                 value += f" WHEN broken_{i} IS NULL THEN {_text(name)}"
             reason += f" WHEN broken_{i} THEN {_text(name)}"
             value += f" WHEN broken_{i} THEN {_value_sql(self.rules[name], names)}"
-        if not self.rules:
-            reason = value = " WHEN FALSE THEN ''"
         return (
             f"SELECT part, uid, image_id, row, reason, value, {self._best_sql()} AS best, "
             f"CASE WHEN reason IS NULL THEN '{KEPT}' ELSE '{DROPPED}' END AS verdict FROM ("
@@ -197,6 +252,42 @@ class Keep(Global):
             f"UPDATE verdicts SET verdict = '{MERGED}', reason = {_text(MERGED_REASON)}, "
             "value = chosen FROM merged WHERE merged.uid = verdicts.uid AND chosen <> merged.uid"
         )
+
+
+_COUNTS = pa.schema(
+    [
+        pa.field("rows", pa.int64()),
+        pa.field("kept", pa.int64()),
+        pa.field("others", pa.list_(pa.string())),
+        pa.field("others_dropped", pa.list_(pa.int64())),
+    ]
+)
+
+
+def read_subset(path: str) -> list[str]:
+    """The uids of a subset file, as 32 hex digits each.
+
+    Raises `ConfigurationError` for a file that is missing or holds something else.
+    """
+    if not os.path.exists(path):
+        raise ConfigurationError(f"{path} does not exist; give a .npy of uids")
+    try:
+        halves = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is no .npy of uids: {error}") from error
+    if halves.dtype.names is None or [halves.dtype[i] for i in range(2)] != ["<u8", "<u8"]:
+        raise ConfigurationError(
+            f"{path} holds {halves.dtype}; a subset is an array of two uint64 for each uid, as "
+            "DataComp and `gristmill keep --subset-out` write them"
+        )
+    high, low = (halves[name] for name in halves.dtype.names[:2])
+    return [f"{a:016x}{b:016x}" for a, b in zip(high.tolist(), low.tolist(), strict=True)]
+
+
+def subset_file(uids: Sequence[str]) -> NDArray[Any]:
+    """uids of 32 hex digits as DataComp's resharder wants them: sorted pairs of uint64."""
+    pairs = [(int(uid[:16], 16), int(uid[16:], 16)) for uid in uids]
+    return np.array(sorted(pairs), np.dtype("u8,u8"))
 
 
 _RULES = pa.schema(

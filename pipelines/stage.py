@@ -212,6 +212,9 @@ class Workspace(Protocol):
         where the node's product lies (a run's `shards/`), only when the block ends without an
         error."""
 
+    def forgotten(self) -> pa.Table:
+        """What must not be kept: `kind` ("uid", "url" or "sha256") and `value`, both text."""
+
     def scratch(self) -> str:
         """A local folder of this process for spilling; emptied when the task ends."""
 

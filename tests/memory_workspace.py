@@ -68,6 +68,9 @@ class MemoryWorkspace:
     def output(self, path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
         return self.product.output(path)
 
+    def forgotten(self) -> pa.Table:
+        return pa.table({"kind": pa.array([], pa.string()), "value": pa.array([], pa.string())})
+
     def scratch(self) -> str:
         os.makedirs(self._scratch, exist_ok=True)
         return self._scratch

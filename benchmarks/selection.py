@@ -1,0 +1,245 @@
+"""Choosing from what is scored: other rules, near captions, semantic neighbours, at a million rows.
+
+python benchmarks/selection.py keep        # gristmill keep --recipe on a million scored rows
+python benchmarks/selection.py captions    # CaptionDuplicates on a million captions
+python benchmarks/selection.py semantic    # SemanticClusters on 1,000,000 x 512, memory-mapped
+python benchmarks/selection.py recall      # its recall against brute force on 20,000 x 512
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import numpy as np
+import pyarrow as pa
+from memory_workspace import MemoryWorkspace
+
+from gristmill.dags.execute import RunOptions, execute
+from gristmill.dags.graph import Dag, Node
+from gristmill.dags.keep_run import choose
+from gristmill.dags.progress import make_progress
+from gristmill.dags.selections import SELECTIONS
+from gristmill.dags.supervision import Supervision
+from gristmill.pipelines.caption_duplicates import CaptionDuplicates
+from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.schema import ROW
+from gristmill.pipelines.semantic import SemanticClusters, unit
+from gristmill.pipelines.stage import Global, Image, Read, Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyRows(Read):
+    """Rows without pictures."""
+
+    rows: int = 1_000_000
+
+    def manifest(self) -> list[dict[str, Any]]:
+        return [{"name": "many", "size": self.rows, "modified": ""}]
+
+    def chunks(self) -> list[int]:
+        return list(range(0, self.rows, 10_000))
+
+    def read(self, chunk: int) -> Iterator[pa.Table]:
+        count = min(10_000, self.rows - chunk)
+        uids = [f"{(chunk + i) * 0x9E3779B97F4A7C15 % 2**128:032x}" for i in range(count)]
+        columns: dict[str, Any] = {
+            "uid": uids, "image_id": uids, "row": range(count), "source": ["many"] * count,
+            "url": [f"http://many.test/{uid}" for uid in uids], "status": ["success"] * count,
+            "caption": ["a caption of some words"] * count,
+        }  # fmt: skip
+        yield pa.table([columns.get(field.name, [None] * count) for field in ROW], schema=ROW)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyScores(Score):
+    """Every column that a selection of ours names, made up."""
+
+    floats: ClassVar[tuple[str, ...]] = (
+        "clip_score", "filter_score", "caption_alpha_share", "caption_repetition", "aspect",
+        "caption_language_confidence", "caption_jaccard", "semantic_similarity", "density_share",
+        "blank_share",
+    )  # fmt: skip
+    counts: ClassVar[tuple[str, ...]] = (
+        "caption_words", "caption_chars", "caption_copy_rank", "caption_group_rank",
+        "received_bytes", "original_width", "original_height",
+    )  # fmt: skip
+    flags: ClassVar[tuple[str, ...]] = (
+        "caption_boilerplate", "caption_markup", "caption_url", "caption_email", "caption_phone",
+        "near_target",
+    )  # fmt: skip
+
+    def reads(self) -> tuple[str, ...]:
+        return ("uid",)
+
+    def writes(self) -> pa.Schema:
+        fields = [pa.field(name, pa.float32()) for name in self.floats]
+        fields += [pa.field(name, pa.int32()) for name in self.counts]
+        fields += [pa.field(name, pa.bool_()) for name in self.flags]
+        texts = ("caption_language", "duplicate_of")
+        return pa.schema([*fields, *[pa.field(name, pa.string()) for name in texts]])
+
+    def score(self, table: pa.Table, images: Sequence[Image] | None) -> pa.Table:
+        rng = np.random.default_rng(int(table["uid"][0].as_py()[-8:], 16))
+        n = len(table)
+        columns: list[Any] = [rng.uniform(size=n).astype(np.float32) for _ in self.floats]
+        columns += [rng.integers(0, 20_000, n).astype(np.int32) for _ in self.counts]
+        columns += [pa.array(rng.uniform(size=n) < 0.02) for _ in self.flags]
+        columns.append(pa.array(rng.choice(["en", "de", "fr"], n)))
+        columns.append(pa.array([None] * n, pa.string()))
+        return pa.table(columns, schema=self.writes())
+
+
+def measure_keep(folder: Path, rows: int) -> dict[str, Any]:
+    """Seconds of each selection on a run that has its scores."""
+    import selection
+
+    dag = Dag(
+        name="many",
+        nodes={
+            "source": Node(selection.ManyRows(rows=rows)),
+            "scores": Node(selection.ManyScores(), ("source",)),
+            "keep": Node(Keep(rules={"weak": "clip_score < 0.3"}), ("scores",)),
+        },
+    )
+    out = str(folder / "many")
+    options = RunOptions(runner="local", supervision=Supervision(isolate=False))
+    start = time.perf_counter()
+    with make_progress(None, True, log=None) as progress:
+        execute(dag, out, options, progress)
+    found: dict[str, Any] = {"rows": rows, "the run itself, s": time.perf_counter() - start}
+    for name, chosen in SELECTIONS.items():
+        choice = choose(out, {"rules": chosen.rules})
+        found[name] = round(choice.seconds, 2)
+        found[f"{name}, kept"] = choice.kept
+    return found
+
+
+def measure(stage: Global, workspace: Any) -> dict[str, Any]:
+    """Seconds of each phase and of all columns."""
+    found: dict[str, Any] = {}
+    for phase in stage.phases():
+        start = time.perf_counter()
+        for task in range(phase.count(workspace)):
+            phase.work(workspace, task)
+        found[f"{phase.name}, s"] = round(time.perf_counter() - start, 1)
+    start = time.perf_counter()
+    for part in range(workspace.parts):
+        stage.columns(workspace, part)
+    found["columns, s"] = round(time.perf_counter() - start, 1)
+    found["peak, MB"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return found
+
+
+class ManyParts(MemoryWorkspace):
+    """Parts that are made when they are asked for."""
+
+    def __init__(self, make: Any, count: int, folder: Path) -> None:
+        super().__init__([make(0).slice(0, 0)], folder)
+        self._make, self._count = make, count
+
+    @property
+    def parts(self) -> int:
+        return self._count
+
+    def rows(self, part: int, columns: Sequence[str]) -> pa.Table:
+        return self._make(part).select(list(columns))
+
+
+def embeddings(part: int, count: int, width: int) -> pa.Table:
+    """Vectors around a thousand topics; a tenth are near copies of another in the part."""
+    topics = np.random.default_rng(0).standard_normal((1000, width)).astype(np.float32)
+    rng = np.random.default_rng(part + 1)
+    values = topics[rng.integers(0, 1000, count)]
+    values = values + 0.7 * rng.standard_normal((count, width)).astype(np.float32)
+    copies = rng.permutation(count)[: count // 10]
+    values[copies] = values[rng.integers(0, count, len(copies))]
+    values[copies] += 0.1 * rng.standard_normal((len(copies), width)).astype(np.float32)
+    flat = pa.array(unit(values).astype(np.float16).reshape(-1))
+    uids = [f"{(part * count + i) * 0x9E3779B97F4A7C15 % 2**128:032x}" for i in range(count)]
+    return pa.table(
+        {
+            "image_id": uids,
+            "image_embedding": pa.FixedSizeListArray.from_arrays(flat, width),
+            "clip_score": rng.uniform(size=count).astype(np.float32),
+        }
+    )
+
+
+def measure_recall(folder: Path) -> dict[str, Any]:
+    """Share of the semantic duplicates that brute force finds, on 20,000 x 512."""
+    table = embeddings(0, 20_000, 512)
+    workspace = MemoryWorkspace([table], folder)
+    stage = SemanticClusters()
+    found = measure(stage, workspace)
+    similarity = stage.columns(workspace, 0)["semantic_similarity"].to_numpy()
+    values = np.asarray(table["image_embedding"].combine_chunks().flatten(), np.float32)
+    values = unit(values.reshape(-1, 512))
+    preferred = table["clip_score"].to_numpy()
+    truth = np.empty(len(values), np.float32)
+    for start in range(0, len(values), 2000):
+        rows = slice(start, start + 2000)
+        cosine = values[rows] @ values.T
+        cosine[preferred[None] <= preferred[rows, None]] = -1
+        truth[rows] = cosine.max(axis=1)
+    for border in (0.9, 0.95):
+        wanted = truth > border
+        got = (similarity > border) & wanted
+        found[f"recall at {border}"] = round(float(got.sum() / wanted.sum()), 4)
+        found[f"duplicates at {border}"] = int(wanted.sum())
+    return found
+
+
+def captions(part: int, count: int) -> pa.Table:
+    """Captions of 5 to 20 words; a tenth are others with a word changed."""
+    rng = random.Random(part)
+    words = [f"w{i}" for i in range(20_000)]
+    texts = [" ".join(rng.choices(words, k=rng.randint(5, 20))) for _ in range(count)]
+    for place in rng.sample(range(count), count // 10):
+        other = texts[rng.randrange(count)].split()
+        other[rng.randrange(len(other))] = rng.choice(words)
+        texts[place] = " ".join(other)
+    uids = [f"{(part * count + i) * 0x9E3779B97F4A7C15 % 2**128:032x}" for i in range(count)]
+    scores = np.zeros(count, np.float32)
+    return pa.table({"uid": uids, "caption": texts, "clip_score": scores})
+
+
+def main() -> None:
+    """Parse and measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("keep", "captions", "semantic", "recall"))
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="gristmill-selection-"))
+    parts = max(1, options.rows // 10_000)
+    try:
+        if options.what == "keep":
+            found = measure_keep(folder, options.rows)
+        elif options.what == "recall":
+            found = measure_recall(folder)
+        elif options.what == "captions":
+            workspace = ManyParts(lambda part: captions(part, 10_000), parts, folder)
+            found = measure(CaptionDuplicates(), workspace)
+        else:
+            workspace = ManyParts(lambda part: embeddings(part, 10_000, 512), parts, folder)
+            found = measure(SemanticClusters(), workspace)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

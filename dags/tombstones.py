@@ -1,0 +1,44 @@
+"""What a run must forget: a list beside the run, and one beside its product for readers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from gristmill.pipelines.storage import Folder
+
+FILE = "forgotten.parquet"
+KINDS = ("uid", "url", "sha256")
+_SCHEMA = pa.schema(
+    [
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("value", pa.string(), nullable=False),
+        # ISO 8601, UTC.
+        pa.field("when", pa.string(), nullable=False),
+        pa.field("why", pa.string()),
+    ]
+)
+
+
+def read_tombstones(folder: Folder) -> pa.Table:
+    """All tombstones of a run, in the order in which they were set."""
+    return folder.read_table(FILE) if folder.exists(FILE) else _SCHEMA.empty_table()
+
+
+def add_tombstones(folder: Folder, rows: Sequence[dict[str, Any]]) -> None:
+    """Set more; those that stand already are left as they are."""
+    there = read_tombstones(folder)
+    known = set(zip(there["kind"].to_pylist(), there["value"].to_pylist(), strict=True))
+    new = [row for row in rows if (row["kind"], row["value"]) not in known]
+    if new:
+        folder.write_table(FILE, pa.concat_tables([there, pa.Table.from_pylist(new, _SCHEMA)]))
+
+
+def tombstones_digest(folder: Folder) -> str:
+    """Digest of what is forgotten; empty if nothing is."""
+    table = read_tombstones(folder)
+    pairs = sorted(zip(table["kind"].to_pylist(), table["value"].to_pylist(), strict=True))
+    return hashlib.sha256(repr(pairs).encode()).hexdigest() if pairs else ""
