@@ -71,6 +71,7 @@ def choose(out: str, changes: dict[str, object]) -> Choice:
     parts = finished_parts(layout)
     dag, node = with_keep(layout.dag, changes)
     stage = dag.stage(node)
+    assert isinstance(stage, Keep)
     stage.check()
     try:
         stage.bind(dag.columns(node))

@@ -11,9 +11,9 @@ import pyarrow as pa
 from gristmill.pipelines.storage import Folder
 
 FILE = "forgotten.parquet"
-KINDS = ("uid", "url", "sha256")
 _SCHEMA = pa.schema(
     [
+        # Column that names the row: uid, image_id or sha256.
         pa.field("kind", pa.string(), nullable=False),
         pa.field("value", pa.string(), nullable=False),
         # ISO 8601, UTC.

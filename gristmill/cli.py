@@ -142,18 +142,6 @@ def verify(folder: RunFolder) -> None:
 
 
 @app.command()
-def trace(
-    folder: RunFolder, uid: Annotated[str, typer.Argument(help="uid of a sample, or its URL.")]
-) -> None:
-    """Whence a sample came, each score, each verdict, and in which shard it lies."""
-    from rich.console import Console
-
-    from gristmill.dags.trace import render_trace, trace_sample
-
-    Console().print(render_trace(trace_sample(folder, uid)))
-
-
-@app.command()
 def clean(
     folder: RunFolder,
     dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,

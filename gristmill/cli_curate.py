@@ -102,6 +102,72 @@ def _changes(folder: str, recipe: str | None, rules: list[str]) -> dict[str, Any
     return {"rules": chosen}
 
 
+Checkpoints = Annotated[
+    list[str] | None,
+    typer.Option("--checkpoint", help="Folder of a training: which of its steps saw the sample."),
+]
+
+
+def forget(
+    folder: RunFolder,
+    uid: Annotated[list[str] | None, typer.Option(help="uid of a sample; repeat.")] = None,
+    url: Annotated[list[str] | None, typer.Option(help="URL of a picture; repeat.")] = None,
+    sha256: Annotated[list[str] | None, typer.Option(help="Of the bytes received; repeat.")] = None,
+    list_file: Annotated[
+        str | None, typer.Option("--list", help="Text file: a uid, URL or sha256 a line.")
+    ] = None,
+    why: Annotated[str, typer.Option(help="Kept beside the tombstone.")] = "",
+    checkpoint: Checkpoints = None,
+) -> None:
+    """Leave samples out from now on: readers and the trainer at once, shards when built again."""
+    from gristmill.dags.forget import forget as forget_now
+    from gristmill.dags.forget import read_list
+
+    wanted = read_list(list_file) if list_file else []
+    for kind, values in (("uid", uid), ("url", url), ("sha256", sha256)):
+        wanted += [(kind, value) for value in values or []]
+    found = forget_now(folder, wanted, why)
+    print(f"{len(found.uids)} rows forgotten; readers skip {found.skipped} samples of the shards")
+    for said in found.unknown:
+        print(f"no row has {said}; should one come, it will be left out")
+    if found.skipped:
+        print(
+            "build the shards without them: run the same command again, or gristmill keep "
+            f"{folder} --shards"
+        )
+    _print_sightings(folder, found.uids, checkpoint or [])
+
+
+def trace(
+    folder: RunFolder,
+    uid: Annotated[str, typer.Argument(help="uid of a sample, or its URL.")],
+    checkpoint: Checkpoints = None,
+) -> None:
+    """Whence a sample came, each score, each verdict, its shard, and the steps that saw it."""
+    from rich.console import Console
+
+    from gristmill.dags.trace import render_trace, trace_sample
+
+    traces = trace_sample(folder, uid)
+    Console().print(render_trace(traces))
+    _print_sightings(folder, [one.uid for one in traces], checkpoint or [])
+
+
+def _print_sightings(folder: str, uids: list[str], checkpoints: list[str]) -> None:
+    from gristmill.model.seen import sightings
+
+    for checkpoint in checkpoints:
+        found = sightings(checkpoint, uids, f"{folder.rstrip('/')}/shards")
+        if found.unknown:
+            print(f"{checkpoint}: {found.unknown}")
+        elif not found.seen:
+            print(f"{checkpoint}: saw none of them in its {found.steps} steps")
+        for uid, at in found.seen.items():
+            steps = ", ".join(map(str, at[:8])) + (f" and {len(at) - 8} more" * (len(at) > 8))
+            print(f"{checkpoint}: saw {uid} in step {steps} of {found.steps}")
+
+
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this file into the application."""
-    app.command()(keep)
+    for command in (keep, forget, trace):
+        app.command()(command)

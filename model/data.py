@@ -125,6 +125,11 @@ class Planner:
         """Samples in all sources, once each."""
         return sum(order.size for order in self._orders)
 
+    @property
+    def digests(self) -> list[str]:
+        """What each source is at present; changes when its shards are written anew."""
+        return [samples.digest for samples in self.samples]
+
     def start(self) -> StreamState:
         """The state of a stream that has given nothing."""
         return StreamState(cursors=[0] * len(self.sources))
@@ -146,7 +151,15 @@ class Planner:
 
     def _read_columns(self, source: int, shard: int) -> dict[str, Any]:
         table = self.samples[source].table(shard)
-        wanted = ("caption", "question", "answer", "instruction", "source_uid", *TOKEN_COLUMNS)
+        wanted = (
+            "uid",
+            "caption",
+            "question",
+            "answer",
+            "instruction",
+            "source_uid",
+            *TOKEN_COLUMNS,
+        )
         columns: dict[str, Any] = {}
         for name in wanted:
             if name not in table.column_names:
@@ -172,6 +185,10 @@ class Planner:
             source = int(pick)
             shard, row = self._orders[source][cursors[source]]
             cursors[source] += 1
+            # Left out here and not of the order, so that all else stays where it was.
+            if self._forgotten(source, shard, row):
+                unusable += 1
+                continue
             seed = (self.config.seed, 12, state.block, number)
             segments = self._segments(source, shard, row, seed)
             if segments is None:
@@ -196,6 +213,10 @@ class Planner:
         if not rows and state.block == 0:
             self._refuse(lengths, unusable)
         return rows, after
+
+    def _forgotten(self, source: int, shard: int, row: int) -> bool:
+        gone = self.samples[source].forgotten
+        return bool(gone) and self.columns(source, shard, row)["uid"] in gone
 
     def _refuse(self, lengths: list[int], unusable: int) -> None:
         if lengths:

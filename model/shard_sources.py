@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, ShardError
-from gristmill.pipelines.shard_reader import ShardSet
+from gristmill.pipelines.shard_reader import ShardSet, read_forgotten
 from gristmill.pipelines.storage import Folder
 
 # What the `Tokens` stage leaves of a picture, and the digest of the codec that made it.
@@ -50,6 +51,10 @@ class Samples(Protocol):
     """Samples of a source by shard and row."""
 
     url: str
+    # Changes when the shards are written anew.
+    digest: str
+    # uids that must not be used.
+    forgotten: frozenset[str]
 
     def counts(self) -> list[int]:
         """Samples in each shard."""
@@ -68,8 +73,9 @@ class OurSamples:
         inner = url.rstrip("/") + "/shards"
         self.url = inner if Folder(inner).exists("manifest.json") else url
         self._shards = ShardSet(self.url, split)
-        counts = self.counts()
-        self._starts = [0, *np.cumsum(counts).tolist()]
+        self.forgotten = self._shards.forgotten
+        manifest = Folder(self.url).read_bytes("manifest.json")
+        self.digest = hashlib.sha256(manifest).hexdigest()
 
     def counts(self) -> list[int]:
         return [int(shard["samples"]) for shard in self._shards.shards]
@@ -78,7 +84,7 @@ class OurSamples:
         return self._shards.metadata(shard)
 
     def image(self, shard: int, row: int) -> bytes:
-        image = self._shards[self._starts[shard] + row].image
+        image = self._shards.sample(shard, row).image
         if not image:
             raise ShardError(
                 f"{self.url} holds tokens and no pictures; use the codec that made them "
@@ -101,6 +107,9 @@ class TarSamples:
                 "folder of a finished run or of WebDataset tars"
             )
         self._tables = [self._scan(name) for name in self._names]
+        self.forgotten = read_forgotten(self._folder)
+        sizes = [(name, self._folder.size(name)) for name in self._names]
+        self.digest = hashlib.sha256(repr(sizes).encode()).hexdigest()
 
     def counts(self) -> list[int]:
         return [len(table) for table in self._tables]

@@ -248,7 +248,11 @@ class Trainer:
 
     def _save(self) -> None:
         assert self.state is not None
-        facts = {"config": self.config.to_dict(), "stream": self.state.to_dict()}
+        facts = {
+            "config": self.config.to_dict(),
+            "stream": self.state.to_dict(),
+            "data": self.parts.planner.digests,
+        }
         checkpoint.save(self._folder, self.step, self.model, self.optimizer, self.average, facts)
 
     def _export(self) -> None:

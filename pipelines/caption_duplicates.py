@@ -170,7 +170,7 @@ class CaptionDuplicates(Global):
         chosen = begin[first]
         ends = np.cumsum(lengths[first]).astype(np.int64)
         index = np.repeat(chosen - np.concatenate([[0], ends[:-1]]), lengths[first])
-        _, dense = np.unique(flat[index + np.arange(len(index))], return_inverse=True)
+        dense = np.unique(flat[index + np.arange(len(index))], return_inverse=True)[1]
         workspace.save("shingles", dense.astype(np.int32))
         workspace.save("ends", ends)
 

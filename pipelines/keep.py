@@ -133,7 +133,7 @@ class Keep(Global):
         names = self.bind(workspace.schema)
         gone = workspace.forgotten()
         needed = ["uid", "image_id", "row"]
-        needed += [name for name in ("url", "sha256") if name in set(gone["kind"].to_pylist())]
+        needed += ["sha256"] if "sha256" in gone["kind"].to_pylist() else []
         needed += ["meta"] if self.subset and self.subset_by != "uid" else []
         read = [n for n in dict.fromkeys((*needed, *names)) if n in workspace.schema.names]
         with _database(workspace.scratch()) as database:
@@ -207,7 +207,7 @@ class Keep(Global):
         """WHEN clauses that come before all rules: what was forgotten, what no subset names."""
         clauses = "".join(
             f" WHEN {name} IN (SELECT value FROM gone WHERE kind = '{name}') THEN '{FORGOTTEN}'"
-            for name in ("uid", "url", "sha256")
+            for name in ("uid", "image_id", "sha256")
             if name in read
         )
         if self.subset:

@@ -148,7 +148,7 @@ class SemanticClusters(Global):
         width = column.type.list_size
         values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)[rows]
         preferred = best_of_rows(table, self.prefer, image, len(rows))
-        save = {
+        save: dict[str, NDArray[Any]] = {
             "row_image": image, "ids": ids, "preferred": preferred,
             "vectors": unit(values).astype(np.float16),
         }  # fmt: skip
@@ -262,8 +262,8 @@ class SemanticClusters(Global):
                     f"{self.target} has embeddings of {wanted.shape[1]} values, "
                     f"{self.embedding} has {centroids.shape[1]}; use the same encoder"
                 )
-            _, chosen = nearest(unit(wanted), centroids, 1, self.threads)
-            workspace.save("near_target", np.isin(cluster, chosen))
+            near_ones = nearest(unit(wanted), centroids, 1, self.threads)[1]
+            workspace.save("near_target", np.isin(cluster, near_ones))
 
 
 class Vectors:
@@ -410,8 +410,8 @@ def density_shares(
     if not count:
         return np.zeros(0, np.float32)
     size = np.bincount(cluster, minlength=len(centroids))
-    inner = np.bincount(cluster, 1 - to_centroid.astype(np.float64), minlength=len(centroids))
-    inner = inner / np.maximum(size, 1)
+    total = np.bincount(cluster, 1 - to_centroid.astype(np.float64), minlength=len(centroids))
+    inner = total / np.maximum(size, 1)
     if len(centroids) > 1:
         similarity, _ = nearest(centroids, centroids, min(_NEIGHBOURS + 1, len(centroids)), 1)
         outer = 1 - similarity[:, 1:].astype(np.float64).mean(axis=1)

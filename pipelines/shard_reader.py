@@ -14,9 +14,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from gristmill.errors import ShardError
 from gristmill.pipelines.storage import Folder
+
+FORGOTTEN = "forgotten.json"
+"""Beside a manifest: uids that readers skip, as `gristmill forget` lists them."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ def read_manifest(folder: Folder) -> dict[str, Any]:
 
 
 class ShardSet:
-    """The samples of one split, by number. Pickles to other processes; reads any fsspec URL.
+    """The samples of one split, by number, less those that were forgotten. Pickles to other
+    processes; reads any fsspec URL.
 
     Raises `ShardError` for a set without manifest, an unknown split, or shards of another size.
     """
@@ -65,6 +70,17 @@ class ShardSet:
             self._check_size(shard)
         counts = [int(shard["samples"]) for shard in self.shards]
         self._ends = list(itertools.accumulate(counts))
+        self.forgotten = read_forgotten(self._folder)
+        self._numbers = self._remembered() if self.forgotten else None
+
+    def _remembered(self) -> NDArray[np.int64]:
+        """Numbers of the samples that may be seen."""
+        seen = [
+            uid not in self.forgotten
+            for shard in range(len(self.shards))
+            for uid in self.metadata(shard)["uid"].to_pylist()
+        ]
+        return np.flatnonzero(seen)
 
     def _check_size(self, shard: dict[str, Any]) -> None:
         try:
@@ -78,6 +94,8 @@ class ShardSet:
             )
 
     def __len__(self) -> int:
+        if self._numbers is not None:
+            return len(self._numbers)
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Sample:
@@ -86,21 +104,24 @@ class ShardSet:
             index += len(self)
         if not 0 <= index < len(self):
             raise IndexError(f"{index} of {len(self)} samples")
+        if self._numbers is not None:
+            index = int(self._numbers[index])
         shard = bisect.bisect_right(self._ends, index)
-        return self._sample(shard, index - (self._ends[shard - 1] if shard else 0))
+        return self.sample(shard, index - (self._ends[shard - 1] if shard else 0))
 
     def __iter__(self) -> Iterator[Sample]:
-        for shard, fact in enumerate(self.shards):
-            for row in range(int(fact["samples"])):
-                yield self._sample(shard, row)
+        for index in range(len(self)):
+            yield self[index]
 
     def metadata(self, shard: int) -> pa.Table:
         """The metadata of a shard, one row for each of its samples."""
         name = self.shards[shard]["name"]
         base = name.rpartition("/")[2].rpartition(".")[0]
-        return _table(self.url, f"{self.split}/metadata/{base}.parquet")
+        version = str(self.shards[shard]["sha256"])
+        return _table(self.url, f"{self.split}/metadata/{base}.parquet", version)
 
-    def _sample(self, shard: int, row: int) -> Sample:
+    def sample(self, shard: int, row: int) -> Sample:
+        """The sample at a place, forgotten or not."""
         columns = self.metadata(shard).slice(row, 1).to_pylist()[0]
         name = self.shards[shard]["name"]
         image = b""
@@ -110,9 +131,10 @@ class ShardSet:
             if len(image) != size:
                 raise ShardError(f"{self.url}/{name} ends early; run gristmill verify")
         elif self.pictures:
-            groups = _groups(self.url, name)
+            version = str(self.shards[shard]["sha256"])
+            groups = _groups(self.url, name, version)
             group = bisect.bisect_right(groups, row)
-            images = _images(self.url, name, group)
+            images = _images(self.url, name, version, group)
             image = images[row - (groups[group - 1] if group else 0)]
         return Sample(str(columns["uid"]), image, columns["caption"] or "", columns)
 
@@ -120,13 +142,21 @@ class ShardSet:
         return (ShardSet, (self.url, self.split))
 
 
+def read_forgotten(folder: Folder) -> frozenset[str]:
+    """uids of a shard set that readers skip."""
+    if not folder.exists(FORGOTTEN):
+        return frozenset()
+    return frozenset(folder.read_json(FORGOTTEN)["uids"])
+
+
 @lru_cache(maxsize=64)
-def _table(url: str, name: str) -> pa.Table:
+def _table(url: str, name: str, version: str) -> pa.Table:
+    # `version` only tells one set from the next at the same place.
     return Folder(url).read_table(name)
 
 
 @lru_cache(maxsize=64)
-def _groups(url: str, name: str) -> list[int]:
+def _groups(url: str, name: str, version: str) -> list[int]:
     """Where each row group of a Parquet shard ends."""
     with Folder(url).open(name) as file:
         metadata = pq.ParquetFile(file).metadata
@@ -135,7 +165,7 @@ def _groups(url: str, name: str) -> list[int]:
 
 
 @lru_cache(maxsize=4)
-def _images(url: str, name: str, group: int) -> list[bytes]:
+def _images(url: str, name: str, version: str, group: int) -> list[bytes]:
     with Folder(url).open(name) as file:
         table = pq.ParquetFile(file).read_row_group(group, columns=["image"])
     found: list[bytes] = [cell["bytes"] for cell in table["image"].to_pylist()]

@@ -213,7 +213,7 @@ class Workspace(Protocol):
         error."""
 
     def forgotten(self) -> pa.Table:
-        """What must not be kept: `kind` ("uid", "url" or "sha256") and `value`, both text."""
+        """What must not be kept: `kind` (uid, image_id or sha256) and `value`."""
 
     def scratch(self) -> str:
         """A local folder of this process for spilling; emptied when the task ends."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.errors import ShardError
-from gristmill.pipelines.shard_reader import read_manifest
+from gristmill.pipelines.shard_reader import FORGOTTEN, read_manifest
 from gristmill.pipelines.storage import Folder
 
 _CHUNK = 4 * 2**20
@@ -27,7 +27,7 @@ def verify_shards(url: str) -> list[str]:
     problems: list[str] = []
     for fact in [*shards, *manifest["files"]]:
         problems += _check_file(folder, fact)
-    named = {fact["name"] for fact in [*shards, *manifest["files"]]} | {"manifest.json"}
+    named = {fact["name"] for fact in [*shards, *manifest["files"]]} | {"manifest.json", FORGOTTEN}
     problems += [
         f"{url}/{name} is not in the manifest" for name in folder.walk() if name not in named
     ]

@@ -1,0 +1,130 @@
+"""Forget samples: tombstones that the next build of shards obeys, and our readers at once.
+
+A tombstone names a row (its uid), a picture (its image_id, which a URL stands for) or bytes (their
+sha256). Rows that answer to one are left out of every selection from then on, also if they come
+again. The product gets a list of its own (`forgotten.json`) that our readers and the trainer skip;
+other people's readers see the samples until the shards are built anew.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gristmill.dags.graph import stores_images
+from gristmill.dags.plan import finished_parts, open_run
+from gristmill.dags.run_folder import ROWS, Layout, run_lock
+from gristmill.dags.tombstones import add_tombstones, read_tombstones
+from gristmill.errors import ConfigurationError
+from gristmill.pipelines.schema import make_image_id, normalise_url
+from gristmill.pipelines.shard_reader import FORGOTTEN, ShardSet, read_manifest
+from gristmill.pipelines.stage import Write
+
+KINDS = ("uid", "url", "sha256")
+
+
+@dataclass
+class Forgotten:
+    """What a call came to."""
+
+    # Rows of the run that its tombstones stand for.
+    uids: list[str] = field(default_factory=list)
+    # Samples of the product, as it is now, that readers skip because of all tombstones.
+    skipped: int = 0
+    # What no row of the run answers to; forgotten all the same, should it ever come.
+    unknown: list[str] = field(default_factory=list)
+
+
+def forget(out: str, wanted: Sequence[tuple[str, str]], why: str = "") -> Forgotten:
+    """Set tombstones for (kind, value) pairs on a finished run; kinds are uid, url and sha256."""
+    if not wanted:
+        raise ConfigurationError("nothing to forget: give --uid, --url, --sha256 or --list")
+    stones = {_tombstone(kind, value): f"{kind} {value}" for kind, value in wanted}
+    layout = open_run(out)
+    parts = finished_parts(layout)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    found = Forgotten()
+    with run_lock(layout.folder):
+        new = [{"kind": k, "value": v, "when": now, "why": why} for k, v in sorted(stones)]
+        add_tombstones(layout.folder, new)
+        rows = _rows(layout, parts)
+        for (kind, value), said in stones.items():
+            uids = rows.filter(pc.equal(rows[kind], value))["uid"].to_pylist()
+            found.uids += uids
+            if not uids:
+                found.unknown.append(said)
+        found.skipped = _tell_readers(layout, rows)
+    found.uids = sorted(set(found.uids))
+    return found
+
+
+def read_list(path: str) -> list[tuple[str, str]]:
+    """(kind, value) pairs of a text file: a uid, a sha256 or a URL a line, told apart by form."""
+    with open(path, encoding="utf-8") as file:
+        lines = [line.strip() for line in file]
+    return [(_kind(line), line) for line in lines if line and not line.startswith("#")]
+
+
+def _kind(text: str) -> str:
+    if "://" in text:
+        return "url"
+    return "sha256" if len(text) == 64 else "uid"
+
+
+def _tombstone(kind: str, value: str) -> tuple[str, str]:
+    """What to look for: the column, and its value."""
+    if kind == "url":
+        return "image_id", make_image_id("url", normalise_url(value))
+    digits = {"uid": 32, "sha256": 64}
+    if kind not in digits:
+        raise ConfigurationError(f"kind {kind!r}; choose one of {', '.join(KINDS)}")
+    value = value.strip().lower()
+    if len(value) != digits[kind] or set(value) - set("0123456789abcdef"):
+        raise ConfigurationError(f"{kind} {value!r} is not {digits[kind]} hex digits")
+    return kind, value
+
+
+def _rows(layout: Layout, parts: int) -> pa.Table:
+    """uid, image_id and sha256 of all rows that have a picture."""
+    dag = layout.dag
+    holders = [name for name in dag.order() if stores_images(dag.stage(name))]
+    store = layout.store(holders[-1] if holders else dag.source)
+    names = ["uid", "image_id", "sha256"]
+    return pa.concat_tables([store.table(store.need(part), ROWS, names) for part in range(parts)])
+
+
+def _tell_readers(layout: Layout, rows: pa.Table) -> int:
+    """Lay the list of uids beside each product's manifest; how many samples it hides."""
+    stones = read_tombstones(layout.folder)
+    mask: Any = pa.array([False] * len(rows))
+    for kind in ("uid", "image_id", "sha256"):
+        values = stones.filter(pc.equal(stones["kind"], kind))["value"]
+        mask = pc.or_(mask, pc.is_in(rows[kind], values.combine_chunks()))
+    uids = set(rows.filter(mask)["uid"].to_pylist())
+    hidden = 0
+    for node in layout.dag.order():
+        product = layout.folder.sub(node)
+        if isinstance(layout.dag.stage(node), Write) and product.exists("manifest.json"):
+            inside = sorted(uids & _product_uids(product.url))
+            hidden += len(inside)
+            text = json.dumps({"uids": inside}, indent=1) + "\n"
+            product.write_bytes(FORGOTTEN, text.encode())
+    return hidden
+
+
+def _product_uids(url: str) -> set[str]:
+    from gristmill.pipelines.storage import Folder
+
+    found: set[str] = set()
+    for split, content in read_manifest(Folder(url))["splits"].items():
+        if content["shards"]:
+            shards = ShardSet(url, split)
+            for number in range(len(shards.shards)):
+                found |= set(shards.metadata(number)["uid"].to_pylist())
+    return found

@@ -1,0 +1,87 @@
+"""When a training saw a sample: its plan of the data, gone through again without any picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from gristmill.errors import ConfigurationError
+from gristmill.model.checkpoint import read_facts, steps
+from gristmill.model.data import Planner
+from gristmill.model.parts import make_parts
+from gristmill.model.train_config import TrainConfig
+
+
+@dataclass
+class Sightings:
+    """What a training saw of some samples."""
+
+    folder: str
+    # Steps that the training has done.
+    steps: int
+    # uid -> steps, from 1, in which it was seen.
+    seen: dict[str, list[int]] = field(default_factory=dict)
+    # Why the steps cannot be told; empty if they can.
+    unknown: str = ""
+
+
+def sightings(folder: str, uids: Collection[str], product: str = "") -> Sightings:
+    """Steps of the training in `folder` that saw these samples; of `product` alone, if given.
+
+    Exact as long as the shards are those of the training, as they are found by their digest.
+    Raises `ConfigurationError` for a folder that holds no training.
+    """
+    checkpoints = os.path.join(folder, "checkpoints")
+    done = steps(checkpoints)
+    if not done:
+        raise ConfigurationError(f"{folder} holds no checkpoint of a training")
+    facts = read_facts(checkpoints, done[-1])
+    config = TrainConfig.from_dict(facts["config"])
+    found = Sightings(folder, done[-1])
+    sources = [
+        number
+        for number, source in enumerate(config.data)
+        if not product or _same(source.url, product)
+    ]
+    if not sources:
+        return found
+    planner = make_parts(dataclasses.replace(config, out=folder)).planner
+    digests = facts.get("data", [])
+    if any(planner.digests[n] != (digests[n] if n < len(digests) else "") for n in sources):
+        found.unknown = "its shards were written anew since; steps cannot be told"
+        return found
+    for samples in planner.samples:
+        # What is forgotten now was not when the training saw it.
+        samples.forgotten = frozenset()
+    _replay(planner, config, done[-1], set(uids), set(sources), found)
+    return found
+
+
+def _replay(
+    planner: Planner,
+    config: TrainConfig,
+    last: int,
+    uids: set[str],
+    sources: set[int],
+    found: Sightings,
+) -> None:
+    rows = last * config.rows_per_step
+    for number, (plan, _) in enumerate(planner.rows(planner.start())):
+        if number >= rows:
+            return
+        for document in plan:
+            if document.source in sources:
+                uid = planner.columns(document.source, document.shard, document.row)["uid"]
+                if uid in uids:
+                    step = number // config.rows_per_step + 1
+                    at = found.seen.setdefault(uid, [])
+                    if step not in at:
+                        at.append(step)
+
+
+def _same(url: str, product: str) -> bool:
+    """Whether a source is a product, or the run that it belongs to."""
+    mine, theirs = (os.path.abspath(u) if "://" not in u else u.rstrip("/") for u in (url, product))
+    return mine == theirs or f"{mine}/shards" == theirs
