@@ -39,7 +39,7 @@ from gristmill.model.codecs import CodecTraining, load_codec, save_codec, train_
 from gristmill.model.filter_network import train_filter_network
 from gristmill.model.paradigms import PARADIGMS, find_paradigm
 from gristmill.model.parts import make_parts
-from gristmill.model.patch_codecs import KMeansCodec, WhitenedPatches
+from gristmill.model.patch_codecs import KMeansCodec, RawPatches
 from gristmill.model.sampling import Sampling
 from gristmill.model.shapes import caption, draw, make_scene
 from gristmill.model.shapes_reader import SIDE
@@ -56,22 +56,25 @@ CODECS: dict[str, Callable[[], Codec]] = {
     # Two codes to a place: what the first left over, and digits that share no meaning.
     "residual": lambda: KMeansCodec(sizes=(256, 256)),
     "fsq": lambda: FsqCodec(levels=((8, 8, 8), (8, 8, 8))),
-    "latents": WhitenedPatches,
+    "patches": RawPatches,
 }
 
 
 def make_data(folder: Path, scenes: int) -> TrainConfig:
     """Shards with codes, codecs and an encoder; made once for a folder."""
     codes = str(folder / "codes")
-    if not (folder / "shards" / "product" / "manifest.json").exists():
+    missing = [name for name in CODECS if not (folder / name).exists()]
+    if missing or not (folder / "shards" / "product" / "manifest.json").exists():
         pictures = [draw(make_scene(5 * 10**9 + i), 128) for i in range(2100)]
         texts = [caption(make_scene(5 * 10**9 + i), i) for i in range(2100)]
         views = torch.from_numpy(np.stack([view(picture, SIDE) for picture in pictures]))
-        for name, codec in CODECS.items():
-            made = train_codec(codec(), views, CodecTraining(steps=1500))
+        for name in missing:
+            made = train_codec(CODECS[name](), views, CodecTraining(steps=1500))
             print(name, made.ceiling, flush=True)
             save_codec(made, str(folder / name))
-        train_filter_network(pictures, texts, str(folder / "clip"), steps=150)
+        if not (folder / "clip").exists():
+            train_filter_network(pictures, texts, str(folder / "clip"), steps=150)
+    if not (folder / "shards" / "product" / "manifest.json").exists():
         seeds = range(10**7, 10**7 + scenes)
         build_shapes(
             folder / "shards", seeds, side=128, codec=load_codec(codes), samples_per_shard=500
@@ -98,7 +101,10 @@ def configure(
         out=str(folder / f"{paradigm}-{experts}"),
         paradigm=paradigm,
         experts=experts,
-        codec=str(folder / (codec if kind.codes else "latents")),
+        codec=str(folder / (codec if kind.codes else "patches")),
+        # A large object is plain to see through much noise: what is where is decided near t = 1.
+        time_shift=4.0,
+        flow_weight=6.0,
         encoder=f"local-dir:{folder / 'clip'}" if "semantic" in kind.see else "",
     )
 
@@ -208,7 +214,7 @@ def measure_paradigms(
         result = train(chosen, TrainLog(chosen.out, quiet=True))
         model = load(chosen.out)
         flows = find_paradigm(paradigm).draw in ("flow", "query")
-        sampling = Sampling(temperature=0.4, steps=24, guidance=2.0 if flows else 1.35)
+        sampling = Sampling(temperature=0.4, steps=24, guidance=1.5 if flows else 1.35)
         scores = evaluate_shapes(model, count=200, seed=seed, sampling=sampling, steps=steps)
         wanted = (
             "picture_exact", "picture_exact_shuffled", "caption_exact", "answer_exact",
