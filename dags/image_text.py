@@ -12,6 +12,7 @@ from gristmill.pipelines.clean_captions import CleanCaptions
 from gristmill.pipelines.clip import ClipScore
 from gristmill.pipelines.download import Download
 from gristmill.pipelines.duplicates import Duplicates
+from gristmill.pipelines.heads import EmbeddingHeads
 from gristmill.pipelines.image_facts import ImageFacts
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.perceptual_hash import PerceptualHash
@@ -61,6 +62,8 @@ def image_text(**source: Any) -> Dag:
             "filter": Node(
                 ClipScore(model="", name="filter_score", embeddings=False), ("captions",)
             ),
+            # Idle until it is given weights.
+            "heads": Node(EmbeddingHeads(), ("clip",)),
             "hash": Node(PerceptualHash(), ("captions",)),
             "image_facts": Node(ImageFacts(), ("captions",)),
             "caption_facts": Node(CaptionFacts(), ("captions",)),

@@ -167,7 +167,77 @@ def _print_sightings(folder: str, uids: list[str], checkpoints: list[str]) -> No
             print(f"{checkpoint}: saw {uid} in step {steps} of {found.steps}")
 
 
+def train_head(
+    labels: Annotated[str, typer.Argument(help="Parquet or CSV with uid and a label a row.")],
+    run: Annotated[str, typer.Option(help="Run whose embeddings the uids have.")],
+    out: Annotated[str, typer.Option(help="The file to write.")] = "head.safetensors",
+    label: Annotated[str, typer.Option(help="Column: yes and no, or a grade.")] = "label",
+    embedding: Annotated[str, typer.Option(help="Column of the run.")] = "image_embedding",
+    seed: Annotated[int, typer.Option(help="Which labels are held out.")] = 0,
+) -> None:
+    """Train a head on embeddings from labels, and say how good it is on labels held out."""
+    import numpy as np
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    from gristmill.dags.columns_of_run import labelled_embeddings
+    from gristmill.pipelines.heads import save_head
+    from gristmill.pipelines.train_head import fit_head
+
+    reader = pyarrow.csv.read_csv if labels.endswith(".csv") else pyarrow.parquet.read_table
+    column, values = labelled_embeddings(reader(labels), label, run, embedding)
+    width = column.type.list_size
+    rows = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    head = fit_head(np.asarray(rows, np.float32), values, seed=seed)
+    save_head(out, head.weight, head.bias, head.output, head.facts)
+    said = ", ".join(f"{name} {value}" for name, value in head.facts.items())
+    print(f"{out}: {said}; use it with --set 'heads.heads={{my_score: {out}}}'")
+
+
+def train_filter(
+    source: Annotated[str, typer.Option(help="Trusted pairs: a run, its shards, or tars.")],
+    out: Annotated[str, typer.Option(help="Folder of the network.")] = "filter-network",
+    pairs: Annotated[int, typer.Option(help="Pairs to train on, at most.")] = 20_000,
+    where: Annotated[str, typer.Option(help="SQL over metadata: which samples to trust.")] = "",
+    steps: Annotated[int, typer.Option(help="Steps of training.")] = 2000,
+    batch_size: Annotated[int, typer.Option(help="Pairs in a step.")] = 128,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+) -> None:
+    """Train a small CLIP on trusted pairs, to filter by (Data Filtering Networks)."""
+    from gristmill.model.settings import filter_from_shards
+
+    made = filter_from_shards(
+        source, out, pairs=pairs, where=where, steps=steps, batch_size=batch_size, seed=seed
+    )
+    print(
+        f"{out}: loss {made.first_loss:.3f} -> {made.last_loss:.3f} in {made.seconds:.0f} s; use "
+        f"it with --set filter.model=local-dir:{out}, and choose with gristmill keep RUN --recipe dfn"
+    )
+
+
+def export(
+    folder: RunFolder,
+    columns: Annotated[str, typer.Option(help="Names, separated by commas.")],
+    out: Annotated[str, typer.Option(help="Parquet file to write.")] = "columns.parquet",
+) -> None:
+    """Write columns of a run as one Parquet file: uid and whatever was scored."""
+    import pyarrow.parquet
+
+    from gristmill.dags.columns_of_run import read_columns
+
+    writer, rows = None, 0
+    for table in read_columns(folder, [name.strip() for name in columns.split(",")]):
+        writer = writer or pyarrow.parquet.ParquetWriter(out, table.schema, compression="zstd")
+        writer.write_table(table)
+        rows += len(table)
+    if writer is not None:
+        writer.close()
+    print(f"{rows:,} rows in {out}")
+
+
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this file into the application."""
-    for command in (keep, forget, trace):
+    for command in (keep, forget, trace, export):
         app.command()(command)
+    app.command("train-head")(train_head)
+    app.command("train-filter")(train_filter)

@@ -14,9 +14,10 @@ import yaml
 from gristmill.errors import ConfigurationError
 from gristmill.model.codec import Codec
 from gristmill.model.codecs import CODECS, CodecTraining, save_codec, train_codec
+from gristmill.model.filter_network import SMALL, Training, train_filter_network
 from gristmill.model.paradigms import find_paradigm
 from gristmill.model.parts import caption_texts
-from gristmill.model.shard_sources import DataSource, open_samples
+from gristmill.model.shard_sources import DataSource, chosen_rows, open_samples
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.views import view
 from gristmill.model.vocabulary import train_text
@@ -207,3 +208,30 @@ def tokenizer_from_shards(data: Sequence[str], *, size: int, questions: str, out
         file.write(text)
     os.replace(out + ".partial", out)
     return int(Tokenizer.from_str(text).get_vocab_size())
+
+
+def filter_from_shards(
+    data: str, out: str, *, pairs: int, where: str, steps: int, batch_size: int, seed: int
+) -> Training:
+    """Train a filter network on pairs spread evenly over a shard set."""
+    source = dataclasses.replace(parse_source(data), where=where)
+    samples = open_samples(source)
+    rows = chosen_rows(samples, where)
+    places = [(shard, int(row)) for shard, part in enumerate(rows) for row in part]
+    vision: Any = SMALL["vision_cfg"]
+    side = int(vision["image_size"])
+    images, captions = [], []
+    for number in np.linspace(0, len(places) - 1, min(pairs, len(places))).astype(int):
+        shard, row = places[int(number)]
+        caption = samples.table(shard)["caption"][row].as_py()
+        try:
+            # Small at once: the network sees no more, and thousands must be held.
+            picture = view(decode_rgb(samples.image(shard, row)), side)
+        except DecodeError:
+            continue
+        if caption:
+            images.append(picture)
+            captions.append(caption)
+    return train_filter_network(
+        images, captions, out, steps=steps, batch_size=batch_size, seed=seed
+    )

@@ -16,6 +16,7 @@ STAGES = {
     "CaptionFacts": "gristmill.pipelines.caption_facts",
     "CleanCaptions": "gristmill.pipelines.clean_captions",
     "CaptionLanguage": "gristmill.pipelines.caption_language",
+    "EmbeddingHeads": "gristmill.pipelines.heads",
     "Duplicates": "gristmill.pipelines.duplicates",
     "SemanticClusters": "gristmill.pipelines.semantic",
     "CaptionDuplicates": "gristmill.pipelines.caption_duplicates",
