@@ -29,7 +29,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from gristmill.dags.graph import Dag
-from gristmill.errors import RunError, RunLockedError
+from gristmill.errors import RunError, RunLockedError, StorageError
 from gristmill.pipelines.storage import DigestWriter, Folder
 
 ROWS = "rows"
@@ -209,7 +209,8 @@ def _remote_lock(folder: Folder) -> Iterator[None]:
     with contextlib.suppress(FileNotFoundError):
         holder = folder.read_bytes("run.lock").decode().strip()
         host, _, pid = holder.rpartition(":")
-        if host != os.uname().nodename or os.path.exists(f"/proc/{pid}"):
+        there = host != os.uname().nodename or os.path.exists(f"/proc/{pid}")
+        if there and holder != mine:
             raise RunLockedError(
                 f"{folder.url} is being written by {holder}; if that process is gone, "
                 f"remove {folder.join_url('run.lock')} and run again"
@@ -218,4 +219,6 @@ def _remote_lock(folder: Folder) -> Iterator[None]:
     try:
         yield
     finally:
-        folder.remove("run.lock")
+        # A store that went away keeps the marker; it names this process, which will be gone.
+        with contextlib.suppress(StorageError):
+            folder.remove("run.lock")

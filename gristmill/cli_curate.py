@@ -211,7 +211,7 @@ def train_filter(
     )
     print(
         f"{out}: loss {made.first_loss:.3f} -> {made.last_loss:.3f} in {made.seconds:.0f} s; use "
-        f"it with --set filter.model=local-dir:{out}, and choose with gristmill keep RUN --recipe dfn"
+        f"it with --set filter.model=local-dir:{out}, then gristmill keep RUN --recipe dfn"
     )
 
 

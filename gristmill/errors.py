@@ -5,6 +5,7 @@ GristmillError                what went wrong, the value seen, and the remedy
 │   ├── GraphError            cycles, unknown stages or nodes, missing columns
 │   └── MissingWeightsError   a model whose weights are not to be had here
 ├── SourceError               a source that cannot be read, or is not what it claims
+├── StorageError              an object store that cannot be reached, or refuses
 ├── RunError                  a run that cannot go on
 │   ├── LedgerError           rows that do not add up: a defect, never to be ignored
 │   ├── RunLockedError        another process writes into this run
@@ -36,6 +37,10 @@ class MissingWeightsError(ConfigurationError):
 
 class SourceError(GristmillError):
     """A source that cannot be read, or whose columns are not those that were mapped."""
+
+
+class StorageError(GristmillError):
+    """An object store that cannot be reached, or refuses; what is committed stays."""
 
 
 class RunError(GristmillError):

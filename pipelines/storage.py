@@ -9,19 +9,55 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
+import functools
 import json
 import os
 import shutil
+import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
-from typing import IO, Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any, Protocol, TypeVar, cast
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gristmill.errors import DiskFullError
+from gristmill.errors import DiskFullError, GristmillError, StorageError
+
+# Libraries whose exceptions mean that a store was not reached, or would not answer.
+_STORES = (
+    "botocore",
+    "aiobotocore",
+    "aiohttp",
+    "gcsfs",
+    "google",
+    "requests",
+    "urllib3",
+    "httpx",
+    "huggingface_hub",
+    "adlfs",
+    "azure",
+    "asyncio",
+    "fsspec",
+)
+# Bytes up to which an object is put by one request.
+_ONE_PIECE = 64 * 2**20
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _remote(method: _Method) -> _Method:
+    """What fails on the way to a store is said in our words, after the store's own retries."""
+
+    @functools.wraps(method)
+    def reach(self: Folder, *args: Any, **kwargs: Any) -> Any:
+        if self.is_local:
+            return method(self, *args, **kwargs)
+        with self.reaching():
+            return method(self, *args, **kwargs)
+
+    return cast(_Method, reach)
 
 
 class Folder:
@@ -56,14 +92,17 @@ class Folder:
         """Path in the local file system, or None if this folder lies elsewhere."""
         return self.join(name) if self.is_local else None
 
+    @_remote
     def exists(self, name: str = "") -> bool:
         """Whether the file or folder is there."""
         return bool(self.fs.exists(self.join(name)))
 
+    @_remote
     def size(self, name: str) -> int:
         """Bytes of a file."""
         return int(self.fs.size(self.join(name)))
 
+    @_remote
     def names(self, under: str = "") -> list[str]:
         """Names of files and folders directly below `under`, sorted; empty if there is none."""
         self.fs.invalidate_cache()
@@ -74,6 +113,7 @@ class Folder:
         names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
         return sorted(name for name in names if not name.startswith(".writing-"))
 
+    @_remote
     def walk(self, under: str = "") -> list[str]:
         """Names, relative to this folder, of all files below `under`, sorted."""
         self.fs.invalidate_cache()
@@ -95,19 +135,45 @@ class Folder:
         )
         return sorted(found)
 
+    @_remote
     def open(self, name: str) -> IO[bytes]:
         """A file for reading."""
         opened: IO[bytes] = self.fs.open(self.join(name), "rb")
         return opened
 
     @contextlib.contextmanager
+    def reaching(self) -> Iterator[None]:
+        """Raises `StorageError` for whatever goes wrong between us and a store."""
+        try:
+            yield
+        except (FileNotFoundError, FileExistsError, GristmillError, pa.ArrowException):
+            raise
+        except Exception as error:
+            # Each store's library has network errors of its own, few of them an OSError.
+            room = (type(error).__module__ or "").partition(".")[0]
+            if isinstance(error, OSError) or room in _STORES:
+                text = " ".join(str(error).split())[:300]
+                raise StorageError(
+                    f"{self.url} cannot be reached ({type(error).__name__}: {text}); everything "
+                    "committed stays: run the same command again when it is back"
+                ) from error
+            raise
+
+    @contextlib.contextmanager
     def output(self, name: str) -> Iterator[IO[bytes]]:
         """A file to write that appears under `name` only if the block ends without an error."""
         target = self.join(name)
         if not self.is_local:
-            with io.BytesIO() as buffer:
-                yield buffer
-                self.fs.pipe_file(target, buffer.getvalue())
+            # Put in one piece, or as a multipart upload that is completed last: both appear whole.
+            with tempfile.NamedTemporaryFile(prefix="gristmill-") as file:
+                yield file
+                file.flush()
+                with self.reaching():
+                    if file.tell() <= _ONE_PIECE:
+                        file.seek(0)
+                        self.fs.pipe_file(target, file.read())
+                    else:
+                        self.fs.put_file(file.name, target)
             return
         folder, base = os.path.split(target)
         os.makedirs(folder, exist_ok=True)
@@ -129,10 +195,12 @@ class Folder:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(writing)
 
+    @_remote
     def read_bytes(self, name: str) -> bytes:
         """A whole file."""
         return bytes(self.fs.cat_file(self.join(name)))
 
+    @_remote
     def read_range(self, name: str, start: int, size: int) -> bytes:
         """`size` bytes from `start`."""
         return bytes(self.fs.cat_file(self.join(name), start=start, end=start + size))
@@ -150,11 +218,13 @@ class Folder:
         """Write JSON, indented, whole."""
         self.write_bytes(name, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
+    @_remote
     def read_table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A Parquet file, or some of its columns, in the order named."""
         with self.open(name) as file:
             return pq.ParquetFile(file).read(columns=list(columns) if columns is not None else None)
 
+    @_remote
     def read_schema(self, name: str) -> pa.Schema:
         """Schema of a Parquet file."""
         with self.open(name) as file:
@@ -165,6 +235,7 @@ class Folder:
         with self.output(name) as file:
             pq.write_table(table, file, compression="zstd", row_group_size=65536)
 
+    @_remote
     def remove(self, name: str = "") -> None:
         """Remove a file or a folder with all it holds; no error if it is not there."""
         path = self.join(name)

@@ -1,0 +1,82 @@
+"""An S3 server on loopback (moto), which can fail as real ones do."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+
+_SLOW_DOWN = (
+    b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code>'
+    b"<Message>Please reduce your request rate.</Message></Error>"
+)
+
+
+class FaultyApp:
+    """Answers every `refuse`-th request with 503, and hangs up on every `drop`-th; 0: never.
+    With `down` it hangs up on all."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._lock = threading.Lock()
+        self.requests = self.faults = self.refuse = self.drop = 0
+        self.down_after: int | None = None
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        with self._lock:
+            self.requests += 1
+            number = self.requests
+            down = self.down_after is not None and number > self.down_after
+            refuse = bool(self.refuse) and number % self.refuse == 0
+            drop = down or (bool(self.drop) and number % self.drop == 0)
+            self.faults += refuse or drop
+        if drop:
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            return []
+        if refuse:
+            # What was sent must be read, or the connection is of no use any more.
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            headers = [
+                ("Content-Type", "application/xml"),
+                ("Content-Length", str(len(_SLOW_DOWN))),
+            ]
+            start_response("503 Slow Down", headers)
+            return [_SLOW_DOWN]
+        found: Iterable[bytes] = self._inner(environ, start_response)
+        return found
+
+
+@contextlib.contextmanager
+def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyApp]:
+    """A server with a bucket `bucket`; fsspec finds it through the environment, as users' would."""
+    import fsspec
+    from moto.moto_api._internal.models import moto_api_backend
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
+    app = FaultyApp(DomainDispatcherApplication(create_backend_app))
+    moto_api_backend.reset()
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    fs = fsspec.filesystem("s3", skip_instance_cache=True)
+    fs.mkdir("bucket")
+    try:
+        yield app
+    finally:
+        server.shutdown()
+        thread.join()
+        fsspec.filesystem("s3").clear_instance_cache()
