@@ -145,3 +145,25 @@ def _misbehave(caption: str, kills: Sequence[str], hangs: Sequence[str]) -> None
         os._exit(7)
     if caption in hangs:
         time.sleep(600)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToySlow(Score):
+    """Takes its time, and leaves a mark that says under which raylet it ran."""
+
+    marks: str = ""
+    seconds: float = 0.1
+
+    def reads(self) -> tuple[str, ...]:
+        return ("caption",)
+
+    def writes(self) -> pa.Schema:
+        return pa.schema([pa.field("slowly", pa.int32())])
+
+    def score(self, table: pa.Table, images: Sequence[Image] | None) -> pa.Table:
+        time.sleep(self.seconds)
+        os.makedirs(self.marks, exist_ok=True)
+        mark = os.path.join(self.marks, os.environ.get("RAY_RAYLET_PID", "none"))
+        with open(mark, "a") as file:
+            file.write("x")
+        return pa.table([[len(text) for text in table["caption"].to_pylist()]], self.writes())
