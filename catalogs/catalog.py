@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -19,6 +20,9 @@ from rich.text import Text
 
 from gristmill.errors import ConfigurationError
 
+MODALITIES = ("image-text", "video-text", "interleaved", "edit")
+USES = ("understanding", "text-to-image", "editing", "interleaved", "conditional", "video")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogEntry:
@@ -28,8 +32,10 @@ class CatalogEntry:
     title: str
     home: str
     paper: str = ""
-    # image-text, video-text, interleaved, edit.
+    # One of MODALITIES.
     modality: str
+    # What it is trained for, one of USES.
+    use: str
     # Rows of the index; 0 where unknown.
     size: int = 0
     year: int
@@ -39,11 +45,12 @@ class CatalogEntry:
     format: str = "auto"
     # What the user has to do to get the index.
     obtain: str
-    index_licence: str
-    content_licence: str
+    index_license: str
+    content_license: str
     # Whether the pictures themselves may be passed on.
     redistributable: bool = False
-    recipe: str
+    # Recipe that reads it; empty if none does yet.
+    recipe: str = ""
     verified: bool = False
 
 
@@ -86,17 +93,55 @@ def resolve(source: str) -> dict[str, Any]:
     }
 
 
-def render_list() -> Table:
-    """All entries as a table for a terminal."""
+def select(
+    *, modality: str = "", use: str = "", license_text: str = "", redistributable: bool = False
+) -> list[CatalogEntry]:
+    """Entries of a modality and a use, whose content's licence holds a text, or that may be passed
+    on. Raises `ConfigurationError` for an unknown modality or use."""
+    for name, value, known in (("modality", modality, MODALITIES), ("use", use, USES)):
+        if value and value not in known:
+            raise ConfigurationError(f"{name} {value!r}; choose one of {', '.join(known)}")
+    return [
+        entry
+        for entry in map(load, names())
+        if modality in ("", entry.modality)
+        and use in ("", entry.use)
+        and license_text.lower() in entry.content_license.lower()
+        and (entry.redistributable or not redistributable)
+    ]
+
+
+def check(name: str) -> list[str]:
+    """What is wrong with an entry's facts, in words; empty if they are whole."""
+    entry = load(name)
+    problems = []
+    for fact in ("title", "home", "obtain", "index_license", "content_license"):
+        if not str(getattr(entry, fact)).strip():
+            problems.append(f"{name}: no {fact}")
+    if entry.modality not in MODALITIES:
+        problems.append(f"{name}: modality {entry.modality!r} is none of {', '.join(MODALITIES)}")
+    if entry.use not in USES:
+        problems.append(f"{name}: use {entry.use!r} is none of {', '.join(USES)}")
+    if not entry.home.startswith("https://"):
+        problems.append(f"{name}: home {entry.home!r} is no https URL")
+    if entry.paper.startswith("arXiv") and not re.fullmatch(r"arXiv \d{4}\.\d{4,5}", entry.paper):
+        problems.append(f"{name}: paper {entry.paper!r} is not written as arXiv 2304.14108")
+    if not 2000 <= entry.year <= 2100 or entry.size < 0:
+        problems.append(f"{name}: year {entry.year} or size {entry.size} cannot be")
+    return problems
+
+
+def render_list(entries: Sequence[CatalogEntry]) -> Table:
+    """Entries as a table for a terminal."""
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "modality", "rows", "year", "pictures' licence", "title"):
+    for column in ("name", "use", "modality", "rows", "year", "content's licence", "read by"):
         table.add_column(column, justify="right" if column in ("rows", "year") else "left")
-    for name in names():
-        entry = load(name)
+    for entry in entries:
         rows = f"{entry.size:,}" if entry.size else "?"
         table.add_row(
-            name, entry.modality, rows, str(entry.year), entry.content_licence, entry.title
-        )
+            entry.name, entry.use, entry.modality, rows, str(entry.year), entry.content_license,
+            entry.recipe or "-",
+        )  # fmt: skip
     return table
 
 
@@ -114,4 +159,6 @@ def render_entry(name: str) -> Group:
             value = f"{value:,}" if value else "unknown"
         table.add_row(fact.name, Text(str(value)))
     command = f"gristmill run {entry.recipe} --source catalog:{name}@PATH --out runs/{name}"
+    if not entry.recipe:
+        command = "no recipe reads it yet"
     return Group(table, Text(command, style="dim"))

@@ -182,13 +182,62 @@ cli_model.add_commands(app)
 
 
 @catalog_app.command("list")
-def catalog_list() -> None:
+def catalog_list(
+    modality: Annotated[
+        str, typer.Option(help="image-text, video-text, interleaved or edit.")
+    ] = "",
+    use: Annotated[
+        str,
+        typer.Option(
+            help="understanding, text-to-image, editing, interleaved, conditional or video."
+        ),
+    ] = "",
+    license_text: Annotated[
+        str, typer.Option("--license", help="What the content's licence must say, e.g. CC-BY.")
+    ] = "",
+    redistributable: Annotated[
+        bool, typer.Option("--redistributable", help="Only content that may be passed on.")
+    ] = False,
+) -> None:
     """The datasets that the catalog knows."""
     from rich.console import Console
 
-    from gristmill.catalogs.catalog import render_list
+    from gristmill.catalogs.catalog import render_list, select
 
-    Console().print(render_list())
+    entries = select(
+        modality=modality, use=use, license_text=license_text, redistributable=redistributable
+    )
+    Console().print(render_list(entries))
+    unverified = sum(not entry.verified for entry in entries)
+    print(f"{len(entries)} datasets; facts of {unverified} were not checked against their homes")
+
+
+@catalog_app.command("check")
+def catalog_check(
+    what: Annotated[
+        str, typer.Argument(help="A name, NAME@PATH to try an index, or nothing for all.")
+    ] = "",
+) -> None:
+    """Whether entries are whole; with a path, whether its index has the columns we expect."""
+    from gristmill.catalogs.catalog import check, load, names, resolve
+
+    name, at, _ = what.partition("@")
+    problems = [problem for one in ([name] if name else names()) for problem in check(one)]
+    if at and not problems:
+        from gristmill.dags.recipes import recipe
+
+        fields = resolve(f"catalog:{what}")
+        stage = recipe(load(name).recipe or "image-text")(**fields).stage("source")
+        first = next(iter(stage.read(stage.chunks()[0])))  # type: ignore[attr-defined]
+        row = first.slice(0, 1).to_pylist()[0]
+        print(f"first row: url {row['url'] or row['pointer']}, caption {row['caption']!r}")
+        if not first["caption"].drop_null():
+            problems.append(f"{what}: no caption in the first {len(first)} rows; see --column")
+    for problem in problems:
+        print(f"wrong: {problem}")
+    if problems:
+        raise typer.Exit(1)
+    print("all is well")
 
 
 @catalog_app.command("show")

@@ -1,4 +1,6 @@
-"""A run on a Ray cluster of a head and three nodes, one of which is killed in the middle; prints what came.
+"""A run on a Ray cluster of a head and three nodes, one of which is killed in the middle.
+
+Prints what came of it, as JSON.
 
 python tests/cluster_drill.py FOLDER
 """
