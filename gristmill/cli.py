@@ -95,6 +95,13 @@ def plan(
     show_yaml: Annotated[
         bool, typer.Option("--yaml", help="Print the resolved DAG as YAML.")
     ] = False,
+    pilot: Annotated[
+        int, typer.Option(help="Run so many rows into OUT/pilot, and estimate the whole.")
+    ] = 0,
+    rows: Annotated[
+        int | None, typer.Option(help="Rows of the source, where only reading would tell.")
+    ] = None,
+    runner: Annotated[str, typer.Option(help="ray, or local; for --pilot.")] = "ray",
 ) -> None:
     """Say what would run, what is reused, how many parts, and what each node needs."""
     from rich.console import Console
@@ -107,7 +114,16 @@ def plan(
         dag.validate()
         print(dump_dag(dag), end="")
         return
-    Console().print(render_plan(make_plan(dag, out, limit)))
+    console = Console()
+    console.print(render_plan(make_plan(dag, out, limit)))
+    if pilot:
+        from gristmill.dags.execute import RunOptions
+        from gristmill.dags.pilot import render_pilot, run_pilot
+        from gristmill.dags.progress import make_progress
+
+        with make_progress(console, None, log=None) as progress:
+            found = run_pilot(dag, out, pilot, RunOptions(runner=runner), progress, rows)
+        console.print(render_pilot(found, dag))
 
 
 @app.command()

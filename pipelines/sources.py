@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +46,10 @@ _BY_ENDING = {
     ".tgz": "tars",
     ".tar.gz": "tars",
 }
+# Places of which a sample of a source is made.
+_PLACES = 20
+# Bytes whose lines are counted to estimate those of a file.
+_HEAD = 8 * 2**20
 # Names of a folder's files that one chunk reads.
 _FOLDER_CHUNK = 2_000
 
@@ -57,6 +63,8 @@ class Chunk:
     files: tuple[str, ...]
     # Row groups of a Parquet file.
     groups: tuple[int, int] = (0, 0)
+    # Its first rows only; 0: all.
+    rows: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +87,8 @@ class Source(Read):
     name: str = ""
     # Endings that count as pictures in a folder; none: the usual ones; "*": every file.
     extensions: tuple[str, ...] = ()
+    # Only about so many rows, the first of places spread over the source; 0: all.
+    sample: int = 0
 
     def check(self) -> None:
         """Validate the fields."""
@@ -103,6 +113,26 @@ class Source(Read):
 
     def chunks(self) -> list[Chunk]:
         """What can be read in parallel, in the order of the source."""
+        found = self._all_chunks()
+        if not self.sample:
+            return found
+        places = min(len(found), _PLACES, self.sample)
+        chosen = sorted({round(i * (len(found) - 1) / max(places - 1, 1)) for i in range(places)})
+        each = math.ceil(self.sample / len(chosen))
+        return [dataclasses.replace(found[i], rows=each) for i in chosen]
+
+    def estimate_rows(self) -> int | None:
+        """About how many rows the whole source has, without reading them; None if only reading
+        would tell."""
+        total = 0
+        for chunk in self._all_chunks():
+            count = _rows_of(chunk)
+            if count is None:
+                return None
+            total += count
+        return total
+
+    def _all_chunks(self) -> list[Chunk]:
         found: list[Chunk] = []
         for kind, path in self._inputs():
             if kind == "folder":
@@ -121,6 +151,10 @@ class Source(Read):
 
     def read(self, chunk: Chunk) -> Iterator[pa.Table]:
         """Tables of rows; memory is bounded by one picture, or one COCO file."""
+        tables = self._read(chunk)
+        return _first_rows(tables, chunk.rows) if chunk.rows else tables
+
+    def _read(self, chunk: Chunk) -> Iterator[pa.Table]:
         first = chunk.files[0]
         rows = RowBuilder(self.name or _stem(self.path))
         if chunk.format == "folder":
@@ -213,6 +247,32 @@ class Source(Read):
                 ending = base[base.rfind(".") :] if "." in base else ""
                 ignored[ending] = ignored.get(ending, 0) + 1
         return pictures, sidecars, sorted(ignored.items())
+
+
+def _first_rows(tables: Iterator[pa.Table], count: int) -> Iterator[pa.Table]:
+    for table in tables:
+        yield table.slice(0, count)
+        count -= min(count, len(table))
+        if not count:
+            return
+
+
+def _rows_of(chunk: Chunk) -> int | None:
+    """Rows of a chunk, by what is written about it, or by the length of its first lines."""
+    path = chunk.files[-1]
+    if chunk.format == "folder":
+        return len(chunk.files) - 1
+    if chunk.format in ("parquet", "hf", "img2dataset"):
+        with fsspec.open(path, "rb") as file:
+            metadata = open_parquet(path, file).metadata
+            groups = chunk.groups if chunk.groups[1] else (0, metadata.num_row_groups)
+            return sum(int(metadata.row_group(i).num_rows) for i in range(*groups))
+    if chunk.format in ("csv", "tsv", "jsonl", "txt") and not path.endswith(".gz"):
+        fs, plain = fsspec.core.url_to_fs(path)
+        head = fs.cat_file(plain, start=0, end=_HEAD)
+        lines = head.count(b"\n")
+        return round(fs.size(plain) * lines / len(head)) if lines else 1
+    return None
 
 
 def _expand(path: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from gristmill.dags.forget import forget, read_list
 from gristmill.dags.graph import Dag
 from gristmill.dags.image_text import image_text
 from gristmill.dags.keep_run import choose
+from gristmill.dags.pilot import render_pilot, run_pilot
 from gristmill.dags.progress import make_progress
 from gristmill.dags.selections import SELECTIONS, find_selection
 from gristmill.dags.settings import apply_settings
@@ -27,6 +29,7 @@ from gristmill.model.train import train
 from gristmill.model.train_log import TrainLog
 from gristmill.pipelines.keep import FORGOTTEN, Keep, read_subset, subset_file
 from gristmill.pipelines.shard_reader import ShardSet
+from gristmill.pipelines.sources import Source
 from gristmill.pipelines.storage import Folder
 from gristmill.pipelines.verify import verify_shards
 
@@ -201,3 +204,41 @@ def test_the_trainer_skips_what_is_forgotten(world: World, tmp_path: Path) -> No
     whole, less = set(documents(planner, 2)), set(documents(after, 2))
     assert whole - less and all((shard, row) == place for shard, row, _ in whole - less)
     assert not less - whole
+
+
+def test_a_pilot_says_what_the_whole_would_come_to(folder: Path, tmp_path: Path) -> None:
+    options = RunOptions(runner="local", supervision=Supervision(isolate=False))
+    small = dag(folder)
+    with make_progress(None, True, log=None) as progress:
+        found = run_pilot(small, str(tmp_path / "new"), 10, options, progress)
+        assert (found.sample, found.total) == (10, ROWS)
+        costs = {cost.node: cost for cost in found.nodes}
+        assert costs["download"].rows == ROWS and costs["download"].rows_in == 10
+        # Number 3 is among the first ten.
+        assert costs["keep"].kept == 0.9 and found.kept == 9
+        assert costs["shards"].bytes > 3 * 9 * 500
+        assert "of one worker" in _text(render_pilot(found, small))
+        with pytest.raises(ConfigurationError, match="at least 1"):
+            run_pilot(small, str(tmp_path / "new"), 0, options, progress)
+    # The run itself has not begun.
+    assert not (tmp_path / "new" / "dag.yaml").exists()
+
+
+def test_a_sample_comes_from_all_over_the_source(tmp_path: Path) -> None:
+    for i in range(30):
+        lines = "".join(f"https://a.test/{i}/{n}.jpg\tcaption {n}\n" for n in range(100))
+        (tmp_path / f"{i:02d}.tsv").write_text(lines)
+    source = Source(path=f"{tmp_path}/*.tsv", columns={"url": "0", "caption": "1"}, sample=200)
+    rows = [row for chunk in source.chunks() for t in source.read(chunk) for row in t.to_pylist()]
+    assert len(rows) == 200
+    files = {row["url"].split("/")[3] for row in rows}
+    assert len(files) == 20 and {"0", "29"} <= files
+    assert source.estimate_rows() == 3000
+
+
+def _text(renderable: object) -> str:
+    from rich.console import Console
+
+    console = Console(width=150, file=io.StringIO())
+    console.print(renderable)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]

@@ -1,0 +1,148 @@
+"""A pilot: some rows of the source through the whole run, and what all of them would come to."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from gristmill.dags.execute import RunOptions, execute
+from gristmill.dags.graph import Dag, is_row_stage
+from gristmill.dags.plan import open_run
+from gristmill.dags.progress import Progress
+from gristmill.dags.report import clock
+from gristmill.dags.run_folder import Layout
+from gristmill.errors import ConfigurationError
+from gristmill.pipelines.sources import Source
+from gristmill.pipelines.stage import Global, Write
+
+FOLDER = "pilot"
+
+
+@dataclass(frozen=True)
+class NodeCost:
+    """What one node did with the pilot's rows, and would with all."""
+
+    node: str
+    stage: str
+    rows_in: int
+    # Share of rows that go on; 1 for nodes that only describe.
+    kept: float
+    # Of one worker.
+    rows_per_s: float
+    peak_mb: float
+    # Written for each row that came in.
+    bytes_per_row: float
+    # For the whole source, on one worker and in all.
+    rows: float
+    seconds: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """A pilot's figures."""
+
+    # Rows that were run, and those of the source; None if nobody knows.
+    sample: int
+    total: int | None
+    kept: int
+    nodes: list[NodeCost]
+    cpus: int
+
+
+def run_pilot(
+    dag: Dag, out: str, rows: int, options: RunOptions, progress: Progress, total: int | None = None
+) -> Pilot:
+    """Run about `rows` rows, from up to twenty places of the source, into `out`/pilot.
+
+    `total`: rows of the source, where it cannot be told without reading it. Raises
+    `ConfigurationError` for fewer than one row, or a source that cannot be sampled.
+    """
+    if rows < 1:
+        raise ConfigurationError(f"a pilot of {rows} rows says nothing; give at least 1")
+    source = dag.stage(dag.source)
+    if not isinstance(source, Source):
+        raise ConfigurationError(
+            f"{type(source).__name__} cannot be sampled; run with --limit {rows} and see status"
+        )
+    if total is None:
+        total = source.estimate_rows()
+    small = dag.replace(dag.source, dataclasses.replace(source, sample=rows))
+    # Parts of a tenth: parallel work, and part-wise memory, are seen as they are in a whole run.
+    small = dataclasses.replace(small, part_rows=min(dag.part_rows, max(rows // 10, 50)))
+    place = f"{out.rstrip('/')}/{FOLDER}"
+    summary = execute(small, place, options, progress)
+    layout = open_run(place)
+    sample = int(summary["rows_in"])
+    factor = (total or sample) / max(sample, 1)
+    nodes = [_cost(layout, node, summary, factor) for node in small.order()]
+    return Pilot(sample, total, int(summary["kept"]), nodes, os.cpu_count() or 1)
+
+
+def _cost(layout: Layout, node: str, summary: dict[str, Any], factor: float) -> NodeCost:
+    stage, store = layout.dag.stage(node), layout.store(node)
+    records = [store.need(part) for part in store.parts()]
+    rows_in = sum(record.rows_in for record in records)
+    rows_out = sum(record.rows_out for record in records)
+    if isinstance(stage, Write):
+        rows_in = rows_out = int(summary["kept"])
+    if node == layout.dag.source:
+        rows_in = max(rows_in, rows_out)
+    folder = layout.folder.sub(node if isinstance(stage, Write) else layout.node_folder(node))
+    size = sum(folder.size(name) for name in folder.walk())
+    seconds = float(summary["nodes"][node]["seconds"])
+    return NodeCost(
+        node=node,
+        stage=type(stage).__name__,
+        rows_in=rows_in,
+        kept=rows_out / rows_in if rows_in and is_row_stage(stage) else 1.0,
+        rows_per_s=rows_in / seconds if seconds else 0.0,
+        peak_mb=max((record.peak_rss_mb for record in records), default=0.0),
+        bytes_per_row=size / rows_in if rows_in else 0.0,
+        rows=rows_in * factor,
+        seconds=seconds * factor,
+        bytes=size * factor,
+    )
+
+
+def render_pilot(pilot: Pilot, dag: Dag) -> Group:
+    """For a terminal."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("node", "rows in", "goes on", "rows/s", "peak MB", "bytes/row"):
+        table.add_column(name, justify="left" if name == "node" else "right")
+    for name in ("all: rows", "worker time", "GB"):
+        table.add_column(name, justify="right", style="bold")
+    for node in pilot.nodes:
+        table.add_row(
+            node.node,
+            f"{node.rows_in:,}",
+            f"{node.kept:.1%}" if node.kept < 1 else "",
+            f"{node.rows_per_s:,.0f}" if node.rows_per_s else "",
+            f"{node.peak_mb:,.0f}" if node.peak_mb else "",
+            f"{node.bytes_per_row:,.0f}",
+            f"{node.rows:,.0f}",
+            clock(node.seconds),
+            f"{node.bytes / 1e9:,.2f}",
+        )
+    seconds = sum(node.seconds for node in pilot.nodes)
+    size = sum(node.bytes for node in pilot.nodes)
+    known = pilot.total is not None
+    whole = f"about {pilot.total:,} rows" if known else "rows of the pilot alone (give --rows)"
+    share = pilot.kept / pilot.sample if pilot.sample else 0.0
+    lines = [
+        f"{pilot.sample:,} rows were run, {pilot.kept:,} kept ({share:.1%}). Whole source: "
+        f"{whole}, {clock(seconds)} of one worker, {clock(seconds / pilot.cpus)} on the "
+        f"{pilot.cpus} cores here, {size / 1e9:,.1f} GB"
+    ]
+    if any(isinstance(dag.stage(node), Global) for node in dag.nodes):
+        lines.append(
+            "nodes that compare rows with one another grow faster than the source, and find more "
+            "duplicates in the whole than in a sample"
+        )
+    return Group(table, *[Text(line) for line in lines])
