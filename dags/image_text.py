@@ -10,6 +10,7 @@ from gristmill.pipelines.caption_facts import CaptionFacts
 from gristmill.pipelines.caption_language import CaptionLanguage
 from gristmill.pipelines.clean_captions import CleanCaptions
 from gristmill.pipelines.clip import ClipScore
+from gristmill.pipelines.decontaminate import Decontaminate
 from gristmill.pipelines.download import Download
 from gristmill.pipelines.duplicates import Duplicates
 from gristmill.pipelines.heads import EmbeddingHeads
@@ -71,6 +72,8 @@ def image_text(**source: Any) -> Dag:
             "duplicates": Node(Duplicates(), ("hash", "clip")),
             "semantic": Node(SemanticClusters(), ("clip",)),
             "caption_copies": Node(CaptionDuplicates(), ("clip",)),
+            # Idle until it is given evaluation sources.
+            "decontaminate": Node(Decontaminate(), ("hash",)),
             "keep": Node(
                 Keep(rules=RULES),
                 (

@@ -20,6 +20,7 @@ STAGES = {
     "Duplicates": "gristmill.pipelines.duplicates",
     "SemanticClusters": "gristmill.pipelines.semantic",
     "CaptionDuplicates": "gristmill.pipelines.caption_duplicates",
+    "Decontaminate": "gristmill.pipelines.decontaminate",
     "Tokens": "gristmill.pipelines.tokens",
     "Keep": "gristmill.pipelines.keep",
     "Shards": "gristmill.pipelines.shards",

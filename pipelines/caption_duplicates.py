@@ -11,7 +11,6 @@ is then computed exactly. Everything is written as facts, so that a rule decides
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -22,13 +21,18 @@ import xxhash
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.caption_facts import WORD
+from gristmill.pipelines.caption_shingles import (
+    Shingles,
+    caption_words,
+    minhash,
+    shingle_hashes,
+)
 from gristmill.pipelines.components import Edges, components
 from gristmill.pipelines.hamming import joined_pairs
 from gristmill.pipelines.images_of_rows import best_of_rows, digests, hex_digests
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
 
-# Pairs whose shingles are compared at a time.
+# Pairs that are verified at a time.
 _CHUNK = 200_000
 
 
@@ -123,7 +127,7 @@ class CaptionDuplicates(Global):
     def _signatures(self, workspace: Workspace, part: int) -> None:
         """The distinct captions of a part: digests, shingles, and MinHash signatures."""
         table = workspace.rows(part, self.reads())
-        words = [_words(caption) for caption in table["caption"].to_pylist()]
+        words = [caption_words(caption) for caption in table["caption"].to_pylist()]
         known: dict[str, int] = {}
         row_text = np.array(
             [known.setdefault(" ".join(w), len(known)) if w is not None else -1 for w in words],
@@ -179,7 +183,7 @@ class CaptionDuplicates(Global):
         minhash = workspace.load("minhash")
         edges = Edges()
         if len(minhash):
-            shingles = Shingles(workspace)
+            shingles = Shingles(workspace.load("shingles"), workspace.load("ends"))
             keys = np.ascontiguousarray(minhash[:, band * self.band_rows :][:, : self.band_rows])
             key = np.array([xxhash.xxh3_64_intdigest(row.tobytes()) for row in keys], np.uint64)
             order = np.argsort(key, kind="stable")
@@ -203,7 +207,13 @@ class CaptionDuplicates(Global):
         leader = np.empty(count, np.int64)
         leader[order] = np.repeat(order[starts], np.diff(np.append(starts, count)))
         workspace.save("leader", leader)
-        jaccard = Shingles(workspace).jaccard(np.arange(count), leader) if count else np.zeros(0)
+        jaccard = (
+            Shingles(workspace.load("shingles"), workspace.load("ends")).jaccard(
+                np.arange(count), leader
+            )
+            if count
+            else np.zeros(0)
+        )
         workspace.save("jaccard", jaccard.round(5).astype(np.float32))
         size = np.bincount(group, copies, minlength=count)[group] if count else np.zeros(0)
         workspace.save("group_size", size.astype(np.int64))
@@ -219,57 +229,6 @@ class CaptionDuplicates(Global):
 
 _NONE = np.zeros(0, np.int64)
 _NO_DIGESTS = np.zeros((0, 2), np.uint64)
-
-
-class Shingles:
-    """Which shingles each distinct caption has."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        from scipy.sparse import csr_array
-
-        column, ends = workspace.load("shingles"), workspace.load("ends")
-        pointer = np.concatenate([[0], ends])
-        width = int(column.max()) + 1 if len(column) else 1
-        ones = np.ones(len(column), np.int32)
-        self._rows = csr_array((ones, np.asarray(column), pointer), shape=(len(ends), width))
-        self._counts = np.diff(pointer)
-
-    def jaccard(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
-        """Jaccard similarity of pairs of captions."""
-        pieces = []
-        for i in range(0, len(a), _CHUNK):
-            left, right = a[i : i + _CHUNK], b[i : i + _CHUNK]
-            common = self._rows[left].multiply(self._rows[right]).sum(axis=1)
-            pieces.append(common / (self._counts[left] + self._counts[right] - common))
-        return np.concatenate([np.zeros(0), *pieces])
-
-
-def _words(caption: str | None) -> list[str] | None:
-    """Words in lower case, compatibility forms folded; None for a caption without any."""
-    if caption is None:
-        return None
-    return WORD.findall(unicodedata.normalize("NFKC", caption).casefold()) or None
-
-
-def shingle_hashes(words: Sequence[str], size: int) -> NDArray[np.uint64]:
-    """Distinct hashes of all runs of `size` words, the ends counted as words; ascending."""
-    padded = ["", *words, ""] if size > 1 else list(words)
-    runs = {" ".join(padded[i : i + size]) for i in range(max(1, len(padded) - size + 1))}
-    hashes = [xxhash.xxh3_64_intdigest(run.encode("utf-8", "surrogatepass")) for run in runs]
-    return np.unique(np.array(hashes, np.uint64))
-
-
-def minhash(
-    shingles: NDArray[np.uint64], ends: NDArray[np.int64], count: int, seed: int
-) -> NDArray[np.uint32]:
-    """Signatures [texts, count] of shingles that are laid end to end."""
-    import rensa
-
-    if not len(ends):
-        return np.zeros((0, count), np.uint32)
-    offsets = np.concatenate([[0], ends]).astype(np.uint64)
-    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(shingles, offsets, count, seed)
-    return np.array(matrix.to_rows(), np.uint32)
 
 
 def _loader(workspace: Workspace) -> Any:

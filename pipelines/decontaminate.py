@@ -1,0 +1,297 @@
+"""Samples that an evaluation would find again: near copies of its pictures or captions.
+
+A model that has seen a benchmark is not measured by it. The evaluation sources are read, fetched
+and described as the corpus is; every image or caption of the corpus that is a near copy of one is
+marked with the item's name, so that a rule drops it (`contaminated_by IS NOT NULL`) and the ledger
+says because of what.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+from numpy.typing import NDArray
+
+from gristmill.errors import ConfigurationError
+from gristmill.pipelines.caption_shingles import (
+    Shingles,
+    caption_words,
+    minhash,
+    shingle_hashes,
+)
+from gristmill.pipelines.decode import DecodeError, decode_rgb
+from gristmill.pipelines.download import Download
+from gristmill.pipelines.duplicates import thumbnail_distance
+from gristmill.pipelines.hamming import close_pairs, plan_tasks
+from gristmill.pipelines.perceptual_hash import THUMBNAIL_BYTES, PerceptualHash
+from gristmill.pipelines.schema import SUCCESS
+from gristmill.pipelines.sources import Source
+from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
+
+_BANDS, _BAND_ROWS = 20, 6
+KINDS = ("bytes", "pixels", "near", "caption")
+_ITEMS = pa.schema(
+    [
+        pa.field("name", pa.string()),
+        pa.field("caption", pa.string()),
+        # Null for items without a picture.
+        pa.field("sha256", pa.string()),
+        pa.field("pixel_hash", pa.string()),
+        pa.field("phash", pa.uint64()),
+        pa.field("thumbnail", pa.binary(THUMBNAIL_BYTES)),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decontaminate(Global):
+    """The evaluation item that a row's picture or caption is a near copy of.
+
+    Pictures are compared as `Duplicates` compares them (bytes, pixels, hash and thumbnail);
+    captions by MinHash and exact Jaccard similarity of word shingles, as `CaptionDuplicates` does.
+    """
+
+    libraries: ClassVar[tuple[str, ...]] = ("opencv-python-headless", "rensa", "scipy", "xxhash")
+
+    # Evaluation sets, each what a `Source` takes as its path.
+    sources: tuple[str, ...] = ()
+    # Column of ours -> theirs, for all of them.
+    columns_map: Mapping[str, str] = field(default_factory=dict)
+    # Folder of the pictures that COCO files name.
+    images: str = ""
+    compare_images: bool = True
+    compare_captions: bool = True
+    # Bits of 64, and difference of thumbnails; as in `Duplicates`.
+    radius: int = 8
+    thumbnail_tolerance: float = 0.25
+    # Jaccard similarity of captions; those of fewer words are too common to tell anything.
+    threshold: float = 0.8
+    shingle: int = 2
+    least_words: int = 6
+
+    def reads(self) -> tuple[str, ...]:
+        """Caption, digests, hash and thumbnail."""
+        return ("uid", "caption", "sha256", "pixel_hash", "phash", "thumbnail")
+
+    def writes(self) -> pa.Schema:
+        """Null for rows that no evaluation knows."""
+        return pa.schema(
+            [
+                # Source and name of the item.
+                pa.field("contaminated_by", pa.string()),
+                # One of KINDS, the surest that applies.
+                pa.field("contamination", pa.string()),
+            ]
+        )
+
+    def needs(self) -> Needs:
+        """The evaluation's items and one part."""
+        return Needs(memory_gb=2.0)
+
+    def files(self) -> tuple[str, ...]:
+        """Evaluation sets that lie on this machine."""
+        paths = [path.partition(":")[2] or path for path in self.sources]
+        both = [*self.sources, *paths, self.images]
+        return tuple(path for path in both if path and os.path.exists(path))
+
+    def idle(self) -> bool:
+        """No evaluation is named."""
+        return not self.sources
+
+    def check(self) -> None:
+        """Raise `SourceError` for an evaluation that cannot be read."""
+        if not 0 < self.threshold <= 1 or not 0 <= self.radius <= 16 or self.shingle < 1:
+            raise ConfigurationError(
+                f"threshold {self.threshold}, radius {self.radius}, shingle {self.shingle}: they "
+                "lie in (0, 1], 0 to 16, and from 1 on"
+            )
+        for path in self.sources:
+            self._source(path).manifest()
+
+    def _source(self, path: str) -> Source:
+        return Source(path=path, columns=self.columns_map, images=self.images)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The items of each evaluation, all of them together, and each part against them."""
+        return (
+            Phase(name="items", count=lambda _: len(self.sources), work=self._items),
+            Phase(name="join", count=lambda _: 1, work=self._join),
+            Phase(name="match", count=lambda w: w.parts, work=self._match),
+        )
+
+    def columns(self, workspace: Workspace, part: int) -> pa.Table:
+        """What was found, for the rows of a part."""
+        return workspace.load_table(f"found/{part:06d}")
+
+    # -- the evaluation ---------------------------------------------------------------------------
+
+    def _items(self, workspace: Workspace, index: int) -> None:
+        """Names, captions and hashes of one evaluation's items."""
+        source = self._source(self.sources[index])
+        tables = [
+            self._described(rows, f"{self.sources[index]}")
+            for chunk in source.chunks()
+            for rows in source.read(chunk)
+        ]
+        table = pa.concat_tables(tables) if tables else _ITEMS.empty_table()
+        workspace.save_table(f"items/{index:06d}", table)
+
+    def _described(self, rows: pa.Table, source: str) -> pa.Table:
+        names = [
+            f"{source} {url or pointer or uid}"
+            for uid, url, pointer in zip(
+                rows["uid"].to_pylist(), rows["url"].to_pylist(), rows["pointer"].to_pylist(),
+                strict=True,
+            )
+        ]  # fmt: skip
+        found = {
+            uid: (name, caption)
+            for uid, name, caption in zip(
+                rows["uid"].to_pylist(), names, rows["caption"].to_pylist(), strict=True
+            )
+        }
+        described: dict[str, dict[str, Any]] = {
+            uid: {"name": name, "caption": caption} for uid, (name, caption) in found.items()
+        }
+        if self.compare_images:
+            for uid, facts in _pictures(rows):
+                described[uid] |= facts
+        return pa.Table.from_pylist(list(described.values()), _ITEMS)
+
+    def _join(self, workspace: Workspace, _: int) -> None:
+        tables = [workspace.load_table(f"items/{i:06d}") for i in range(len(self.sources))]
+        items = pa.concat_tables(tables).combine_chunks()
+        pictures = items.filter(pc.is_valid(items["phash"]))
+        workspace.save_table("pictures", pictures)
+        if self.compare_images and not len(pictures) and not self.compare_captions:
+            raise ConfigurationError(
+                f"no picture of {', '.join(self.sources)} could be read; are the paths right?"
+            )
+        texts: dict[str, str] = {}
+        for name, caption in zip(
+            items["name"].to_pylist(), items["caption"].to_pylist(), strict=True
+        ):
+            words = caption_words(caption)
+            if words and len(words) >= self.least_words:
+                texts.setdefault(" ".join(words), name)
+        table = pa.table({"text": list(texts), "name": list(texts.values())}, schema=_TEXTS)
+        workspace.save_table("texts", table)
+
+    # -- the corpus -------------------------------------------------------------------------------
+
+    def _match(self, workspace: Workspace, part: int) -> None:
+        rows = workspace.rows(part, self.reads()).combine_chunks()
+        kind = np.full(len(rows), len(KINDS), np.int8)
+        name = np.full(len(rows), None, object)
+
+        def mark(row: int, what: int, who: str) -> None:
+            # The surest kind, then the first name: nothing depends on the order of finding.
+            if what < kind[row] or (what == kind[row] and who < name[row]):
+                kind[row], name[row] = what, who
+
+        if self.compare_images:
+            self._match_pictures(workspace, rows, mark)
+        if self.compare_captions:
+            self._match_captions(workspace, rows, mark)
+        said = [KINDS[what] if what < len(KINDS) else None for what in kind]
+        columns = [rows["uid"], pa.array(name.tolist(), pa.string()), pa.array(said, pa.string())]
+        schema = pa.schema([pa.field("uid", pa.string(), nullable=False), *self.writes()])
+        workspace.save_table(f"found/{part:06d}", pa.table(columns, schema=schema))
+
+    def _match_pictures(self, workspace: Workspace, rows: pa.Table, mark: Any) -> None:
+        items = workspace.load_table("pictures")
+        if not len(items) or not len(rows):
+            return
+        names = items["name"].to_pylist()
+        for what, column in ((0, "sha256"), (1, "pixel_hash")):
+            known: dict[str, str] = {}
+            for name, digest in zip(names, items[column].to_pylist(), strict=True):
+                known[digest] = min(name, known.get(digest, name))
+            for row, digest in enumerate(rows[column].to_pylist()):
+                if digest in known:
+                    mark(row, what, known[digest])
+        both = np.concatenate([_hashes(rows), _hashes(items)])
+        thumbnails = np.concatenate([_thumbnails(rows), _thumbnails(items)])
+        for task in plan_tasks(len(both), self.radius):
+            for pairs in close_pairs(both, self.radius, task):
+                across = pairs[(pairs[:, 0] < len(rows)) & (pairs[:, 1] >= len(rows))]
+                if not len(across):
+                    continue
+                far = thumbnail_distance(thumbnails[across[:, 0]], thumbnails[across[:, 1]])
+                for row, item in across[far <= self.thumbnail_tolerance].tolist():
+                    mark(row, 2, names[item - len(rows)])
+
+    def _match_captions(self, workspace: Workspace, rows: pa.Table, mark: Any) -> None:
+        items = workspace.load_table("texts")
+        texts: dict[str, list[int]] = {}
+        for row, caption in enumerate(rows["caption"].to_pylist()):
+            words = caption_words(caption)
+            if words and len(words) >= self.least_words:
+                texts.setdefault(" ".join(words), []).append(row)
+        if not len(items) or not texts:
+            return
+        names = items["name"].to_pylist()
+        sets = [
+            shingle_hashes(text.split(" "), self.shingle)
+            for text in [*texts, *items["text"].to_pylist()]
+        ]
+        ends = np.cumsum([len(one) for one in sets]).astype(np.int64)
+        flat = np.concatenate(sets)
+        signatures = minhash(flat, ends, _BANDS * _BAND_ROWS, 0)
+        shingles = Shingles(np.unique(flat, return_inverse=True)[1], ends)
+        ours = list(texts.values())
+        pairs = np.unique(np.concatenate(list(_meeting(signatures, len(ours)))), axis=0)
+        close = shingles.jaccard(pairs[:, 0], pairs[:, 1] + len(ours)) >= self.threshold
+        for text, item in pairs[close].tolist():
+            for row in ours[text]:
+                mark(row, 3, names[item])
+
+
+_TEXTS = pa.schema([pa.field("text", pa.string()), pa.field("name", pa.string())])
+
+
+def _pictures(rows: pa.Table) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(uid, digests and hashes) of the rows whose picture can be had."""
+    hasher = PerceptualHash()
+    for table in Download().map(rows):
+        for row in table.select(["uid", "status", "sha256", "image"]).to_pylist():
+            if row["status"] != SUCCESS:
+                continue
+            try:
+                picture = decode_rgb(row["image"])
+            except DecodeError:
+                continue
+            facts = hasher.score(pa.table({}), [picture]).to_pylist()[0]
+            yield row["uid"], {"sha256": row["sha256"], **facts}
+
+
+def _meeting(signatures: NDArray[np.uint32], ours: int) -> Iterator[NDArray[np.int64]]:
+    """Pairs [k, 2] of (one of ours, one of the others) whose signatures agree in a band."""
+    yield np.zeros((0, 2), np.int64)
+    for band in range(_BANDS):
+        rows = np.ascontiguousarray(signatures[:, band * _BAND_ROWS :][:, :_BAND_ROWS])
+        keys = np.array([xxhash.xxh3_64_intdigest(row.tobytes()) for row in rows], np.uint64)
+        mine, theirs = keys[:ours], keys[ours:]
+        order = np.argsort(theirs, kind="stable")
+        low = np.searchsorted(theirs[order], mine, side="left")
+        high = np.searchsorted(theirs[order], mine, side="right")
+        counts = high - low
+        left = np.repeat(np.arange(ours), counts)
+        shift = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        yield np.stack([left, order[np.repeat(low, counts) + shift]], axis=1).astype(np.int64)
+
+
+def _hashes(table: pa.Table) -> NDArray[np.uint64]:
+    return np.asarray(table["phash"].to_numpy(), np.uint64)
+
+
+def _thumbnails(table: pa.Table) -> NDArray[np.uint8]:
+    data = b"".join(table["thumbnail"].to_pylist())
+    return np.frombuffer(data, np.uint8).reshape(-1, THUMBNAIL_BYTES)
