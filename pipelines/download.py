@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -20,9 +21,10 @@ from gristmill.errors import ConfigurationError
 from gristmill.pipelines.child import Child, ChildDied, ChildSilent
 from gristmill.pipelines.fetch import USER_AGENT, Fetcher, FetchPolicy, is_transient
 from gristmill.pipelines.pointer import PointerError, read_pointers
-from gristmill.pipelines.resize import Picture, ResizeSettings, quiet_worker
+from gristmill.pipelines.resize import Boxes, Picture, ResizeSettings, quiet_worker
 from gristmill.pipelines.robots import NO_AI
 from gristmill.pipelines.schema import (
+    FAILED_TO_DECODE,
     FAILED_TO_DOWNLOAD,
     PENDING,
     POISONED,
@@ -44,6 +46,7 @@ _OWN = pa.schema(
 )
 _REPLACED = ("status", "error", "sha256", "width", "height", "original_width", "original_height")
 SCHEMA = pa.schema([*[ROW.field(name) for name in _REPLACED], *_OWN])
+NO_BOXES = "no blur boxes"
 # Finished pictures waiting to be written, and bytes waiting to be decoded.
 _WAITING_PICTURES = 64
 _WAITING_BYTES = 256 * 2**20
@@ -93,6 +96,9 @@ class Download(Map):
     max_image_area: int = 0
     # Longer side by shorter side; 0: no limit.
     max_aspect_ratio: float = 0.0
+    # Column of the source with boxes to blur, faces for instance: lists of [left, top, right,
+    # bottom], each 0..1 of the upright picture. A row without them fails; an empty list is none.
+    blur_boxes: str = ""
     # Pixels, read from the header before anything is decoded.
     max_pixels: int = 89_000_000
     # Bytes of one transfer, inflated.
@@ -125,7 +131,8 @@ class Download(Map):
 
     def reads(self) -> tuple[str, ...]:
         """The columns of a row."""
-        return ("uid", "image_id", "url", "pointer", "status")
+        base = ("uid", "image_id", "url", "pointer", "status")
+        return (*base, "meta") if self.blur_boxes else base
 
     def needs(self) -> Needs:
         """One core drives the transfers; the decoders are extra."""
@@ -146,6 +153,10 @@ class Download(Map):
                 self, name, ("nearest", "linear", "bilinear", "cubic", "bicubic", "area",
                              "lanczos", "lanczos4"),
             )  # fmt: skip
+        if self.blur_boxes and (self.reencode == "never" or self.skip_reencode):
+            raise ConfigurationError(
+                "blur_boxes changes pixels: it goes neither with reencode=never nor skip_reencode"
+            )
         most = 9 if self.encode_format == "png" else 100
         if not 0 <= self.encode_quality <= most:
             raise ConfigurationError(
@@ -228,6 +239,7 @@ class Download(Map):
             mixed=self.mixed,
             orient=self.orient,
             fast=self.decode == "fast",
+            blur=bool(self.blur_boxes),
             max_pixels=self.max_pixels,
         )
 
@@ -250,6 +262,7 @@ class _Work:
         self.stage, self.groups, self.results, self.stop = stage, groups, results, stop
         self.urls = table["url"].to_pylist()
         self.pointers = table["pointer"].to_pylist()
+        self.meta = table["meta"].to_pylist() if stage.blur_boxes else []
         count = stage.decoders or len(os.sched_getaffinity(0))
         self.children: queue.SimpleQueue[Child] = queue.SimpleQueue()
         # Children outlive one part: starting them anew would cost half a second each.
@@ -345,21 +358,27 @@ class _Work:
             self.waiting_bytes -= len(data)
 
     def _decode_and_put(self, rows: list[int], data: bytes) -> None:
+        boxes: Boxes | None = None
+        if self.stage.blur_boxes:
+            boxes = blur_boxes([self.meta[row] for row in rows], self.stage.blur_boxes)
+            if boxes is None:
+                self._put((rows, Picture(FAILED_TO_DECODE, NO_BOXES), data))
+                return
         child = self.children.get()
         try:
-            picture = self._supervised(child, data)
+            picture = self._supervised(child, data, boxes)
         finally:
             self.children.put(child)
         self._put((rows, picture, data))
 
-    def _supervised(self, child: Child, data: bytes) -> Picture:
+    def _supervised(self, child: Child, data: bytes, boxes: Boxes | None) -> Picture:
         """Decode in a child. A child that dies gets one more try: it may have been killed by
         chance."""
         deadline = self.stage.decode_deadline_s
         for attempt in range(2):
             try:
                 child.start()
-                picture: Picture = child.call("process", data, deadline_s=deadline)
+                picture: Picture = child.call("process", data, boxes, deadline_s=deadline)
                 return picture
             except ChildDied:
                 if attempt == 1:
@@ -367,6 +386,24 @@ class _Work:
             except ChildSilent:
                 return Picture(POISONED, "decoder hung")
         raise AssertionError("the second try returns")
+
+
+def blur_boxes(metas: Sequence[str | None], column: str) -> Boxes | None:
+    """The boxes of all captions of one image; None if one of them has none that can be read."""
+    found: Boxes = []
+    for meta in metas:
+        try:
+            boxes = json.loads(meta or "{}")[column]
+            boxes = json.loads(boxes) if isinstance(boxes, str) else boxes
+            for box in boxes:
+                left, top, right, bottom = (float(value) for value in box)
+                if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+                    return None
+                if [left, top, right, bottom] not in found:
+                    found.append([left, top, right, bottom])
+        except (KeyError, TypeError, ValueError):
+            return None
+    return found
 
 
 def _finish(rows: pa.Table, picture: Picture | None, data: bytes) -> pa.Table:

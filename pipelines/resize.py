@@ -25,6 +25,8 @@ from gristmill.pipelines.schema import (
 )
 from gristmill.pipelines.strip_metadata import format_of, is_truncated, strip_metadata
 
+Boxes = list[list[float]]
+"""[left, top, right, bottom] of the upright picture, each 0..1."""
 OUT_OF_MEMORY = "out of memory"
 _REDUCTIONS = (8, 4, 2)
 _RESIZER_REASONS = ("image too small", "image area too large", "aspect ratio too large")
@@ -49,6 +51,8 @@ class ResizeSettings:
     mixed: bool = False
     orient: bool = True
     fast: bool = False
+    # Pictures come with boxes that are blurred.
+    blur: bool = False
     max_pixels: int = 89_000_000
 
 
@@ -76,7 +80,7 @@ class PictureWorker:
         import PIL.Image
 
         PIL.Image.MAX_IMAGE_PIXELS = None
-        resizer = load_resizer()
+        resizer = load_module("resizer")
         common = {
             "upscale_interpolation": settings.upscale_interpolation,
             "downscale_interpolation": settings.downscale_interpolation,
@@ -91,19 +95,23 @@ class PictureWorker:
             settings.resize_mode,
             settings.resize_only_if_bigger,
             skip_reencode=settings.skip_reencode,
+            blurrer=load_module("blurrer").BoundingBoxBlurrer() if settings.blur else None,
             **common,
         )
         # For pass-through: another format is brought into the dataset's, at full size.
         self._encoder = resizer.Resizer(settings.image_size, "no", False, **common)
 
-    def process(self, data: bytes) -> Picture:
-        """Never raises for what the bytes are; crashes and hangs are the parent's to see."""
+    def process(self, data: bytes, boxes: Boxes | None = None) -> Picture:
+        """Never raises for what the bytes are; crashes and hangs are the parent's to see.
+
+        `boxes` are blurred, as img2dataset's blurrer does it.
+        """
         try:
-            return self._process(data)
+            return self._process(data, boxes)
         except MemoryError:
             return Picture(POISONED, OUT_OF_MEMORY)
 
-    def _process(self, data: bytes) -> Picture:
+    def _process(self, data: bytes, boxes: Boxes | None) -> Picture:
         refused = not_a_picture(data)
         if refused is not None:
             return refused
@@ -117,10 +125,14 @@ class PictureWorker:
             return Picture(FAILED_TO_DECODE, "truncated image")
         if self.settings.pass_through:
             return self._pass_through(data, orientation)
-        return self._resize(data, header, orientation)
+        return self._resize(data, header, orientation, boxes)
 
     def _resize(
-        self, data: bytes, header: tuple[int, int, int, str] | None, orientation: int
+        self,
+        data: bytes,
+        header: tuple[int, int, int, str] | None,
+        orientation: int,
+        boxes: Boxes | None,
     ) -> Picture:
         turned = self.settings.orient and orientation != 1
         source, original = data, None
@@ -132,7 +144,7 @@ class PictureWorker:
                 source, original = reduced
         if turned and source is data:
             source = _upright(data, orientation) or data
-        result = self._run(self._resizer, source)
+        result = self._run(self._resizer, source, boxes)
         if result.status != SUCCESS:
             return result
         width, height = original or (result.original_width, result.original_height)
@@ -150,9 +162,11 @@ class PictureWorker:
             orientation=orientation,
         )
 
-    def _run(self, resizer: Any, data: bytes) -> Picture:
+    def _run(self, resizer: Any, data: bytes, boxes: Boxes | None = None) -> Picture:
         """img2dataset's Resizer, its error as a countable reason."""
-        image, width, height, original_width, original_height, error = resizer(io.BytesIO(data))
+        image, width, height, original_width, original_height, error = resizer(
+            io.BytesIO(data), boxes
+        )
         if error is None:
             return Picture(SUCCESS, None, image, width, height, original_width, original_height)
         if error in _RESIZER_REASONS:
@@ -227,24 +241,24 @@ def quiet_worker(settings: ResizeSettings) -> PictureWorker:
     return PictureWorker(settings)
 
 
-def load_resizer() -> Any:
-    """img2dataset's resizer module alone: its package would load wandb and torch, for 8 seconds."""
-    name = "img2dataset_resizer"
+def load_module(module: str) -> Any:
+    """A module of img2dataset alone: its package would load wandb and torch, for 8 seconds."""
+    name = f"img2dataset_{module}"
     if name in sys.modules:
         return sys.modules[name]
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     package = importlib.util.find_spec("img2dataset")
     if package is None or not package.submodule_search_locations:
         raise ImportError("img2dataset is not installed")
-    path = os.path.join(package.submodule_search_locations[0], "resizer.py")
+    path = os.path.join(package.submodule_search_locations[0], f"{module}.py")
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    loaded = importlib.util.module_from_spec(spec)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        spec.loader.exec_module(module)
-    sys.modules[name] = module
-    return module
+        spec.loader.exec_module(loaded)
+    sys.modules[name] = loaded
+    return loaded
 
 
 def not_a_picture(data: bytes) -> Picture | None:

@@ -26,7 +26,7 @@ from gristmill.errors import ConfigurationError
 from gristmill.pipelines.decode import decode_rgb
 from gristmill.pipelines.download import Download
 from gristmill.pipelines.pointer import file_pointer
-from gristmill.pipelines.resize import Picture, PictureWorker, ResizeSettings
+from gristmill.pipelines.resize import Boxes, Picture, PictureWorker, ResizeSettings
 from gristmill.pipelines.row_builder import RowBuilder
 
 
@@ -241,6 +241,35 @@ def test_pass_through_keeps_one_format_unless_mixed(tmp_path: Path) -> None:
     assert [(row["width"], row["height"]) for row in mixed] == [(50, 50), (50, 50)]
 
 
+def test_boxes_are_blurred_as_img2dataset_does_and_missing_ones_fail(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (120, 160, 3), np.uint8)
+    box = [0.25, 0.25, 0.5, 0.75]
+    rows = RowBuilder("faces")
+    for name, meta in (
+        ("a", {"faces": [box]}), ("b", {"faces": []}), ("c", {}), ("d", {"faces": [[2, 0, 3, 1]]}),
+        ("e", {"faces": str([box])}),
+    ):  # fmt: skip
+        (tmp_path / f"{name}.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+        pointer = file_pointer(str(tmp_path / f"{name}.png"))
+        rows.add(kind="path", locator=name, pointer=pointer, caption=name, meta=meta)
+    stage = Download(blur_boxes="faces", encode_format="png", encode_quality=5)
+    found = {row["caption"]: row for row in stage(next(rows.take(all_rows=True))).to_pylist()}
+    assert [found[name]["error"] for name in "abcde"] == [None, None, *["no blur boxes"] * 2, None]
+    plain, blurred = (decode_rgb(found[name]["image"]).astype(int) for name in "ba")
+    assert (plain[..., ::-1] == pixels).all()
+    assert (decode_rgb(found["e"]["image"]) == blurred).all()
+    inside = (slice(40, 80), slice(50, 70))
+    assert blurred[inside].std() < 0.5 * plain[inside].std()
+    assert abs(blurred[:, 120:] - plain[:, 120:]).max() <= 1
+    from img2dataset.blurrer import BoundingBoxBlurrer
+
+    theirs = BoundingBoxBlurrer()(pixels, [box])
+    assert (theirs[..., ::-1] == blurred).all()
+    with pytest.raises(ConfigurationError, match="blur_boxes"):
+        Download(blur_boxes="faces", reencode="never").check()
+
+
 def test_captions_of_one_image_are_fetched_once(server: Loopback) -> None:
     server.pages["/x.jpg"] = encoded(photo())
     rows = outcome(
@@ -264,14 +293,14 @@ class PoisonedWorker(PictureWorker):
     def __init__(self, settings: ResizeSettings) -> None:
         super().__init__(settings)
 
-    def _process(self, data: bytes) -> Picture:
+    def _process(self, data: bytes, boxes: Boxes | None) -> Picture:
         if data == b"crash":
             os._exit(9)
         if data == b"hang":
             time.sleep(600)
         if data == b"eat":
             return Picture("success", image=bytes(bytearray(8 * 2**30)))
-        return super()._process(data)
+        return super()._process(data, boxes)
 
 
 def test_a_picture_that_kills_its_decoder_is_set_aside(tmp_path: Path) -> None:
