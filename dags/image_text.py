@@ -16,7 +16,9 @@ from gristmill.pipelines.duplicates import Duplicates
 from gristmill.pipelines.heads import EmbeddingHeads
 from gristmill.pipelines.image_facts import ImageFacts
 from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.local_features import LocalFeatures
 from gristmill.pipelines.perceptual_hash import PerceptualHash
+from gristmill.pipelines.robust_copies import RobustCopies
 from gristmill.pipelines.semantic import SemanticClusters
 from gristmill.pipelines.shards import Shards
 from gristmill.pipelines.sources import Source
@@ -70,6 +72,10 @@ def image_text(**source: Any) -> Dag:
             "caption_facts": Node(CaptionFacts(), ("captions",)),
             "language": Node(CaptionLanguage(), ("captions",)),
             "duplicates": Node(Duplicates(), ("hash", "clip")),
+            # Copies that a hash does not see. They cost as much as all other scores but CLIP, so
+            # both are idle until features.count=64 and robust.enabled=true.
+            "features": Node(LocalFeatures(count=0), ("captions",)),
+            "robust": Node(RobustCopies(enabled=False), ("features", "duplicates")),
             "semantic": Node(SemanticClusters(), ("clip",)),
             "caption_copies": Node(CaptionDuplicates(), ("clip",)),
             # Idle until it is given evaluation sources.

@@ -18,6 +18,8 @@ STAGES = {
     "CaptionLanguage": "gristmill.pipelines.caption_language",
     "EmbeddingHeads": "gristmill.pipelines.heads",
     "Duplicates": "gristmill.pipelines.duplicates",
+    "LocalFeatures": "gristmill.pipelines.local_features",
+    "RobustCopies": "gristmill.pipelines.robust_copies",
     "SemanticClusters": "gristmill.pipelines.semantic",
     "CaptionDuplicates": "gristmill.pipelines.caption_duplicates",
     "Decontaminate": "gristmill.pipelines.decontaminate",

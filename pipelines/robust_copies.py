@@ -1,0 +1,377 @@
+"""Copies that a perceptual hash does not see: flipped, cropped, overlaid, turned.
+
+Pictures that share rare visual words (Sivic & Zisserman 2003) are candidates; a pair is a copy when
+enough keypoints fit one shift, turn and scale, of the picture or of its mirror image. The same test
+is put to the pairs that a `Duplicates` node above found by their hashes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from gristmill.errors import ConfigurationError
+from gristmill.pipelines.components import components
+from gristmill.pipelines.images_of_rows import best_of_rows, digests, distinct_images, hex_digests
+from gristmill.pipelines.local_features import DESCRIPTOR, POINT, matching_points, mirrored
+from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
+
+# Descriptors for each visual word, and the most and fewest words.
+_WORD_DESCRIPTORS, _MOST_WORDS, _FEWEST_WORDS = 50, 65_536, 64
+# Descriptors from which words are learnt, for each word.
+_SAMPLE = 40
+# Images whose candidates are looked for at a time.
+_BLOCK = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustCopies(Global):
+    """The picture that an image is a copy of, by its local features (`LocalFeatures`)."""
+
+    libraries: ClassVar[tuple[str, ...]] = ("faiss-cpu", "opencv-python-headless", "scipy")
+
+    # False leaves the node out.
+    enabled: bool = True
+    # Keypoints at different places that must fit.
+    least_points: int = 7
+    # Share of the keypoints' area of one of the two pictures that they must cover, so that pictures
+    # with the same logo or banner are no copies.
+    least_area: float = 0.4
+    # Pictures that are compared with each, the likeliest.
+    candidates: int = 12
+    # 0: one visual word for each fifty descriptors.
+    words: int = 0
+    iterations: int = 8
+    # Between copies of the same size, higher is better.
+    prefer: tuple[str, ...] = ("clip_score",)
+    seed: int = 0
+    # Part of the result's last bits.
+    threads: int = 2
+
+    def reads(self) -> tuple[str, ...]:
+        """Features, size, what is preferred."""
+        base = ("image_id", "local_count", "local_points", "local_descriptors")
+        return (*base, "original_width", "original_height", *self.prefer)
+
+    def bind(self, available: pa.Schema) -> tuple[str, ...]:
+        """Also the hash's duplicates, where a node above finds them."""
+        names = super().bind(available)
+        return (*names, "duplicate_of") if "duplicate_of" in available.names else names
+
+    def writes(self) -> pa.Schema:
+        """Null for images that stay."""
+        return pa.schema(
+            [
+                # image_id of the survivor; it has the most pixels, then the best `prefer`.
+                pa.field("copy_of", pa.string()),
+                # Keypoints that fit, with whichever copy fits best; null without one.
+                pa.field("copy_points", pa.int32()),
+                # Whether that copy is a mirror image.
+                pa.field("copy_mirrored", pa.bool_()),
+                pa.field("copy_group_size", pa.int32()),
+                # Keypoints that fit between the image and its `duplicate_of`; null without one.
+                pa.field("duplicate_points", pa.int32()),
+            ]
+        )
+
+    def needs(self) -> Needs:
+        """Words of all images, features of some."""
+        return Needs(cpus=float(self.threads), memory_gb=3.0)
+
+    def idle(self) -> bool:
+        """Left out."""
+        return not self.enabled
+
+    def check(self) -> None:
+        """Validate the numbers."""
+        if self.least_points < 4 or min(self.candidates, self.iterations, self.threads) < 1:
+            raise ConfigurationError(
+                "least_points must be at least 4; candidates, iterations and threads at least 1"
+            )
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Features, words, words of images, verified pairs, groups."""
+        return (
+            Phase(name="features", count=lambda w: w.parts, work=self._features),
+            Phase(name="vocabulary", count=lambda _: 1, work=self._vocabulary),
+            Phase(name="words", count=lambda w: w.parts, work=self._words),
+            Phase(name="index", count=lambda _: 1, work=self._index),
+            Phase(name="pairs", count=lambda w: w.parts, work=self._pairs),
+            Phase(name="groups", count=lambda _: 1, work=self._groups),
+        )
+
+    def columns(self, workspace: Workspace, part: int) -> pa.Table:
+        """What was found, for the rows of a part."""
+        start = int(workspace.load("starts")[part])
+        image = np.asarray(workspace.load(f"features/{part:06d}.row_image")) + start
+        survivor = np.asarray(workspace.load("survivor"))[image]
+        points = np.asarray(workspace.load("points"))[image]
+        duplicate = np.asarray(workspace.load("duplicate_points"))[image]
+        ids = hex_digests(np.asarray(workspace.load("ids"))[survivor]).to_pylist()
+        alone = points < 0
+        return pa.table(
+            [
+                pa.array(ids, pa.string(), mask=survivor == image),
+                pa.array(points, pa.int32(), mask=alone),
+                pa.array(np.asarray(workspace.load("mirrored"))[image], mask=alone),
+                np.asarray(workspace.load("size"))[image].astype(np.int32),
+                pa.array(duplicate, pa.int32(), mask=duplicate < 0),
+            ],
+            schema=self.writes(),
+        )
+
+    # -- phases ---------------------------------------------------------------------------------
+
+    def _features(self, workspace: Workspace, part: int) -> None:
+        """Features of a part's images, each once."""
+        names = self.bind(workspace.schema)
+        table = workspace.rows(part, names)
+        ids, rows, image = distinct_images(table["image_id"])
+        chosen = table.take(pa.array(rows))
+        count = chosen["local_points"].type.list_size // POINT
+        area = pc.multiply(
+            pc.fill_null(chosen["original_width"].cast(pa.int64()), 0),
+            pc.fill_null(chosen["original_height"].cast(pa.int64()), 0),
+        )
+        duplicates = pa.chunked_array([pa.nulls(len(rows), pa.string())])
+        save: dict[str, NDArray[Any]] = {
+            "row_image": image,
+            "ids": ids,
+            "counts": chosen["local_count"].to_numpy().astype(np.int16),
+            "points": _values(chosen["local_points"]).reshape(-1, count, POINT),
+            "descriptors": _values(chosen["local_descriptors"]).reshape(-1, count, DESCRIPTOR),
+            "area": area.to_numpy(),
+            "preferred": best_of_rows(table, self.prefer, image, len(rows)),
+            "duplicate_of": digests(
+                chosen["duplicate_of"] if "duplicate_of" in names else duplicates
+            ),
+        }
+        for name, array in save.items():
+            workspace.save(f"features/{part:06d}.{name}", array)
+
+    def _vocabulary(self, workspace: Workspace, _: int) -> None:
+        """Visual words, learnt from descriptors of images chosen by digest."""
+        import faiss
+
+        load = _loader(workspace)
+        counts = [len(array) for array in load("ids")]
+        workspace.save("starts", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+        ids = np.concatenate([np.zeros((0, 2), np.uint64), *load("ids")])
+        workspace.save("ids", ids)
+        total = int(sum(int(array.sum()) for array in load("counts")))
+        words = self.words or min(_MOST_WORDS, max(_FEWEST_WORDS, total // _WORD_DESCRIPTORS))
+        words = max(1, min(words, total))
+        features = Features(workspace)
+        # The low digits of a digest are as good as chance, and the same whatever the parts.
+        order = np.lexsort((ids[:, 0], ids[:, 1]))
+        held, found = [], 0
+        for image in order.tolist():
+            if found >= _SAMPLE * words:
+                break
+            held.append(features.of(image)[1])
+            found += len(held[-1])
+        if not found:
+            workspace.save("words", np.zeros((1, DESCRIPTOR), np.float32))
+            return
+        sample = np.concatenate(held).astype(np.float32)
+        before = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(self.threads)
+        try:
+            kmeans = faiss.Kmeans(
+                DESCRIPTOR, words, niter=self.iterations, seed=self.seed + 1,
+                min_points_per_centroid=1, max_points_per_centroid=_SAMPLE,
+            )  # fmt: skip
+            kmeans.train(np.ascontiguousarray(sample))
+            centroids = np.asarray(kmeans.centroids, np.float32).reshape(words, -1)
+        finally:
+            faiss.omp_set_num_threads(before)
+        workspace.save("words", centroids)
+
+    def _words(self, workspace: Workspace, part: int) -> None:
+        """The word of each keypoint, as it is and in the mirror; -1 where there is none."""
+        import faiss
+
+        counts = np.asarray(workspace.load(f"features/{part:06d}.counts"))
+        descriptors = np.asarray(workspace.load(f"features/{part:06d}.descriptors"))
+        index = faiss.IndexFlatL2(DESCRIPTOR)
+        index.add(np.ascontiguousarray(workspace.load("words")))
+        missing = np.arange(descriptors.shape[1])[None] >= counts[:, None]
+        before = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(self.threads)
+        try:
+            for name, values in (("plain", descriptors), ("mirror", mirrored(descriptors))):
+                flat = values.reshape(-1, DESCRIPTOR).astype(np.float32)
+                found = index.search(flat, 1)[1] if len(flat) else np.zeros((0, 1), np.int64)
+                words = found.reshape(missing.shape).astype(np.int32)
+                words[missing] = -1
+                workspace.save(f"words/{part:06d}.{name}", words)
+        finally:
+            faiss.omp_set_num_threads(before)
+
+    def _index(self, workspace: Workspace, _: int) -> None:
+        """Weights of words: those that few images have say most (inverse document frequency)."""
+        words = len(workspace.load("words"))
+        frequency = np.zeros(words, np.int64)
+        images = 0
+        for part in range(workspace.parts):
+            plain = np.asarray(workspace.load(f"words/{part:06d}.plain"))
+            images += len(plain)
+            for row in plain:
+                frequency[np.unique(row[row >= 0])] += 1
+        weight = np.log((1 + images) / (1 + frequency)).astype(np.float32)
+        # A word that a fiftieth of many images has finds nothing but texture.
+        weight[frequency > max(50, images // 50)] = 0
+        workspace.save("weight", weight)
+
+    def _pairs(self, workspace: Workspace, part: int) -> None:
+        """Verified copies of a part's images among all, and of the pairs that hashes found."""
+        weight = np.asarray(workspace.load("weight"))
+        starts = np.asarray(workspace.load("starts"))
+        features = Features(workspace)
+        everything = _bags(
+            [np.asarray(workspace.load(f"words/{p:06d}.plain")) for p in range(workspace.parts)],
+            weight,
+        )
+        found: list[tuple[int, int, int, int]] = []
+        for name, is_mirror in (("plain", False), ("mirror", True)):
+            queries = _bags([np.asarray(workspace.load(f"words/{part:06d}.{name}"))], weight)
+            for low in range(0, queries.shape[0], _BLOCK):
+                scores = (queries[low : low + _BLOCK] @ everything.T).tocsr()
+                for row in range(scores.shape[0]):
+                    image = int(starts[part]) + low + row
+                    for other in _best(scores, row, image, self.candidates):
+                        points = matching_points(
+                            features.of(image),
+                            features.of(other),
+                            mirror=is_mirror,
+                            least_area=self.least_area,
+                        )
+                        if points >= self.least_points:
+                            found.append((image, other, points, int(is_mirror)))
+        workspace.save(f"pairs/{part:06d}", np.array(found, np.int64).reshape(-1, 4))
+        self._check_duplicates(workspace, part, features)
+
+    def _check_duplicates(self, workspace: Workspace, part: int, features: Features) -> None:
+        """How well the pairs fit that were found by their hashes."""
+        ids = np.asarray(workspace.load("ids"))
+        order = np.lexsort((ids[:, 1], ids[:, 0]))
+        keys = _joined(ids[order])
+        wanted = np.asarray(workspace.load(f"features/{part:06d}.duplicate_of"))
+        start = int(workspace.load("starts")[part])
+        points = np.full(len(wanted), -1, np.int64)
+        for row in np.flatnonzero((wanted != 0).any(axis=1)).tolist():
+            at = int(np.searchsorted(keys, _joined(wanted[row : row + 1])[0]))
+            if at < len(keys) and (ids[order[at]] == wanted[row]).all():
+                points[row] = matching_points(
+                    features.of(start + row), features.of(int(order[at])), mirror=False
+                )
+        workspace.save(f"duplicates/{part:06d}", points)
+
+    def _groups(self, workspace: Workspace, _: int) -> None:
+        """Components, their survivors, and the best evidence for each image."""
+        load = _loader(workspace)
+        ids = np.asarray(workspace.load("ids"))
+        parts = range(workspace.parts)
+        pairs = np.concatenate(
+            [np.zeros((0, 4), np.int64), *(workspace.load(f"pairs/{p:06d}") for p in parts)]
+        )
+        count = len(ids)
+        group = components(pairs[:, :2], count) if count else np.zeros(0, np.int32)
+        area = np.concatenate([np.zeros(0, np.int64), *load("area")])
+        preferred = np.concatenate([np.zeros((0, len(self.prefer))), *load("preferred")])
+        keys: list[Any] = [ids[:, 1], ids[:, 0]]
+        keys += [-preferred[:, i] for i in reversed(range(preferred.shape[1]))]
+        order = np.lexsort((*keys, -area, group))
+        starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+        sizes = np.diff(np.append(starts, count))
+        survivor, size = np.empty(count, np.int64), np.empty(count, np.int64)
+        survivor[order] = np.repeat(order[starts], sizes)
+        size[order] = np.repeat(sizes, sizes)
+        points, is_mirror = np.full(count, -1, np.int64), np.zeros(count, bool)
+        # Ascending evidence, so that the best is written last; a mirror only if it fits better.
+        both = np.concatenate([pairs, pairs[:, [1, 0, 2, 3]]])
+        for image, _other, fits, mirror in both[np.lexsort((-both[:, 3], both[:, 2]))].tolist():
+            points[image], is_mirror[image] = fits, bool(mirror)
+        workspace.save("survivor", survivor)
+        workspace.save("size", size)
+        workspace.save("points", points)
+        workspace.save("mirrored", is_mirror)
+        duplicates = [np.asarray(workspace.load(f"duplicates/{p:06d}")) for p in parts]
+        workspace.save("duplicate_points", np.concatenate([np.zeros(0, np.int64), *duplicates]))
+
+
+class Features:
+    """Points and descriptors of any image, memory-mapped part by part."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._starts = np.asarray(workspace.load("starts"))
+        self._parts = [
+            tuple(
+                workspace.load(f"features/{part:06d}.{name}")
+                for name in ("counts", "points", "descriptors")
+            )
+            for part in range(workspace.parts)
+        ]
+
+    def of(self, image: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Points [n, 4] and descriptors [n, 128] of one image."""
+        part = int(np.searchsorted(self._starts, image, side="right")) - 1
+        row = image - int(self._starts[part])
+        counts, points, descriptors = self._parts[part]
+        count = int(counts[row])
+        return np.asarray(points[row, :count]), np.asarray(descriptors[row, :count])
+
+
+def _loader(workspace: Workspace) -> Any:
+    def load(name: str) -> list[NDArray[Any]]:
+        return [
+            np.asarray(workspace.load(f"features/{part:06d}.{name}"))
+            for part in range(workspace.parts)
+        ]
+
+    return load
+
+
+def _values(column: pa.ChunkedArray) -> NDArray[Any]:
+    return np.asarray(column.combine_chunks().flatten().to_numpy(zero_copy_only=False))
+
+
+def _bags(words: list[NDArray[np.int32]], weight: NDArray[np.float32]) -> Any:
+    """Images as rows of weighted words, each of unit length (scipy CSR)."""
+    from scipy.sparse import csr_array
+
+    held, ends, end = [np.zeros(0, np.int32)], [0], 0
+    for part in words:
+        for row in part:
+            there = np.unique(row[row >= 0])
+            there = there[weight[there] > 0]
+            held.append(there.astype(np.int32))
+            end += len(there)
+            ends.append(end)
+    columns = np.concatenate(held)
+    values = weight[columns]
+    lengths = np.diff(ends)
+    squares = np.add.reduceat(
+        np.append(values**2, 0), np.minimum(np.array(ends[:-1], np.int64), end)
+    )
+    norm = np.sqrt(np.where(lengths > 0, squares, 1))
+    values = values / np.repeat(norm, lengths)
+    return csr_array((values, columns, np.array(ends)), shape=(len(lengths), len(weight)))
+
+
+def _best(scores: Any, row: int, image: int, count: int) -> list[int]:
+    """The images that share most words with one, itself left out."""
+    start, end = scores.indptr[row], scores.indptr[row + 1]
+    others, values = scores.indices[start:end], scores.data[start:end]
+    order = np.lexsort((others, -values))
+    return [int(other) for other in others[order[: count + 1]] if other != image][:count]
+
+
+def _joined(ids: NDArray[np.uint64]) -> NDArray[Any]:
+    """Pairs of uint64 as one comparable value each."""
+    return np.array([(int(a) << 64) | int(b) for a, b in ids], object)
