@@ -85,12 +85,15 @@ def image_text(**source: Any) -> Dag:
                 (
                     "clip",
                     "filter",
+                    "heads",
                     "image_facts",
                     "caption_facts",
                     "language",
                     "duplicates",
+                    "robust",
                     "semantic",
                     "caption_copies",
+                    "decontaminate",
                 ),
             ),
             # Of what was kept only; idle until it is given a codec.

@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from gristmill.dags.report_corpus import CorpusTable
 from gristmill.dags.report_model import ModelReport
 from gristmill.dags.summary import RuleOutcome
 
@@ -170,6 +171,7 @@ class ReportData:
     truth: list[FaultTruth] = field(default_factory=list)
     wrong_caption_auc: float | None = None
     model: ModelReport | None = None
+    corpus: list[CorpusTable] = field(default_factory=list)
     environment: list[tuple[str, str]] = field(default_factory=list)
 
     @property

@@ -33,6 +33,7 @@ from gristmill.dags.report import (
     ReportData,
     SplitOutcome,
 )
+from gristmill.dags.report_corpus import gather_corpus
 from gristmill.dags.report_model import gather_model
 from gristmill.dags.rows import RowReader
 from gristmill.dags.run_folder import Layout
@@ -106,6 +107,7 @@ class _Gatherer:
             truth=[FaultTruth(fault, **facts) for fault, facts in truth.items()],
             wrong_caption_auc=summary.get("wrong_caption_auc"),
             model=gather_model(self.folder),
+            corpus=gather_corpus(self.dag, self.reader, self.parts),
             environment=[*_versions(), ("python", platform.python_version())],
         )
 
