@@ -102,9 +102,6 @@ def configure(
         paradigm=paradigm,
         experts=experts,
         codec=str(folder / (codec if kind.codes else "patches")),
-        # A large object is plain to see through much noise: what is where is decided near t = 1.
-        time_shift=4.0,
-        flow_weight=6.0,
         encoder=f"local-dir:{folder / 'clip'}" if "semantic" in kind.see else "",
     )
 

@@ -52,8 +52,9 @@ class RayRunner:
             }
             try:
                 with _silent_stderr():
+                    # Named, or else Ray joins whatever cluster was last started on this machine.
                     ray.init(
-                        address=self.address,
+                        address=self.address or "local",
                         logging_level=logging.ERROR,
                         log_to_driver=False,
                         **({} if self.address else local),

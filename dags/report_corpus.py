@@ -158,5 +158,6 @@ def _with_clusters(database: duckdb.DuckDBPyConnection, table: CorpusTable) -> C
     count, largest = database.execute(
         "SELECT count(*), max(n) FROM (SELECT count(*) AS n FROM rows GROUP BY semantic_cluster)"
     ).fetchall()[0]
-    note = f"{count:,} clusters; the largest has {largest:,} rows"
+    clusters = "one cluster" if count == 1 else f"{count:,} clusters"
+    note = f"{clusters}; the largest has {largest:,} rows"
     return CorpusTable(table.title, table.rows, note)

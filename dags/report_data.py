@@ -152,7 +152,9 @@ class _Gatherer:
             for node in self.dag.upstream(keep)
             if not is_row_stage(self.dag.stage(node))
             for field in columns_written(self.dag.stage(node))
-            if pa.types.is_floating(field.type) or field.type == pa.int32()
+            if (pa.types.is_floating(field.type) or field.type == pa.int32())
+            # Places in an order are spread evenly by their nature.
+            and not field.name.endswith("_rank")
         ]
         tables = [
             self.reader.entering(keep, part, ["uid", *[name for _, name in columns]])

@@ -76,7 +76,7 @@ def _fitting_codec(config: TrainConfig, codes: bool) -> str:
         return config.codec
     path = os.path.join(config.out, "trained-codec.safetensors")
     if not os.path.exists(path):
-        kind = "kmeans" if codes else "pca"
+        kind = "kmeans" if codes else "raw"
         urls = [source.url for source in config.data]
         codec_from_shards(kind, urls, seed=config.seed, out=path, split=config.data[0].split)
     return path

@@ -43,13 +43,16 @@ class TrainConfig:
     beta2: float = 0.95
     clip: float = 1.0
     average: float = 0.998
-    flow_weight: float = 1.0
+    # Weight of flows against text.
+    flow_weight: float = 6.0
     z_weight: float = 1e-4
     balance_weight: float = 1e-2
     guidance_dropout: float = 0.1
     latents_per_query: int = 4
     time_mean: float = 0.0
-    time_shift: float = 1.0
+    # Above 1: towards noise, where what is where is decided; a large object is plain to see through
+    # little noise.
+    time_shift: float = 4.0
     text_block: int = 24
     # Weight of text that is learnt, against that of pictures.
     text_weight: float = 3.0

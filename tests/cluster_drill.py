@@ -106,6 +106,7 @@ def main() -> None:
     summary = run(folder / "cluster", marks, "ray", cluster.address)
     spread = sorted(mark.name for mark in marks.iterdir())
     killed = not killer.is_alive()
+    cluster.shutdown()
     run(folder / "local", folder / "marks", "local")
     same = digests(folder / "cluster") == digests(folder / "local")
     print(
@@ -117,7 +118,6 @@ def main() -> None:
             }
         )
     )  # fmt: skip
-    os._exit(0)
 
 
 if __name__ == "__main__":
