@@ -11,7 +11,6 @@ is then computed exactly. Everything is written as facts, so that a rule decides
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,9 +26,9 @@ from gristmill.pipelines.caption_shingles import (
     minhash,
     shingle_hashes,
 )
-from gristmill.pipelines.components import Edges, components
+from gristmill.pipelines.components import Edges, components, leaders, places
 from gristmill.pipelines.hamming import joined_pairs
-from gristmill.pipelines.images_of_rows import best_of_rows, digests, hex_digests
+from gristmill.pipelines.images_of_rows import best_of_rows, digests, hex_digests, preference
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
 
 # Pairs that are verified at a time.
@@ -202,10 +201,7 @@ class CaptionDuplicates(Global):
         count = len(texts)
         edges = [workspace.load(f"edges/{band:06d}") for band in range(self.bands)]
         group = components(np.concatenate([np.zeros((0, 2), np.int64), *edges]), count)
-        order = np.lexsort((texts[:, 1], texts[:, 0], -copies, group))
-        starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-        leader = np.empty(count, np.int64)
-        leader[order] = np.repeat(order[starts], np.diff(np.append(starts, count)))
+        leader, _size = leaders(group, [texts[:, 1], texts[:, 0], -copies])
         workspace.save("leader", leader)
         jaccard = (
             Shingles(workspace.load("shingles"), workspace.load("ends")).jaccard(
@@ -221,10 +217,9 @@ class CaptionDuplicates(Global):
         uids = np.concatenate([_NO_DIGESTS, *load("uids")])
         preferred = np.concatenate([np.zeros((0, len(self.prefer))), *load("preferred")])
         row_text = np.asarray(workspace.load("row_text"))
-        keys: list[Any] = [uids[:, 1], uids[:, 0]]
-        keys += [-preferred[:, i] for i in reversed(range(preferred.shape[1]))]
-        workspace.save("copy_rank", _ranks(row_text, keys))
-        workspace.save("group_rank", _ranks(_taken(leader, np.maximum(row_text, 0)), keys))
+        keys = preference(uids, preferred)
+        workspace.save("copy_rank", places(row_text, keys))
+        workspace.save("group_rank", places(_taken(leader, np.maximum(row_text, 0)), keys))
 
 
 _NONE = np.zeros(0, np.int64)
@@ -246,13 +241,3 @@ def _loader(workspace: Workspace) -> Any:
 def _taken(values: NDArray[Any], index: NDArray[Any]) -> NDArray[Any]:
     """values[index], and zeros if there are no values."""
     return values[index] if len(values) else np.zeros(len(index), values.dtype)
-
-
-def _ranks(group: NDArray[Any], keys: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
-    """Place of each row within its group, by keys of which the last counts most."""
-    order = np.lexsort((*keys, group))
-    starts = np.flatnonzero(np.diff(group[order], prepend=-2))
-    sizes = np.diff(np.append(starts, len(group)))
-    rank = np.empty(len(group), np.int64)
-    rank[order] = np.arange(len(group)) - np.repeat(starts, sizes)
-    return rank

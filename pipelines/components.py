@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,3 +51,34 @@ class Edges:
     def forest(self) -> NDArray[np.int64]:
         """A forest of all that was added."""
         return forest(np.concatenate([np.zeros((0, 2), np.int64), *self._held]))
+
+
+def leaders(
+    group: NDArray[Any], keys: Sequence[NDArray[Any]]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each thing: the first of its group by lexsort keys, and how many the group has."""
+    order, starts, sizes = _runs(group, keys)
+    first, size = np.empty(len(group), np.int64), np.empty(len(group), np.int64)
+    first[order] = np.repeat(order[starts], sizes)
+    size[order] = np.repeat(sizes, sizes)
+    return first, size
+
+
+def places(group: NDArray[Any], keys: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
+    """Place of each thing within its group, from 0, by lexsort keys."""
+    order, starts, sizes = _runs(group, keys)
+    place = np.empty(len(group), np.int64)
+    place[order] = np.arange(len(group)) - np.repeat(starts, sizes)
+    return place
+
+
+def _runs(
+    group: NDArray[Any], keys: Sequence[NDArray[Any]]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """An order with groups together, where each group begins in it, and its size."""
+    order = np.lexsort((*keys, group)).astype(np.int64)
+    ordered = group[order]
+    begins = np.ones(len(ordered), bool)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    starts = np.flatnonzero(begins)
+    return order, starts, np.diff(np.append(starts, len(ordered)))

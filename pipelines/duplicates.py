@@ -10,7 +10,7 @@ not by where they lie.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,13 +19,14 @@ import xxhash
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.components import Edges, components
+from gristmill.pipelines.components import Edges, components, leaders
 from gristmill.pipelines.hamming import close_pairs, plan_tasks
 from gristmill.pipelines.images_of_rows import (
     best_of_rows,
     digests,
     distinct_images,
     hex_digests,
+    preference,
 )
 from gristmill.pipelines.perceptual_hash import THUMBNAIL_BYTES
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
@@ -197,21 +198,13 @@ class Duplicates(Global):
             looks = np.stack([workspace.load("hashes"), workspace.load("looks")], axis=1)
             edges.append(_equal_rows(looks))
         label = components(np.concatenate([np.zeros((0, 2), np.int64), *edges]), n)
-        preferred = workspace.load("preferred")
-        keys: list[Any] = [ids[:, 1], ids[:, 0]]
-        keys += [-preferred[:, i] for i in reversed(range(preferred.shape[1]))]
-        order = np.lexsort((*keys, -workspace.load("area"), label))
-        starts = np.flatnonzero(np.diff(label[order], prepend=-1))
-        sizes = np.diff(np.append(starts, n))
-        survivor = np.empty(n, np.int64)
-        survivor[order] = np.repeat(order[starts], sizes)
-        size = np.empty(n, np.int32)
-        size[order] = np.repeat(sizes, sizes)
+        keys = preference(np.asarray(ids), np.asarray(workspace.load("preferred")))
+        survivor, size = leaders(label, [*keys, -np.asarray(workspace.load("area"))])
         same_bytes = (sha256 == sha256[survivor]).all(axis=1)
         same_pixels = (pixel_hash == pixel_hash[survivor]).all(axis=1)
         kind = np.where(same_bytes, 0, np.where(same_pixels, 1, 2)).astype(np.int8)
         workspace.save("survivor", survivor)
-        workspace.save("size", size)
+        workspace.save("size", size.astype(np.int32))
         workspace.save("kind", kind)
 
 

@@ -48,3 +48,10 @@ def best_of_rows(
         values = np.where(np.isnan(values), -np.inf, values)
         np.maximum.at(best[:, i], image, values)
     return best
+
+
+def preference(ids: NDArray[np.uint64], preferred: NDArray[np.float64]) -> list[NDArray[Any]]:
+    """Keys for `np.lexsort`, the most important last: best `preferred` columns first, then the
+    lowest digest, so that order depends on what things are and not on where they lie."""
+    columns = [-preferred[:, i] for i in reversed(range(preferred.shape[1]))]
+    return [ids[:, 1], ids[:, 0], *columns]

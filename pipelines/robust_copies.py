@@ -16,8 +16,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.components import components
-from gristmill.pipelines.images_of_rows import best_of_rows, digests, distinct_images, hex_digests
+from gristmill.pipelines.components import components, leaders
+from gristmill.pipelines.images_of_rows import (
+    best_of_rows,
+    digests,
+    distinct_images,
+    hex_digests,
+    preference,
+)
 from gristmill.pipelines.local_features import DESCRIPTOR, POINT, matching_points, mirrored
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
 
@@ -284,14 +290,7 @@ class RobustCopies(Global):
         group = components(pairs[:, :2], count) if count else np.zeros(0, np.int32)
         area = np.concatenate([np.zeros(0, np.int64), *load("area")])
         preferred = np.concatenate([np.zeros((0, len(self.prefer))), *load("preferred")])
-        keys: list[Any] = [ids[:, 1], ids[:, 0]]
-        keys += [-preferred[:, i] for i in reversed(range(preferred.shape[1]))]
-        order = np.lexsort((*keys, -area, group))
-        starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-        sizes = np.diff(np.append(starts, count))
-        survivor, size = np.empty(count, np.int64), np.empty(count, np.int64)
-        survivor[order] = np.repeat(order[starts], sizes)
-        size[order] = np.repeat(sizes, sizes)
+        survivor, size = leaders(group, [*preference(ids, preferred), -area])
         points, is_mirror = np.full(count, -1, np.int64), np.zeros(count, bool)
         # Ascending evidence, so that the best is written last; a mirror only if it fits better.
         both = np.concatenate([pairs, pairs[:, [1, 0, 2, 3]]])

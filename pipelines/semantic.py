@@ -23,7 +23,13 @@ import xxhash
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.images_of_rows import best_of_rows, distinct_images, hex_digests
+from gristmill.pipelines.components import places
+from gristmill.pipelines.images_of_rows import (
+    best_of_rows,
+    distinct_images,
+    hex_digests,
+    preference,
+)
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
 
 # Images for each cluster when their number is not given, and the most of them.
@@ -165,10 +171,8 @@ class SemanticClusters(Global):
         preferred = np.concatenate(
             [workspace.load(f"vectors/{part:06d}.preferred") for part in parts]
         )
-        keys: list[Any] = [ids[:, 1], ids[:, 0]]
-        keys += [-preferred[:, i] for i in reversed(range(preferred.shape[1]))]
         rank = np.empty(len(ids), np.int64)
-        rank[np.lexsort(keys)] = np.arange(len(ids))
+        rank[np.lexsort(preference(ids, preferred))] = np.arange(len(ids))
         workspace.save("rank", rank)
         luck = _luck(ids, self.seed)
         workspace.save("luck", luck)
@@ -250,7 +254,7 @@ class SemanticClusters(Global):
         size = np.bincount(cluster, minlength=len(centroids))
         workspace.save("cluster_size", size[cluster].astype(np.int32))
         luck = np.asarray(workspace.load("luck"))
-        place = _places(cluster, luck, np.asarray(ids))
+        place = places(cluster, [ids[:, 1], ids[:, 0], luck])
         workspace.save("cluster_rank", place.astype(np.int32))
         to_centroid = np.asarray(workspace.load("centroid_similarity"))
         density = density_shares(cluster, to_centroid, centroids, self.temperature, np.asarray(ids))
@@ -374,24 +378,6 @@ def _best_before(
     return best, which
 
 
-def _places(
-    cluster: NDArray[Any], luck: NDArray[np.uint64], ids: NDArray[np.uint64]
-) -> NDArray[np.int64]:
-    """Place of each image among those of its cluster, by `luck`."""
-    order = np.lexsort((ids[:, 1], ids[:, 0], luck, cluster))
-    return _count_within(cluster, order)
-
-
-def _count_within(cluster: NDArray[Any], order: NDArray[Any]) -> NDArray[np.int64]:
-    """0, 1, 2, ... within each cluster, along an order that has clusters together."""
-    ordered = cluster[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-    sizes = np.diff(np.append(starts, len(ordered)))
-    place = np.empty(len(cluster), np.int64)
-    place[order] = np.arange(len(ordered)) - np.repeat(starts, sizes)
-    return place
-
-
 def density_shares(
     cluster: NDArray[Any],
     to_centroid: NDArray[np.float32],
@@ -419,8 +405,7 @@ def density_shares(
         outer = np.ones(1)
     complexity = np.where(size > 0, inner * outer, -np.inf) / temperature
     weight = np.exp(complexity - complexity.max())
-    order = np.lexsort((ids[:, 1], ids[:, 0], to_centroid, cluster))
-    place = _count_within(cluster, order)
+    place = places(cluster, [ids[:, 1], ids[:, 0], to_centroid])
     factor = (place + 1) / np.maximum(weight[cluster], 1e-300)
     ranked = np.lexsort((ids[:, 1], ids[:, 0], factor))
     share = np.empty(count, np.float32)

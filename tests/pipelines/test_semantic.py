@@ -75,7 +75,7 @@ def test_the_named_image_is_the_near_one_and_preferred(tmp_path: Path) -> None:
             j = number[other]
             assert preferred[j] > preferred[i]
             cosine = float(values[i] @ values[j])
-            assert found["semantic_similarity"][i].as_py() == pytest.approx(cosine, abs=2e-4)
+            assert found["semantic_similarity"][i].as_py() == pytest.approx(cosine, abs=5e-4)
     assert found["semantic_duplicate_of"].null_count == 1
 
 
