@@ -50,8 +50,11 @@ def fit_head(
     binary = len(values) == 2
     if binary:
         y = (y == values[1]).astype(float)
-    order = np.random.default_rng(seed).permutation(len(y))
-    held, rest = order[: int(_HELD_OUT * len(y))], order[int(_HELD_OUT * len(y)) :]
+    # Rows of one picture stay on one side, or the head would be judged on what it has seen.
+    picture = np.unique(x.round(6), axis=0, return_inverse=True)[1].reshape(-1)
+    order = np.random.default_rng(seed).permutation(int(picture.max()) + 1)
+    aside = np.isin(picture, order[: int(_HELD_OUT * len(order))])
+    held, rest = np.flatnonzero(aside), np.flatnonzero(~aside)
     if binary and min(len(np.unique(y[held])), len(np.unique(y[rest]))) < 2:
         raise ConfigurationError("one of the two labels is too rare to hold some out; give more")
     fit, judge = (_logistic, auc) if binary else (_ridge, r2)

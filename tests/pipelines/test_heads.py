@@ -71,6 +71,14 @@ def test_a_head_trained_here_tells_apart_and_is_read_again(tmp_path: Path) -> No
     assert auc(scores, (truth > 0).astype(float)) > 0.97
 
 
+def test_captions_of_one_picture_are_held_out_together() -> None:
+    # Five rows a picture, labels by chance: a head that met the picture would seem to know.
+    rng = np.random.default_rng(0)
+    rows = np.repeat(rng.standard_normal((80, 64)), 5, axis=0)
+    labels = np.repeat(rng.integers(0, 2, 80), 5)
+    assert 0.2 < fit_head(rows, labels.tolist()).facts["auc"] < 0.8
+
+
 def test_grades_are_explained(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((400, 16))
