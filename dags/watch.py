@@ -10,7 +10,7 @@ import psutil
 
 from gristmill.dags.progress import Progress
 from gristmill.dags.run_folder import Layout
-from gristmill.errors import DiskFullError
+from gristmill.errors import DiskFullError, StorageError
 from gristmill.pipelines.storage import Folder
 
 _EVERY_S = 0.5
@@ -29,7 +29,8 @@ class _Watch:
 
     def _loop(self) -> None:
         while not self._stop.wait(_EVERY_S):
-            with contextlib.suppress(OSError):
+            # A store that is away is the run's to notice; the next look may find it again.
+            with contextlib.suppress(OSError, StorageError):
                 self.look()
 
     def _enter(self) -> None:
