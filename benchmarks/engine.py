@@ -24,10 +24,11 @@ from gristmill.dags.execute import RunOptions, execute
 from gristmill.dags.graph import Dag, Node
 from gristmill.dags.progress import Progress
 from gristmill.pipelines.caption_facts import CaptionFacts
+from gristmill.pipelines.decode import Image
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.schema import SUCCESS
 from gristmill.pipelines.sources import Source
-from gristmill.pipelines.stage import Image, Map, Score
+from gristmill.pipelines.stage import Map, Score
 
 
 @dataclass(frozen=True, kw_only=True)

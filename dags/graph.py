@@ -110,7 +110,10 @@ class Dag:
         """The columns that enter `name`."""
         fields: dict[str, pa.Field] = {}
         for other in self.upstream(name):
-            for column in columns_written(self.nodes[other].stage):
+            stage = self.nodes[other].stage
+            if isinstance(stage, Map):
+                fields = {name: field for name, field in fields.items() if stage.passes(name)}
+            for column in columns_written(stage):
                 fields[column.name] = column
         return pa.schema(list(fields.values()))
 

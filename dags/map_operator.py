@@ -18,7 +18,7 @@ from gristmill.dags.rows import make_scratch
 from gristmill.dags.run_folder import BLOBS, ROWS, Layout, PartStore, Record
 from gristmill.dags.supervision import Supervision
 from gristmill.pipelines.child import ChildDied, ChildSilent
-from gristmill.pipelines.schema import POISONED, SUCCESS, with_columns
+from gristmill.pipelines.schema import MERGED, POISONED, SUCCESS, with_columns
 from gristmill.pipelines.stage import Map
 
 
@@ -87,23 +87,24 @@ class MapOperator(PartOperator):
                     break
         if rows is None:
             rows = list(range(self.worker.ask("size", part)))
-        if len(rows) == 1:
-            self._write_poisoned(part, rows[0], reason, path)
+        groups = self.worker.ask("groups", part, rows)
+        if len(groups) == 1:
+            self._write_poisoned(part, rows, reason, path)
             yield path
             return
-        middle = len(rows) // 2
-        yield from self._segments(part, rows[:middle], scratch)
-        yield from self._segments(part, rows[middle:], scratch)
+        middle = len(groups) // 2
+        for half in (groups[:middle], groups[middle:]):
+            yield from self._segments(part, [row for group in half for row in group], scratch)
 
-    def _write_poisoned(self, part: int, row: int, reason: str, path: str) -> None:
-        """A segment with the one row that nothing could be done with."""
-        table = self.worker.ask("row", part, row)
+    def _write_poisoned(self, part: int, rows: list[int], reason: str, path: str) -> None:
+        """A segment with the rows, one or one group, that nothing could be done with."""
+        table = self.worker.ask("take", part, rows)
         stage = self.layout.dag.stage(self.node)
         assert isinstance(stage, Map)
         for field in [*stage.writes(), *BLOB]:
             if field.name not in (*table.column_names, "image"):
-                table = table.append_column(field, pa.nulls(1, field.type))
-        values = {"status": [POISONED], "error": [reason]}
+                table = table.append_column(field, pa.nulls(len(table), field.type))
+        values = {"status": [POISONED] * len(table), "error": [reason] * len(table)}
         pq.write_table(with_columns(table, values, table.schema), f"{path}.parquet")
         with open(f"{path}.blobs", "wb"):
             pass
@@ -132,18 +133,15 @@ class MapOperator(PartOperator):
             if old is not None:
                 rows = rows.take(_positions(old[0]["uid"], rows["uid"]))
             attempt.write_table(ROWS, rows)
-            origins = set(
-                parent or uid
-                for uid, parent in zip(
-                    rows["uid"].to_pylist(), rows["parent_uid"].to_pylist(), strict=True
-                )
-            )
+            statuses = rows["status"].to_pylist()
+            rows_in = self.worker.ask("size", part)
             attempt.commit(
                 inputs=self.input_digests(self.node, part),
-                rows_in=len(origins),
-                born=len(rows) - len(origins),
-                rows_out=rows["status"].to_pylist().count(SUCCESS),
+                rows_in=rows_in,
+                born=len(rows) - rows_in,
+                rows_out=statuses.count(SUCCESS),
                 dropped=_reasons(rows),
+                merged=statuses.count(MERGED),
                 seconds=time.perf_counter() - start,
                 peak_rss_mb=self.worker.peak_mb(),
             )
@@ -166,5 +164,5 @@ def _positions(order: pa.ChunkedArray, uids: pa.ChunkedArray) -> pa.Array:
 
 def _reasons(rows: pa.Table) -> dict[str, int]:
     """Why rows ended at a Map node: the error, else the status."""
-    failed = rows.filter(pc.not_equal(rows["status"], SUCCESS))
+    failed = rows.filter(pc.invert(pc.is_in(rows["status"], pa.array([SUCCESS, MERGED]))))
     return count_values(failure_reasons(failed))

@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gristmill.dags.graph import BLOB, IMAGE, stores_images
-from gristmill.dags.rows import RowReader
+from gristmill.dags.rows import PIECES, RowReader, explode_pieces
 from gristmill.dags.run_folder import Layout
 from gristmill.errors import WorkerError
-from gristmill.pipelines.decode import decode_rgb
-from gristmill.pipelines.stage import Image, Map, Score
+from gristmill.pipelines.media import Media
+from gristmill.pipelines.stage import Map, Score
 
-_PLACE = ("part", "blob_offset", "blob_size")
+_PLACE = ("blob_offset", "blob_size")
 
 
 @dataclass
@@ -51,18 +50,35 @@ class PartWorker:
         found: list[str] = self._entering(part)["uid"].to_pylist()
         return found
 
-    def row(self, part: int, row: int) -> pa.Table:
-        """One row that enters, as a table."""
-        return self._entering(part).slice(row, 1)
+    def take(self, part: int, rows: Sequence[int]) -> pa.Table:
+        """Some rows that enter."""
+        return self._entering(part).take(pa.array(rows, pa.int64()))
 
-    def pixel_counts(self, part: int) -> list[int]:
-        """Pixels of each row's stored picture; 0 where it is not known."""
+    def groups(self, part: int, rows: Sequence[int]) -> list[list[int]]:
+        """Rows that the Map must see together; without such, each alone."""
+        stage = self.layout.dag.stage(self.nodes[0])
+        if not isinstance(stage, Map) or not stage.together:
+            return [[row] for row in rows]
+        found: dict[str, list[int]] = {}
+        keys = self._entering(part)[stage.together].to_pylist()
+        for row in rows:
+            found.setdefault(keys[row], []).append(row)
+        return list(found.values())
+
+    def costs(self, part: int) -> tuple[list[int], list[float]]:
+        """Decoded bytes of each row, over all ways in which these nodes look at it, and the seconds
+        that it may take beyond the deadline of a row."""
         table = self._entering(part)
-        if "width" not in table.column_names or "height" not in table.column_names:
-            return [0] * len(table)
-        area = pc.multiply(table["width"].cast(pa.int64()), table["height"].cast(pa.int64()))
-        counts: list[int] = pc.fill_null(area, 0).to_pylist()
-        return counts
+        cost, seconds = [0] * len(table), [0.0] * len(table)
+        for media in self._media():
+            cost = [a + b for a, b in zip(cost, media.cost(table), strict=True)]
+            seconds = [a + b for a, b in zip(seconds, media.seconds(table), strict=True)]
+        return cost, seconds
+
+    def _media(self) -> list[Media]:
+        """The ways in which these nodes look at a row, each once."""
+        found = [media for node in self.nodes if (media := self._score_stage(node).media)]
+        return list(dict.fromkeys(found))
 
     # -- Map ------------------------------------------------------------------------------------
 
@@ -80,11 +96,25 @@ class PartWorker:
         with_images = stores_images(stage)
         done: list[pa.Table] = []
         with open(f"{path}.blobs", "wb") as blobs:
-            for out in stage.map(table):
-                done.append(_store_images(out, blobs) if with_images else out)
-                yield len(out)
+            for piece in self._pieces(stage, table, part):
+                for out in stage.map(piece):
+                    done.append(_store_images(out, blobs) if with_images else out)
+                    yield len(out)
         mapped = pa.concat_tables(done) if done else _nothing_mapped(table, stage)
         pq.write_table(_in_order(mapped, origin, self.nodes[0]), f"{path}.parquet")
+
+    def _pieces(self, stage: Map, table: pa.Table, part: int) -> Iterator[pa.Table]:
+        """The table, or row by row with the stored bytes for a Map that reads them."""
+        if not stage.takes_bytes:
+            yield table
+            return
+        place = pa.array([part], pa.int32())
+        for row in range(len(table)):
+            one = table.slice(row, 1)
+            data = self.reader.images(self.nodes[0], one.append_column("part", place))
+            names = [name for name in one.column_names if name not in BLOB.names]
+            one = one.select(names)
+            yield one.append_column(pa.field(IMAGE, pa.binary()), pa.array(data, pa.binary()))
 
     # -- Score ----------------------------------------------------------------------------------
 
@@ -97,15 +127,13 @@ class PartWorker:
         """
         result = BlockScores({}, {}, dict.fromkeys(self.nodes, 0.0))
         table = self._entering(part).take(pa.array(rows, pa.int64()))
-        looking = [node for node in self.nodes if self._score_stage(node).pixels]
-        images: list[Image | None] = [None] * len(rows)
-        if looking:
+        seen: dict[Media, list[Any]] = {}
+        for media in self._media():
             start = time.perf_counter()
+            looking = [node for node in self.nodes if self._score_stage(node).media is media]
             poison = set.intersection(*[set(without.get(node, ())) for node in looking])
-            seen = [i for i, row in enumerate(rows) if row not in poison]
-            stored = self.reader.images(self.nodes[0], table.take(pa.array(seen, pa.int64())))
-            for i, data in zip(seen, stored, strict=True):
-                images[i] = decode_rgb(data)
+            places = [i for i, row in enumerate(rows) if row not in poison]
+            seen[media] = self._look(media, table, places)
             for node in looking:
                 result.seconds[node] += (time.perf_counter() - start) / len(looking)
         for node in self.nodes:
@@ -113,15 +141,29 @@ class PartWorker:
             stage = self._score_stage(node)
             bad = without.get(node, ())
             mine = [i for i, row in enumerate(rows) if row not in bad]
-            pictures = [image for i in mine if (image := images[i]) is not None]
-            scores = stage.score(
-                table.take(pa.array(mine, pa.int64())), pictures if stage.pixels else None
-            )
+            things = [seen[stage.media][i] for i in mine] if stage.media else None
+            scores = stage.score(table.take(pa.array(mine, pa.int64())), things)
             _check_scores(node, stage, scores, len(mine))
             result.rows[node] = [rows[i] for i in mine]
             result.tables[node] = scores
             result.seconds[node] += time.perf_counter() - start
         return result
+
+    def _look(self, media: Media, table: pa.Table, places: Sequence[int]) -> list[Any]:
+        """What a stage is handed of each row of `table`; None but at `places`."""
+        found: list[Any] = [None] * len(table)
+        chosen = table.take(pa.array(places, pa.int64()))
+        if media.several:
+            owners, pieces = explode_pieces(chosen)
+            for place in places:
+                found[place] = []
+            for owner, data in zip(owners, self.reader.images(self.nodes[0], pieces), strict=True):
+                found[places[owner]].append(media.decode(data))
+        else:
+            stored = self.reader.images(self.nodes[0], chosen)
+            for place, data in zip(places, stored, strict=True):
+                found[place] = media.decode(data)
+        return found
 
     def score_each(
         self, part: int, pairs: Sequence[tuple[int, str]]
@@ -156,8 +198,9 @@ class PartWorker:
         for name in self.nodes:
             stage = dag.stage(name)
             columns |= set(stage.bind(available))
-            if isinstance(stage, Score) and stage.pixels:
-                columns |= {"blob_offset", "blob_size", "width", "height"}
+            if isinstance(stage, Score) and stage.media is not None:
+                place = PIECES if stage.media.several else _PLACE
+                columns |= {*place, *stage.media.columns}
         wanted = [name for name in available.names if name in columns]
         table = self.reader.entering(node, part, wanted)
         return table.append_column("part", pa.array(np.full(len(table), part, np.int32)))

@@ -13,7 +13,10 @@ from gristmill.dags.settings import nearest
 from gristmill.errors import ConfigurationError
 
 # Name on the command line -> module and function. A recipe takes the fields of its source.
-RECIPES = {"image-text": ("gristmill.dags.image_text", "image_text")}
+RECIPES = {
+    "image-text": ("gristmill.dags.image_text", "image_text"),
+    "video-text": ("gristmill.dags.video_text", "video_text"),
+}
 
 
 def find_dag(name: str, source: dict[str, Any]) -> Dag:

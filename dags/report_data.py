@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import importlib.metadata
 import platform
 import re
@@ -11,13 +10,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from gristmill.dags.graph import columns_written, is_row_stage, stores_images
+from gristmill.dags.graph import columns_written, is_row_stage
 from gristmill.dags.ledger import count_nodes, deciding_nodes
 from gristmill.dags.plan import finished_parts, open_run
 from gristmill.dags.report import (
@@ -35,10 +33,10 @@ from gristmill.dags.report import (
 )
 from gristmill.dags.report_corpus import gather_corpus
 from gristmill.dags.report_model import gather_model
+from gristmill.dags.report_pictures import RowPictures
 from gristmill.dags.rows import RowReader
 from gristmill.dags.run_folder import Layout
 from gristmill.dags.summary import RuleOutcome, keep_outcomes, rule_warnings
-from gristmill.pipelines.decode import DecodeError, decode_rgb
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.stage import Map, Score, Write
 
@@ -46,7 +44,6 @@ _PICTURES = 24
 _PER_REASON = 12
 _GROUPS = 12
 _BINS = 40
-_THUMBNAIL = 160
 _LIBRARIES = (
     "gristmill", "ray", "torch", "open_clip_torch", "img2dataset", "pyarrow", "duckdb",
     "opencv-python-headless",
@@ -71,7 +68,7 @@ class _Gatherer:
         self.reader = RowReader(layout)
         self.summary = self.folder.read_json("summary.json")
         self.keeps = [n for n in self.dag.order() if isinstance(self.dag.stage(n), Keep)]
-        self.maps = [n for n in self.dag.order() if stores_images(self.dag.stage(n))]
+        self.looks = RowPictures(layout)
 
     def gather(self) -> ReportData:
         summary = self.summary
@@ -147,12 +144,14 @@ class _Gatherer:
         if not self.keeps:
             return []
         keep = self.keeps[-1]
+        entering_names = self.dag.columns(keep).names
         columns = [
             (node, field.name)
             for node in self.dag.upstream(keep)
             if not is_row_stage(self.dag.stage(node))
             for field in columns_written(self.dag.stage(node))
-            if (pa.types.is_floating(field.type) or field.type == pa.int32())
+            if field.name in entering_names
+            and (pa.types.is_floating(field.type) or field.type == pa.int32())
             # Places in an order are spread evenly by their nature.
             and not field.name.endswith("_rank")
         ]
@@ -212,7 +211,7 @@ class _Gatherer:
             node, reason = key
             most = _PER_REASON if node else _PICTURES
             held = sorted(held, key=lambda item: item[0])[:most]
-            pictures = self._load([(part, row["uid"], _note(row)) for _, part, row in held])
+            pictures = self.looks.load([(part, row["uid"], _note(row)) for _, part, row in held])
             if not node:
                 kept = pictures
             elif any(picture.src for picture in pictures):
@@ -226,27 +225,6 @@ class _Gatherer:
         stages = [self.dag.stage(node) for node in self.keeps]
         return [name for stage in stages if isinstance(stage, Keep) for name in stage.rules]
 
-    def _load(self, wanted: Sequence[tuple[int, str, str]]) -> list[Picture]:
-        """Pictures of (part, uid, note), as the last Map that stores them left them."""
-        if not self.maps:
-            return []
-        node = self.maps[-1]
-        found: dict[str, tuple[str, str]] = {}
-        for part in {part for part, _, _ in wanted}:
-            table = self.reader.leaving(node, part, ["caption", "blob_offset", "blob_size"])
-            uids = pa.array([uid for p, uid, _ in wanted if p == part])
-            table = table.filter(pc.is_in(table["uid"], uids))
-            table = table.append_column("part", pa.array(np.full(len(table), part, np.int32)))
-            below = self._below(node)
-            if below is None or not len(table):
-                continue
-            for row, data in zip(table.to_pylist(), self.reader.images(below, table), strict=True):
-                found[row["uid"]] = (row["caption"] or "", thumbnail_uri(data))
-        return [Picture(uid, *found.get(uid, ("", "")), note) for _, uid, note in wanted]
-
-    def _below(self, node: str) -> str | None:
-        return next((n for n in self.dag.order() if node in self.dag.upstream(n)), None)
-
     def _groups(self) -> list[DuplicateGroup]:
         """Some groups of copies, the larger first."""
         columns = self.dag.columns(self.keeps[-1]).names if self.keeps else []
@@ -256,8 +234,9 @@ class _Gatherer:
         groups: dict[str, list[tuple[int, dict[str, Any]]]] = {}
         names = [
             "uid", "image_id", "duplicate_of", "duplicate_kind", "duplicate_group",
-            "duplicate_group_size", "duplicate_distance",
+            "duplicate_group_size", "duplicate_distance", "duplicate_overlap",
         ]  # fmt: skip
+        names = [name for name in names if name in columns]
         for part in range(self.parts):
             table = self.reader.entering(keep, part, names)
             table = table.filter(pc.greater(table["duplicate_group_size"], 1))
@@ -271,7 +250,7 @@ class _Gatherer:
             copies = [m for m in one_each.values() if m[1]["duplicate_of"] is not None][:8]
             if not stays or not copies:
                 continue
-            pictures = self._load(
+            pictures = self.looks.load(
                 [(part, row["uid"], _copy_note(row)) for part, row in [stays[0], *copies]]
             )
             found.append(DuplicateGroup(len(one_each), pictures[0], pictures[1:]))
@@ -339,13 +318,15 @@ class _Gatherer:
 
 def _group_interest(members: list[tuple[int, dict[str, Any]]]) -> tuple[Any, ...]:
     """Near copies first, as they are what can be wrong; then the larger groups."""
-    kinds = {row["duplicate_kind"] for _, row in members}
+    kinds = {row.get("duplicate_kind") for _, row in members}
     return ("near" not in kinds, -len(members), members[0][1]["duplicate_group"])
 
 
 def _copy_note(row: dict[str, Any]) -> str:
     if row["duplicate_of"] is None:
         return "stays"
+    if "duplicate_overlap" in row:
+        return f"overlap {row['duplicate_overlap'] or 0:.2f}"
     if row["duplicate_kind"] == "near":
         return f"near, {row['duplicate_distance']} bits"
     return f"same {row['duplicate_kind']}"
@@ -381,21 +362,6 @@ def _range(values: Any) -> tuple[float, float]:
     if width > 0 and low < near_low - width:
         low = near_low - width / 10
     return low, high
-
-
-def thumbnail_uri(data: bytes) -> str:
-    """A small JPEG as a data: URI; empty if the bytes do not decode."""
-    try:
-        pixels = decode_rgb(data)
-    except DecodeError:
-        return ""
-    height, width = pixels.shape[:2]
-    scale = min(1.0, _THUMBNAIL / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small: Any = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    swapped: Any = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-    encoded = cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
-    return "data:image/jpeg;base64," + base64.b64encode(encoded).decode()
 
 
 def _versions() -> list[tuple[str, str]]:

@@ -27,6 +27,8 @@ from gristmill.pipelines.stage import Global, Map, Score
 from gristmill.pipelines.storage import Folder
 
 _UID = "uid"
+# Where the pictures of a row lie that has several.
+PIECES = ("image_offsets", "image_sizes")
 # Reading pictures one by one is slow; gaps up to this many bytes are read and thrown away.
 _MERGE_GAP = 256 * 1024
 
@@ -135,6 +137,19 @@ class RowReader:
         """The nearest Map above `node` that stores pictures."""
         dag = self.layout.dag
         return [n for n in dag.upstream(node) if stores_images(dag.stage(n))][-1]
+
+
+def explode_pieces(table: pa.Table) -> tuple[list[int], pa.Table]:
+    """Rows that have several pictures -> the row of each picture, and a table of where they lie."""
+    offsets, sizes = table["image_offsets"].to_pylist(), table["image_sizes"].to_pylist()
+    owners = [row for row, of_row in enumerate(offsets) for _ in of_row or ()]
+    parts = table["part"].to_pylist()
+    places = {
+        "part": pa.array([parts[row] for row in owners], pa.int32()),
+        "blob_offset": pa.array([o for of_row in offsets for o in of_row or ()], pa.int64()),
+        "blob_size": pa.array([s for of_row in sizes for s in of_row or ()], pa.int64()),
+    }
+    return owners, pa.table(places)
 
 
 def _runs(rows: NDArray[Any], offsets: NDArray[Any], sizes: NDArray[Any]) -> list[NDArray[Any]]:

@@ -34,12 +34,12 @@ class ScoreOperator(PartOperator):
                 return rest(part)
             finally:
                 rest.close()
-        pixels = self.worker.ask("pixel_counts", part)
+        cost, seconds = self.worker.ask("costs", part)
         scored: list[BlockScores] = []
         poisoned: dict[str, dict[int, str]] = {node: {} for node in self.nodes}
         halved = 0
-        for block in blocks(pixels):
-            for scores, cut in self._block(part, block, poisoned):
+        for block in blocks(cost):
+            for scores, cut in self._block(part, block, seconds, poisoned):
                 scored.append(scores)
                 halved += cut
         uids = self.worker.ask("uids", part)
@@ -48,14 +48,20 @@ class ScoreOperator(PartOperator):
         return False
 
     def _block(
-        self, part: int, rows: list[int], poisoned: dict[str, dict[int, str]]
+        self,
+        part: int,
+        rows: list[int],
+        seconds: Sequence[float],
+        poisoned: dict[str, dict[int, str]],
     ) -> Iterator[tuple[BlockScores, int]]:
-        """Score a block; yields scores and how often it had to be halved.
+        """Score a block; yields scores and how often it had to be halved. `seconds`: what each row
+        may take beyond a row's deadline.
 
         If its worker dies twice, rows are tried one by one to find the poison, and the block goes
         again without it, so that a chance kill leaves no trace in the bytes.
         """
         deadline = self.supervision.row_deadline_s * (1 + len(rows) / 16)
+        deadline += sum(seconds[row] for row in rows)
         for attempt in range(2):
             without = {node: list(bad) for node, bad in poisoned.items()}
             try:
@@ -71,7 +77,7 @@ class ScoreOperator(PartOperator):
         if not self.supervision.isolate:
             raise failure
         pairs = [(row, node) for node in self.nodes for row in rows if row not in poisoned[node]]
-        found = self._find_poison(part, pairs)
+        found = self._find_poison(part, pairs, max(seconds[row] for row in rows))
         for node in self.nodes:
             tried = [row for row, name in pairs if name == node]
             if len(tried) > 1 and all((row, node) in found for row in tried):
@@ -82,17 +88,19 @@ class ScoreOperator(PartOperator):
         for (row, node), reason in found.items():
             poisoned[node][row] = reason
         if found:
-            yield from self._block(part, rows, poisoned)
+            yield from self._block(part, rows, seconds, poisoned)
         elif len(rows) > 1:
             # Each row alone is fine, together they are not: memory. Half is tried, and recorded.
             middle = len(rows) // 2
             for half in (rows[:middle], rows[middle:]):
-                for scores, cut in self._block(part, half, poisoned):
+                for scores, cut in self._block(part, half, seconds, poisoned):
                     yield scores, cut + 1
         else:
             raise failure
 
-    def _find_poison(self, part: int, pairs: list[tuple[int, str]]) -> dict[tuple[int, str], str]:
+    def _find_poison(
+        self, part: int, pairs: list[tuple[int, str]], seconds: float
+    ) -> dict[tuple[int, str], str]:
         """(row, node) pairs that kill, hang or break the worker, found from its journal."""
         found: dict[tuple[int, str], str] = {}
         waiting = pairs
@@ -100,7 +108,10 @@ class ScoreOperator(PartOperator):
             at = 0
             try:
                 for index, raised, message in self.worker.stream(
-                    "score_each", part, waiting, silence_s=self.supervision.row_deadline_s
+                    "score_each",
+                    part,
+                    waiting,
+                    silence_s=self.supervision.row_deadline_s + seconds,
                 ):
                     at = index
                     if raised:
@@ -161,14 +172,13 @@ class ScoreOperator(PartOperator):
             )
 
 
-def blocks(pixels: Sequence[int]) -> list[list[int]]:
+def blocks(cost: Sequence[int]) -> list[list[int]]:
     """Consecutive rows in blocks bounded by rows and decoded bytes; a function of the data
     alone."""
     found: list[list[int]] = []
     current: list[int] = []
     held = 0
-    for row, count in enumerate(pixels):
-        size = count * 3
+    for row, size in enumerate(cost):
         if current and (len(current) >= BLOCK_ROWS or held + size > BLOCK_BYTES):
             found.append(current)
             current, held = [], 0

@@ -12,7 +12,7 @@ from gristmill.model.codec import to_unit
 from gristmill.model.codecs import load_codec
 from gristmill.model.views import view
 from gristmill.model.vocabulary import check_text
-from gristmill.pipelines.stage import Image
+from gristmill.pipelines.decode import Image
 
 # Pictures encoded at once.
 _BATCH = 64

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.stage import Image, Score
+from gristmill.pipelines.decode import Image
+from gristmill.pipelines.stage import Score
 
 
 @dataclass(frozen=True, kw_only=True)

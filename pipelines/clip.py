@@ -15,7 +15,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, MissingWeightsError
-from gristmill.pipelines.stage import Image, Needs, Score, execution, require_choice
+from gristmill.pipelines.decode import Image
+from gristmill.pipelines.media import PICTURE, Media
+from gristmill.pipelines.stage import Needs, Score, execution, require_choice
 
 _LOCAL, _HUB = "local-dir:", "hf-hub:"
 
@@ -28,7 +30,7 @@ class ClipScore(Score):
     weights as open_clip saves them) or the path of a configuration .json.
     """
 
-    pixels: ClassVar[bool] = True
+    media: ClassVar[Media | None] = PICTURE
     libraries: ClassVar[tuple[str, ...]] = ("torch", "open_clip_torch")
 
     model: str = "ViT-B-32"
@@ -55,12 +57,14 @@ class ClipScore(Score):
 
     def writes(self) -> pa.Schema:
         """The score, null without a caption, and the embeddings."""
-        fields = [pa.field(self.name, pa.float32())]
-        if self.embeddings:
-            width = int(_model_config(self.model)["embed_dim"])
-            for name in ("image_embedding", "text_embedding"):
-                fields.append(pa.field(name, pa.list_(pa.float16(), width)))
-        return pa.schema(fields)
+        return pa.schema([pa.field(self.name, pa.float32()), *self.embedding_fields()])
+
+    def embedding_fields(self) -> list[pa.Field]:
+        """Fields of the embeddings, if they are wanted."""
+        if not self.embeddings:
+            return []
+        kind = pa.list_(pa.float16(), int(_model_config(self.model)["embed_dim"]))
+        return [pa.field(name, kind) for name in ("image_embedding", "text_embedding")]
 
     def needs(self) -> Needs:
         """Threads, GPUs, and memory for weights and pictures."""
@@ -95,28 +99,46 @@ class ClipScore(Score):
         """Load the model."""
         _load(self.model, self.pretrained, self.precision, self.device, self.threads)
 
-    def score(self, table: pa.Table, images: Sequence[Image] | None) -> pa.Table:
+    def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
         """Score rows in batches of `batch_size`, in their order."""
         assert images is not None
-        loaded = _load(self.model, self.pretrained, self.precision, self.device, self.threads)
         captions = table["caption"].to_pylist()
-        pieces = [
-            loaded.embed(images[i : i + self.batch_size], captions[i : i + self.batch_size])
-            for i in range(0, len(captions), self.batch_size)
-        ]
         schema = self.writes()
-        if not pieces:
+        if not captions:
             return schema.empty_table()
-        picture = np.concatenate([first for first, _ in pieces])
-        text = np.concatenate([second for _, second in pieces])
+        picture, text = self.embed_images(images), self.embed_texts(captions)
         cosine = (picture * text).sum(axis=1).astype(np.float64).round(5).astype(np.float32)
         missing = np.array([caption is None for caption in captions])
         columns: list[Any] = [pa.array(cosine, pa.float32(), mask=missing)]
-        if self.embeddings:
-            for values in (picture, text):
-                flat = pa.array(values.astype(np.float16).reshape(-1), pa.float16())
-                columns.append(pa.FixedSizeListArray.from_arrays(flat, values.shape[1]))
-        return pa.table(columns, schema=schema)
+        return pa.table([*columns, *self.embedding_columns(picture, text)], schema=schema)
+
+    def embed_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """Unit-length embeddings [n, width] of pictures, in batches."""
+        loaded, size = self._loaded(), self.batch_size
+        steps = range(0, len(images), size)
+        return np.concatenate([loaded.images(images[i : i + size]) for i in steps])
+
+    def embed_texts(self, texts: Sequence[str | None]) -> NDArray[np.float32]:
+        """Unit-length embeddings [n, width] of texts, in batches; of "" for None."""
+        loaded, size = self._loaded(), self.batch_size
+        steps = range(0, len(texts), size)
+        return np.concatenate([loaded.texts(texts[i : i + size]) for i in steps])
+
+    def embedding_columns(
+        self, picture: NDArray[np.float32], text: NDArray[np.float32]
+    ) -> list[pa.Array]:
+        """Embeddings as float16 columns, if they are wanted."""
+        if not self.embeddings:
+            return []
+        return [
+            pa.FixedSizeListArray.from_arrays(
+                pa.array(values.astype(np.float16).reshape(-1), pa.float16()), values.shape[1]
+            )
+            for values in (picture, text)
+        ]
+
+    def _loaded(self) -> _Clip:
+        return _load(self.model, self.pretrained, self.precision, self.device, self.threads)
 
 
 class _Clip:
@@ -147,34 +169,34 @@ class _Clip:
         self.device = device
         self.dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
 
-    def embed(
-        self, images: Sequence[Image], captions: Sequence[str | None]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Unit-length embeddings of pictures and captions, each [n, width] float32."""
+    def images(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """Unit-length embeddings of pictures, [n, width] float32."""
         import PIL.Image
         import torch
 
         pixels = torch.stack([self.transform(PIL.Image.fromarray(image)) for image in images])
-        tokens = self.tokenizer([caption or "" for caption in captions])
-        return self._forward(pixels, tokens)
+        return self._forward(self.model.encode_image, pixels, self.dtype)
 
-    def _forward(self, pixels: Any, tokens: Any) -> tuple[Any, Any]:
+    def texts(self, texts: Sequence[str | None]) -> NDArray[np.float32]:
+        """Unit-length embeddings of texts, [n, width] float32."""
+        return self._forward(self.model.encode_text, self.tokenizer([t or "" for t in texts]), None)
+
+    def _forward(self, encode: Any, batch: Any, dtype: Any) -> NDArray[np.float32]:
         """One pass; a batch that does not fit the GPU is halved."""
         import torch
 
         try:
             with torch.inference_mode():
-                image = self.model.encode_image(pixels.to(self.device, self.dtype), normalize=True)
-                text = self.model.encode_text(tokens.to(self.device), normalize=True)
-                return image.float().cpu().numpy(), text.float().cpu().numpy()
+                found = encode(batch.to(self.device, dtype), normalize=True)
+                values: NDArray[np.float32] = found.float().cpu().numpy()
+                return values
         except torch.OutOfMemoryError:
-            half = len(pixels) // 2
+            half = len(batch) // 2
             if half == 0:
                 raise
         torch.cuda.empty_cache()
-        first = self._forward(pixels[:half], tokens[:half])
-        second = self._forward(pixels[half:], tokens[half:])
-        return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
+        pieces = [self._forward(encode, part, dtype) for part in (batch[:half], batch[half:])]
+        return np.concatenate(pieces)
 
 
 @functools.lru_cache(maxsize=2)

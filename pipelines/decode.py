@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from gristmill.pipelines.stage import Image
+Image = NDArray[np.uint8]
+"""One decoded picture: uint8 RGB, [height, width, 3]."""
 
 
 class DecodeError(ValueError):

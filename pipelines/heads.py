@@ -16,7 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, MissingWeightsError
-from gristmill.pipelines.stage import Image, Needs, Score, require_choice
+from gristmill.pipelines.decode import Image
+from gristmill.pipelines.stage import Needs, Score, require_choice
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.weight$")
 

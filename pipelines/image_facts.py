@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from gristmill.pipelines.stage import Image, Score
+from gristmill.pipelines.decode import Image
+from gristmill.pipelines.media import PICTURE, Media
+from gristmill.pipelines.stage import Score
 
 # Facts are measured at this longer side, so that they do not depend on the size stored.
 _SIDE = 256
@@ -22,7 +24,7 @@ _BLANK_TOLERANCE = 8
 class ImageFacts(Score):
     """Sharpness, entropy, blankness, brightness, contrast, colour and shape of each picture."""
 
-    pixels: ClassVar[bool] = True
+    media: ClassVar[Media | None] = PICTURE
     libraries: ClassVar[tuple[str, ...]] = ("opencv-python-headless",)
 
     def writes(self) -> pa.Schema:

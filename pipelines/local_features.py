@@ -12,7 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.stage import Image, Needs, Score
+from gristmill.pipelines.decode import Image
+from gristmill.pipelines.media import PICTURE, Media
+from gristmill.pipelines.stage import Needs, Score
 
 DESCRIPTOR = 128
 # x and y from the middle of the picture, size (pixels of the working size), angle (degrees).
@@ -26,7 +28,7 @@ class LocalFeatures(Score):
     """The strongest SIFT keypoints (Lowe 2004) with RootSIFT descriptors (Arandjelovic & Zisserman
     2012), stored in 8 bits. About 50 pictures a second on one core, 9 kB a picture at 64."""
 
-    pixels: ClassVar[bool] = True
+    media: ClassVar[Media | None] = PICTURE
     libraries: ClassVar[tuple[str, ...]] = ("opencv-python-headless",)
 
     # Keypoints of a picture; 0 leaves the node out.

@@ -12,7 +12,9 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from gristmill.pipelines.stage import Image, Score
+from gristmill.pipelines.decode import Image
+from gristmill.pipelines.media import PICTURE, Media
+from gristmill.pipelines.stage import Score
 
 THUMBNAIL_SIDE = 16
 THUMBNAIL_BYTES = THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3
@@ -26,7 +28,7 @@ class PerceptualHash(Score):
     The first bit (the mean) is left out of the median, as it dwarfs the others.
     """
 
-    pixels: ClassVar[bool] = True
+    media: ClassVar[Media | None] = PICTURE
     libraries: ClassVar[tuple[str, ...]] = ("opencv-python-headless", "xxhash")
 
     def writes(self) -> pa.Schema:
@@ -54,9 +56,13 @@ def perceptual_hashes(images: Sequence[Image]) -> NDArray[np.uint64]:
     """64-bit pHash of each picture, [n] uint64; the first frequency is the highest bit."""
     if not images:
         return np.zeros(0, np.uint64)
-    grey = np.stack([_grey(image) for image in images])
+    return hash_grey(np.stack([_grey(image) for image in images]))
+
+
+def hash_grey(grey: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """64-bit pHash of grey pictures [n, 32, 32]."""
     basis = _dct_basis()
-    low = (basis @ grey @ basis.T).reshape(len(images), -1)
+    low = (basis @ grey @ basis.T).reshape(len(grey), -1)
     # Rounded so that noise of the last bits does not decide a tie.
     low = low.round(4)
     median = np.median(low[:, 1:], axis=1, keepdims=True)

@@ -13,26 +13,20 @@ import pyarrow as pa
 
 from gristmill.errors import SourceError
 from gristmill.pipelines.pointer import file_pointer
-from gristmill.pipelines.row_builder import RowBuilder, map_columns
+from gristmill.pipelines.row_builder import ENDINGS, RowBuilder, ending_of
 from gristmill.pipelines.schema import FAILED_TO_DOWNLOAD
 from gristmill.pipelines.storage import Folder
 
 OUTSIDE = "path leaves the folder"
 
-# What a folder's files must end in to be taken for pictures.
-_ENDINGS = (
-    "avif bmp dds dib exr fli flc gif heic heif ico j2k jfif jp2 jpeg jpg jpx msp pbm pcx pgm png "
-    "pnm ppm psd qoi sgi spider svg tga tif tiff webp xbm xpm"
-)
-IMAGE_EXTENSIONS = frozenset(_ENDINGS.split())
 
-
-def is_picture(name: str, extensions: tuple[str, ...]) -> bool:
-    """Whether a file counts as a picture; `extensions` ("*" for all) replaces the usual ones."""
-    extension = name.rpartition(".")[2].lower() if "." in name.rpartition("/")[2] else ""
+def is_taken(name: str, extensions: tuple[str, ...], kind: str) -> bool:
+    """Whether a file counts as a picture, or a video; `extensions` ("*" for all) replaces the usual
+    ones."""
     if extensions:
-        return "*" in extensions or extension in {e.lower().lstrip(".") for e in extensions}
-    return extension in IMAGE_EXTENSIONS
+        wanted = {extension.lower().lstrip(".") for extension in extensions}
+        return "*" in extensions or ending_of(name) in wanted
+    return ending_of(name) in ENDINGS[kind]
 
 
 def resolve_inside(folder: Folder, name: str) -> str | None:
@@ -57,7 +51,7 @@ def read_folder(
         values: dict[str, Any] = {}
         if f"{stem}.json" in sidecars:
             values = _sidecar_json(folder, f"{stem}.json")
-        mapping = map_columns({}, [key for key in values if key != "url"], name)
+        mapping = rows.map_columns({}, [key for key in values if key != "url"], name)
         facts = {ours: values[theirs] for ours, theirs in mapping.items() if ours != "path"}
         used = {theirs for ours, theirs in mapping.items() if ours != "path"}
         facts["meta"] = {key: value for key, value in values.items() if key not in used}

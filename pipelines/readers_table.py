@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 
 from gristmill.errors import SourceError
 from gristmill.pipelines.pointer import parquet_pointer
-from gristmill.pipelines.row_builder import RowBuilder, map_columns
+from gristmill.pipelines.row_builder import RowBuilder
 from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, normalise_url
 
 # Row groups are read together up to this many rows.
 CHUNK_ROWS = 100_000
-_BLOB_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "bytes")
+_BLOB_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "bytes", "video", "mp4")
 
 
 def parquet_chunks(url: str) -> list[tuple[int, int]]:
@@ -73,7 +73,7 @@ def read_parquet(
         schema = file.schema_arrow
         image = columns.get("image") or image_column(schema)
         named = {ours: theirs for ours, theirs in columns.items() if ours != "image"}
-        mapping = map_columns(named, [n for n in schema.names if n != image], url)
+        mapping = rows.map_columns(named, [n for n in schema.names if n != image], url)
         if image is None and "url" not in mapping and "path" not in mapping:
             raise SourceError(
                 f"{url} has neither a URL nor a picture column among {schema.names}; "
@@ -123,7 +123,7 @@ def add_bytes(
     url = found.pop("url", None)
     found.pop("path", None)
     if data is None:
-        found |= {"status": FAILED_TO_DECODE, "error": "no image", "sha256": None}
+        found |= {"status": FAILED_TO_DECODE, "error": f"no {rows.kind}", "sha256": None}
         digest = hashlib.sha256(repr(sorted(values.items(), key=str)).encode()).hexdigest()
     else:
         digest = hashlib.sha256(data).hexdigest()
@@ -173,7 +173,7 @@ def read_delimited(
         given = dict(columns)
         if headless and not given:
             given = _guess(first)
-        mapping = map_columns(given, names, url)
+        mapping = rows.map_columns(given, names, url)
         if "url" not in mapping:
             raise SourceError(f"{url}: no URL column among {names}; map one with --column url=NAME")
         for cells in [first] if headless else []:
@@ -217,7 +217,7 @@ def read_json_lines(url: str, columns: Mapping[str, str], rows: RowBuilder) -> I
             )
             continue
         if mapping is None or not set(mapping.values()) <= values.keys():
-            mapping = map_columns(columns if mapping is None else {}, list(values), url)
+            mapping = rows.map_columns(columns if mapping is None else {}, list(values), url)
         add_mapped(rows, mapping, values)
         yield from rows.take()
     yield from rows.take(all_rows=True)

@@ -14,9 +14,8 @@ import fsspec
 import pyarrow as pa
 
 from gristmill.pipelines.pointer import compressed_tar_pointer, tar_pointer
-from gristmill.pipelines.readers_files import IMAGE_EXTENSIONS
 from gristmill.pipelines.readers_table import add_bytes, open_parquet
-from gristmill.pipelines.row_builder import RowBuilder, map_columns
+from gristmill.pipelines.row_builder import RowBuilder
 from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, SUCCESS, normalise_url
 
 TRUNCATED = "truncated tar"
@@ -100,13 +99,13 @@ def _add_sample(rows: RowBuilder, key: str, sample: Mapping[str, Any]) -> None:
             except ValueError:
                 document = {"sidecar_error": "broken json"}
             values |= document if isinstance(document, dict) else {"sidecar": document}
-    mapping = map_columns({}, [name for name in values if name != "sample_key"], key)
+    mapping = rows.map_columns({}, [name for name in values if name != "sample_key"], key)
     mapping.pop("path", None)
     for name, text in texts.items():
         if name.split(".")[0] in _CAPTIONS and text is not None:
             mapping["caption"] = "sample_caption"
             values["sample_caption"] = text.strip()
-    picture = next((n for n in sample if n.rpartition(".")[2] in IMAGE_EXTENSIONS), None)
+    picture = next((n for n in sample if rows.is_wanted(f"x.{n}")), None)
     if picture is None:
         digest = hashlib.sha256(b"".join(data for data, _ in sample.values())).hexdigest()
         rows.add(
@@ -114,7 +113,7 @@ def _add_sample(rows: RowBuilder, key: str, sample: Mapping[str, Any]) -> None:
             locator=digest,
             caption=values.get(mapping.get("caption", "")),
             status=FAILED_TO_DECODE,
-            error="no image member",
+            error=f"no {rows.kind} member",
             meta={**values, "members": sorted(sample)},
         )
         return
@@ -144,13 +143,13 @@ def read_img2dataset(tar: str, parquet: str, rows: RowBuilder) -> Iterator[pa.Ta
     truncated = False
     try:
         for key, extension, data, pointer in _members(tar):
-            if extension in IMAGE_EXTENSIONS:
+            if rows.is_wanted(f"x.{extension}"):
                 pointers[key] = (pointer, hashlib.sha256(data).hexdigest())
     except (tarfile.TarError, EOFError):
         truncated = True
     with fsspec.open(parquet, "rb") as opened:
         file = open_parquet(parquet, opened)
-        mapping = map_columns({}, [n for n in file.schema_arrow.names if n != "path"], parquet)
+        mapping = rows.map_columns({}, [n for n in file.schema_arrow.names if n != "path"], parquet)
         for batch in file.iter_batches(5_000):
             for values in batch.to_pylist():
                 _add_img2dataset(rows, mapping, values, pointers, truncated)
@@ -177,6 +176,6 @@ def _add_img2dataset(
     elif key in pointers:
         found |= {"pointer": pointers[key][0], "sha256": pointers[key][1]}
     else:
-        error = TRUNCATED if truncated else "no image member"
+        error = TRUNCATED if truncated else f"no {rows.kind} member"
         found |= {"status": FAILED_TO_DOWNLOAD, "error": error}
     rows.add(kind="url", locator=normalise_url(url or key), url=url or None, **found)

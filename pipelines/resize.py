@@ -261,18 +261,27 @@ def load_module(module: str) -> Any:
     return loaded
 
 
+def looks_like_text(data: bytes) -> str | None:
+    """svg, html or text, by the beginning of the bytes; None for anything else."""
+    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith((b"<svg", b"<?xml")) and b"<svg" in data[:4096].lower():
+        return "svg"
+    if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<!--")):
+        return "html"
+    if head.startswith((b"{", b"[", b"<?xml")):
+        return "text"
+    return None
+
+
 def not_a_picture(data: bytes) -> Picture | None:
     """Bytes that are plainly something else, by their beginning."""
     if not data:
         return Picture(FAILED_TO_DOWNLOAD, "empty body")
-    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if head.startswith((b"<svg", b"<?xml")) and b"<svg" in data[:4096].lower():
-        return Picture(FAILED_TO_DECODE, "svg is not a raster image")
-    if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<!--")):
-        return Picture(FAILED_TO_DECODE, "html instead of image")
-    if head.startswith((b"{", b"[", b"<?xml")):
-        return Picture(FAILED_TO_DECODE, "text instead of image")
-    return None
+    found = looks_like_text(data)
+    if found is None:
+        return None
+    said = "svg is not a raster image" if found == "svg" else f"{found} instead of image"
+    return Picture(FAILED_TO_DECODE, said)
 
 
 def _read_header(data: bytes) -> tuple[int, int, int, str] | None:

@@ -28,32 +28,61 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "height": ("original_height", "height", "HEIGHT"),
 }  # fmt: skip
 
-
-def map_columns(given: Mapping[str, str], available: Sequence[str], where: str) -> dict[str, str]:
-    """Our column -> theirs. What was given must exist; the rest is found by its usual names."""
-    mapping: dict[str, str] = {}
-    for ours, theirs in given.items():
-        if ours not in (*USUAL_NAMES, "image"):
-            known = (*USUAL_NAMES, "image")
-            raise SourceError(missing_column("the column mapping", ours, known))
-        if theirs not in available:
-            raise SourceError(f"{where}: " + missing_column("the mapping", theirs, available))
-        mapping[ours] = theirs
-    for ours, usual in USUAL_NAMES.items():
-        if ours not in mapping:
-            found = [name for name in usual if name in available and name not in mapping.values()]
-            if found:
-                mapping[ours] = found[0]
-    return mapping
+# The same of videos (WebVid, InternVid, Panda, HD-VILA), with the stretch that a caption is about.
+USUAL_VIDEO_NAMES: dict[str, tuple[str, ...]] = {
+    **USUAL_NAMES,
+    "url": ("url", "URL", "video_url", "contentUrl", "video", "link"),
+    "caption": (*USUAL_NAMES["caption"], "name", "Caption"),
+    "path": (*USUAL_NAMES["path"], "video_path"),
+    "start": ("start", "start_s", "start_time", "start_sec", "Start_timestamp", "begin"),
+    "end": ("end", "end_s", "end_time", "end_sec", "End_timestamp"),
+}
+_IMAGE_ENDINGS = (
+    "avif bmp dds dib exr fli flc gif heic heif ico j2k jfif jp2 jpeg jpg jpx msp pbm pcx pgm png "
+    "pnm ppm psd qoi sgi spider svg tga tif tiff webp xbm xpm"
+)
+_VIDEO_ENDINGS = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv"
+# What the files of a source must end in to be taken for what they are to be.
+ENDINGS = {
+    "image": frozenset(_IMAGE_ENDINGS.split()),
+    "video": frozenset(_VIDEO_ENDINGS.split()),
+}
 
 
 class RowBuilder:
-    """Collects rows and hands them out as tables with the schema `ROW`."""
+    """Collects rows of one kind (image or video) and hands them out as tables with the schema
+    `ROW`."""
 
-    def __init__(self, source: str) -> None:
-        self.source = source
+    def __init__(self, source: str, kind: str = "image") -> None:
+        self.source, self.kind = source, kind
         self._columns: dict[str, list[Any]] = {name: [] for name in ROW.names}
         self._count = 0
+
+    def map_columns(
+        self, given: Mapping[str, str], available: Sequence[str], where: str
+    ) -> dict[str, str]:
+        """Our column -> theirs. What was given must exist; the rest is found by the names that are
+        usual for the kind."""
+        usual_names = USUAL_VIDEO_NAMES if self.kind == "video" else USUAL_NAMES
+        mapping: dict[str, str] = {}
+        for ours, theirs in given.items():
+            if ours not in (*usual_names, "image"):
+                known = (*usual_names, "image")
+                raise SourceError(missing_column("the column mapping", ours, known))
+            if theirs not in available:
+                raise SourceError(f"{where}: " + missing_column("the mapping", theirs, available))
+            mapping[ours] = theirs
+        for ours, usual in usual_names.items():
+            if ours not in mapping:
+                taken = mapping.values()
+                found = [name for name in usual if name in available and name not in taken]
+                if found:
+                    mapping[ours] = found[0]
+        return mapping
+
+    def is_wanted(self, name: str) -> bool:
+        """Whether a file counts as what the rows are of, by its ending."""
+        return ending_of(name) in ENDINGS[self.kind]
 
     def add(
         self,
@@ -69,12 +98,24 @@ class RowBuilder:
         width: Any = None,
         height: Any = None,
         licence: Any = None,
+        start: Any = None,
+        end: Any = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add one row; `kind` and `locator` are those of `make_uid`."""
+        """Add one row; `kind` and `locator` are those of `make_uid`.
+
+        `start` and `end` (seconds, or h:mm:ss) are the stretch of a video that the row is about;
+        they are part of its uid, and go into `meta` in seconds.
+        """
         text = clean_text(caption)
+        place = locator
+        last = seconds(end)
+        if last is not None:
+            first = seconds(start) or 0.0
+            place = f"{locator}#t={first:g},{last:g}"
+            meta = {**(meta or {}), "start": first, "end": last}
         values = {
-            "uid": make_uid(kind, locator, text),
+            "uid": make_uid(kind, place, text),
             "image_id": make_image_id(kind, locator),
             "parent_uid": None,
             "row": self._count,
@@ -117,6 +158,23 @@ def clean_text(value: Any) -> str | None:
         return None
     text = value if isinstance(value, str) else str(value)
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def ending_of(name: str) -> str:
+    """What follows the last dot of a file's name, in lower case."""
+    base = name.rpartition("/")[2]
+    return base.rpartition(".")[2].lower() if "." in base else ""
+
+
+def seconds(value: Any) -> float | None:
+    """Seconds from a number, or from h:mm:ss, mm:ss; None for anything else."""
+    total = 0.0
+    try:
+        for part in str(value).split(":"):
+            total = total * 60 + float(part)
+    except ValueError:
+        return None
+    return total if math.isfinite(total) and total >= 0 else None
 
 
 def whole(value: Any) -> int | None:

@@ -15,8 +15,11 @@ SUCCESS = "success"
 FAILED_TO_DOWNLOAD = "failed_to_download"
 FAILED_TO_RESIZE = "failed_to_resize"
 FAILED_TO_DECODE = "failed_to_decode"
+FAILED_TO_CUT = "failed_to_cut"
 POISONED = "poisoned"
 PENDING = "pending"
+# Its content went into another row, such as the pictures of a document.
+MERGED = "merged"
 
 ROW = pa.schema(
     [

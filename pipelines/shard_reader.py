@@ -25,8 +25,8 @@ FORGOTTEN = "forgotten.json"
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample: its key, the bytes of its picture (none in a set of tokens alone), its caption,
-    and all columns about it."""
+    """One sample: its key, the bytes of its picture or clip (none in a set of tokens alone), its
+    caption, and all columns about it."""
 
     uid: str
     image: bytes
@@ -64,6 +64,7 @@ class ShardSet:
         if split not in manifest["splits"]:
             raise ShardError(f"{url} has no split {split!r}; there are: {list(manifest['splits'])}")
         self.format = str(manifest["format"])
+        self.media = str(manifest.get("media", "image"))
         self.pictures = bool(manifest.get("pictures", True))
         self.shards: list[dict[str, Any]] = manifest["splits"][split]["shards"]
         for shard in self.shards:
@@ -134,7 +135,7 @@ class ShardSet:
             version = str(self.shards[shard]["sha256"])
             groups = _groups(self.url, name, version)
             group = bisect.bisect_right(groups, row)
-            images = _images(self.url, name, version, group)
+            images = _cells(self.url, name, version, group, self.media)
             image = images[row - (groups[group - 1] if group else 0)]
         return Sample(str(columns["uid"]), image, columns["caption"] or "", columns)
 
@@ -165,10 +166,10 @@ def _groups(url: str, name: str, version: str) -> list[int]:
 
 
 @lru_cache(maxsize=4)
-def _images(url: str, name: str, version: str, group: int) -> list[bytes]:
+def _cells(url: str, name: str, version: str, group: int, column: str) -> list[bytes]:
     with Folder(url).open(name) as file:
-        table = pq.ParquetFile(file).read_row_group(group, columns=["image"])
-    found: list[bytes] = [cell["bytes"] for cell in table["image"].to_pylist()]
+        table = pq.ParquetFile(file).read_row_group(group, columns=[column])
+    found: list[bytes] = [cell["bytes"] for cell in table[column].to_pylist()]
     return found
 
 

@@ -43,14 +43,13 @@ IDENTITY = (
 _INTERNAL = (
     "image_id", "parent_uid", "row", "pointer", "status", "error", "meta", "received_bytes",
     "blob_offset", "blob_size", "verdict", "reason", "value", "duplicate_of", "duplicate_kind",
-    "duplicate_group_size", "duplicate_distance", "pixel_hash", "part",
+    "duplicate_group_size", "duplicate_distance", "pixel_hash", "part", "frame_hashes",
+    "split_group",
 )  # fmt: skip
 _NEEDED = ("uid", "caption", "sha256", "blob_offset", "blob_size", "format")
 _TOKENS = ("image_codes", "image_latents")
 _READ_ROWS = 256
 _GROUP_ROWS = 100
-# Members that every sample has beside its picture.
-_HF_TYPES = {"image": {"_type": "Image"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +60,8 @@ class Shards(Write):
 
     # "webdataset" or "parquet".
     format: str = "webdataset"
+    # What the stored bytes are: image or video.
+    media: str = "image"
     # False: tokens instead of pictures, for readers that need no pixels.
     pictures: bool = True
     # A shard is closed at this many samples or bytes of pictures, whichever comes first.
@@ -68,8 +69,8 @@ class Shards(Write):
     bytes_per_shard: int = 1_000_000_000
     # Share of groups that goes to val/, 0..1.
     val_share: float = 0.01
-    # "group": copies stay on one side (needs a Duplicates node); "bytes": by digest of the picture.
-    # "auto": by group if there are groups.
+    # "group": copies, and clips of one video, stay on one side (needs a node that finds copies);
+    # "bytes": by digest of what was received. "auto": by group if there are groups.
     split_by: str = "auto"
     # Order of the global shuffle.
     seed: int = 0
@@ -83,6 +84,7 @@ class Shards(Write):
         """Validate the choices."""
         require_choice(self, "format", ("webdataset", "parquet"))
         require_choice(self, "split_by", ("auto", "group", "bytes"))
+        require_choice(self, "media", ("image", "video"))
         if self.samples_per_shard < 1 or self.bytes_per_shard < 1:
             raise ConfigurationError("samples_per_shard and bytes_per_shard must be at least 1")
         if not 0 <= self.val_share < 1:
@@ -101,7 +103,8 @@ class Shards(Write):
         if self.split_by == "group" and "duplicate_group" not in available.names:
             raise GraphError(missing_column("Shards", "duplicate_group", available.names))
         identity = [name for name in IDENTITY if name in available.names]
-        return (*identity, *score_names(available), "blob_offset", "blob_size")
+        split = ["split_group"] if "split_group" in available.names else []
+        return (*identity, *score_names(available), *split, "blob_offset", "blob_size")
 
     def needs(self) -> Needs:
         """One shard's metadata and a few pictures at a time."""
@@ -120,6 +123,7 @@ class Shards(Write):
     def _plan(self, workspace: Workspace, _: int) -> None:
         """Which sample lies in which shard, with all that will be written about it."""
         names = self.bind(workspace.schema)
+        machinery = ["shuffle_key", "is_val", *(n for n in names if n == "split_group")]
         counts = dict.fromkeys(SPLITS, 0)
         with duckdb.connect(":memory:") as database:
             for setting in (
@@ -133,7 +137,7 @@ class Shards(Write):
             database.execute("CREATE TEMP TABLE kept AS SELECT * FROM entering")
             for split in SPLITS:
                 ordered = database.sql(
-                    f"SELECT * EXCLUDE (shuffle_key, is_val) FROM kept "
+                    f"SELECT * EXCLUDE ({', '.join(machinery)}) FROM kept "
                     f"WHERE is_val = {split == 'val'} ORDER BY shuffle_key, uid"
                 ).to_arrow_reader(5_000)
                 for table in self._cut(ordered):
@@ -146,8 +150,8 @@ class Shards(Write):
         """Batches with the shuffle key and the split of each row."""
         extra = [pa.field("shuffle_key", pa.uint64()), pa.field("is_val", pa.bool_())]
         schema = pa.schema([*reader.schema, *extra])
-        by_group = self.split_by != "bytes" and "duplicate_group" in reader.schema.names
-        group = "duplicate_group" if by_group else "sha256"
+        groups = [n for n in ("split_group", "duplicate_group") if n in reader.schema.names]
+        group = groups[0] if groups and self.split_by != "bytes" else "sha256"
         border = int(self.val_share * 2**64)
 
         def keyed() -> Iterator[pa.RecordBatch]:
@@ -196,7 +200,7 @@ class Shards(Write):
                 places = _write_tar(file, plan, workspace, self.pictures)
         else:
             with files.open(f"{name}.parquet") as file:
-                _write_parquet(file, plan, workspace, self.pictures)
+                _write_parquet(file, plan, workspace, self.media if self.pictures else "")
         files.write(f"{split}/{number:08d}_stats.json", stats(len(plan)))
         buffer = io.BytesIO()
         pq.write_table(_metadata(plan, places), buffer, compression="zstd")
@@ -228,6 +232,7 @@ class Shards(Write):
         manifest = {
             "gristmill": FORMAT_VERSION,
             "format": self.format,
+            "media": self.media,
             "pictures": self.pictures,
             "splits": {split: {"shards": found} for split, found in splits.items()},
             "files": [
@@ -342,32 +347,33 @@ def _metadata(plan: pa.Table, places: Sequence[tuple[int, int]]) -> pa.Table:
     return table.replace_schema_metadata(None)
 
 
-def _write_parquet(file: Any, plan: pa.Table, workspace: Workspace, pictures: bool) -> None:
-    """Pictures as Hugging Face `Image`, captions and facts beside them."""
+def _write_parquet(file: Any, plan: pa.Table, workspace: Workspace, media: str) -> None:
+    """Pictures as Hugging Face `Image` (or `Video`) in a column of that name, if `media` names one;
+    captions and facts beside them."""
     columns = [name for name in plan.column_names if name not in ("part", *_PLACE)]
-    image = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
-    fields = [pa.field("image", image)] if pictures else []
+    cell = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+    fields = [pa.field(media, cell)] if media else []
     fields += [plan.schema.field(name) for name in columns]
-    features = _hf_features(plan.schema, columns, pictures)
+    features = _hf_features(plan.schema, columns, media)
     schema = pa.schema(fields).with_metadata({"huggingface": features})
     with pq.ParquetWriter(pa.PythonFile(file, "w"), schema, compression="zstd") as writer:
         for start in range(0, len(plan), _GROUP_ROWS):
             table = plan.slice(start, _GROUP_ROWS)
             rows: list[Any] = [table[name] for name in columns]
-            if pictures:
-                rows.insert(0, _image_cells(table, workspace, list(image)))
+            if media:
+                rows.insert(0, _cells(table, workspace, list(cell)))
             writer.write_table(pa.table(rows, schema=schema), row_group_size=_GROUP_ROWS)
 
 
-def _image_cells(table: pa.Table, workspace: Workspace, fields: list[pa.Field]) -> pa.StructArray:
+def _cells(table: pa.Table, workspace: Workspace, fields: list[pa.Field]) -> pa.StructArray:
     kinds = zip(table["uid"].to_pylist(), table["format"].to_pylist(), strict=True)
     paths = [f"{uid}.{kind}" for uid, kind in kinds]
     bytes_of = pa.array(workspace.images(table), pa.binary())
     return pa.StructArray.from_arrays([bytes_of, pa.array(paths)], fields=fields)
 
 
-def _hf_features(schema: pa.Schema, columns: Sequence[str], pictures: bool) -> str:
-    features: dict[str, Any] = dict(_HF_TYPES) if pictures else {}
+def _hf_features(schema: pa.Schema, columns: Sequence[str], media: str) -> str:
+    features: dict[str, Any] = {media: {"_type": media.capitalize()}} if media else {}
     for name in columns:
         features[name] = _hf_feature(schema.field(name).type)
     return json.dumps({"info": {"features": features}})

@@ -13,7 +13,7 @@ import fsspec
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError, SourceError
-from gristmill.pipelines.readers_files import is_picture, read_coco, read_folder
+from gristmill.pipelines.readers_files import is_taken, read_coco, read_folder
 from gristmill.pipelines.readers_table import (
     image_column,
     open_parquet,
@@ -24,7 +24,7 @@ from gristmill.pipelines.readers_table import (
     read_url_list,
 )
 from gristmill.pipelines.readers_tar import read_img2dataset, read_tar
-from gristmill.pipelines.row_builder import RowBuilder
+from gristmill.pipelines.row_builder import ENDINGS, RowBuilder
 from gristmill.pipelines.stage import Read, require_choice
 from gristmill.pipelines.storage import Folder
 
@@ -85,7 +85,9 @@ class Source(Read):
     columns: Mapping[str, str] = field(default_factory=dict)
     # Name in the `source` column; the path's stem if empty.
     name: str = ""
-    # Endings that count as pictures in a folder; none: the usual ones; "*": every file.
+    # What the rows are of: image or video.
+    kind: str = "image"
+    # Endings that count as pictures (or videos) in a folder; none: the usual ones; "*": every file.
     extensions: tuple[str, ...] = ()
     # Only about so many rows, the first of places spread over the source; 0: all.
     sample: int = 0
@@ -93,6 +95,7 @@ class Source(Read):
     def check(self) -> None:
         """Validate the fields."""
         require_choice(self, "format", FORMATS)
+        require_choice(self, "kind", tuple(ENDINGS))
         if not self.path:
             raise ConfigurationError("the source has no path; give one with --source")
         if self.path.startswith("catalog:"):
@@ -156,7 +159,7 @@ class Source(Read):
 
     def _read(self, chunk: Chunk) -> Iterator[pa.Table]:
         first = chunk.files[0]
-        rows = RowBuilder(self.name or _stem(self.path))
+        rows = RowBuilder(self.name or _stem(self.path), self.kind)
         if chunk.format == "folder":
             _, sidecars, _ = self._folder_names(first)
             return read_folder(Folder(first), list(chunk.files[1:]), sidecars, rows)
@@ -177,7 +180,7 @@ class Source(Read):
         return read_tar(first, rows)
 
     def notes(self) -> list[str]:
-        """Files of a folder that were taken neither for pictures nor for their sidecars."""
+        """Files of a folder that were taken neither for what the rows are of nor for sidecars."""
         notes = []
         for kind, path in self._inputs():
             if kind == "folder":
@@ -185,7 +188,7 @@ class Source(Read):
                 counts = ", ".join(f"{n} {ending or 'without ending'}" for ending, n in ignored)
                 if counts:
                     notes.append(
-                        f"{path}: not taken for pictures: {counts} "
+                        f"{path}: not taken for {self.kind}s: {counts} "
                         "(take all with --set source.extensions=*)"
                     )
         return notes
@@ -230,7 +233,7 @@ class Source(Read):
     def _folder_names(self, path: str) -> tuple[list[str], set[str], list[tuple[str, int]]]:
         """Pictures, sidecars and what is ignored (ending -> count) in a folder."""
         names = [n for n in Folder(path).walk() if not any(p.startswith(".") for p in n.split("/"))]
-        pictures = [name for name in names if is_picture(name, self.extensions)]
+        pictures = [name for name in names if is_taken(name, self.extensions, self.kind)]
         stems = {name.rpartition(".")[0] or name for name in pictures}
         taken = set(pictures)
         sidecars = {

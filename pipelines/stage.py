@@ -13,15 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, GraphError
+from gristmill.pipelines.media import Media
 from gristmill.pipelines.schema import ROW
-
-Image = NDArray[np.uint8]
-"""One decoded picture: uint8 RGB, [height, width, 3]."""
 
 
 def execution(default: Any) -> Any:
@@ -122,8 +119,13 @@ class Map(Stage):
 
     A row that cannot be processed is yielded with its `status` and `error` set: at least one row
     comes out for each that goes in, and every row whose status is not `success` ends here, in the
-    ledger.
+    ledger; `merged` says that its content goes on in another row.
     """
+
+    # True: `map` is called row by row, with the stored bytes in the column `image`.
+    takes_bytes: ClassVar[bool] = False
+    # Rows that share this column are never torn apart when a part is halved to find a poison row.
+    together: ClassVar[str] = ""
 
     def map(self, table: pa.Table) -> Iterator[pa.Table]:
         """Yield the rows of `table`, done, in any order and grouping; the caller restores the
@@ -139,6 +141,10 @@ class Map(Stage):
         """Whether a failed row is worth another try when a person asks for it."""
         return False
 
+    def passes(self, column: str) -> bool:
+        """Whether a column that comes in goes on to what follows; else it must not come out."""
+        return True
+
     def __call__(self, table: pa.Table) -> pa.Table:
         """Map a whole table at once, for notebooks and tests."""
         return pa.concat_tables(list(self.map(table)))
@@ -148,25 +154,30 @@ class Map(Stage):
 class Score(Stage):
     """Part of rows -> columns for the same rows, in the same order. Never drops a row."""
 
-    # True: `score` is handed decoded pictures. Nodes that read the same pixels share one decode.
-    pixels: ClassVar[bool] = False
+    # What `score` is handed of each row: PICTURE, PICTURES, CLIP, FILE. Nodes that look at the same
+    # rows in the same way share one decode.
+    media: ClassVar[Media | None] = None
 
-    def score(self, table: pa.Table, images: Sequence[Image] | None) -> pa.Table:
+    def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
         """Return a table of exactly the columns `writes()`, one row per row of `table`.
 
-        `table` has the columns `reads()`; `images` is None unless `pixels`. The caller hands
+        `table` has the columns `reads()`; `images` is None without `media`. The caller hands
         blocks whose composition depends on the data alone, so a batched model gives the same
         bytes on every run.
         """
         raise NotImplementedError
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Append the scores to `table`; pictures are decoded from its `image` column if needed."""
+        """Append the scores to `table`; what they look at is decoded from its `image` column, which
+        holds lists of bytes where a row has several pictures."""
         images = None
-        if self.pixels:
-            from gristmill.pipelines.decode import decode_rgb
-
-            images = [decode_rgb(data) for data in table["image"].to_pylist()]
+        if self.media is not None:
+            decode = self.media.decode
+            stored = table["image"].to_pylist()
+            if self.media.several:
+                images = [[decode(data) for data in pieces] for pieces in stored]
+            else:
+                images = [decode(data) for data in stored]
         scores = self.score(table, images)
         for name in scores.column_names:
             table = table.append_column(scores.schema.field(name), scores[name])

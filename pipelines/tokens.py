@@ -12,7 +12,9 @@ from typing import ClassVar, Protocol
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.stage import Image, Needs, Score
+from gristmill.pipelines.decode import Image
+from gristmill.pipelines.media import PICTURE, Media
+from gristmill.pipelines.stage import Needs, Score
 
 
 class Encoder(Protocol):
@@ -34,7 +36,7 @@ class Tokens(Score):
     of `gristmill.model`.
     """
 
-    pixels: ClassVar[bool] = True
+    media: ClassVar[Media | None] = PICTURE
     libraries: ClassVar[tuple[str, ...]] = ("torch", "tokenizers", "opencv-python-headless")
 
     # Codec of pictures and `tokenizers` file of captions; empty: none of these.

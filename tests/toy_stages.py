@@ -13,8 +13,10 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from gristmill.pipelines.decode import Image
+from gristmill.pipelines.media import PICTURE, Media
 from gristmill.pipelines.schema import ROW, SUCCESS, make_image_id, make_uid, with_columns
-from gristmill.pipelines.stage import Image, Map, Read, Score
+from gristmill.pipelines.stage import Map, Read, Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,7 @@ class ToyDraw(Map):
 class ToyBrightness(Score):
     """Mean of the pixels, and a tiny embedding."""
 
-    pixels: ClassVar[bool] = True
+    media: ClassVar[Media | None] = PICTURE
 
     def writes(self) -> pa.Schema:
         return pa.schema(

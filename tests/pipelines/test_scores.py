@@ -163,5 +163,5 @@ def test_every_stage_keeps_the_contract() -> None:
             kinds = {"image_embedding": pa.list_(pa.float16(), 8)}
             columns = [(c, kinds.get(c, pa.string())) for c in stage.reads()]
             empty = pa.schema(columns).empty_table()
-            scores = stage.score(empty, [] if stage.pixels else None)
+            scores = stage.score(empty, [] if stage.media else None)
             assert scores.schema == stage.writes() and len(scores) == 0

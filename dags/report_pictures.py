@@ -1,0 +1,111 @@
+"""How rows look in a report: a small picture, frames of a clip side by side, or the pictures of a
+document."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gristmill.dags.graph import stores_images
+from gristmill.dags.report import Picture
+from gristmill.dags.rows import PIECES, RowReader, explode_pieces
+from gristmill.dags.run_folder import Layout
+from gristmill.pipelines.decode import DecodeError, Image, decode_rgb
+from gristmill.pipelines.stage import Map
+
+_THUMBNAIL = 160
+# Frames or pictures that one row shows at most.
+_STRIP = 4
+
+
+class RowPictures:
+    """Small pictures of rows, as the last Map that made something to look at left them."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.dag, self.reader = layout.dag, RowReader(layout)
+        self.maps = [name for name in self.dag.order() if self._shows(name)]
+
+    def _shows(self, node: str) -> bool:
+        stage = self.dag.stage(node)
+        if not isinstance(stage, Map):
+            return False
+        return stores_images(stage) or PIECES[0] in stage.writes().names
+
+    def load(self, wanted: Sequence[tuple[int, str, str]]) -> list[Picture]:
+        """Pictures of (part, uid, note); one that has nothing to show has an empty `src`."""
+        if not self.maps:
+            return []
+        node = self.maps[-1]
+        found: dict[str, tuple[str, str]] = {}
+        for part in {part for part, _, _ in wanted}:
+            uids = pa.array([uid for p, uid, _ in wanted if p == part])
+            found |= self._of_part(node, part, uids)
+        return [Picture(uid, *found.get(uid, ("", "")), note) for _, uid, note in wanted]
+
+    def _of_part(self, node: str, part: int, uids: pa.Array) -> dict[str, tuple[str, str]]:
+        stage = self.dag.stage(node)
+        several = PIECES[0] in stage.writes().names
+        place = PIECES if several else ("blob_offset", "blob_size")
+        table = self.reader.leaving(node, part, ["caption", *place])
+        table = table.filter(pc.is_in(table["uid"], uids))
+        table = table.append_column("part", pa.array(np.full(len(table), part, np.int32)))
+        below = next((n for n in self.dag.order() if node in self.dag.upstream(n)), None)
+        if below is None or not len(table):
+            return {}
+        stored: list[list[bytes]] = [[] for _ in range(len(table))]
+        if several:
+            owners, pieces = explode_pieces(table)
+        else:
+            owners, pieces = list(range(len(table))), table
+        for owner, data in zip(owners, self.reader.images(below, pieces), strict=True):
+            stored[owner].append(data)
+        rows = table.select(["uid", "caption"]).to_pylist()
+        return {
+            row["uid"]: (row["caption"] or "", thumbnail_uri(files))
+            for row, files in zip(rows, stored, strict=True)
+        }
+
+
+def thumbnail_uri(files: Sequence[bytes]) -> str:
+    """A small JPEG of a row's files as a data: URI; empty if nothing decodes."""
+    pictures: list[Image] = []
+    for data in files[:_STRIP]:
+        pictures += _frames(data)
+    if not pictures:
+        return ""
+    height = min(_THUMBNAIL, max(picture.shape[0] for picture in pictures))
+    if len(pictures) > 1:
+        height = min(height, 96)
+    small = []
+    for picture in pictures[:_STRIP]:
+        scale = min(height / picture.shape[0], _THUMBNAIL / picture.shape[1])
+        size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+        one: Any = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        pad = height - size[1]
+        small.append(cv2.copyMakeBorder(one, 0, max(0, pad), 0, 2, cv2.BORDER_CONSTANT, value=0))
+    shown: Any = np.hstack(small) if len(small) > 1 else small[0][:, :-2]
+    swapped: Any = cv2.cvtColor(shown, cv2.COLOR_RGB2BGR)
+    encoded = cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+    return "data:image/jpeg;base64," + base64.b64encode(encoded).decode()
+
+
+def _frames(data: bytes) -> list[Image]:
+    """A picture, or some frames of a clip; nothing for what does not decode."""
+    try:
+        return [decode_rgb(data)]
+    except DecodeError:
+        pass
+    from gristmill.pipelines.clip_frames import decode_clip
+
+    try:
+        clip = decode_clip(data)
+    except ValueError:
+        return []
+    step = max(1, len(clip.frames) // _STRIP)
+    return list(clip.frames[step // 2 :: step][:_STRIP])

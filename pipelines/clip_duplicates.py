@@ -1,0 +1,235 @@
+"""Copies of clips over the whole corpus: trims, re-encodes, resizes, logos, grey versions.
+
+Two clips overlap if, at one shift in time, frame after frame of the shorter looks like that of the
+longer. Candidates are clips of which some frame's hash lies near one of the other's; the overlap is
+then counted over all frames, so that one shared title card makes no copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from gristmill.errors import ConfigurationError
+from gristmill.pipelines.components import components, leaders
+from gristmill.pipelines.hamming import close_pairs, plan_tasks
+from gristmill.pipelines.images_of_rows import (
+    best_of_rows,
+    digests,
+    distinct_images,
+    hex_digests,
+    preference,
+)
+from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
+
+# Frames that must agree at least, whatever their share.
+_LEAST_FRAMES = 4
+# A frame is searched for if its hash differs from the one searched for before it by more bits.
+_SAME_BITS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipDuplicates(Global):
+    """Name, for every clip that is a copy or a part of another, the clip that stays.
+
+    The survivor of a component is the longest, then the one of most pixels, then that with the best
+    `prefer` columns, then the lowest digest.
+    """
+
+    libraries: ClassVar[tuple[str, ...]] = ("scipy",)
+
+    # Bits of 64 by which hashes of the same moment may differ.
+    radius: int = 10
+    # Bits within which candidates are sought; lower is faster and misses heavier changes.
+    search_radius: int = 8
+    # Share of the shorter clip's frames that must agree.
+    overlap: float = 0.6
+    # Columns that decide between copies of the same length and size, higher is better.
+    prefer: tuple[str, ...] = ()
+
+    def reads(self) -> tuple[str, ...]:
+        """Hashes, what clip and video they are of, size, and what is preferred."""
+        names = ("image_id", "parent_uid", "frame_hashes", "duration_s", "original_width")
+        return (*names, "original_height", *self.prefer)
+
+    def writes(self) -> pa.Schema:
+        """Null for clips that stay, but for the group and its size."""
+        return pa.schema(
+            [
+                # image_id of the survivor; null for survivors and single clips.
+                pa.field("duplicate_of", pa.string()),
+                # Share of the shorter's frames that agree, with the copy it is most alike.
+                pa.field("duplicate_overlap", pa.float32()),
+                # image_id of the group's survivor, for every clip.
+                pa.field("duplicate_group", pa.string()),
+                # Clips in the group.
+                pa.field("duplicate_group_size", pa.int32()),
+                # Clips of one video, and copies of them, have it in common: never split them.
+                pa.field("split_group", pa.string()),
+            ]
+        )
+
+    def needs(self) -> Needs:
+        """Hashes of all clips."""
+        return Needs(memory_gb=2.0)
+
+    def check(self) -> None:
+        """Validate the radii and the share."""
+        if not 0 <= self.search_radius <= self.radius <= 20:
+            raise ConfigurationError(
+                f"search_radius is {self.search_radius} and radius {self.radius}; it needs "
+                "0 <= search_radius <= radius <= 20"
+            )
+        if not 0 < self.overlap <= 1:
+            raise ConfigurationError(f"overlap is {self.overlap}; it lies in (0, 1]")
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Signatures, clips, verified pairs by band, components with winners."""
+        return (
+            Phase(name="signatures", count=lambda w: w.parts, work=self._signatures),
+            Phase(name="clips", count=lambda _: 1, work=self._clips),
+            Phase(name="pairs", count=self._count_tasks, work=self._pairs),
+            Phase(name="winners", count=lambda _: 1, work=self._winners),
+        )
+
+    def columns(self, workspace: Workspace, part: int) -> pa.Table:
+        """What was decided, for each row of a part."""
+        start = int(workspace.load("starts")[part])
+        clip = workspace.load(f"signatures/{part:06d}.row_clip") + start
+        survivor = workspace.load("survivor")[clip]
+        ids = workspace.load("ids")
+        group = hex_digests(ids[survivor])
+        copy = pa.array(survivor != clip)
+        overlap = workspace.load("best")[clip].round(5).astype(np.float32)
+        return pa.table(
+            [
+                pc.if_else(copy, group, None),
+                pc.if_else(pa.array(overlap > 0), pa.array(overlap), None),
+                group,
+                pa.array(workspace.load("size")[clip], pa.int32()),
+                hex_digests(ids[workspace.load("family")[clip]]),
+            ],
+            schema=self.writes(),
+        )
+
+    # -- phases ---------------------------------------------------------------------------------
+
+    def _signatures(self, workspace: Workspace, part: int) -> None:
+        """Arrays of a part's clips; captions of one clip are one clip."""
+        table = workspace.rows(part, self.reads())
+        ids, rows, clip = distinct_images(table["image_id"])
+        chosen = table.take(pa.array(rows))
+        lists = chosen["frame_hashes"].combine_chunks()
+        area = pc.multiply(
+            pc.fill_null(chosen["original_width"].cast(pa.int64()), 0),
+            pc.fill_null(chosen["original_height"].cast(pa.int64()), 0),
+        )
+        save = {
+            "row_clip": clip.astype(np.int64),
+            "ids": ids,
+            "parents": digests(chosen["parent_uid"]),
+            "hashes": pc.list_flatten(lists).to_numpy().astype(np.uint64),
+            "lengths": pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64),
+            "duration": pc.fill_null(chosen["duration_s"], 0).to_numpy().astype(np.float64),
+            "area": area.to_numpy(),
+            "preferred": best_of_rows(table, self.prefer, clip, len(rows)),
+        }
+        for name, array in save.items():
+            workspace.save(f"signatures/{part:06d}.{name}", array)
+
+    def _clips(self, workspace: Workspace, task: int) -> None:
+        """All parts' clips in one array of each fact, and the frames that are searched for."""
+        names = ("ids", "parents", "hashes", "lengths", "duration", "area", "preferred")
+        parts = range(workspace.parts)
+        counts = [len(workspace.load(f"signatures/{part:06d}.lengths")) for part in parts]
+        workspace.save("starts", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+        for name in names:
+            pieces = [workspace.load(f"signatures/{part:06d}.{name}") for part in parts]
+            workspace.save(name, np.concatenate(pieces))
+        hashes, lengths = workspace.load("hashes"), workspace.load("lengths")
+        keys, owners = [], []
+        for clip, end in enumerate(np.cumsum(lengths)):
+            last = np.uint64(0)
+            for value in hashes[int(end - lengths[clip]) : int(end)]:
+                if value and int(np.bitwise_count(value ^ last)) > _SAME_BITS:
+                    keys.append(value)
+                    owners.append(clip)
+                    last = value
+        workspace.save("keys", np.array(keys, np.uint64))
+        workspace.save("owners", np.array(owners, np.int64))
+
+    def _count_tasks(self, workspace: Workspace) -> int:
+        return len(plan_tasks(len(workspace.load("keys")), self.search_radius))
+
+    def _pairs(self, workspace: Workspace, index: int) -> None:
+        """Pairs of clips that share a frame in one band slice, and how much they overlap."""
+        keys, owners = np.ascontiguousarray(workspace.load("keys")), workspace.load("owners")
+        lengths = workspace.load("lengths")
+        hashes = workspace.load("hashes")
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        candidates: set[tuple[int, int]] = set()
+        task = plan_tasks(len(keys), self.search_radius)[index]
+        for pairs in close_pairs(keys, self.search_radius, task):
+            clips = np.unique(np.sort(owners[pairs], axis=1), axis=0)
+            candidates |= {(int(a), int(b)) for a, b in clips if a != b}
+        found = []
+        for a, b in sorted(candidates):
+            share = overlap(
+                hashes[starts[a] : starts[a + 1]], hashes[starts[b] : starts[b + 1]], self.radius
+            )
+            if share >= self.overlap:
+                found.append((a, b, share))
+        edges = np.array(found, np.float64).reshape(-1, 3)
+        workspace.save(f"edges/{index:06d}", edges)
+
+    def _winners(self, workspace: Workspace, _: int) -> None:
+        """Components over all edges, and the survivor of each."""
+        ids = np.asarray(workspace.load("ids"))
+        n = len(ids)
+        pieces = [workspace.load(f"edges/{i:06d}") for i in range(self._count_tasks(workspace))]
+        found = np.concatenate([np.zeros((0, 3)), *pieces])
+        edges, share = found[:, :2].astype(np.int64), found[:, 2]
+        label = components(edges, n)
+        keys = preference(ids, np.asarray(workspace.load("preferred")))
+        # Durations of copies differ by a frame; tenths of a second decide.
+        length = np.round(np.asarray(workspace.load("duration")), 1)
+        survivor, size = leaders(label, [*keys, -np.asarray(workspace.load("area")), -length])
+        best = np.zeros(n)
+        for side in (0, 1):
+            np.maximum.at(best, edges[:, side], share)
+        parents = np.asarray(workspace.load("parents"))
+        inverse: Any = np.unique(parents, axis=0, return_inverse=True)[1]
+        video = inverse.reshape(-1)
+        eldest: Any = np.unique(video, return_index=True)[1]
+        siblings = np.stack([eldest[video], np.arange(n)], axis=1)
+        families = components(np.concatenate([edges, siblings]), n)
+        family = leaders(families, preference(ids, np.zeros((n, 0))))[0]
+        workspace.save("survivor", survivor)
+        workspace.save("size", size.astype(np.int32))
+        workspace.save("best", best)
+        workspace.save("family", family)
+
+
+def overlap(a: NDArray[np.uint64], b: NDArray[np.uint64], radius: int) -> float:
+    """Share of the shorter's frames that agree with the longer's at the best shift in time, a step
+    of slack allowed; 0 if fewer than four agree. Frames without a hash agree with none."""
+    if len(a) > len(b):
+        a, b = b, a
+    near: NDArray[Any] = np.bitwise_count(a[:, None] ^ b[None]) <= radius
+    near &= (a != 0)[:, None] & (b != 0)[None]
+    padded = np.pad(near, ((0, 0), (1, 1)))
+    loose = padded[:, :-2] | padded[:, 1:-1] | padded[:, 2:]
+    rows = np.arange(len(a))
+    best = 0
+    # A trim lies inside; a shift may also leave some frames of the shorter without a partner.
+    for shift in range(-len(a) // 2, len(b) - len(a) // 2 + 1):
+        columns = rows + shift
+        there = (columns >= 0) & (columns < len(b))
+        best = max(best, int(loose[rows[there], columns[there]].sum()))
+    told = int((a != 0).sum())
+    return best / told if best >= min(_LEAST_FRAMES, told) and told else 0.0

@@ -1,0 +1,74 @@
+"""How well a caption fits a clip, and how steady the clip is, by the frames' CLIP embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from gristmill.pipelines.clip import ClipScore
+from gristmill.pipelines.clip_frames import CLIP
+from gristmill.pipelines.media import Media
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameClipScore(ClipScore):
+    """CLIP score of frames against the caption (mean and best), and of frames among themselves.
+
+    The fields are those of `ClipScore`. `image_embedding` is the unit mean of the frames'.
+    """
+
+    media: ClassVar[Media | None] = CLIP
+    libraries: ClassVar[tuple[str, ...]] = ("av", "torch", "open_clip_torch")
+
+    # Frames of each clip, evenly spread, at most 12.
+    frames: int = 4
+
+    def writes(self) -> pa.Schema:
+        """Scores, null without a caption; steadiness, 1 for clips of one frame; embeddings."""
+        fields = [
+            pa.field(self.name, pa.float32()),
+            # Of the frame that fits best.
+            pa.field(f"{self.name}_max", pa.float32()),
+            # Mean cosine of neighbouring frames.
+            pa.field("temporal_consistency", pa.float32()),
+        ]
+        return pa.schema([*fields, *self.embedding_fields()])
+
+    def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
+        """Score clips, their frames in batches of `batch_size`."""
+        assert images is not None
+        if not len(images):
+            return self.writes().empty_table()
+        captions = table["caption"].to_pylist()
+        frames, owner = [], []
+        for i, clip in enumerate(images):
+            count = min(self.frames, len(clip.frames))
+            places = [int((j + 0.5) * len(clip.frames) / count) for j in range(count)]
+            frames += [clip.frames[place] for place in places]
+            owner += [i] * count
+        picture = self.embed_images(frames)
+        text = self.embed_texts(captions)
+        owners = np.array(owner)
+        rows: list[tuple[float | None, float | None, float]] = []
+        means = np.zeros_like(text)
+        for i, caption in enumerate(captions):
+            own = picture[owners == i].astype(np.float64)
+            mean = own.mean(axis=0)
+            means[i] = mean / max(float(np.linalg.norm(mean)), 1e-12)
+            steady = float((own[1:] * own[:-1]).sum(axis=1).mean()) if len(own) > 1 else 1.0
+            fits = own @ text[i].astype(np.float64)
+            none = caption is None
+            rows.append(
+                (
+                    None if none else round(float(fits.mean()), 5),
+                    None if none else round(float(fits.max()), 5),
+                    round(steady, 5),
+                )
+            )
+        columns: list[Any] = [list(column) for column in zip(*rows, strict=True)]
+        columns += self.embedding_columns(means, text)
+        return pa.table(columns, schema=self.writes())

@@ -1,0 +1,75 @@
+"""What Score stages look at: how the stored bytes of a row become something to see, decoded once
+for all stages that look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gristmill.pipelines.decode import decode_rgb
+
+BYTES_OF_A_PIXEL = 3
+
+
+@dataclass(frozen=True)
+class Media:
+    """One way to look at a row."""
+
+    name: str
+    # Stored bytes -> what a stage is handed for the row.
+    decode: Callable[[bytes], Any]
+    # Columns that `cost` and `seconds` read, where they exist.
+    columns: tuple[str, ...]
+    # Decoded bytes of each row; blocks of rows are bounded by their sum.
+    cost: Callable[[pa.Table], list[int]]
+    # Seconds that decoding each row may take beyond the deadline of a row.
+    seconds: Callable[[pa.Table], list[float]]
+    # True: a row has several pieces (`image_offsets`, `image_sizes`), each decoded on its own, and
+    # a stage is handed their list.
+    several: bool = False
+
+
+def _area(table: pa.Table) -> list[int]:
+    if "width" not in table.column_names or "height" not in table.column_names:
+        return [0] * len(table)
+    area = pc.multiply(table["width"].cast(pa.int64()), table["height"].cast(pa.int64()))
+    cost: list[int] = pc.multiply(pc.fill_null(area, 0), BYTES_OF_A_PIXEL).to_pylist()
+    return cost
+
+
+def _stored(table: pa.Table) -> list[int]:
+    found: list[int] = pc.fill_null(table["blob_size"], 0).to_pylist()
+    return found
+
+
+def _stored_pieces(table: pa.Table) -> list[int]:
+    # A stored JPEG grows about tenfold when it is decoded.
+    return [10 * sum(sizes or ()) for sizes in table["image_sizes"].to_pylist()]
+
+
+def no_seconds(table: pa.Table) -> list[float]:
+    """Nothing beyond the deadline of a row."""
+    return [0.0] * len(table)
+
+
+def _playing_time(table: pa.Table) -> list[float]:
+    """A video may take twice as long as it plays."""
+    if "duration_s" not in table.column_names:
+        return no_seconds(table)
+    return [2 * (seconds or 0.0) for seconds in table["duration_s"].to_pylist()]
+
+
+def _as_it_is(data: bytes) -> bytes:
+    return data
+
+
+# uint8 RGB [height, width, 3].
+PICTURE = Media("picture", decode_rgb, ("width", "height"), _area, no_seconds)
+# The pictures of a document or pair, in their order.
+PICTURES = Media("pictures", decode_rgb, ("image_sizes",), _stored_pieces, no_seconds, several=True)
+# The file as it is stored: a whole video, for stages that read it in passes.
+FILE = Media("file", _as_it_is, ("duration_s",), _stored, _playing_time)

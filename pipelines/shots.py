@@ -1,0 +1,134 @@
+"""Shots: where one take ends and the next begins, found by PySceneDetect's detectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from gristmill.errors import ConfigurationError
+from gristmill.pipelines.media import FILE, Media
+from gristmill.pipelines.stage import Needs, Score, require_choice
+from gristmill.pipelines.video import open_video, pixels, play
+
+_FIELDS = pa.schema(
+    [
+        # Frame with which each shot after the first begins; frames count from 0 as shown.
+        pa.field("cuts", pa.list_(pa.int32())),
+        # Seconds of those frames.
+        pa.field("cut_times", pa.list_(pa.float64())),
+        # Frames that decoded; fewer than `frames` where the tail is broken.
+        pa.field("decoded_frames", pa.int32()),
+        # Seconds from the first frame to the end of the last that decoded.
+        pa.field("decoded_s", pa.float32()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shots(Score):
+    """Cuts of each video: hard ones by PySceneDetect's adaptive or content detector, fades through
+    black or white by its threshold detector. Gradual dissolves are not looked for.
+    """
+
+    media: ClassVar[Media | None] = FILE
+    libraries: ClassVar[tuple[str, ...]] = ("av", "scenedetect-headless")
+
+    # adaptive: change against that of the frames around; content: change alone.
+    detector: str = "adaptive"
+    # Of the detector: 3 for adaptive, 27 for content; 0: its default.
+    threshold: float = 0.0
+    # Mean grey level, 0..255, below which a frame is taken for faded out; 0: fades are not sought.
+    fade_level: float = 12.0
+    # Shots shorter than this are joined to the one before, in seconds.
+    min_shot_s: float = 0.4
+    # Pixels of the longer side at which frames are compared.
+    side: int = 256
+
+    def reads(self) -> tuple[str, ...]:
+        """Frames a second."""
+        return ("fps",)
+
+    def writes(self) -> pa.Schema:
+        """Cuts, and how much of the video decoded."""
+        return _FIELDS
+
+    def needs(self) -> Needs:
+        """One decoder and the file."""
+        return Needs(memory_gb=1.5)
+
+    def check(self) -> None:
+        """Validate the choices."""
+        require_choice(self, "detector", ("adaptive", "content"))
+        if self.side < 32:
+            raise ConfigurationError(f"Shots.side is {self.side}; it must be at least 32 pixels")
+
+    def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
+        """Find the cuts of each file."""
+        assert images is not None
+        rates = table["fps"].to_pylist()
+        rows = [self.find(data, fps or 25.0) for data, fps in zip(images, rates, strict=True)]
+        columns = [list(column) for column in zip(*rows, strict=True)] or [
+            [] for _ in self.writes()
+        ]
+        return pa.table(columns, schema=self.writes())
+
+    def find(self, data: bytes, fps: float) -> tuple[list[int], list[float], int, float]:
+        """Cuts, their seconds, decoded frames and decoded seconds of one file."""
+        from scenedetect import FrameTimecode
+
+        shortest = max(1, round(self.min_shot_s * fps))
+        detectors = self._detectors(shortest)
+        found: set[int] = set()
+        count, end, step = 0, 0.0, 1 / fps
+        position = FrameTimecode(0, fps)
+        times: list[float] = []
+        with open_video(data) as container:
+            for frame in play(container):
+                position = FrameTimecode(frame.index, fps)
+                small = pixels(frame.raw, self.side, "bgr24")
+                for detector in detectors:
+                    found |= {_number(cut) for cut in detector.process_frame(position, small)}
+                step = frame.time - end if frame.index else step
+                times.append(frame.time)
+                count, end = frame.index + 1, frame.time
+        for detector in detectors:
+            found |= {_number(cut) for cut in detector.post_process(position)}
+        cuts = _spaced(sorted(found), count, shortest)
+        return cuts, [round(times[cut], 5) for cut in cuts], count, round(end + step, 5)
+
+    def _detectors(self, shortest: int) -> list[Any]:
+        from scenedetect.detectors import AdaptiveDetector, ContentDetector, ThresholdDetector
+
+        if self.detector == "adaptive":
+            main: Any = AdaptiveDetector(
+                adaptive_threshold=self.threshold or 3.0, min_scene_len=shortest
+            )
+        else:
+            main = ContentDetector(threshold=self.threshold or 27.0, min_scene_len=shortest)
+        if not self.fade_level:
+            return [main]
+        dark = ThresholdDetector(threshold=self.fade_level, min_scene_len=shortest)
+        light = ThresholdDetector(
+            threshold=255 - self.fade_level,
+            min_scene_len=shortest,
+            method=ThresholdDetector.Method.CEILING,
+        )
+        return [main, dark, light]
+
+
+def _number(cut: Any) -> int:
+    return int(cut.frame_num)
+
+
+def _spaced(cuts: Sequence[int], count: int, shortest: int) -> list[int]:
+    """Cuts that leave no shot shorter than `shortest` frames; the earlier of two stays."""
+    kept: list[int] = []
+    last = 0
+    for cut in cuts:
+        if cut - last >= shortest and count - cut >= shortest:
+            kept.append(cut)
+            last = cut
+    return kept

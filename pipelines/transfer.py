@@ -1,0 +1,335 @@
+"""Transfer: what every stage shares that fetches foreign bytes and opens them in children."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from gristmill.errors import ConfigurationError
+from gristmill.pipelines.child import Child, ChildDied, ChildSilent
+from gristmill.pipelines.fetch import USER_AGENT, Fetcher, FetchPolicy, is_transient
+from gristmill.pipelines.pointer import PointerError, read_pointers
+from gristmill.pipelines.robots import NO_AI
+from gristmill.pipelines.schema import (
+    FAILED_TO_DECODE,
+    FAILED_TO_DOWNLOAD,
+    PENDING,
+    POISONED,
+    with_columns,
+)
+from gristmill.pipelines.stage import Map, Needs, execution
+
+# Finished results waiting to be written, and bytes waiting to be opened.
+_WAITING_RESULTS = 64
+_WAITING_BYTES = 256 * 2**20
+# Children of this process that are free: configuration -> children.
+_IDLE: dict[str, list[Child]] = {}
+
+
+class Opened(Protocol):
+    """What became of the bytes of a row."""
+
+    @property
+    def status(self) -> str:
+        """`success`, or the kind of failure."""
+
+    @property
+    def error(self) -> str | None:
+        """A short, countable reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Map):
+    """Fetches http(s) URLs, or reads the pointers of rows that lie in their source, once for all
+    rows that share an image, and has a supervised child open what came.
+
+    Every limit is a field. What crashes, hangs or fills the child ends as `poisoned`, alone.
+    """
+
+    # Bytes of one transfer, inflated.
+    max_bytes: int = 50_000_000
+    # Seconds for one try: name, connection, redirects and the whole body.
+    timeout_s: float = 15.0
+    max_redirects: int = 5
+    # Further tries for what may heal: connection, 429 with Retry-After, 5xx.
+    retries: int = 2
+    # "host" or "host:port" that may lie in a private network.
+    allow_hosts: tuple[str, ...] = ()
+    # URL of a trusted proxy.
+    proxy: str = ""
+    user_agent: str = USER_AGENT
+    # X-Robots-Tag directives that are respected; none: the header is ignored.
+    robots: tuple[str, ...] = NO_AI
+    # Seconds for opening what one transfer brought.
+    decode_deadline_s: float = 20.0
+    # GiB that opening it may take.
+    decode_memory_gb: float = 2.0
+    # Transfers at once, in all and to one host and port.
+    connections: int = execution(64)
+    per_host: int = execution(16)
+    # Processes that open; 0: as many as this process has cores.
+    decoders: int = execution(0)
+
+    def reads(self) -> tuple[str, ...]:
+        """The columns of a row."""
+        return ("uid", "image_id", "url", "pointer", "status")
+
+    def needs(self) -> Needs:
+        """One core drives the transfers; the children are extra."""
+        return Needs(cpus=1.0, memory_gb=2.0)
+
+    def heals(self, status: str, error: str) -> bool:
+        """Whether a failed row may succeed on another day."""
+        return status == FAILED_TO_DOWNLOAD and is_transient(error)
+
+    def check(self) -> None:
+        """Validate the limits."""
+        for name in ("timeout_s", "max_bytes", "connections", "per_host"):
+            if getattr(self, name) <= 0:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be above 0")
+
+    # -- what a stage says of itself ------------------------------------------------------------
+
+    def make_worker(self) -> Callable[[], Any]:
+        """Factory of what opens bytes, run in each child; its `process(data, extra)` returns an
+        `Opened`."""
+        raise NotImplementedError
+
+    def failure(self, status: str, error: str) -> Opened:
+        """What stands for bytes that could not be had or opened."""
+        raise NotImplementedError
+
+    def extra(self, metas: list[str | None]) -> Any:
+        """What the child is told of the rows of one image beside the bytes. Raises `ValueError`,
+        with a countable reason, where they lack what they need."""
+        return None
+
+    def columns_of(self, opened: Opened) -> dict[str, Any]:
+        """Values of `writes()`, less status, error, sha256 and received_bytes."""
+        raise NotImplementedError
+
+    # -- the work -------------------------------------------------------------------------------
+
+    def map(self, table: pa.Table) -> Iterator[pa.Table]:
+        """Yield rows as they are done; rows of one image come together."""
+        groups: dict[str, list[int]] = {}
+        settled: list[int] = []
+        statuses = table["status"].to_pylist()
+        for i, image_id in enumerate(table["image_id"].to_pylist()):
+            if statuses[i] == PENDING:
+                groups.setdefault(image_id, []).append(i)
+            else:
+                settled.append(i)
+        if settled:
+            yield self._as_they_came(table.take(pa.array(settled, pa.int64())))
+        if not groups:
+            return
+        for rows, opened, data in self._results(table, list(groups.values())):
+            yield self._finish(table.take(pa.array(rows, pa.int64())), opened, data)
+
+    def _results(
+        self, table: pa.Table, groups: list[list[int]]
+    ) -> Iterator[tuple[list[int], Opened, bytes]]:
+        """(rows, what became of them, received bytes) of each image, from a thread with its own
+        event loop."""
+        results: queue.Queue[Any] = queue.Queue(_WAITING_RESULTS)
+        stop = threading.Event()
+        work = _Work(self, table, groups, results, stop)
+        thread = threading.Thread(target=work.run, daemon=True)
+        thread.start()
+        try:
+            while (item := results.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            while thread.is_alive():
+                with contextlib.suppress(queue.Empty):
+                    results.get_nowait()
+                thread.join(0.02)
+
+    def policy(self) -> FetchPolicy:
+        """The bounds of the HTTP client."""
+        return FetchPolicy(
+            timeout_s=self.timeout_s,
+            max_bytes=self.max_bytes,
+            max_redirects=self.max_redirects,
+            retries=self.retries,
+            connections=self.connections,
+            per_host=self.per_host,
+            allow_hosts=self.allow_hosts,
+            proxy=self.proxy,
+            user_agent=self.user_agent,
+            robots=self.robots,
+        )
+
+    def _as_they_came(self, rows: pa.Table) -> pa.Table:
+        """Rows that had failed before."""
+        for field in self.writes():
+            if field.name not in rows.column_names:
+                rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+        return rows
+
+    def _finish(self, rows: pa.Table, opened: Opened, data: bytes) -> pa.Table:
+        """Rows of one image with what became of it."""
+        values = {
+            "status": opened.status,
+            "error": opened.error,
+            "sha256": hashlib.sha256(data).hexdigest() if data else None,
+            "received_bytes": len(data) if data else None,
+            **self.columns_of(opened),
+        }
+        count = len(rows)
+        return with_columns(
+            rows, {name: [value] * count for name, value in values.items()}, self.writes()
+        )
+
+
+class _Work:
+    """Fetches and opens all images of a table inside one thread's event loop."""
+
+    def __init__(
+        self,
+        stage: Transfer,
+        table: pa.Table,
+        groups: list[list[int]],
+        results: queue.Queue[Any],
+        stop: threading.Event,
+    ) -> None:
+        self.stage, self.groups, self.results, self.stop = stage, groups, results, stop
+        self.urls = table["url"].to_pylist()
+        self.pointers = table["pointer"].to_pylist()
+        self.meta = table["meta"].to_pylist() if "meta" in table.column_names else []
+        count = stage.decoders or len(os.sched_getaffinity(0))
+        self.children: queue.SimpleQueue[Child] = queue.SimpleQueue()
+        # Children outlive one part: starting them anew would cost half a second each.
+        self.idle = _IDLE.setdefault(repr(stage), [])
+        for _ in range(count):
+            try:
+                child = self.idle.pop()
+            except IndexError:
+                child = Child(stage.make_worker(), memory_gb=stage.decode_memory_gb)
+            self.children.put(child)
+        self.pool = ThreadPoolExecutor(count)
+        self.count = count
+        self.waiting_bytes = 0
+
+    def run(self) -> None:
+        """The thread's whole life."""
+        try:
+            asyncio.run(self._all())
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+        finally:
+            self.pool.shutdown(wait=True, cancel_futures=True)
+            for _ in range(self.count):
+                self.idle.append(self.children.get())
+
+    def _put(self, item: Any) -> None:
+        """Hand over a result; a reader that has gone is not waited for."""
+        while not self.stop.is_set():
+            try:
+                self.results.put(item, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+    async def _all(self) -> None:
+        here = [rows for rows in self.groups if self.urls[rows[0]] is None or self._local(rows)]
+        local = {id(rows) for rows in here}
+        away = [rows for rows in self.groups if id(rows) not in local]
+        if here:
+            await self._read_local(here)
+        if away:
+            async with Fetcher(self.stage.policy()) as fetcher:
+                pending = iter(away)
+                async with asyncio.TaskGroup() as tasks:
+                    for _ in range(min(self.stage.connections, len(away))):
+                        tasks.create_task(self._fetch_some(fetcher, pending))
+
+    def _local(self, rows: list[int]) -> bool:
+        return self.pointers[rows[0]] is not None
+
+    async def _fetch_some(self, fetcher: Fetcher, pending: Iterator[list[int]]) -> None:
+        for rows in pending:
+            if self.stop.is_set():
+                return
+            while self.waiting_bytes > _WAITING_BYTES:
+                await asyncio.sleep(0.01)
+            fetched = await fetcher.fetch(self.urls[rows[0]])
+            if fetched.data is None:
+                failed = self.stage.failure(FAILED_TO_DOWNLOAD, fetched.error or "")
+                await asyncio.to_thread(self._put, (rows, failed, b""))
+            else:
+                await self._open(rows, fetched.data)
+
+    async def _read_local(self, groups: list[list[int]]) -> None:
+        """Rows whose bytes lie in their source, read in the order that is cheap."""
+        pointers = [self.pointers[rows[0]] or "" for rows in groups]
+        reader = read_pointers(pointers, self.stage.max_bytes)
+        running: set[asyncio.Task[None]] = set()
+        while not self.stop.is_set():
+            item = await asyncio.to_thread(next, reader, None)
+            if item is None:
+                break
+            index, data = item
+            if isinstance(data, PointerError):
+                failed = self.stage.failure(FAILED_TO_DOWNLOAD, str(data))
+                await asyncio.to_thread(self._put, (groups[index], failed, b""))
+                continue
+            running.add(asyncio.create_task(self._open(groups[index], data)))
+            if len(running) > 2 * self.count:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        for task in running:
+            await task
+
+    async def _open(self, rows: list[int], data: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        self.waiting_bytes += len(data)
+        try:
+            await loop.run_in_executor(self.pool, self._open_and_put, rows, data)
+        finally:
+            self.waiting_bytes -= len(data)
+
+    def _open_and_put(self, rows: list[int], data: bytes) -> None:
+        try:
+            extra = self.stage.extra([self.meta[row] for row in rows] if self.meta else [])
+        except ValueError as error:
+            self._put((rows, self.stage.failure(FAILED_TO_DECODE, str(error)), data))
+            return
+        child = self.children.get()
+        try:
+            opened = self._supervised(child, data, extra)
+        finally:
+            self.children.put(child)
+        self._put((rows, opened, data))
+
+    def _supervised(self, child: Child, data: bytes, extra: Any) -> Opened:
+        """Open in a child. A child that dies gets one more try: it may have been killed by
+        chance."""
+        deadline = self.stage.decode_deadline_s
+        for attempt in range(2):
+            try:
+                child.start()
+                opened: Opened = child.call("process", data, extra, deadline_s=deadline)
+                return opened
+            except ChildDied:
+                if attempt == 1:
+                    return self.stage.failure(POISONED, "decoder crashed")
+            except ChildSilent:
+                return self.stage.failure(POISONED, "decoder hung")
+        raise AssertionError("the second try returns")

@@ -1,0 +1,246 @@
+"""Clips: each shot of a video, or the stretch that its row names, as a row of its own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from gristmill.errors import ConfigurationError
+from gristmill.pipelines.cut_video import Clip, Encoding, copy_pieces, encode_pieces
+from gristmill.pipelines.schema import (
+    FAILED_TO_CUT,
+    ROW,
+    make_child_uid,
+    make_image_id,
+    with_columns,
+)
+from gristmill.pipelines.stage import Map, Needs, require_choice
+from gristmill.pipelines.video import VideoError
+
+_OWN = pa.schema(
+    [
+        pa.field("format", pa.string()),
+        # uid of the row of the video.
+        pa.field("video_uid", pa.string()),
+        # Frames and seconds of the video at which the clip begins and ends; the end is not in it.
+        pa.field("start_frame", pa.int32()),
+        pa.field("end_frame", pa.int32()),
+        pa.field("start_s", pa.float64()),
+        pa.field("end_s", pa.float64()),
+        # Number of the shot within the video, and of the clip within the shot, from 0.
+        pa.field("shot", pa.int32()),
+        pa.field("shot_part", pa.int32()),
+        # Whether frames were encoded again, or packets copied.
+        pa.field("encoded", pa.bool_()),
+        pa.field("has_audio", pa.bool_()),
+        pa.field("fps", pa.float32()),
+        pa.field("duration_s", pa.float32()),
+        pa.field("frames", pa.int32()),
+        pa.field("image", pa.binary()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        *[
+            ROW.field(n)
+            for n in ("uid", "image_id", "parent_uid", "status", "error", "width", "height")
+        ],
+        *_OWN,
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clips(Map):
+    """Cut each video at its shots; shots that are too long are cut into even pieces.
+
+    Every shot comes out: as one or several clips, or as a row that failed with the reason. A row
+    whose source names a stretch (`start`, `end` in seconds) gives that stretch, without looking at
+    shots unless `split_segments`.
+    """
+
+    takes_bytes: ClassVar[bool] = True
+    libraries: ClassVar[tuple[str, ...]] = ("av",)
+
+    # "exact": encoded again, exact to the frame. "keyframe": packets are copied, many times faster,
+    # from keyframe to keyframe within the shot.
+    cut: str = "exact"
+    # Seconds.
+    min_s: float = 1.0
+    max_s: float = 20.0
+    # Seconds left away at both ends of a shot, where the last of a fade may lie.
+    margin_s: float = 0.0
+    # Cut also stretches that the source names at the shots within.
+    split_segments: bool = False
+    # Shorter side of what is encoded, in pixels; 0: as it is.
+    short_side: int = 480
+    # Quality of x264: 0 lossless, 18 hardly to be told apart, 51 worst.
+    crf: int = 18
+    preset: str = "veryfast"
+    audio: bool = True
+
+    def reads(self) -> tuple[str, ...]:
+        """Where shots begin, and how much decoded."""
+        names = ("uid", "image_id", "status", "meta", "fps", "cuts", "cut_times", "decoded_frames")
+        return (*names, "decoded_s", "blob_offset", "blob_size")
+
+    def writes(self) -> pa.Schema:
+        """Place, size and file of each clip."""
+        return SCHEMA
+
+    def passes(self, column: str) -> bool:
+        """What was said of the whole video ends here."""
+        return column not in ("cuts", "cut_times", "decoded_frames", "decoded_s", "keyframes",
+                              "rotation", "container")  # fmt: skip
+
+    def needs(self) -> Needs:
+        """One decoder and one encoder."""
+        return Needs(memory_gb=2.0)
+
+    def check(self) -> None:
+        """Validate the choices."""
+        require_choice(self, "cut", ("exact", "keyframe"))
+        if not 0 <= self.min_s <= self.max_s or self.max_s <= 0:
+            raise ConfigurationError(
+                f"min_s is {self.min_s} and max_s {self.max_s}; it needs 0 <= min_s <= max_s"
+            )
+        if not 0 <= self.crf <= 51 or self.short_side < 0 or self.margin_s < 0:
+            raise ConfigurationError(
+                "crf lies between 0 and 51; short_side and margin_s must not be below 0"
+            )
+
+    def map(self, table: pa.Table) -> Iterator[pa.Table]:
+        """Yield the clips of each video, one a table."""
+        for row in range(len(table)):
+            one = table.slice(row, 1)
+            yield from self._clips(one, one.to_pylist()[0])
+
+    def _clips(self, table: pa.Table, row: dict[str, Any]) -> Iterator[pa.Table]:
+        shots = self._shots(row)
+        if not shots:
+            yield self._row(table, row, 0, error="stretch outside the video")
+            return
+        plans: list[_Plan] = []
+        for number, (start, end) in enumerate(shots):
+            plans += self._plan(number, start, end, row["fps"] or 25.0)
+        cut = [plan for plan in plans if plan.error is None]
+        made = iter(self._cut(row, cut))
+        for ordinal, plan in enumerate(plans):
+            clip, error = (None, plan.error) if plan.error else next(made, (None, "not decodable"))
+            yield self._row(table, row, ordinal, plan, clip, error)
+
+    def _shots(self, row: dict[str, Any]) -> list[tuple[float, float]]:
+        """Seconds of each shot, or of the stretch that the source names."""
+        end = row["decoded_s"] or 0.0
+        edges = [0.0, *row["cut_times"], end]
+        segment = segment_of(row["meta"])
+        if segment is None:
+            return list(itertools.pairwise(edges))
+        start, stop = segment[0], min(segment[1], end)
+        if start >= stop:
+            return []
+        inner = [t for t in row["cut_times"] if start < t < stop] if self.split_segments else []
+        edges = [start, *inner, stop]
+        return list(itertools.pairwise(edges))
+
+    def _plan(self, shot: int, start: float, end: float, fps: float) -> list[_Plan]:
+        """The clips of one shot."""
+        start, end = start + self.margin_s, end - self.margin_s
+        # Half a frame of slack, so that rounding drops nothing.
+        if end - start < self.min_s - 0.5 / fps:
+            return [_Plan(shot, 0, start, end, "shot too short")]
+        count = max(1, math.ceil((end - start) / self.max_s - 1e-6))
+        edges = [start + (end - start) * i / count for i in range(count + 1)]
+        return [_Plan(shot, i, edges[i], edges[i + 1], None) for i in range(count)]
+
+    def _cut(
+        self, row: dict[str, Any], plans: Sequence[_Plan]
+    ) -> Iterator[tuple[Clip | None, str | None]]:
+        if not plans:
+            return
+        if self.cut == "keyframe":
+            try:
+                for clip in copy_pieces(row["image"], [(p.start_s, p.end_s) for p in plans]):
+                    short = clip is not None and clip.end_s - clip.start_s < self.min_s
+                    yield (None, "no keyframes") if clip is None or short else (clip, None)
+                return
+            except VideoError:
+                # What cannot be copied is encoded.
+                pass
+        encoding = Encoding(
+            short_side=self.short_side, crf=self.crf, preset=self.preset, audio=self.audio
+        )
+        spans = [(plan.start_s, plan.end_s) for plan in plans]
+        for clip in encode_pieces(row["image"], spans, encoding):
+            yield clip, None if clip else "no frames"
+
+    def _row(
+        self,
+        table: pa.Table,
+        row: dict[str, Any],
+        ordinal: int,
+        plan: _Plan | None = None,
+        clip: Clip | None = None,
+        error: str | None = None,
+    ) -> pa.Table:
+        values: dict[str, Any] = dict.fromkeys(_OWN.names)
+        values |= {
+            "uid": make_child_uid(row["uid"], "Clips", ordinal),
+            "parent_uid": row["uid"],
+            "image_id": row["image_id"],
+            "status": row["status"] if clip else FAILED_TO_CUT,
+            "error": None if clip else error,
+            "video_uid": row["uid"],
+        }
+        if plan is not None:
+            values |= {"shot": plan.shot, "shot_part": plan.part}
+            values |= {"start_s": round(plan.start_s, 5), "end_s": round(plan.end_s, 5)}
+            # Rows that name the same stretch of one video are captions of one clip.
+            place = f"{row['image_id']}#{plan.start_s:.5f}-{plan.end_s:.5f}"
+            values["image_id"] = make_image_id("clip", place)
+        if clip is not None:
+            values |= {
+                "format": "mp4",
+                "start_frame": clip.piece.start,
+                "end_frame": clip.piece.end,
+                "frames": clip.piece.end - clip.piece.start,
+                "start_s": clip.start_s,
+                "end_s": clip.end_s,
+                "duration_s": clip.end_s - clip.start_s,
+                "width": clip.width,
+                "height": clip.height,
+                "fps": clip.fps,
+                "encoded": clip.encoded,
+                "has_audio": clip.has_audio,
+                "image": clip.data,
+            }
+        names = [n for n in table.column_names if n in _OWN.names or self.passes(n)]
+        columns = {name: [value] for name, value in values.items()}
+        return with_columns(table.select(names), columns, SCHEMA)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A clip to be cut, or why there will be none."""
+
+    shot: int
+    part: int
+    start_s: float
+    end_s: float
+    error: str | None
+
+
+def segment_of(meta: str | None) -> tuple[float, float] | None:
+    """The stretch in seconds that a row's source names, if it names one."""
+    try:
+        values = json.loads(meta or "{}")
+        start, end = float(values.get("start") or 0.0), float(values["end"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (start, end) if math.isfinite(start) and math.isfinite(end) else None
