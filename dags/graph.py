@@ -156,8 +156,9 @@ def stores_images(stage: Stage) -> bool:
 
 
 def columns_written(stage: Stage) -> list[pa.Field]:
-    """Columns that nodes below can read; stored pictures appear as the place where they lie."""
-    if isinstance(stage, Write):
+    """Columns that nodes below can read; stored pictures appear as the place where they lie, and
+    verdicts not at all."""
+    if isinstance(stage, (Keep, Write)):
         return []
     fields = [column for column in stage.writes() if column.name != IMAGE]
     return fields + (list(BLOB) if stores_images(stage) else [])

@@ -20,8 +20,8 @@ from gristmill.dags.rows import RowReader
 from gristmill.dags.run_folder import DROPPED_ROWS, ROWS, Layout
 from gristmill.errors import LedgerError
 from gristmill.pipelines.keep import DROPPED, KEPT, MERGED, Keep
+from gristmill.pipelines.schema import GOING_ON
 from gristmill.pipelines.schema import MERGED as MERGED_STATUS
-from gristmill.pipelines.schema import SUCCESS
 from gristmill.pipelines.stage import Map, Read, Score
 from gristmill.pipelines.storage import Folder
 
@@ -186,7 +186,7 @@ def _fates(layout: Layout, reader: RowReader, part: int) -> Iterator[pa.Table]:
             if len(merged):
                 merged = merged.append_column("reason", merged["error"])
                 yield _fate(merged.append_column("value", merged["status"]), MERGED, node)
-            ended = pc.is_in(rows["status"], pa.array([SUCCESS, MERGED_STATUS]))
+            ended = pc.is_in(rows["status"], pa.array([*GOING_ON, MERGED_STATUS]))
             failed = rows.filter(pc.invert(ended))
             if len(failed):
                 reasons = pa.array(failure_reasons(failed), pa.string())

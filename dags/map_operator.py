@@ -18,7 +18,7 @@ from gristmill.dags.rows import make_scratch
 from gristmill.dags.run_folder import BLOBS, ROWS, Layout, PartStore, Record
 from gristmill.dags.supervision import Supervision
 from gristmill.pipelines.child import ChildDied, ChildSilent
-from gristmill.pipelines.schema import MERGED, POISONED, SUCCESS, with_columns
+from gristmill.pipelines.schema import GOING_ON, MERGED, POISONED, SUCCESS, with_columns
 from gristmill.pipelines.stage import Map
 
 
@@ -139,7 +139,7 @@ class MapOperator(PartOperator):
                 inputs=self.input_digests(self.node, part),
                 rows_in=rows_in,
                 born=len(rows) - rows_in,
-                rows_out=statuses.count(SUCCESS),
+                rows_out=sum(statuses.count(status) for status in GOING_ON),
                 dropped=_reasons(rows),
                 merged=statuses.count(MERGED),
                 seconds=time.perf_counter() - start,
@@ -164,5 +164,5 @@ def _positions(order: pa.ChunkedArray, uids: pa.ChunkedArray) -> pa.Array:
 
 def _reasons(rows: pa.Table) -> dict[str, int]:
     """Why rows ended at a Map node: the error, else the status."""
-    failed = rows.filter(pc.invert(pc.is_in(rows["status"], pa.array([SUCCESS, MERGED]))))
+    failed = rows.filter(pc.invert(pc.is_in(rows["status"], pa.array([*GOING_ON, MERGED]))))
     return count_values(failure_reasons(failed))

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.dags.graph import BLOB, IMAGE, stores_images
-from gristmill.dags.rows import PIECES, RowReader, explode_pieces
+from gristmill.dags.rows import RowReader
 from gristmill.dags.run_folder import Layout
 from gristmill.errors import WorkerError
-from gristmill.pipelines.media import Media
+from gristmill.pipelines.media import PIECES, Media, explode_pieces
 from gristmill.pipelines.stage import Map, Score
 
 _PLACE = ("blob_offset", "blob_size")

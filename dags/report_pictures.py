@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 
 from gristmill.dags.graph import stores_images
 from gristmill.dags.report import Picture
-from gristmill.dags.rows import PIECES, RowReader, explode_pieces
+from gristmill.dags.rows import RowReader
 from gristmill.dags.run_folder import Layout
 from gristmill.pipelines.decode import DecodeError, Image, decode_rgb
+from gristmill.pipelines.media import PIECES, explode_pieces
 from gristmill.pipelines.stage import Map
 
 _THUMBNAIL = 160

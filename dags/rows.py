@@ -22,13 +22,12 @@ from gristmill.dags.graph import columns_written, is_row_stage, stores_images
 from gristmill.dags.run_folder import BLOBS, Layout, Record
 from gristmill.dags.tombstones import read_tombstones
 from gristmill.pipelines.keep import KEPT, Keep
-from gristmill.pipelines.schema import SUCCESS
+from gristmill.pipelines.schema import GOING_ON
 from gristmill.pipelines.stage import Global, Map, Score
 from gristmill.pipelines.storage import Folder
 
 _UID = "uid"
-# Where the pictures of a row lie that has several.
-PIECES = ("image_offsets", "image_sizes")
+_GOING_ON = pa.array(GOING_ON)
 # Reading pictures one by one is slow; gaps up to this many bytes are read and thrown away.
 _MERGE_GAP = 256 * 1024
 
@@ -80,7 +79,7 @@ class RowReader:
             return table.filter(pc.is_in(table[_UID], verdict[_UID].filter(kept)))
         if isinstance(stage, Map):
             table = self._table(node, part, [*wanted, "status"])
-            return table.filter(pc.equal(table["status"], SUCCESS)).select(wanted)
+            return table.filter(pc.is_in(table["status"], _GOING_ON)).select(wanted)
         return self._table(node, part, wanted)
 
     def _table(self, node: str, part: int, columns: Sequence[str]) -> pa.Table:
@@ -137,19 +136,6 @@ class RowReader:
         """The nearest Map above `node` that stores pictures."""
         dag = self.layout.dag
         return [n for n in dag.upstream(node) if stores_images(dag.stage(n))][-1]
-
-
-def explode_pieces(table: pa.Table) -> tuple[list[int], pa.Table]:
-    """Rows that have several pictures -> the row of each picture, and a table of where they lie."""
-    offsets, sizes = table["image_offsets"].to_pylist(), table["image_sizes"].to_pylist()
-    owners = [row for row, of_row in enumerate(offsets) for _ in of_row or ()]
-    parts = table["part"].to_pylist()
-    places = {
-        "part": pa.array([parts[row] for row in owners], pa.int32()),
-        "blob_offset": pa.array([o for of_row in offsets for o in of_row or ()], pa.int64()),
-        "blob_size": pa.array([s for of_row in sizes for s in of_row or ()], pa.int64()),
-    }
-    return owners, pa.table(places)
 
 
 def _runs(rows: NDArray[Any], offsets: NDArray[Any], sizes: NDArray[Any]) -> list[NDArray[Any]]:

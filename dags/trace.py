@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from gristmill.dags.graph import columns_written, is_row_stage
+from gristmill.dags.graph import is_row_stage
 from gristmill.dags.plan import finished_parts, open_run
 from gristmill.dags.run_folder import DROPPED_ROWS, ROWS, Layout
 from gristmill.errors import RunError
@@ -69,7 +69,7 @@ def _trace(layout: Layout, part: int, fate: dict[str, Any]) -> Trace:
         table = table.filter(pc.equal(table["uid"], uid))
         names = table.column_names
         if not isinstance(stage, Read) and is_row_stage(stage):
-            written = {column.name for column in columns_written(stage)}
+            written = set(stage.writes().names)
             names = [name for name in names if name in written]
         for values in table.select([name for name in names if name != "uid"]).to_pylist():
             trace.nodes[node] = {k: v for k, v in values.items() if v is not None}

@@ -12,9 +12,9 @@ from gristmill.pipelines.clip_facts import ClipFacts
 from gristmill.pipelines.clip_frame_score import FrameClipScore
 from gristmill.pipelines.clip_signature import ClipSignature
 from gristmill.pipelines.download_video import DownloadVideo
-from gristmill.pipelines.frame_tokens import FrameTokens
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.semantic import SemanticClusters
+from gristmill.pipelines.several_tokens import FrameTokens
 from gristmill.pipelines.shards import Shards
 from gristmill.pipelines.shots import Shots
 from gristmill.pipelines.sources import Source

@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 from gristmill.pipelines.decode import decode_rgb
 
 BYTES_OF_A_PIXEL = 3
+# Where the pictures of a row lie that has several.
+PIECES = ("image_offsets", "image_sizes")
 
 
 @dataclass(frozen=True)
@@ -73,3 +75,16 @@ PICTURE = Media("picture", decode_rgb, ("width", "height"), _area, no_seconds)
 PICTURES = Media("pictures", decode_rgb, ("image_sizes",), _stored_pieces, no_seconds, several=True)
 # The file as it is stored: a whole video, for stages that read it in passes.
 FILE = Media("file", _as_it_is, ("duration_s",), _stored, _playing_time)
+
+
+def explode_pieces(table: pa.Table) -> tuple[list[int], pa.Table]:
+    """Rows that have several pictures -> the row of each picture, and a table of where they lie."""
+    offsets, sizes = table["image_offsets"].to_pylist(), table["image_sizes"].to_pylist()
+    owners = [row for row, of_row in enumerate(offsets) for _ in of_row or ()]
+    parts = table["part"].to_pylist()
+    places = {
+        "part": pa.array([parts[row] for row in owners], pa.int32()),
+        "blob_offset": pa.array([o for of_row in offsets for o in of_row or ()], pa.int64()),
+        "blob_size": pa.array([s for of_row in sizes for s in of_row or ()], pa.int64()),
+    }
+    return owners, pa.table(places)

@@ -160,9 +160,9 @@ def read_delimited(
     # TSV dumps of web text hold bare quotes; in CSV quotes quote.
     csv.field_size_limit(16 * 2**20)
     reader = (
-        csv.reader(_lines(url), delimiter=delimiter, quoting=csv.QUOTE_NONE)
+        csv.reader(read_lines(url), delimiter=delimiter, quoting=csv.QUOTE_NONE)
         if delimiter == "\t"
-        else csv.reader(_lines(url), delimiter=delimiter)
+        else csv.reader(read_lines(url), delimiter=delimiter)
     )
     try:
         first = next(reader, None)
@@ -200,7 +200,7 @@ def _guess(cells: Sequence[str]) -> dict[str, str]:
 def read_json_lines(url: str, columns: Mapping[str, str], rows: RowBuilder) -> Iterator[pa.Table]:
     """Rows of JSON lines; a line that is not JSON becomes a failed row."""
     mapping: dict[str, str] | None = None
-    for line in _lines(url):
+    for line in read_lines(url):
         if not line.strip():
             continue
         try:
@@ -225,14 +225,14 @@ def read_json_lines(url: str, columns: Mapping[str, str], rows: RowBuilder) -> I
 
 def read_url_list(url: str, rows: RowBuilder) -> Iterator[pa.Table]:
     """Rows of a text file with one URL a line."""
-    for line in _lines(url):
+    for line in read_lines(url):
         if line.strip():
             rows.add_url(line.strip())
             yield from rows.take()
     yield from rows.take(all_rows=True)
 
 
-def _lines(url: str) -> Iterator[str]:
+def read_lines(url: str) -> Iterator[str]:
     """Lines of a UTF-8 file (gzip and the like by ending), without NUL characters."""
     with fsspec.open(url, "rb", compression="infer") as file:
         buffered = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")

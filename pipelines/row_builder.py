@@ -46,6 +46,8 @@ _VIDEO_ENDINGS = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts w
 ENDINGS = {
     "image": frozenset(_IMAGE_ENDINGS.split()),
     "video": frozenset(_VIDEO_ENDINGS.split()),
+    "document": frozenset(("html", "htm", "xhtml")),
+    "pair": frozenset[str](),
 }
 
 

@@ -15,9 +15,12 @@ SUCCESS = "success"
 FAILED_TO_DOWNLOAD = "failed_to_download"
 FAILED_TO_RESIZE = "failed_to_resize"
 FAILED_TO_DECODE = "failed_to_decode"
+FAILED_TO_ASSEMBLE = "failed_to_assemble"
 FAILED_TO_CUT = "failed_to_cut"
 POISONED = "poisoned"
 PENDING = "pending"
+# A row with one of these goes on from a Map; any other ends there.
+GOING_ON = (SUCCESS, PENDING)
 # Its content went into another row, such as the pictures of a document.
 MERGED = "merged"
 

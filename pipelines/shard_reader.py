@@ -25,13 +25,18 @@ FORGOTTEN = "forgotten.json"
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample: its key, the bytes of its picture or clip (none in a set of tokens alone), its
-    caption, and all columns about it."""
+    """One sample: its key, the bytes of its pictures or its clip (none in a set of tokens alone),
+    its caption, and all columns about it."""
 
     uid: str
-    image: bytes
+    images: tuple[bytes, ...]
     caption: str
     columns: dict[str, Any]
+
+    @property
+    def image(self) -> bytes:
+        """The first of them."""
+        return self.images[0] if self.images else b""
 
 
 def read_manifest(folder: Folder) -> dict[str, Any]:
@@ -125,19 +130,24 @@ class ShardSet:
         """The sample at a place, forgotten or not."""
         columns = self.metadata(shard).slice(row, 1).to_pylist()[0]
         name = self.shards[shard]["name"]
-        image = b""
+        images: list[bytes] = []
         if self.format == "webdataset" and self.pictures:
-            offset, size = columns.pop("image_offset"), columns.pop("image_size")
-            image = self._folder.read_range(name, offset, size)
-            if len(image) != size:
-                raise ShardError(f"{self.url}/{name} ends early; run gristmill verify")
+            if "image_offsets" in columns:
+                offsets, sizes = columns.pop("image_offsets"), columns.pop("image_sizes")
+            else:
+                offsets, sizes = [columns.pop("image_offset")], [columns.pop("image_size")]
+            for offset, size in zip(offsets, sizes, strict=True):
+                images.append(self._folder.read_range(name, offset, size))
+                if len(images[-1]) != size:
+                    raise ShardError(f"{self.url}/{name} ends early; run gristmill verify")
         elif self.pictures:
             version = str(self.shards[shard]["sha256"])
             groups = _groups(self.url, name, version)
             group = bisect.bisect_right(groups, row)
-            images = _cells(self.url, name, version, group, self.media)
-            image = images[row - (groups[group - 1] if group else 0)]
-        return Sample(str(columns["uid"]), image, columns["caption"] or "", columns)
+            column = "images" if self.media in ("document", "edit") else self.media
+            cells = _cells(self.url, name, version, group, column)
+            images = cells[row - (groups[group - 1] if group else 0)]
+        return Sample(str(columns["uid"]), tuple(images), columns["caption"] or "", columns)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (ShardSet, (self.url, self.split))
@@ -166,11 +176,13 @@ def _groups(url: str, name: str, version: str) -> list[int]:
 
 
 @lru_cache(maxsize=4)
-def _cells(url: str, name: str, version: str, group: int, column: str) -> list[bytes]:
+def _cells(url: str, name: str, version: str, group: int, column: str) -> list[list[bytes]]:
     with Folder(url).open(name) as file:
         table = pq.ParquetFile(file).read_row_group(group, columns=[column])
-    found: list[bytes] = [cell["bytes"] for cell in table[column].to_pylist()]
-    return found
+    cells = table[column].to_pylist()
+    return [
+        [one["bytes"] for one in (cell if isinstance(cell, list) else [cell])] for cell in cells
+    ]
 
 
 def spread(samples: ShardSet, count: int) -> Iterator[Sample]:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from gristmill.errors import ConfigurationError, GraphError
+from gristmill.pipelines.media import PIECES, explode_pieces
 from gristmill.pipelines.shard_sidecars import (
     card,
     croissant,
@@ -44,8 +45,12 @@ _INTERNAL = (
     "image_id", "parent_uid", "row", "pointer", "status", "error", "meta", "received_bytes",
     "blob_offset", "blob_size", "verdict", "reason", "value", "duplicate_of", "duplicate_kind",
     "duplicate_group_size", "duplicate_distance", "pixel_hash", "part", "frame_hashes",
-    "split_group",
+    "split_group", *PIECES,
 )  # fmt: skip
+# Where the bytes of a row lie that has one piece.
+_PLACE = ("blob_offset", "blob_size")
+# Media of which a sample has several pictures, each a member `{key}.{name}.jpg`.
+SEVERAL = ("document", "edit")
 _NEEDED = ("uid", "caption", "sha256", "blob_offset", "blob_size", "format")
 _TOKENS = ("image_codes", "image_latents")
 _READ_ROWS = 256
@@ -60,7 +65,7 @@ class Shards(Write):
 
     # "webdataset" or "parquet".
     format: str = "webdataset"
-    # What the stored bytes are: image or video.
+    # What a sample is: an image or a video with its caption, a document, or an edit of an image.
     media: str = "image"
     # False: tokens instead of pictures, for readers that need no pixels.
     pictures: bool = True
@@ -84,7 +89,7 @@ class Shards(Write):
         """Validate the choices."""
         require_choice(self, "format", ("webdataset", "parquet"))
         require_choice(self, "split_by", ("auto", "group", "bytes"))
-        require_choice(self, "media", ("image", "video"))
+        require_choice(self, "media", ("image", "video", "document", "edit"))
         if self.samples_per_shard < 1 or self.bytes_per_shard < 1:
             raise ConfigurationError("samples_per_shard and bytes_per_shard must be at least 1")
         if not 0 <= self.val_share < 1:
@@ -104,7 +109,10 @@ class Shards(Write):
             raise GraphError(missing_column("Shards", "duplicate_group", available.names))
         identity = [name for name in IDENTITY if name in available.names]
         split = ["split_group"] if "split_group" in available.names else []
-        return (*identity, *score_names(available), *split, "blob_offset", "blob_size")
+        pieces = [name for name in PIECES if name in available.names]
+        if self.media in SEVERAL and not pieces:
+            raise GraphError(missing_column("Shards", PIECES[0], available.names))
+        return (*identity, *score_names(available), *split, *pieces, *_PLACE)
 
     def needs(self) -> Needs:
         """One shard's metadata and a few pictures at a time."""
@@ -194,16 +202,16 @@ class Shards(Write):
         plan = workspace.load_table(f"plan/{split}-{number:08d}")
         name = f"{split}/{number:08d}"
         files = Files(workspace)
-        places: list[tuple[int, int]] = []
+        places: list[list[tuple[int, int]]] = []
         if self.format == "webdataset":
             with files.open(f"{name}.tar") as file:
-                places = _write_tar(file, plan, workspace, self.pictures)
+                places = _write_tar(file, plan, workspace, self.media if self.pictures else "")
         else:
             with files.open(f"{name}.parquet") as file:
                 _write_parquet(file, plan, workspace, self.media if self.pictures else "")
         files.write(f"{split}/{number:08d}_stats.json", stats(len(plan)))
         buffer = io.BytesIO()
-        pq.write_table(_metadata(plan, places), buffer, compression="zstd")
+        pq.write_table(_metadata(plan, places, self.media), buffer, compression="zstd")
         files.write(f"{split}/metadata/{number:08d}.parquet", buffer.getvalue())
         files.facts[0]["samples"] = len(plan)
         workspace.save_table(f"written/{index:08d}", pa.Table.from_pylist(files.facts, _FILE))
@@ -298,82 +306,103 @@ class Files:
             file.write(data)
 
 
-def _with_images(
-    plan: pa.Table, workspace: Workspace, pictures: bool
-) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Rows of a plan with their pictures (or nothing), a few hundred at a time in memory."""
+def _with_files(
+    plan: pa.Table, workspace: Workspace, media: str
+) -> Iterator[tuple[dict[str, Any], list[tuple[str, bytes]]]]:
+    """Rows of a plan with their files (or none, without `media`) as (extension, bytes), a few
+    hundred at a time in memory."""
     for start in range(0, len(plan), _READ_ROWS):
         table = plan.slice(start, _READ_ROWS)
-        images = workspace.images(table) if pictures else [b""] * len(table)
-        yield from zip(table.to_pylist(), images, strict=True)
+        rows = table.to_pylist()
+        files: list[list[tuple[str, bytes]]] = [[] for _ in rows]
+        if media in SEVERAL:
+            owners, pieces = explode_pieces(table)
+            for owner, data in zip(owners, workspace.images(pieces), strict=True):
+                row, number = rows[owner], len(files[owner])
+                name, kind = row["image_names"][number], row["image_formats"][number]
+                files[owner].append((f"{name}.{kind}", data))
+        elif media:
+            for i, data in enumerate(workspace.images(table)):
+                files[i].append((rows[i]["format"] or "bin", data))
+        yield from zip(rows, files, strict=True)
+
+
+def _described(plan: pa.Table) -> list[str]:
+    """Columns that say something of a sample, and not where it lies."""
+    return [name for name in plan.column_names if name not in ("part", *_PLACE, *PIECES)]
 
 
 def _write_tar(
-    file: Any, plan: pa.Table, workspace: Workspace, pictures: bool
-) -> list[tuple[int, int]]:
-    """Members {key}.jpg {key}.json {key}.txt for each sample; returns where pictures lie."""
+    file: Any, plan: pa.Table, workspace: Workspace, media: str
+) -> list[list[tuple[int, int]]]:
+    """Members {key}.jpg {key}.json {key}.txt for each sample, or {key}.0.jpg, {key}.1.jpg and so on
+    where there are several; returns where each sample's files lie."""
     writer = TarWriter(file)
     places = []
-    columns = [name for name in plan.column_names if name not in ("part", *_PLACE)]
+    columns = _described(plan)
     schema = plan.schema
-    for row, image in _with_images(plan, workspace, pictures):
+    for row, files in _with_files(plan, workspace, media):
         key = row["uid"]
         members = {
             "json": json_member({name: row[name] for name in columns}, schema),
             "txt": (row["caption"] or "").encode(),
+            **dict(files),
         }
-        if pictures:
-            members[row["format"] or "bin"] = image
-        for extension in sorted(members):
-            offset = writer.add(f"{key}.{extension}", members[extension])
-            if pictures and extension == (row["format"] or "bin"):
-                places.append((offset, len(image)))
+        at = {name: writer.add(f"{key}.{name}", members[name]) for name in sorted(members)}
+        places.append([(at[name], len(data)) for name, data in files])
     writer.close()
     return places
 
 
-_PLACE = ("blob_offset", "blob_size")
-
-
-def _metadata(plan: pa.Table, places: Sequence[tuple[int, int]]) -> pa.Table:
-    """One row for each sample, explicit types; where its picture lies in the tar."""
-    columns = [name for name in plan.column_names if name not in ("part", *_PLACE)]
-    table = plan.select(columns).add_column(0, pa.field("key", pa.string()), plan["uid"])
-    if places:
-        for name, values in zip(
-            ("image_offset", "image_size"), zip(*places, strict=True), strict=True
-        ):
-            table = table.append_column(name, pa.array(values, pa.int64()))
+def _metadata(plan: pa.Table, places: Sequence[Sequence[tuple[int, int]]], media: str) -> pa.Table:
+    """One row for each sample, explicit types; where its files lie in the tar."""
+    table = plan.select(_described(plan)).add_column(0, pa.field("key", pa.string()), plan["uid"])
+    if any(places):
+        offsets = [[offset for offset, _ in place] for place in places]
+        lengths = [[size for _, size in place] for place in places]
+        for one, many, values in (
+            ("image_offset", "image_offsets", offsets), ("image_size", "image_sizes", lengths),
+        ):  # fmt: skip
+            if media in SEVERAL:
+                table = table.append_column(many, pa.array(values, pa.list_(pa.int64())))
+            else:
+                table = table.append_column(one, pa.array([v[0] for v in values], pa.int64()))
     return table.replace_schema_metadata(None)
 
 
 def _write_parquet(file: Any, plan: pa.Table, workspace: Workspace, media: str) -> None:
-    """Pictures as Hugging Face `Image` (or `Video`) in a column of that name, if `media` names one;
-    captions and facts beside them."""
-    columns = [name for name in plan.column_names if name not in ("part", *_PLACE)]
+    """Files as Hugging Face `Image` or `Video` in a column of that name, or a list of them in
+    `images`, if `media` names something; captions and facts beside them."""
+    columns = _described(plan)
     cell = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
-    fields = [pa.field(media, cell)] if media else []
-    fields += [plan.schema.field(name) for name in columns]
+    name = "images" if media in SEVERAL else media
+    fields = [pa.field(name, pa.list_(cell) if media in SEVERAL else cell)] if media else []
+    fields += [plan.schema.field(column) for column in columns]
     features = _hf_features(plan.schema, columns, media)
     schema = pa.schema(fields).with_metadata({"huggingface": features})
     with pq.ParquetWriter(pa.PythonFile(file, "w"), schema, compression="zstd") as writer:
         for start in range(0, len(plan), _GROUP_ROWS):
             table = plan.slice(start, _GROUP_ROWS)
-            rows: list[Any] = [table[name] for name in columns]
+            rows: list[Any] = [table[column] for column in columns]
             if media:
-                rows.insert(0, _cells(table, workspace, list(cell)))
+                cells = [
+                    [
+                        {"bytes": data, "path": f"{row['uid']}.{extension}"}
+                        for extension, data in files
+                    ]
+                    for row, files in _with_files(table, workspace, media)
+                ]
+                values = cells if media in SEVERAL else [files[0] for files in cells]
+                rows.insert(0, pa.array(values, fields[0].type))
             writer.write_table(pa.table(rows, schema=schema), row_group_size=_GROUP_ROWS)
 
 
-def _cells(table: pa.Table, workspace: Workspace, fields: list[pa.Field]) -> pa.StructArray:
-    kinds = zip(table["uid"].to_pylist(), table["format"].to_pylist(), strict=True)
-    paths = [f"{uid}.{kind}" for uid, kind in kinds]
-    bytes_of = pa.array(workspace.images(table), pa.binary())
-    return pa.StructArray.from_arrays([bytes_of, pa.array(paths)], fields=fields)
-
-
 def _hf_features(schema: pa.Schema, columns: Sequence[str], media: str) -> str:
-    features: dict[str, Any] = {media: {"_type": media.capitalize()}} if media else {}
+    features: dict[str, Any] = {}
+    if media in SEVERAL:
+        features["images"] = {"feature": {"_type": "Image"}, "length": -1, "_type": "Sequence"}
+    elif media:
+        features[media] = {"_type": media.capitalize()}
     for name in columns:
         features[name] = _hf_feature(schema.field(name).type)
     return json.dumps({"info": {"features": features}})
@@ -407,5 +436,5 @@ def _describe(workspace: Workspace, shards: Any) -> Mapping[str, Any]:
                     if found["min"] is not None:
                         low, high = ranges.get(field.name, [found["min"], found["max"]])
                         ranges[field.name] = [min(low, found["min"]), max(high, found["max"])]
-    names = [f for f in schema if f.name not in ("part", *_PLACE)]
+    names = [field for field in schema if field.name not in ("part", *_PLACE, *PIECES)]
     return {"sources": sources, "licences": licences, "ranges": ranges, "schema": pa.schema(names)}

@@ -24,7 +24,7 @@ from gristmill.pipelines.readers_table import (
     read_url_list,
 )
 from gristmill.pipelines.readers_tar import read_img2dataset, read_tar
-from gristmill.pipelines.row_builder import ENDINGS, RowBuilder
+from gristmill.pipelines.row_builder import RowBuilder
 from gristmill.pipelines.stage import Read, require_choice
 from gristmill.pipelines.storage import Folder
 
@@ -95,7 +95,7 @@ class Source(Read):
     def check(self) -> None:
         """Validate the fields."""
         require_choice(self, "format", FORMATS)
-        require_choice(self, "kind", tuple(ENDINGS))
+        require_choice(self, "kind", self.kinds())
         if not self.path:
             raise ConfigurationError("the source has no path; give one with --source")
         if self.path.startswith("catalog:"):
@@ -103,6 +103,14 @@ class Source(Read):
                 f"{self.path}: a catalog entry is resolved by the command line or by "
                 "gristmill.catalogs.catalog.resolve"
             )
+
+    def kinds(self) -> tuple[str, ...]:
+        """What rows of this source may be of."""
+        return ("image", "video")
+
+    def title(self) -> str:
+        """The name in the `source` column."""
+        return self.name or _stem(self.path)
 
     def manifest(self) -> list[dict[str, Any]]:
         """Name, size and time of each file, sorted. Raises `SourceError` if there is none."""
@@ -159,7 +167,7 @@ class Source(Read):
 
     def _read(self, chunk: Chunk) -> Iterator[pa.Table]:
         first = chunk.files[0]
-        rows = RowBuilder(self.name or _stem(self.path), self.kind)
+        rows = RowBuilder(self.title(), self.kind)
         if chunk.format == "folder":
             _, sidecars, _ = self._folder_names(first)
             return read_folder(Folder(first), list(chunk.files[1:]), sidecars, rows)

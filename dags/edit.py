@@ -1,0 +1,66 @@
+"""The edit recipe: from pairs of pictures around an instruction to shards with both pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gristmill.dags.graph import Dag, Node
+from gristmill.pipelines.caption_facts import CaptionFacts
+from gristmill.pipelines.document_images import AssembleDocuments, DocumentImages
+from gristmill.pipelines.document_source import DocumentSource
+from gristmill.pipelines.download import Download
+from gristmill.pipelines.edit_facts import EditFacts, EditScore
+from gristmill.pipelines.image_facts import ImageFacts
+from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.perceptual_hash import PerceptualHash
+from gristmill.pipelines.several_tokens import DocumentTokens
+from gristmill.pipelines.shards import Shards
+
+# Of single pictures; a pair that loses one is dropped as `image missing`.
+IMAGE_RULES = {
+    "too small": "least(original_width, original_height) < 64",
+    "extreme aspect": "aspect > 3",
+    "blank": "blank_share > 0.95",
+}
+# Of pairs, in this order.
+PAIR_RULES = {
+    "no instruction": "caption IS NULL OR instruction_words < 1",
+    "other shape": "NOT same_shape",
+    "nothing changed": "change_share < 0.002",
+    "all changed": "change_share > 0.75",
+    "edit goes elsewhere": "edit_direction < 0.0",
+}
+ENCODER = "gristmill.model.shard_tokens:ShardTokens"
+
+
+def edit(**source: Any) -> Dag:
+    """Fetch both pictures of each pair, compare them, keep edits that did what was asked, shard.
+
+        gristmill run edit --source pairs.parquet --out runs/edits
+
+    The source is Parquet or JSON lines with two pictures and an instruction, under the names that
+    public datasets use, or named with --column. `edit goes elsewhere` needs captions of both
+    pictures; pairs without them pass it.
+    """
+    return Dag(
+        name="edit",
+        nodes={
+            "source": Node(DocumentSource(**{"kind": "pair", **source})),
+            "images": Node(DocumentImages(min_images=2, max_images=2), ("source",)),
+            "download": Node(Download(), ("images",)),
+            "hash": Node(PerceptualHash(), ("download",)),
+            "image_facts": Node(ImageFacts(), ("download",)),
+            "keep_images": Node(Keep(rules=IMAGE_RULES), ("hash", "image_facts")),
+            "pairs": Node(AssembleDocuments(min_images=2, complete=True), ("keep_images",)),
+            "facts": Node(EditFacts(), ("pairs",)),
+            "clip": Node(EditScore(embeddings=False), ("pairs",)),
+            "caption_facts": Node(CaptionFacts(), ("pairs",)),
+            "keep": Node(
+                Keep(rules=PAIR_RULES, missing="keep"), ("facts", "clip", "caption_facts")
+            ),
+            # Of what was kept only; idle until it is given a codec.
+            "tokens": Node(DocumentTokens(encoder=ENCODER), ("keep",)),
+            "shards": Node(Shards(media="edit"), ("tokens",)),
+        },
+        doc=(edit.__doc__ or "").strip().splitlines()[0],
+    )

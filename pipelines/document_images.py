@@ -1,0 +1,324 @@
+"""From documents to their pictures and back: each picture a row, scored and chosen like any other;
+then the pictures that are left and the texts become one row again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from gristmill.errors import ConfigurationError
+from gristmill.pipelines.document_source import DOCUMENT
+from gristmill.pipelines.documents import Document, from_dict, parse_html
+from gristmill.pipelines.pointer import PointerError, read_pointers
+from gristmill.pipelines.schema import (
+    FAILED_TO_ASSEMBLE,
+    FAILED_TO_DECODE,
+    FAILED_TO_DOWNLOAD,
+    MERGED,
+    PENDING,
+    ROW,
+    SUCCESS,
+    make_child_uid,
+    make_image_id,
+    normalise_url,
+    with_columns,
+)
+from gristmill.pipelines.stage import Map, Needs, require_choice
+
+_OF_IMAGE = pa.schema(
+    [
+        # The document that the picture belongs to: uid of its row, and its address.
+        pa.field("document_uid", pa.string()),
+        pa.field("document_url", pa.string()),
+        # Number of the picture in the document, from 0, what it is called, and its alt text.
+        pa.field("image_number", pa.int32()),
+        pa.field("image_name", pa.string()),
+        pa.field("image_alt", pa.string()),
+        # Number of texts before it, and all texts.
+        pa.field("image_place", pa.int32()),
+        pa.field("texts", pa.list_(pa.string())),
+        # Captions of the document's pictures, where the source has them.
+        pa.field("image_captions", pa.list_(pa.string())),
+        # Pictures that the document had.
+        pa.field("document_images", pa.int32()),
+    ]
+)
+_CHANGED = ("uid", "image_id", "parent_uid", "url", "pointer", "status", "error")
+IMAGE_SCHEMA = pa.schema([*[ROW.field(name) for name in _CHANGED], *_OF_IMAGE])
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentImages(Map):
+    """One row for each picture of a document; HTML is parsed here.
+
+    A document without pictures, or with more than `max_images`, ends here with the reason.
+    """
+
+    libraries: ClassVar[tuple[str, ...]] = ("trafilatura",)
+
+    min_images: int = 1
+    max_images: int = 50
+    # Texts that a document must have.
+    min_texts: int = 1
+    # Bytes of an HTML file.
+    max_bytes: int = 20_000_000
+
+    def reads(self) -> tuple[str, ...]:
+        """The columns of a row."""
+        return ("uid", "url", "pointer", "status", "meta")
+
+    def writes(self) -> pa.Schema:
+        """Which picture of which document."""
+        return IMAGE_SCHEMA
+
+    def check(self) -> None:
+        """Validate the limits."""
+        if not 0 < self.min_images <= self.max_images:
+            raise ConfigurationError(
+                f"min_images is {self.min_images} and max_images {self.max_images}; it needs "
+                "0 < min_images <= max_images"
+            )
+
+    def map(self, table: pa.Table) -> Iterator[pa.Table]:
+        """Yield the pictures of each document, a table a document."""
+        for row in range(len(table)):
+            one = table.slice(row, 1)
+            values = one.select(["uid", "url", "pointer", "status", "error", "meta"]).to_pylist()[0]
+            if values["status"] != PENDING:
+                yield self._failed(one, values["status"], values["error"])
+                continue
+            try:
+                document = self._document(values)
+                self._check_counts(document)
+            except ValueError as error:
+                yield self._failed(one, FAILED_TO_DECODE, str(error))
+            except OSError as error:
+                yield self._failed(one, FAILED_TO_DOWNLOAD, str(error))
+            else:
+                yield _explode(one, values["uid"], document)
+
+    def _document(self, values: dict[str, Any]) -> Document:
+        meta = json.loads(values["meta"] or "{}")
+        if DOCUMENT in meta:
+            return from_dict(meta[DOCUMENT])
+        if not values["pointer"]:
+            raise ValueError("not a document")
+        _, data = next(read_pointers([values["pointer"]], self.max_bytes))
+        if isinstance(data, PointerError):
+            raise OSError(str(data))
+        return parse_html(data, values["url"])
+
+    def _check_counts(self, document: Document) -> None:
+        if len(document.images) < self.min_images:
+            raise ValueError("too few images")
+        if len(document.images) > self.max_images:
+            raise ValueError("too many images")
+        if len(document.texts) < self.min_texts:
+            raise ValueError("too little text")
+
+    def _failed(self, one: pa.Table, status: str, error: str | None) -> pa.Table:
+        values: dict[str, Any] = dict.fromkeys(_OF_IMAGE.names)
+        values |= {"status": status, "error": error}
+        return with_columns(one, {name: [value] for name, value in values.items()}, IMAGE_SCHEMA)
+
+
+def _explode(one: pa.Table, uid: str, document: Document) -> pa.Table:
+    count = len(document.images)
+    rows: dict[str, list[Any]] = {name: [] for name in IMAGE_SCHEMA.names}
+    for number, image in enumerate(document.images):
+        locator = normalise_url(image.url) if image.url else image.pointer or ""
+        values = {
+            "uid": make_child_uid(uid, "DocumentImages", number),
+            "image_id": make_image_id("url" if image.url else "pointer", locator),
+            "parent_uid": uid,
+            "url": image.url,
+            "pointer": image.pointer,
+            "status": PENDING,
+            "error": None,
+            "document_uid": uid,
+            "document_url": document.url,
+            "image_number": number,
+            "image_name": image.name or str(number),
+            "image_alt": image.alt,
+            "image_place": image.place,
+            "texts": document.texts,
+            "image_captions": document.captions,
+            "document_images": count,
+        }
+        for name, value in values.items():
+            rows[name].append(value)
+    repeated = one.take(pa.array(np.zeros(count, np.int64)))
+    # The content of a document is in the columns now; once for each picture would be too often.
+    repeated = with_columns(repeated, {"meta": ["{}"] * count}, ROW)
+    return with_columns(repeated, rows, IMAGE_SCHEMA)
+
+
+_OF_DOCUMENT = pa.schema(
+    [
+        # Texts in order, and the number of texts before each picture.
+        pa.field("texts", pa.list_(pa.string())),
+        pa.field("image_places", pa.list_(pa.int32())),
+        # What each picture is called in shards, its format, address, size and score.
+        pa.field("image_names", pa.list_(pa.string())),
+        pa.field("image_formats", pa.list_(pa.string())),
+        pa.field("image_uids", pa.list_(pa.string())),
+        pa.field("image_urls", pa.list_(pa.string())),
+        pa.field("image_widths", pa.list_(pa.int32())),
+        pa.field("image_heights", pa.list_(pa.int32())),
+        pa.field("image_scores", pa.list_(pa.float32())),
+        pa.field("image_alts", pa.list_(pa.string())),
+        pa.field("image_captions", pa.list_(pa.string())),
+        # Pictures left, and pictures that the document had.
+        pa.field("image_count", pa.int32()),
+        pa.field("document_images", pa.int32()),
+        # Where their bytes lie.
+        pa.field("image_offsets", pa.list_(pa.int64())),
+        pa.field("image_sizes", pa.list_(pa.int64())),
+        pa.field("blob_offset", pa.int64()),
+        pa.field("blob_size", pa.int64()),
+        # Of the texts and of all pictures' bytes.
+        ROW.field("sha256"),
+        # jpg; of the pictures.
+        pa.field("format", pa.string()),
+    ]
+)
+_ASSEMBLED = ("uid", "image_id", "parent_uid", "url", "pointer", "caption", "status", "error")
+DOCUMENT_SCHEMA = pa.schema([*[ROW.field(name) for name in _ASSEMBLED], *_OF_DOCUMENT])
+# Columns of pictures that go on, because they are said of documents too.
+_PASS = frozenset((*ROW.names, *DOCUMENT_SCHEMA.names))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssembleDocuments(Map):
+    """The pictures of a document that were kept, and its texts, as one row; the rows of pictures
+    are merged into it.
+
+    `caption` of the new row is its texts, one a line. Documents that have too few pictures left end
+    here with the reason, and so do pairs that lost one.
+    """
+
+    together: ClassVar[str] = "document_uid"
+
+    min_images: int = 1
+    # Every picture that the document had must be left: edit pairs.
+    complete: bool = False
+    # "keep": pictures stay where they stood. "match": each goes before the text that fits it best,
+    # no text taken twice (needs `text_scores`; Zhu et al. 2023).
+    placement: str = "keep"
+
+    def reads(self) -> tuple[str, ...]:
+        """What the pictures are, and where their bytes lie."""
+        base = (*_OF_IMAGE.names, "uid", "format", "width", "height", "sha256", "status")
+        names = (*base, "blob_offset", "blob_size")
+        return (*names, "text_scores") if self.placement == "match" else names
+
+    def writes(self) -> pa.Schema:
+        """The document."""
+        return DOCUMENT_SCHEMA
+
+    def passes(self, column: str) -> bool:
+        """What was said of single pictures ends here."""
+        return column in _PASS
+
+    def needs(self) -> Needs:
+        """Columns alone."""
+        return Needs(memory_gb=1.0)
+
+    def check(self) -> None:
+        """Validate the choice."""
+        require_choice(self, "placement", ("keep", "match"))
+
+    def map(self, table: pa.Table) -> Iterator[pa.Table]:
+        """Yield each document, and the rows of its pictures."""
+        documents: dict[str, list[int]] = {}
+        for row, uid in enumerate(table["document_uid"].to_pylist()):
+            documents.setdefault(uid, []).append(row)
+        names = [name for name in table.column_names if name in _PASS]
+        wanted = [n for n in (*self.reads(), "url", "clip_score") if n in table.column_names]
+        for uid, rows in documents.items():
+            part = table.take(pa.array(rows, pa.int64()))
+            images = part.select(list(dict.fromkeys(wanted))).to_pylist()
+            images.sort(key=lambda image: image["image_number"])
+            first = part.slice(0, 1).select(names)
+            yield self._document(first, uid, images)
+            yield _merged(part.select(names), uid)
+
+    def _document(self, first: pa.Table, uid: str, images: list[dict[str, Any]]) -> pa.Table:
+        lost = images[0]["document_images"] - len(images)
+        error = None
+        if self.complete and lost:
+            error = "image missing"
+        elif len(images) < self.min_images:
+            error = "too few images left"
+        texts = images[0]["texts"]
+        places = [image["image_place"] for image in images]
+        if self.placement == "match":
+            places = _match([image["text_scores"] for image in images], len(texts), places)
+            order = sorted(range(len(images)), key=lambda i: (places[i], i))
+            images, places = [images[i] for i in order], [places[i] for i in order]
+        digest = hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode("utf-8", "replace"))
+        for image in images:
+            digest.update((image["sha256"] or "").encode())
+        values = {
+            "uid": uid,
+            "image_id": make_image_id("document", uid),
+            "parent_uid": images[0]["uid"],
+            "url": images[0]["document_url"],
+            "pointer": None,
+            "caption": "\n".join(texts),
+            "status": SUCCESS if error is None else FAILED_TO_ASSEMBLE,
+            "error": error,
+            "texts": texts,
+            "image_places": places,
+            "image_names": _names([image["image_name"] for image in images]),
+            "image_formats": [image["format"] for image in images],
+            "image_uids": [image["uid"] for image in images],
+            "image_urls": [image["url"] or "" for image in images],
+            "image_widths": [image["width"] for image in images],
+            "image_heights": [image["height"] for image in images],
+            "image_scores": [image.get("clip_score") for image in images],
+            "image_alts": [image["image_alt"] for image in images],
+            "image_captions": images[0]["image_captions"],
+            "image_count": len(images),
+            "document_images": images[0]["document_images"],
+            "image_offsets": [image["blob_offset"] for image in images],
+            "image_sizes": [image["blob_size"] for image in images],
+            "blob_offset": images[0]["blob_offset"],
+            "blob_size": sum(image["blob_size"] for image in images),
+            "sha256": digest.hexdigest(),
+            "format": images[0]["format"],
+        }
+        return with_columns(first, {n: [v] for n, v in values.items()}, DOCUMENT_SCHEMA)
+
+
+def _names(given: list[str]) -> list[str]:
+    """Numbers run on over the pictures that are left; other names stay."""
+    return [str(i) if name.isdigit() else name for i, name in enumerate(given)]
+
+
+def _match(scores: list[list[float]], texts: int, places: list[int]) -> list[int]:
+    """The text before which each picture goes, so that the scores are best in all and no text is
+    taken twice; pictures beyond the number of texts stay."""
+    from scipy.optimize import linear_sum_assignment
+
+    table = np.array([row[:texts] for row in scores], np.float64)
+    found = list(places)
+    for picture, text in zip(*linear_sum_assignment(-table), strict=True):
+        found[int(picture)] = int(text)
+    return found
+
+
+def _merged(part: pa.Table, uid: str) -> pa.Table:
+    """Rows of pictures, whose content is in the document now."""
+    count = len(part)
+    values: dict[str, list[Any]] = {name: [None] * count for name in _OF_DOCUMENT.names}
+    for name in ("sha256", "format"):
+        values[name] = part[name].to_pylist()
+    values |= {"status": [MERGED] * count, "error": [f"in document {uid}"] * count}
+    return with_columns(part, values, DOCUMENT_SCHEMA)

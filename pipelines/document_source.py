@@ -1,0 +1,186 @@
+"""The source of documents and of edit pairs: one row each, its content as JSON in `meta`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+
+from gristmill.errors import SourceError
+from gristmill.pipelines.documents import (
+    Document,
+    DocumentImage,
+    map_pair,
+    pair_document,
+    parse_document,
+)
+from gristmill.pipelines.pointer import file_pointer, parquet_pointer
+from gristmill.pipelines.readers_files import resolve_inside
+from gristmill.pipelines.readers_table import open_parquet, read_lines
+from gristmill.pipelines.row_builder import RowBuilder, clean_text
+from gristmill.pipelines.schema import FAILED_TO_DECODE, normalise_url
+from gristmill.pipelines.sources import Chunk, Source
+from gristmill.pipelines.storage import Folder
+
+DOCUMENT = "document"
+"""Key of `meta` under which a document lies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentSource(Source):
+    """Documents: JSON lines or Parquet in the form of MMC4 or OBELICS, or a folder of HTML files.
+
+    With `kind="pair"`, edit pairs: Parquet or JSON lines with two pictures (embedded, or names of
+    files beside the table, or URLs) and an instruction, under the names that public datasets use.
+    """
+
+    # document or pair.
+    kind: str = "document"
+
+    def kinds(self) -> tuple[str, ...]:
+        """What rows of this source may be of."""
+        return ("document", "pair")
+
+    def _read(self, chunk: Chunk) -> Iterator[pa.Table]:
+        first = chunk.files[0]
+        rows = RowBuilder(self.title(), self.kind)
+        if chunk.format == "folder":
+            return self._read_pages(Folder(first), chunk.files[1:], rows)
+        if chunk.format in ("parquet", "hf"):
+            return self._read_parquet(first, chunk.groups, rows)
+        if chunk.format == "jsonl":
+            return self._read_lines(first, rows)
+        raise SourceError(
+            f"{first}: {self.kind}s come as .jsonl, .parquet"
+            + (" or a folder of .html" if self.kind == "document" else "")
+            + f", not as {chunk.format}"
+        )
+
+    def _read_pages(
+        self, folder: Folder, names: tuple[str, ...], rows: RowBuilder
+    ) -> Iterator[pa.Table]:
+        """HTML files; they are parsed later, where a bad one harms nobody."""
+        for name in names:
+            url = resolve_inside(folder, name)
+            if url is not None:
+                rows.add(kind="path", locator=name, pointer=file_pointer(url), meta={})
+            yield from rows.take()
+        yield from rows.take(all_rows=True)
+
+    def _read_lines(self, url: str, rows: RowBuilder) -> Iterator[pa.Table]:
+        folder = Folder(url.rpartition("/")[0] or ".")
+        for line in read_lines(url):
+            if not line.strip():
+                continue
+            try:
+                values = json.loads(line)
+            except ValueError:
+                values = None
+            if isinstance(values, dict):
+                self._add(rows, values, url, lambda name: _beside(folder, name))
+            else:
+                _add_failed(rows, line, "broken json line")
+            yield from rows.take()
+        yield from rows.take(all_rows=True)
+
+    def _read_parquet(
+        self, url: str, groups: tuple[int, int], rows: RowBuilder
+    ) -> Iterator[pa.Table]:
+        folder = Folder(url.rpartition("/")[0] or ".")
+        with fsspec.open(url, "rb") as opened:
+            file = open_parquet(url, opened)
+            for group in range(*groups):
+                row = 0
+                for batch in file.iter_batches(64, row_groups=[group]):
+                    for values in batch.to_pylist():
+                        place = (url, group, row)
+                        self._add(rows, values, url, lambda name: _beside(folder, name), place)
+                        row += 1
+                    yield from rows.take()
+        yield from rows.take(all_rows=True)
+
+    def _add(
+        self,
+        rows: RowBuilder,
+        values: Mapping[str, Any],
+        where: str,
+        beside: Any,
+        place: tuple[str, int, int] | None = None,
+    ) -> None:
+        try:
+            if self.kind == "pair":
+                document = _pair(values, self.columns, where, beside, place)
+            else:
+                document = parse_document(values)
+        except ValueError as error:
+            _add_failed(rows, repr(sorted(values.items(), key=str)), str(error))
+            return
+        content = document.as_dict()
+        # What the document is, wherever it lies; embedded pictures count by their bytes.
+        spoken = json.dumps(content, sort_keys=True, ensure_ascii=False)
+        embedded = [
+            hashlib.sha256(cell["bytes"]).hexdigest()
+            for cell in values.values()
+            if isinstance(cell, Mapping) and isinstance(cell.get("bytes"), bytes)
+        ]
+        if embedded:
+            spoken = json.dumps([document.texts, embedded], ensure_ascii=False)
+        digest = hashlib.sha256(spoken.encode("utf-8", "replace")).hexdigest()
+        locator = normalise_url(document.url) + "#" + digest if document.url else digest
+        caption = document.texts[0] if self.kind == "pair" and document.texts else None
+        rows.add(
+            kind=self.kind, locator=locator, url=document.url, caption=caption,
+            meta={DOCUMENT: content},
+        )  # fmt: skip
+
+
+def _pair(
+    values: Mapping[str, Any],
+    given: Mapping[str, str],
+    where: str,
+    beside: Any,
+    place: tuple[str, int, int] | None,
+) -> Document:
+    mapping = map_pair(list(values), given, where)
+    images = []
+    for at, name in enumerate(("source", "target")):
+        cell = values[mapping[name]]
+        url: str | None = None
+        pointer: str | None = None
+        if isinstance(cell, Mapping) and cell.get("bytes") is not None and place is not None:
+            pointer = parquet_pointer(*place, f"{mapping[name]}.bytes")
+        elif isinstance(cell, bytes) and place is not None:
+            pointer = parquet_pointer(*place, mapping[name])
+        else:
+            path = cell.get("path") if isinstance(cell, Mapping) else cell
+            if not isinstance(path, str) or not path:
+                raise ValueError(f"no {name} image")
+            url = path if path.startswith(("http://", "https://")) else None
+            pointer = None if url else beside(path)
+        images.append(DocumentImage(place=at, url=url, pointer=pointer, name=name))
+    instruction = clean_text(values[mapping["instruction"]]) or ""
+    if isinstance(values[mapping["instruction"]], (list, tuple)):
+        instruction = "; ".join(str(text) for text in values[mapping["instruction"]])
+    captions = [
+        clean_text(values.get(mapping.get(f"{name}_caption", ""))) or ""
+        for name in ("source", "target")
+    ]
+    return pair_document(images[0], images[1], instruction, captions if any(captions) else [])
+
+
+def _beside(folder: Folder, name: str) -> str:
+    """Pointer to a file that a table names, below the table's folder."""
+    url = resolve_inside(folder, name)
+    if url is None:
+        raise ValueError("path leaves the folder")
+    return file_pointer(url)
+
+
+def _add_failed(rows: RowBuilder, content: str, error: str) -> None:
+    digest = hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()
+    rows.add(kind="bytes", locator=digest, status=FAILED_TO_DECODE, error=error)

@@ -1,0 +1,195 @@
+"""Documents of texts and pictures in turn, from whatever form they come in: MMC4 and OBELICS rows,
+HTML, pairs of pictures around an instruction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from urllib.parse import urljoin
+
+from gristmill.errors import SourceError
+from gristmill.pipelines.row_builder import clean_text
+
+# Names of the pictures before and after an edit, of the instruction, and of what each shows
+# (InstructPix2Pix, MagicBrush, HQ-Edit, UltraEdit, SEED-Data-Edit), in order.
+PAIR_NAMES: dict[str, tuple[str, ...]] = {
+    "source": (
+        "original_image", "source_img", "source_image", "input_image", "src_img", "source",
+        "before", "input",
+    ),
+    "target": (
+        "edited_image", "target_img", "target_image", "output_image", "trg_img", "target",
+        "after", "output", "edited",
+    ),
+    "instruction": (
+        "edit_prompt", "instruction", "edit", "edit_instruction", "prompt", "text", "caption",
+    ),
+    "source_caption": ("original_prompt", "source_caption", "input_caption", "source_prompt"),
+    "target_caption": ("edited_prompt", "target_caption", "output_caption", "target_prompt"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DocumentImage:
+    """A picture of a document: where its bytes are, and before which text it stands."""
+
+    # Number of texts that come before it.
+    place: int
+    url: str | None = None
+    pointer: str | None = None
+    alt: str = ""
+    # What shards call it; its number if empty.
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Document:
+    """Texts in order, and pictures between them, in order."""
+
+    texts: list[str]
+    images: list[DocumentImage]
+    url: str | None = None
+    title: str = ""
+    # Captions of the pictures, where they are known (pairs).
+    captions: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def from_dict(values: Mapping[str, Any]) -> Document:
+    """The inverse of `Document.as_dict`."""
+    images = [DocumentImage(**image) for image in values["images"]]
+    return Document(**{**values, "images": images})
+
+
+def parse_document(values: Mapping[str, Any]) -> Document:
+    """A document of a row in the form of MMC4 (`text_list`, `image_info`) or OBELICS (`texts`,
+    `images` of one length, one of them null at each place).
+
+    Raises `ValueError` with a countable reason for anything else.
+    """
+    try:
+        if "text_list" in values:
+            return _mmc4(values)
+        if "texts" in values and "images" in values:
+            return _obelics(values)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError("broken document") from error
+    raise ValueError("not a document")
+
+
+def _mmc4(values: Mapping[str, Any]) -> Document:
+    """Each picture stands before the sentence that it was matched to."""
+    texts = [clean_text(text) or "" for text in values["text_list"]]
+    images = []
+    for info in values.get("image_info") or ():
+        place = int(info.get("matched_text_index") or 0)
+        if not 0 <= place < max(len(texts), 1):
+            raise ValueError("picture outside the text")
+        images.append(DocumentImage(place=place, url=clean_text(info["raw_url"]), name=""))
+    images.sort(key=lambda image: image.place)
+    return Document(texts, images, url=clean_text(values.get("url")))
+
+
+def _obelics(values: Mapping[str, Any]) -> Document:
+    if len(values["texts"]) != len(values["images"]):
+        raise ValueError("texts and images differ in number")
+    facts = values.get("metadata")
+    facts = json.loads(facts) if isinstance(facts, str) else facts
+    general = values.get("general_metadata")
+    general = json.loads(general) if isinstance(general, str) else general
+    texts: list[str] = []
+    images: list[DocumentImage] = []
+    for i, (text, image) in enumerate(zip(values["texts"], values["images"], strict=True)):
+        if text:
+            texts.append(clean_text(text) or "")
+        elif image:
+            fact = facts[i] if isinstance(facts, list) and i < len(facts) else None
+            alt = str((fact or {}).get("alt_text") or "")
+            images.append(DocumentImage(place=len(texts), url=clean_text(image), alt=alt))
+    url = (general or {}).get("url") if isinstance(general, Mapping) else None
+    return Document(texts, images, url=clean_text(url or values.get("url")))
+
+
+def parse_html(data: bytes, url: str | None) -> Document:
+    """Main texts and pictures of a page in their order; what surrounds them is left out by
+    trafilatura (Barbaresi 2021).
+
+    Raises `ValueError` if it finds no text.
+    """
+    import trafilatura
+
+    found: Any = trafilatura.bare_extraction(
+        data,
+        url=url,
+        include_images=True,
+        include_comments=False,
+        include_tables=False,
+        with_metadata=True,
+    )
+    if found is None or found.body is None:
+        raise ValueError("no main text")
+    texts: list[str] = []
+    images: list[DocumentImage] = []
+    for element in found.body.iter():
+        if element.tag == "graphic":
+            address = element.get("src") or ""
+            absolute = urljoin(url, address) if url else address
+            if absolute and not absolute.startswith("data:"):
+                images.append(
+                    DocumentImage(place=len(texts), url=absolute, alt=element.get("alt") or "")
+                )
+            pieces = [element.tail]
+        elif element.tag in ("head", "p", "quote", "item", "ab", "cell"):
+            pieces = ["".join(_own_text(element))]
+        else:
+            pieces = []
+        texts += [text for piece in pieces if (text := " ".join((piece or "").split()))]
+    if not texts:
+        raise ValueError("no main text")
+    return Document(texts, images, url=url, title=str(found.title or ""))
+
+
+def _own_text(element: Any) -> list[str]:
+    """Text of an element and of inline marks within it, without blocks that come by themselves."""
+    blocks = ("head", "p", "quote", "item", "ab", "cell", "graphic", "list")
+    pieces = [element.text or ""]
+    for child in element:
+        if child.tag not in blocks:
+            pieces += _own_text(child)
+        pieces.append(child.tail or "" if child.tag != "graphic" else "")
+    return pieces
+
+
+def map_pair(available: Sequence[str], given: Mapping[str, str], where: str) -> dict[str, str]:
+    """Our name -> theirs, for the columns of a table of edit pairs."""
+    mapping: dict[str, str] = {}
+    for ours, theirs in given.items():
+        if ours not in PAIR_NAMES:
+            raise SourceError(f"the column mapping: {ours!r} is none of {', '.join(PAIR_NAMES)}")
+        if theirs not in available:
+            raise SourceError(f"{where} has no column {theirs!r} among {list(available)}")
+        mapping[ours] = theirs
+    for ours, usual in PAIR_NAMES.items():
+        if ours not in mapping:
+            found = [n for n in usual if n in available and n not in mapping.values()]
+            if found:
+                mapping[ours] = found[0]
+    missing = [name for name in ("source", "target", "instruction") if name not in mapping]
+    if missing:
+        raise SourceError(
+            f"{where}: no column for {', '.join(missing)} among {list(available)}; name it with "
+            f"--column {missing[0]}=NAME"
+        )
+    return mapping
+
+
+def pair_document(
+    source: DocumentImage, target: DocumentImage, instruction: str, captions: Sequence[str]
+) -> Document:
+    """Picture, instruction, picture."""
+    return Document([instruction], [source, target], captions=list(captions))

@@ -1,0 +1,53 @@
+"""In how many documents a picture, or a copy of it, occurs: logos and banners occur in many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepeatedImages(Global):
+    """Documents that a picture occurs in, itself or as a near copy (groups of `Duplicates`).
+
+    OBELICS leaves out pictures that occur more than ten times (Laurençon et al. 2023).
+    """
+
+    def reads(self) -> tuple[str, ...]:
+        """The group of a picture, and its document."""
+        return ("duplicate_group", "document_uid")
+
+    def writes(self) -> pa.Schema:
+        """One whole number."""
+        return pa.schema([pa.field("image_documents", pa.int32())])
+
+    def needs(self) -> Needs:
+        """A hash table of groups."""
+        return Needs(memory_gb=1.0)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One count over all parts."""
+        return (Phase(name="count", count=lambda _: 1, work=self._count),)
+
+    def _count(self, workspace: Workspace, _: int) -> None:
+        with duckdb.connect(":memory:") as database:
+            database.execute("SET threads = 2")
+            database.execute("SET memory_limit = '1GB'")
+            database.execute(f"SET temp_directory = '{workspace.scratch()}'")
+            database.register("pictures", workspace.batches(self.reads()))
+            counts = database.sql(
+                "SELECT duplicate_group, count(DISTINCT document_uid)::INTEGER AS documents "
+                "FROM pictures GROUP BY duplicate_group ORDER BY duplicate_group"
+            ).to_arrow_table()
+        workspace.save_table("counts", counts)
+
+    def columns(self, workspace: Workspace, part: int) -> pa.Table:
+        """The count of each row's group."""
+        counts = workspace.load_table("counts")
+        groups = workspace.rows(part, ["duplicate_group"])["duplicate_group"]
+        index = pa.compute.index_in(groups, counts["duplicate_group"])
+        return pa.table([counts["documents"].take(index)], schema=self.writes())
