@@ -46,7 +46,7 @@ def run_demo(
     console = Console()
     found = _web(os.path.join(out, "web"), scenes, seed, console)
     network = os.path.join(out, "filter-network")
-    threshold = _filter_network(network, seed, console)
+    threshold = filter_network(network, seed, console)
     codec = os.path.join(network, CODEC)
     dag = demo_dag(found, network, threshold, codec)
     with WebServer(found), make_progress(console, plain or None, log=Folder(out)) as progress:
@@ -102,7 +102,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _filter_network(folder: str, seed: int, console: Console) -> float:
+def filter_network(folder: str, seed: int, console: Console) -> float:
     """Train on trusted pairs, once, and find the score below which few trusted pairs lie."""
     facts_path = os.path.join(folder, "threshold.json")
     if os.path.exists(facts_path):

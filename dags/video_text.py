@@ -25,7 +25,7 @@ RULES = {
     "too small": "least(original_width, original_height) < 128",
     "low frame rate": "fps < 5",
     "black": "black_share > 0.5",
-    "static": "static_share > 0.8 OR motion < 0.002 AND camera_motion < 0.002",
+    "static": "static_share > 0.9 OR motion < 0.002 AND camera_motion < 0.002",
     "black bars": "letterbox_share > 0.4",
     "covered with text": "text_share > 0.3",
     "not steady": "temporal_consistency < 0.5",

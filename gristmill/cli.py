@@ -171,19 +171,35 @@ def clean(
 
 @app.command()
 def demo(
-    out: Annotated[str, typer.Option(help="Folder of the run.")] = "runs/demo",
+    what: Annotated[
+        str, typer.Argument(help="image, video, interleaved or edit: which little world.")
+    ] = "image",
+    out: Annotated[str, typer.Option(help="Folder; runs/demo, or runs/demo-video.")] = "",
     scenes: Annotated[int, typer.Option(help="Clean pictures in the little web.")] = 8000,
     runner: Annotated[str, typer.Option(help="ray, or local: in this process.")] = "ray",
     seed: Annotated[int, typer.Option(help="Seed of the little web and the filter network.")] = 0,
     steps: Annotated[int, typer.Option(help="Steps of the model's training; 0: none.")] = 1150,
     plain: Annotated[bool, typer.Option(help="Plain lines instead of bars.")] = False,
 ) -> None:
-    """Draw a little web with planted faults, curate it, check the result against the truth, train
-    a tiny model on what was kept, and show what it draws and says."""
+    """Draw a little web with planted faults, curate it, check the result against the truth; of
+    pictures, train a tiny model on what was kept, and show what it draws and says."""
+    if what != "image":
+        from gristmill.dags.demos import find_demo, run_media_demo
+
+        run_media_demo(
+            what,
+            find_demo(what),
+            out or f"runs/demo-{what}",
+            seed=seed,
+            runner=runner,
+            plain=plain,
+            command=command_line(),
+        )
+        return
     from gristmill.dags.demo import run_demo
 
     run_demo(
-        out,
+        out or "runs/demo",
         scenes=scenes,
         seed=seed,
         runner=runner,

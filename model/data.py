@@ -32,7 +32,6 @@ from gristmill.model.shard_sources import (
     open_samples,
 )
 from gristmill.model.tasks import TASKS, find_questions, segments_for
-from gristmill.pipelines.decode import decode_rgb
 
 BLOCK = 512
 
@@ -65,8 +64,8 @@ class DocumentPlan:
     row: int
     segments: tuple[Segment, ...]
     seed: tuple[int, ...]
-    # Where the picture before an edit lies.
-    before: tuple[int, int] | None = None
+    # Shard, row and number within the sample of each picture, by the number segments give it.
+    pictures: tuple[tuple[int, int, int], ...] = ()
 
 
 RowPlan = tuple[DocumentPlan, ...]
@@ -158,6 +157,8 @@ class Planner:
             "answer",
             "instruction",
             "source_uid",
+            "texts",
+            "image_places",
             *TOKEN_COLUMNS,
         )
         columns: dict[str, Any] = {}
@@ -194,10 +195,8 @@ class Planner:
             if segments is None:
                 unusable += 1
                 continue
-            before = None
-            if any(isinstance(segment, Picture) and segment.number for segment in segments):
-                before = self.place(source, self.columns(source, shard, row)["source_uid"])
-            plans.append(DocumentPlan(source, shard, row, tuple(segments), seed, before))
+            pictures = self._pictures(source, shard, row, segments)
+            plans.append(DocumentPlan(source, shard, row, tuple(segments), seed, pictures))
         lengths = [self.writer.length(plan.segments) for plan in plans]
         rows = [
             tuple(plans[i] for i in numbers)
@@ -213,6 +212,19 @@ class Planner:
         if not rows and state.block == 0:
             self._refuse(lengths, unusable)
         return rows, after
+
+    def _pictures(
+        self, source: int, shard: int, row: int, segments: Sequence[Segment]
+    ) -> tuple[tuple[int, int, int], ...]:
+        """Where the pictures of segments lie."""
+        numbers = [segment.number for segment in segments if isinstance(segment, Picture)]
+        last = max(numbers, default=-1)
+        if last > 0 and self.samples[source].media == "image":
+            # The picture before an edit is a sample of its own.
+            before = self.place(source, self.columns(source, shard, row)["source_uid"])
+            assert before is not None
+            return ((*before, 0), (shard, row, 0))
+        return tuple((shard, row, number) for number in range(last + 1))
 
     def _forgotten(self, source: int, shard: int, row: int) -> bool:
         gone = self.samples[source].forgotten
@@ -239,6 +251,7 @@ class Planner:
         shares = np.array([tasks[name] for name in names])
         order = rng.choice(len(names), len(names), replace=False, p=shares / shares.sum())
         columns = self.columns(source, shard, row)
+        columns |= {"media": self.samples[source].media, "frames": self.sources[source].frames}
         if columns.get("source_uid") and self.place(source, columns["source_uid"]) is None:
             columns["source_uid"] = None
         for choice in order:
@@ -251,8 +264,24 @@ class Planner:
                 turns=1 if self.writer.paradigm.text == "masked" else self.sources[source].turns,
             )
             if segments is not None:
-                return segments
+                return (
+                    self._window(segments, rng)
+                    if names[int(choice)] == "interleaved"
+                    else (segments)
+                )
         return None
+
+    def _window(self, segments: list[Segment], rng: np.random.Generator) -> list[Segment]:
+        """A document that is longer than a row: what fits from a place drawn by chance on."""
+        if self.writer.length(segments) <= self.config.row_length:
+            return segments
+        start = int(rng.integers(len(segments)))
+        end = start + 1
+        while end < len(segments):
+            if self.writer.length(segments[start : end + 1]) > self.config.row_length:
+                break
+            end += 1
+        return segments[start:end]
 
     def rows(self, state: StreamState) -> Iterator[tuple[RowPlan, StreamState]]:
         """Rows without end from a state on, each with the state after it."""
@@ -284,24 +313,24 @@ class RowBuilder(torch.utils.data.Dataset[list[Document]]):
         """One document."""
         contents = []
         if any(isinstance(segment, Picture) for segment in plan.segments):
-            places = [(plan.shard, plan.row)]
-            if plan.before is not None:
-                places.insert(0, plan.before)
-            contents = [self.content(plan.source, *place) for place in places]
+            shown = {s.number for s in plan.segments if isinstance(s, Picture)}
+            contents = [
+                self.content(plan.source, *place) if number in shown else Content()
+                for number, place in enumerate(plan.pictures)
+            ]
         rng = np.random.Generator(np.random.PCG64([*plan.seed, 2]))
         return self.planner.writer.write(plan.segments, contents, rng, source=plan.source)
 
-    def content(self, source: int, shard: int, row: int) -> Content:
-        """What the eyes see of one sample: its stored tokens, or its pixels looked at."""
+    def content(self, source: int, shard: int, row: int, number: int = 0) -> Content:
+        """What the eyes see of one picture of a sample: its stored tokens, or its pixels looked
+        at."""
         columns = self.planner.columns(source, shard, row)
         if not self.eyes.needs_pixels(columns):
-            return self.eyes.stored(columns)
+            return self.eyes.stored(columns, number)
         samples = self.planner.samples[source]
-
-        def picture() -> Any:
-            return decode_rgb(samples.image(shard, row))
-
-        return self.eyes.look_once((source, shard, row), picture)
+        return self.eyes.look_once(
+            (source, shard, row, number), lambda: samples.picture(shard, row, number)
+        )
 
 
 class Loader:

@@ -52,17 +52,19 @@ class Eyes:
             return True
         return columns.get("image_codec") not in (None, self.codec.digest)
 
-    def stored(self, columns: dict[str, Any]) -> Content:
-        """From tokens that a pipeline stored in the shard. Raises `ConfigurationError` for those
-        that cannot be this codec's."""
+    def stored(self, columns: dict[str, Any], number: int = 0) -> Content:
+        """From tokens that a pipeline stored in the shard, of the picture of that number. Raises
+        `ConfigurationError` for those that cannot be this codec's."""
         values = np.asarray(columns[self._column])
         depth = len(self.codec.vocabularies) or self.codec.channels
         shape = (*self.codec.grid, depth)
-        if values.size != math.prod(shape):
+        each = math.prod(shape)
+        if values.size % each or values.size <= number * each:
             raise ConfigurationError(
-                f"{self._column} has {values.size} values, this codec gives {math.prod(shape)}; "
+                f"{self._column} has {values.size} values, this codec gives {each} a picture; "
                 "use the codec that the shards were tokenized with"
             )
+        values = values[number * each : (number + 1) * each]
         if not self.codec.discrete:
             return Content(latents=values.reshape(shape).astype(np.float32))
         shaped = values.reshape(shape).astype(np.int64)

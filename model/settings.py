@@ -21,7 +21,7 @@ from gristmill.model.shard_sources import DataSource, chosen_rows, open_samples
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.views import view
 from gristmill.model.vocabulary import train_text
-from gristmill.pipelines.decode import DecodeError, decode_rgb
+from gristmill.pipelines.decode import DecodeError
 from gristmill.pipelines.storage import Folder
 
 
@@ -190,7 +190,7 @@ def picture_views(
         chosen = np.linspace(0, len(places) - 1, min(each, len(places))).astype(int)
         for number in chosen:
             try:
-                views.append(view(decode_rgb(samples.image(*places[int(number)])), side))
+                views.append(view(samples.picture(*places[int(number)]), side))
             except DecodeError:
                 continue
     if not views:
@@ -226,7 +226,7 @@ def filter_from_shards(
         caption = samples.table(shard)["caption"][row].as_py()
         try:
             # Small at once: the network sees no more, and thousands must be held.
-            picture = view(decode_rgb(samples.image(shard, row)), side)
+            picture = view(samples.picture(shard, row), side)
         except DecodeError:
             continue
         if caption:

@@ -15,6 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, ShardError
+from gristmill.pipelines.clip_frames import decode_clip
+from gristmill.pipelines.decode import Image, decode_rgb
 from gristmill.pipelines.shard_reader import ShardSet, read_forgotten
 from gristmill.pipelines.storage import Folder
 
@@ -36,6 +38,8 @@ class DataSource:
     # Task -> share; "questions" makes questions of captions (see `tasks.find_questions`).
     tasks: dict[str, float] = field(default_factory=lambda: {"draw": 0.5, "describe": 0.5})
     questions: str = ""
+    # Frames of a clip, evenly spread.
+    frames: int = 2
     # Most questions of one picture in one document; one where answers are unmasked in any order,
     # as a masked answer would be what the next question follows.
     turns: int = 6
@@ -55,6 +59,8 @@ class Samples(Protocol):
     digest: str
     # uids that must not be used.
     forgotten: frozenset[str]
+    # What a sample is: image, video, document or edit.
+    media: str
 
     def counts(self) -> list[int]:
         """Samples in each shard."""
@@ -62,17 +68,18 @@ class Samples(Protocol):
     def table(self, shard: int) -> pa.Table:
         """Columns of a shard, one row a sample; `caption` among them."""
 
-    def image(self, shard: int, row: int) -> bytes:
-        """The file of one picture."""
+    def picture(self, shard: int, row: int, number: int = 0) -> Image:
+        """One of a sample's pictures, or frames, decoded: uint8 RGB [height, width, 3]."""
 
 
 class OurSamples:
     """A shard set written by gristmill: a run's folder, or its `shards`."""
 
-    def __init__(self, url: str, split: str) -> None:
+    def __init__(self, url: str, split: str, frames: int = 2) -> None:
         inner = url.rstrip("/") + "/shards"
         self.url = inner if Folder(inner).exists("manifest.json") else url
         self._shards = ShardSet(self.url, split)
+        self.media, self.frames = self._shards.media, frames
         self.forgotten = self._shards.forgotten
         manifest = Folder(self.url).read_bytes("manifest.json")
         self.digest = hashlib.sha256(manifest).hexdigest()
@@ -83,22 +90,26 @@ class OurSamples:
     def table(self, shard: int) -> pa.Table:
         return self._shards.metadata(shard)
 
-    def image(self, shard: int, row: int) -> bytes:
-        image = self._shards.sample(shard, row).image
-        if not image:
+    def picture(self, shard: int, row: int, number: int = 0) -> Image:
+        files = self._shards.sample(shard, row).images
+        if not files:
             raise ShardError(
                 f"{self.url} holds tokens and no pictures; use the codec that made them "
                 "(its digest is image_codec) and a paradigm that needs no more, "
                 "or shards with pictures"
             )
-        return image
+        if self.media != "video":
+            return decode_rgb(files[number])
+        moments = decode_clip(files[0]).frames
+        picture: Image = moments[int((number + 0.5) * len(moments) / self.frames)]
+        return picture
 
 
 class TarSamples:
     """Tars of anybody: members of one key are one sample. Found by one pass over the headers."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url, self.media = url, "image"
         self._folder = Folder(url)
         self._names = sorted(name for name in self._folder.names() if name.endswith(".tar"))
         if not self._names:
@@ -117,10 +128,10 @@ class TarSamples:
     def table(self, shard: int) -> pa.Table:
         return self._tables[shard]
 
-    def image(self, shard: int, row: int) -> bytes:
+    def picture(self, shard: int, row: int, number: int = 0) -> Image:
         table = self._tables[shard]
         offset, size = table["_offset"][row].as_py(), table["_size"][row].as_py()
-        return self._folder.read_range(self._names[shard], offset, size)
+        return decode_rgb(self._folder.read_range(self._names[shard], offset, size))
 
     def _scan(self, name: str) -> pa.Table:
         rows: dict[str, dict[str, Any]] = {}
@@ -177,7 +188,9 @@ def open_samples(source: DataSource) -> Samples:
     """The samples of a source. Raises `ShardError` if there are none."""
     folder = Folder(source.url)
     ours = folder.exists("manifest.json") or folder.exists("shards/manifest.json")
-    found: Samples = OurSamples(source.url, source.split) if ours else TarSamples(source.url)
+    found: Samples = (
+        OurSamples(source.url, source.split, source.frames) if ours else TarSamples(source.url)
+    )
     if not sum(found.counts()):
         raise ShardError(f"{source.url} ({source.split}) has no samples; is the run finished?")
     return found

@@ -19,7 +19,6 @@ from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.model.tasks import describing, drawing
 from gristmill.model.unified import Image, Unified
 from gristmill.model.views import view
-from gristmill.pipelines.decode import decode_rgb
 
 _ROWS = 32
 
@@ -47,7 +46,7 @@ def evaluate_shards(
     samples = open_samples(DataSource(url=url, split=split))
     places = [(s, r) for s, rows in enumerate(samples.counts()) for r in range(rows)]
     chosen = [places[int(i)] for i in np.linspace(0, len(places) - 1, min(count, len(places)))]
-    pictures = [decode_rgb(samples.image(*place)) for place in chosen]
+    pictures = [samples.picture(*place) for place in chosen]
     captions = [samples.table(s)["caption"][r].as_py() or "" for s, r in chosen]
     codec = model.reading.codec
     small = np.stack([view(picture, codec.side) for picture in pictures])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,21 +12,29 @@ from gristmill.errors import ConfigurationError
 from gristmill.model.documents import Passage, Picture, Segment
 from gristmill.model.vocabulary import ANSWER, DESCRIBE, DRAW, EDIT, REPLY
 
-TASKS = ("draw", "describe", "answer", "edit", "text", "interleaved")
+TASKS = ("draw", "describe", "answer", "edit", "text", "interleaved", "continue")
 
 Questions = Callable[[str], list[tuple[str, str]]]
 """A caption -> questions and answers about its picture."""
 
 
-def drawing(prompt: str) -> list[Segment]:
-    """Text to picture; an empty prompt is what guidance compares with."""
+def drawing(prompt: str, frames: int = 1) -> list[Segment]:
+    """Text to picture, or to the frames of a clip; an empty prompt is what guidance compares
+    with."""
     passage = Passage(prompt, mark=DRAW)
-    return [passage, Picture(learn=True)]
+    return [passage, *(Picture(number, learn=True) for number in range(frames))]
 
 
-def describing(caption: str) -> list[Segment]:
-    """Picture to caption."""
-    return [Picture(), Passage(caption, learn=True, mark=DESCRIBE, ends=True)]
+def describing(caption: str, frames: int = 1) -> list[Segment]:
+    """Picture, or frames, to caption."""
+    seen = [Picture(number) for number in range(frames)]
+    return [*seen, Passage(caption, learn=True, mark=DESCRIBE, ends=True)]
+
+
+def continuing(caption: str, frames: int = 2) -> list[Segment]:
+    """Text and the first frame of a clip to its other frames."""
+    others = [Picture(number, learn=True) for number in range(1, frames)]
+    return [Passage(caption, mark=DRAW), Picture(0), *others]
 
 
 def answering(turns: Sequence[tuple[str, str]]) -> list[Segment]:
@@ -40,6 +49,19 @@ def answering(turns: Sequence[tuple[str, str]]) -> list[Segment]:
 def editing(instruction: str) -> list[Segment]:
     """Picture 0 and an instruction to picture 1."""
     return [Picture(0), Passage(instruction, mark=EDIT), Picture(1, learn=True)]
+
+
+def recounting(texts: Sequence[str], places: Sequence[int]) -> list[Segment]:
+    """A document: texts in order, and pictures before the texts of those numbers, all learnt."""
+    segments: list[Segment] = []
+    for number, text in enumerate(texts):
+        segments += [Picture(i, learn=True) for i, place in enumerate(places) if place == number]
+        segments.append(Passage(f"{text} ", learn=True, ends=number + 1 == len(texts)))
+    # Pictures after the last text; the document then ends with a picture.
+    segments += [Picture(i, learn=True) for i, place in enumerate(places) if place >= len(texts)]
+    if places and max(places) >= len(texts):
+        segments = [replace(s, ends=False) if isinstance(s, Passage) else s for s in segments]
+    return segments
 
 
 def telling(caption: str) -> list[Segment]:
@@ -63,17 +85,28 @@ def segments_for(
     """The segments of one sample under a task, or None where it has nothing for it. At most `turns`
     questions are asked of one picture."""
     caption = columns.get("caption") or ""
+    media = columns.get("media", "image")
+    # Of a document or an edit, no picture alone is what its text says.
+    alone = {"image": 1, "video": columns.get("frames", 1)}.get(media, 0)
+    if task in ("draw", "describe", "answer") and not alone:
+        return None
     if task == "draw":
         dropped = rng.uniform() < guidance_dropout
-        return drawing("" if dropped else caption)
+        return drawing("" if dropped else caption, alone)
+    if task == "continue":
+        return continuing(caption, alone) if alone > 1 else None
     if not caption:
         return None
     if task == "describe":
-        return describing(caption)
+        return describing(caption, alone)
     if task == "text":
         return [Passage(caption, learn=True, ends=True)]
     if task == "interleaved":
-        return telling(caption)
+        if media == "document":
+            return recounting(list(columns["texts"]), list(columns["image_places"]))
+        return telling(caption) if media == "image" else None
+    if task == "edit" and media == "edit":
+        return editing(caption)
     if task == "edit":
         # The sample is the picture after the edit; `source_uid` names the one before.
         instruction, before = columns.get("instruction"), columns.get("source_uid")

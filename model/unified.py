@@ -24,7 +24,7 @@ from gristmill.model.paradigms import find_paradigm
 from gristmill.model.parts import Reading
 from gristmill.model.sampling import DRAW, WRITE, Reader, Sampling, to_pictures
 from gristmill.model.semantic import SemanticEncoder
-from gristmill.model.tasks import answering, describing, drawing, editing
+from gristmill.model.tasks import answering, continuing, describing, drawing, editing, recounting
 from gristmill.model.transformer import Transformer
 from gristmill.model.vocabulary import Vocabulary
 
@@ -58,6 +58,35 @@ class Unified:
         asked = [
             (editing(text), [content]) for text, content in zip(instructions, seen, strict=True)
         ]
+        return self._draw(asked, None, sampling)
+
+    def extend_clip(
+        self,
+        firsts: Sequence[Image],
+        captions: Sequence[str],
+        sampling: Sampling | None = None,
+    ) -> list[Image]:
+        """The second frame of each clip, from its first and its caption."""
+        seen = self.reading.eyes.look(firsts)
+        asked = [
+            (continuing(text), [content]) for text, content in zip(captions, seen, strict=True)
+        ]
+        return self._draw(asked, None, sampling)
+
+    def illustrate(
+        self,
+        stories: Sequence[tuple[Sequence[str], Sequence[Image], Sequence[int]]],
+        sampling: Sampling | None = None,
+    ) -> list[Image]:
+        """The next picture of each story: its texts, the pictures so far, and before which text
+        each of these stands."""
+        asked = []
+        for texts, pictures, places in stories:
+            seen = self.reading.eyes.look(pictures) if pictures else []
+            segments = recounting(texts, [*places, len(texts)])
+            # What is there is seen; only the last picture is drawn.
+            given = [replace(s, learn=False) for s in segments[:-1]]
+            asked.append(([*given, segments[-1]], seen))
         return self._draw(asked, None, sampling)
 
     def describe(self, pictures: Sequence[Image], sampling: Sampling | None = None) -> list[str]:

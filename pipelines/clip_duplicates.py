@@ -43,10 +43,11 @@ class ClipDuplicates(Global):
 
     libraries: ClassVar[tuple[str, ...]] = ("scipy",)
 
-    # Bits of 64 by which hashes of the same moment may differ.
-    radius: int = 10
-    # Bits within which candidates are sought; lower is faster and misses heavier changes.
-    search_radius: int = 8
+    # Bits of 128, coarse and fine, by which hashes of the same moment may differ.
+    radius: int = 12
+    # Bits of the 64 coarse ones within which candidates are sought; lower is faster and misses
+    # heavier changes.
+    search_radius: int = 6
     # Share of the shorter clip's frames that must agree.
     overlap: float = 0.6
     # Columns that decide between copies of the same length and size, higher is better.
@@ -54,8 +55,8 @@ class ClipDuplicates(Global):
 
     def reads(self) -> tuple[str, ...]:
         """Hashes, what clip and video they are of, size, and what is preferred."""
-        names = ("image_id", "parent_uid", "frame_hashes", "duration_s", "original_width")
-        return (*names, "original_height", *self.prefer)
+        names = ("image_id", "parent_uid", "frame_hashes", "frame_details", "duration_s")
+        return (*names, "original_width", "original_height", *self.prefer)
 
     def writes(self) -> pa.Schema:
         """Null for clips that stay, but for the group and its size."""
@@ -80,10 +81,10 @@ class ClipDuplicates(Global):
 
     def check(self) -> None:
         """Validate the radii and the share."""
-        if not 0 <= self.search_radius <= self.radius <= 20:
+        if not 0 <= self.search_radius <= min(self.radius, 16) or self.radius > 40:
             raise ConfigurationError(
                 f"search_radius is {self.search_radius} and radius {self.radius}; it needs "
-                "0 <= search_radius <= radius <= 20"
+                "0 <= search_radius <= radius, at most 16 and 40"
             )
         if not 0 < self.overlap <= 1:
             raise ConfigurationError(f"overlap is {self.overlap}; it lies in (0, 1]")
@@ -134,6 +135,9 @@ class ClipDuplicates(Global):
             "ids": ids,
             "parents": digests(chosen["parent_uid"]),
             "hashes": pc.list_flatten(lists).to_numpy().astype(np.uint64),
+            "details": pc.list_flatten(chosen["frame_details"].combine_chunks())
+            .to_numpy()
+            .astype(np.uint64),
             "lengths": pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64),
             "duration": pc.fill_null(chosen["duration_s"], 0).to_numpy().astype(np.float64),
             "area": area.to_numpy(),
@@ -144,7 +148,7 @@ class ClipDuplicates(Global):
 
     def _clips(self, workspace: Workspace, task: int) -> None:
         """All parts' clips in one array of each fact, and the frames that are searched for."""
-        names = ("ids", "parents", "hashes", "lengths", "duration", "area", "preferred")
+        names = ("ids", "parents", "hashes", "details", "lengths", "duration", "area", "preferred")
         parts = range(workspace.parts)
         counts = [len(workspace.load(f"signatures/{part:06d}.lengths")) for part in parts]
         workspace.save("starts", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
@@ -170,7 +174,7 @@ class ClipDuplicates(Global):
         """Pairs of clips that share a frame in one band slice, and how much they overlap."""
         keys, owners = np.ascontiguousarray(workspace.load("keys")), workspace.load("owners")
         lengths = workspace.load("lengths")
-        hashes = workspace.load("hashes")
+        hashes = np.stack([workspace.load("hashes"), workspace.load("details")], axis=1)
         starts = np.concatenate([[0], np.cumsum(lengths)])
         candidates: set[tuple[int, int]] = set()
         task = plan_tasks(len(keys), self.search_radius)[index]
@@ -216,12 +220,13 @@ class ClipDuplicates(Global):
 
 
 def overlap(a: NDArray[np.uint64], b: NDArray[np.uint64], radius: int) -> float:
-    """Share of the shorter's frames that agree with the longer's at the best shift in time, a step
-    of slack allowed; 0 if fewer than four agree. Frames without a hash agree with none."""
+    """Frames [n, 2] and [m, 2] of two clips: the share of the shorter's that agree with the
+    longer's at the best shift in time, a step of slack allowed; 0 if fewer than four agree. Frames
+    without a hash agree with none."""
     if len(a) > len(b):
         a, b = b, a
-    near: NDArray[Any] = np.bitwise_count(a[:, None] ^ b[None]) <= radius
-    near &= (a != 0)[:, None] & (b != 0)[None]
+    distance: NDArray[Any] = np.bitwise_count(a[:, None] ^ b[None]).sum(axis=2)
+    near = (distance <= radius) & (a[:, 0] != 0)[:, None] & (b[:, 0] != 0)[None]
     padded = np.pad(near, ((0, 0), (1, 1)))
     loose = padded[:, :-2] | padded[:, 1:-1] | padded[:, 2:]
     rows = np.arange(len(a))
@@ -231,5 +236,5 @@ def overlap(a: NDArray[np.uint64], b: NDArray[np.uint64], radius: int) -> float:
         columns = rows + shift
         there = (columns >= 0) & (columns < len(b))
         best = max(best, int(loose[rows[there], columns[there]].sum()))
-    told = int((a != 0).sum())
+    told = int((a[:, 0] != 0).sum())
     return best / told if best >= min(_LEAST_FRAMES, told) and told else 0.0

@@ -15,8 +15,9 @@ from gristmill.pipelines.clip_frames import CLIP, ClipFrames
 from gristmill.pipelines.media import Media
 from gristmill.pipelines.stage import Score
 
-# Grey levels by which frames 1/8 s apart differ at least, in the mean, if anything moves.
-_STILL = 0.5
+# Grey levels by which some part of frames 1/8 s apart differs at least if anything moves, and the
+# side of a part in pixels; noise of compression stays below.
+_STILL, _PART = 4.0, 7
 # A row or column of pixels whose brightest stays below belongs to a black bar.
 _BLACK = 24
 # A frame is black if its mean grey level stays below.
@@ -38,7 +39,7 @@ class ClipFacts(Score):
         """One float a fact."""
         return pa.schema(
             [
-                # Motion of things: mean over the clip of the 90th percentile over the frame, in
+                # Motion of things: mean over the clip of the fastest twentieth of the frame, in
                 # diagonals of the frame a second.
                 pa.field("motion", pa.float32()),
                 # Motion of the camera, likewise; shaking counts as much as panning.
@@ -75,7 +76,7 @@ def _measure(clip: ClipFrames) -> tuple[float, ...]:
         if gap <= 0:
             continue
         difference: Any = cv2.absdiff(first, second)
-        still.append(float(difference.mean()) < _STILL)
+        still.append(float(cv2.blur(difference.astype(np.float32), (_PART, _PART)).max()) < _STILL)
         if still[-1]:
             moving.append(0.0)
             camera.append(0.0)
@@ -101,8 +102,9 @@ def _measure(clip: ClipFrames) -> tuple[float, ...]:
 
 
 def split_motion(flow: NDArray[Any]) -> tuple[float, float]:
-    """Flow [height, width, 2] in pixels -> the 90th percentile of what the camera does not explain,
-    and the mean of what it does. The camera's part is the similarity that fits most of it."""
+    """Flow [height, width, 2] in pixels -> the mean of the fastest twentieth of what the camera
+    does not explain, and the mean of what it does. The camera's part is the similarity that fits
+    most of it."""
     height, width = flow.shape[:2]
     rows, columns = np.mgrid[4:height:8, 4:width:8]
     start = np.stack([columns, rows], axis=-1).reshape(-1, 2).astype(np.float64)
@@ -123,8 +125,8 @@ def split_motion(flow: NDArray[Any]) -> tuple[float, float]:
         )
         error = np.hypot(*(moved - camera).T)
         keep = error <= max(np.median(error) * 2, 0.25)
-    own = np.hypot(*(moved - camera).T)
-    return float(np.percentile(own, 90)), float(np.hypot(*camera.T).mean())
+    own = np.sort(np.hypot(*(moved - camera).T))
+    return float(own[-max(1, len(own) // 20) :].mean()), float(np.hypot(*camera.T).mean())
 
 
 def _bars(grey: NDArray[np.uint8]) -> float:

@@ -25,6 +25,8 @@ GREY_SIDE = 160
 SIGNATURES_A_SECOND = 8
 MOST_SIGNATURES = 160
 SIGNATURE_SIDE = 32
+# What lies beyond, an eighth at each border, is left away: logos, tickers and bars lie there.
+_WITH_BORDERS = 44
 # Decoded bytes that a clip's frames take in memory.
 _COST = FRAMES * (SIDE * SIDE * 3 + 2 * GREY_SIDE * GREY_SIDE) + MOST_SIGNATURES * 4096
 
@@ -39,7 +41,7 @@ class ClipFrames:
     pairs: NDArray[np.uint8]
     # Seconds between the two of each pair, [n]; 0 where the clip ends before.
     gaps: NDArray[np.float32]
-    # float32 grey [m, 32, 32], eight a second, m <= 160.
+    # float32 grey [m, 32, 32], eight a second, m <= 160: the inner three quarters of the frame.
     signature: NDArray[np.float32]
 
 
@@ -75,10 +77,12 @@ def decode_clip(data: bytes) -> ClipFrames:
                 times[i] = frame.time - times[i]
             if index >= due and len(signature) < MOST_SIGNATURES:
                 tiny: Any = frame.raw.reformat(
-                    width=SIGNATURE_SIDE, height=SIGNATURE_SIDE, format="gray8",
+                    width=_WITH_BORDERS, height=_WITH_BORDERS, format="gray8",
                     interpolation="AREA",
                 )  # fmt: skip
-                signature.append(tiny.to_ndarray().astype(np.float32))
+                edge = (_WITH_BORDERS - SIGNATURE_SIDE) // 2
+                inner = tiny.to_ndarray()[edge:-edge, edge:-edge]
+                signature.append(inner.astype(np.float32))
                 due += every
     if not frames:
         raise ValueError("no frame decodes")

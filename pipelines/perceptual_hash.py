@@ -18,7 +18,7 @@ from gristmill.pipelines.stage import Score
 
 THUMBNAIL_SIDE = 16
 THUMBNAIL_BYTES = THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3
-_SIDE, _LOW = 32, 8
+_SIDE, _LOW, _DETAILED = 32, 8, 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,25 @@ def hash_grey(grey: NDArray[np.float64]) -> NDArray[np.uint64]:
     low = (basis @ grey @ basis.T).reshape(len(grey), -1)
     # Rounded so that noise of the last bits does not decide a tie.
     low = low.round(4)
-    median = np.median(low[:, 1:], axis=1, keepdims=True)
+    return _bits(low, np.median(low[:, 1:], axis=1, keepdims=True))
+
+
+def hash_details(grey: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """The same of the 64 frequencies that follow those of the pHash, from low to high, for grey
+    pictures [n, 32, 32]."""
+    basis = _dct_basis(_DETAILED)
+    spectrum = (basis @ grey @ basis.T).round(4)
+    rows, columns = np.mgrid[:_DETAILED, :_DETAILED]
+    beyond = np.flatnonzero(np.maximum(rows, columns).reshape(-1) >= _LOW)
+    order = np.argsort((rows**2 + columns**2).reshape(-1)[beyond], kind="stable")
+    values = spectrum.reshape(len(grey), -1)[:, beyond[order][:64]]
+    return _bits(values, np.median(values, axis=1, keepdims=True))
+
+
+def _bits(values: NDArray[np.float64], border: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """[n, 64] against a border -> [n]; the first value is the highest bit."""
     weights = np.uint64(1) << np.arange(63, -1, -1, dtype=np.uint64)
-    bits: NDArray[np.uint64] = ((low > median) * weights).sum(axis=1, dtype=np.uint64)
+    bits: NDArray[np.uint64] = ((values > border) * weights).sum(axis=1, dtype=np.uint64)
     return bits
 
 
@@ -83,9 +99,9 @@ def _grey(image: Image) -> NDArray[np.float64]:
     return np.asarray(grey, np.float64)
 
 
-def _dct_basis() -> NDArray[np.float64]:
-    """The 8 lowest frequencies of the orthonormal DCT-II of length 32, [8, 32]."""
-    k, n = np.arange(_LOW)[:, None], np.arange(_SIDE)[None]
+def _dct_basis(count: int = _LOW) -> NDArray[np.float64]:
+    """The lowest frequencies of the orthonormal DCT-II of length 32, [count, 32]."""
+    k, n = np.arange(count)[:, None], np.arange(_SIDE)[None]
     basis = np.cos(np.pi * k * (2 * n + 1) / (2 * _SIDE)) * np.sqrt(2 / _SIDE)
     basis[0] /= np.sqrt(2)
     return np.asarray(basis, np.float64)

@@ -45,7 +45,7 @@ _INTERNAL = (
     "image_id", "parent_uid", "row", "pointer", "status", "error", "meta", "received_bytes",
     "blob_offset", "blob_size", "verdict", "reason", "value", "duplicate_of", "duplicate_kind",
     "duplicate_group_size", "duplicate_distance", "pixel_hash", "part", "frame_hashes",
-    "split_group", *PIECES,
+    "frame_details", "split_group", *PIECES,
 )  # fmt: skip
 # Where the bytes of a row lie that has one piece.
 _PLACE = ("blob_offset", "blob_size")

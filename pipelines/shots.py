@@ -81,7 +81,7 @@ class Shots(Score):
 
         shortest = max(1, round(self.min_shot_s * fps))
         detectors = self._detectors(shortest)
-        found: set[int] = set()
+        found: list[set[int]] = [set() for _ in detectors]
         count, end, step = 0, 0.0, 1 / fps
         position = FrameTimecode(0, fps)
         times: list[float] = []
@@ -89,15 +89,18 @@ class Shots(Score):
             for frame in play(container):
                 position = FrameTimecode(frame.index, fps)
                 small = pixels(frame.raw, self.side, "bgr24")
-                for detector in detectors:
-                    found |= {_number(cut) for cut in detector.process_frame(position, small)}
+                for cuts, detector in zip(found, detectors, strict=True):
+                    cuts |= {_number(cut) for cut in detector.process_frame(position, small)}
                 step = frame.time - end if frame.index else step
                 times.append(frame.time)
                 count, end = frame.index + 1, frame.time
-        for detector in detectors:
-            found |= {_number(cut) for cut in detector.post_process(position)}
-        cuts = _spaced(sorted(found), count, shortest)
-        return cuts, [round(times[cut], 5) for cut in cuts], count, round(end + step, 5)
+        for cuts, detector in zip(found, detectors, strict=True):
+            cuts |= {_number(cut) for cut in detector.post_process(position)}
+        # A fade looks like a change too, at one of its ends; its middle is where it is cut.
+        faded = set().union(*found[1:])
+        hard = {cut for cut in found[0] if all(abs(cut - fade) >= shortest for fade in faded)}
+        chosen = _spaced(sorted(hard | faded), count, shortest)
+        return chosen, [round(times[cut], 5) for cut in chosen], count, round(end + step, 5)
 
     def _detectors(self, shortest: int) -> list[Any]:
         from scenedetect.detectors import AdaptiveDetector, ContentDetector, ThresholdDetector
