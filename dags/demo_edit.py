@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gristmill.dags.demo_media import CLEAN, MediaDemo, Planted, World, common_settings
+from gristmill.dags.demo_media import CLEAN, MediaDemo, Planted, World, common_settings, scaled
 from gristmill.dags.edit import edit
 from gristmill.dags.graph import Dag
 from gristmill.dags.settings import apply_settings
@@ -34,7 +34,7 @@ CAUGHT_AS: dict[str, tuple[str, ...]] = {
 }
 
 
-def build(folder: str, base: str, seed: int) -> World:
+def build(folder: str, base: str, seed: int, share: float) -> World:
     """Write pairs as InstructPix2Pix has them, and the truth."""
     from gristmill.model.shapes import captions, draw, make_scene
     from gristmill.model.shapes_changes import make_edit
@@ -44,7 +44,7 @@ def build(folder: str, base: str, seed: int) -> World:
     rows: list[dict[str, Any]] = []
     planted: list[Planted] = []
     number = 0
-    for fault, count in {CLEAN: _CLEAN, **PLANTED}.items():
+    for fault, count in scaled({CLEAN: _CLEAN, **PLANTED}, share).items():
         for _ in range(count):
             change = make_edit(first + number)
             number += 1
@@ -54,8 +54,8 @@ def build(folder: str, base: str, seed: int) -> World:
             if fault == "nothing changed":
                 after = before
             elif fault == "all changed":
-                after = draw(make_scene(first + 50_000 + number), _SIDE)[::-1, ::-1]
-                after = 255 - np.ascontiguousarray(after)
+                other = draw(make_scene(first + 50_000 + number), _SIDE).astype(np.int16)
+                after = np.asarray(np.clip(other - 90, 0, 255), np.uint8)
             elif fault == "wrong edit":
                 # Something else is done than what is said.
                 after = draw(_removed(change.before), _SIDE)
@@ -112,6 +112,7 @@ def demo_dag(source: str, network: str, host: str) -> Dag:
     return apply_settings(
         edit(path=source, name="little-edits"),
         [
+            "keep.rules.edit goes elsewhere=edit_direction < 0.6",
             "shards.title=Recoloured shapes",
             *common_settings(network),
             "part_rows=120",

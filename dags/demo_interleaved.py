@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from gristmill.dags.demo_media import CLEAN, MediaDemo, Planted, World, common_settings
+from gristmill.dags.demo_media import CLEAN, MediaDemo, Planted, World, common_settings, scaled
 from gristmill.dags.graph import Dag
 from gristmill.dags.interleaved import interleaved
 from gristmill.dags.settings import apply_settings
@@ -17,6 +17,10 @@ from gristmill.pipelines.decode import Image
 
 _SIDE = 160
 _CLEAN = 160
+_ENDING = (
+    "these are the shapes that were seen on that day, in the order in which they were seen, and "
+    "nobody remembers any others"
+)
 # Fault -> documents that have it, each in one of its pictures or in itself.
 PLANTED = {
     "logo of the site": 30, "tiny icon": 12, "dead image": 10, "broken image": 8,
@@ -38,7 +42,7 @@ CAUGHT_AS: dict[str, tuple[str, ...]] = {
 }
 
 
-def build(folder: str, base: str, seed: int) -> World:
+def build(folder: str, base: str, seed: int, share: float) -> World:
     """Write documents in the forms of MMC4 and OBELICS in turn, their pictures, and the truth."""
     from gristmill.model.shapes import draw, make_scene
     from gristmill.model.shapes_changes import make_story
@@ -63,14 +67,14 @@ def build(folder: str, base: str, seed: int) -> World:
     def add(fault: str, number: int) -> None:
         row = len(lines)
         story = make_story(first + number)
-        texts = [f"{text}, as everybody can see in the picture below." for text in story.texts]
+        texts = [*story.texts, _ENDING]
         images = [
             (put(draw(scene, _SIDE), f"{row:04d}-{i}.jpg"), place)
             for i, (scene, place) in enumerate(zip(story.scenes, story.places, strict=True))
         ]
         if fault == CLEAN:
             planted.extend(Planted(row, CLEAN, url) for url, _ in images)
-        extra = _faulty(fault, row, put, routes, base, logo, first, rng)
+        extra = _faulty(fault, row, story, put, base, logo, first, rng)
         if fault == "no pictures":
             images = []
         elif fault == "all pictures dead":
@@ -83,14 +87,14 @@ def build(folder: str, base: str, seed: int) -> World:
             own = extra or (images[0][0] if fault == "all pictures dead" else None)
             planted.append(Planted(row, fault, own))
         if fault == "broken json":
-            lines.append('{"text_list": ["cut off')
+            lines.append(f'{{"text_list": ["cut off at {row}')
         elif fault == "not a document":
             lines.append(json.dumps({"title": f"nothing {row}"}))
         else:
             lines.append(json.dumps(_as_row(texts, images, f"http://story.test/{row}", row)))
 
     number = 0
-    for fault, count in {CLEAN: _CLEAN, **PLANTED}.items():
+    for fault, count in scaled({CLEAN: _CLEAN, **PLANTED}, share).items():
         for _ in range(count):
             add(fault, number)
             number += 1
@@ -102,8 +106,8 @@ def build(folder: str, base: str, seed: int) -> World:
 def _faulty(
     fault: str,
     row: int,
+    story: Any,
     put: Any,
-    routes: dict[str, dict[str, Any]],
     base: str,
     logo: Image,
     first: int,
@@ -125,9 +129,11 @@ def _faulty(
         blank = np.full((_SIDE, _SIDE, 3), int(rng.integers(256)), np.uint8)
         return str(put(blank, f"blank-{row}.jpg"))
     if fault == "picture of something else":
-        noise: Any = rng.integers(0, 255, (6, 6, 3), np.uint8)
-        other: Any = cv2.resize(noise, (_SIDE, _SIDE), interpolation=cv2.INTER_CUBIC)
-        return str(put(other, f"other-{row}.jpg"))
+        told = {(t.colour, t.shape) for scene in story.scenes for t in scene.things}
+        number = first + 60_000 + row
+        while make_scene(number).content & told:
+            number += 10_000
+        return str(put(draw(make_scene(number), _SIDE), f"other-{row}.jpg"))
     return None
 
 
@@ -157,7 +163,7 @@ def demo_dag(source: str, network: str, host: str) -> Dag:
         interleaved(path=source, name="little-stories"),
         [
             f"download.allow_hosts={host}",
-            "keep_images.rules.fits no text=clip_score < quantile(clip_score, 0.03)",
+            "keep_images.rules.fits no text=clip_score < 0.75",
             "shards.title=Stories of shapes",
             *common_settings(network),
             "part_rows=100",

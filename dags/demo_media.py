@@ -21,6 +21,7 @@ from gristmill.dags.graph import Dag
 from gristmill.dags.plan import open_run
 from gristmill.dags.progress import make_progress
 from gristmill.dags.read_parts import parts_done
+from gristmill.dags.rows import RowReader
 from gristmill.dags.session import write_report
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.storage import Folder
@@ -54,14 +55,15 @@ class World:
 
 Fates = dict[tuple[int, str | None], list[dict[str, Any]]]
 """(row, address) -> what became of the rows that it grew into."""
+Scores = dict[tuple[int, str | None], float]
 
 
 @dataclass(frozen=True)
 class MediaDemo:
     """One of the demos."""
 
-    # Draws the world in a folder, for an address of the server and a seed.
-    build: Callable[[str, str, int], World]
+    # Draws the world in a folder, for an address of the server, a seed, and a share of its size.
+    build: Callable[[str, str, int, float], World]
     # The Dag for a source, the filter network's folder, and the server's "host:port".
     dag: Callable[[str, str, str], Dag]
     # Fault -> reasons that count as catching it.
@@ -110,7 +112,7 @@ def _world(
     console.print(f"drawing a little world for the {name} demo")
     os.makedirs(os.path.join(folder, "site"), exist_ok=True)
     port = free_port()
-    world = demo.build(folder, f"http://{HOST}:{port}", seed)
+    world = demo.build(folder, f"http://{HOST}:{port}", seed, 1.0)
     with open(os.path.join(folder, "routes.json"), "w", encoding="utf-8") as file:
         json.dump(world.routes, file)
     facts = {"seed": seed, "port": port, "source": world.source}
@@ -126,6 +128,11 @@ def common_settings(network: str) -> list[str]:
     return [f"clip.model=local-dir:{network}", f"tokens.images={codec}", "shards.val_share=0.1"]
 
 
+def scaled(counts: Mapping[str, int], share: float) -> dict[str, int]:
+    """Counts of a smaller world, at least one of each."""
+    return {name: max(1, round(count * share)) for name, count in counts.items()}
+
+
 # -- judgement ----------------------------------------------------------------------------------
 
 
@@ -138,32 +145,37 @@ def judge(demo: MediaDemo, planted: Sequence[Planted], out: str) -> dict[str, An
             truth[fault] = _judge_fault(fault, demo.caught_as[fault], planted, fates)
     truth |= _judge_cuts(planted, cuts)
     of = {
-        kind: np.array([scores[one.row] for one in planted if one.fault == kind
-                        and scores.get(one.row) is not None], np.float64)
+        kind: np.array(
+            [
+                score
+                for one in planted
+                if one.fault == kind and (score := scores.get((one.row, one.url))) is not None
+            ],
+            np.float64,
+        )
         for kind in (CLEAN, demo.wrong)
-    }  # fmt: skip
+    }
     area = area_under_curve(of[CLEAN], of[demo.wrong])
     return {"truth": truth, "wrong_caption_auc": round(area, 5)}
 
 
-def _read(demo: MediaDemo, out: str) -> tuple[Fates, dict[int, float | None], dict[int, list[int]]]:
-    """Fates, scores by row, and cuts by row."""
+def _read(demo: MediaDemo, out: str) -> tuple[Fates, Scores, dict[int, list[int]]]:
+    """Fates and best scores by row and address, and cuts by row."""
     layout = open_run(out)
+    reader = RowReader(layout)
     fates: Fates = {}
-    scores: dict[int, float | None] = {}
+    scores: Scores = {}
     cuts: dict[int, list[int]] = {}
     for part in range(parts_done(layout) or 0):
         for row in layout.folder.read_table(f"ledger/{part:06d}.parquet").to_pylist():
             fate = {"reason": row["reason"], "verdict": row["verdict"]}
             fates.setdefault((row["row"], row["url"]), []).append(fate)
             fates.setdefault((row["row"], None), []).append(fate)
-        from gristmill.dags.rows import RowReader
-
-        reader = RowReader(layout)
-        for row in reader.entering(demo.scored, part, ["row", demo.score]).to_pylist():
-            known = scores.get(row["row"])
+        for row in reader.entering(demo.scored, part, ["row", "url", demo.score]).to_pylist():
             value = row[demo.score]
-            scores[row["row"]] = value if known is None else max(known, value or known)
+            for key in ((row["row"], row["url"]), (row["row"], None)):
+                if value is not None:
+                    scores[key] = max(value, scores.get(key, value))
         if "clips" in layout.dag.nodes:
             for row in reader.entering("clips", part, ["row", "cuts"]).to_pylist():
                 cuts[row["row"]] = row["cuts"]

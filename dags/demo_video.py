@@ -12,7 +12,7 @@ import av
 import cv2
 import numpy as np
 
-from gristmill.dags.demo_media import CLEAN, MediaDemo, Planted, World, common_settings
+from gristmill.dags.demo_media import CLEAN, MediaDemo, Planted, World, common_settings, scaled
 from gristmill.dags.graph import Dag
 from gristmill.dags.settings import apply_settings
 from gristmill.dags.video_text import video_text
@@ -72,9 +72,10 @@ def moving(seed: int, seconds: float = _SECONDS, side: int = SIDE) -> tuple[list
     return draw_motion(motion, round(seconds * FPS), side), motion.text
 
 
-def build(folder: str, base: str, seed: int) -> World:
+def build(folder: str, base: str, seed: int, share: float) -> World:
     """Write the videos, their list, and the truth."""
     rng = np.random.Generator(np.random.PCG64([seed, 31]))
+    clean, counts = max(1, round(_CLEAN * share)), scaled(PLANTED, share)
     first = 6 * 10**9 + seed * 10**5
     rows: list[tuple[str, str]] = []
     planted: list[Planted] = []
@@ -88,35 +89,35 @@ def build(folder: str, base: str, seed: int) -> World:
         planted.append(Planted(len(rows), fault, **facts))
         rows.append((base + path, caption))
 
-    for i in range(_CLEAN):
+    for i in range(clean):
         add(CLEAN, *moving(first + i))
-    for i in range(PLANTED["wrong caption"]):
+    for i in range(counts["wrong caption"]):
         add("wrong caption", moving(first + 1000 + i)[0], moving(first + 2000 + i)[1])
-    for i in range(PLANTED["static"]):
+    for i in range(counts["static"]):
         frames, caption = moving(first + 3000 + i)
         add("static", [frames[0]] * len(frames), caption)
-    for i in range(PLANTED["black"]):
+    for i in range(counts["black"]):
         frames, caption = moving(first + 4000 + i)
         add("black", [np.zeros_like(frame) for frame in frames], caption)
-    for i in range(PLANTED["black bars"]):
+    for i in range(counts["black bars"]):
         frames, caption = moving(first + 5000 + i)
         add("black bars", [_barred(frame) for frame in frames], caption)
-    copied = iter(rng.permutation(_CLEAN))
+    copied = iter(rng.permutation(clean))
     for fault, change, options in _COPIES:
-        for _ in range(PLANTED[fault]):
+        for _ in range(counts[fault]):
             of = int(next(copied))
             frames, caption = moving(first + of)
             add(fault, change(frames), caption, group=of, **options)
     for fault in ("several shots", "shots with fades"):
-        for i in range(PLANTED[fault]):
+        for i in range(counts[fault]):
             offset = 6000 if fault == "several shots" else 7000
             shots = [moving(first + offset + 10 * i + j, 1.5)[0] for j in range(4)]
             frames, cuts = _joined(shots, fades=fault == "shots with fades")
             add(fault, frames, "", cuts=cuts)
-    for i in range(PLANTED["too short"]):
+    for i in range(counts["too short"]):
         frames, caption = moving(first + 8000 + i, 0.5)
         add("too short", frames, caption)
-    _add_broken(folder, base, first, rows, planted, routes)
+    _add_broken(folder, base, first, counts, rows, planted, routes)
     with open(os.path.join(folder, "videos.csv"), "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["url", "caption"])
@@ -128,12 +129,13 @@ def _add_broken(
     folder: str,
     base: str,
     first: int,
+    counts: dict[str, int],
     rows: list[tuple[str, str]],
     planted: list[Planted],
     routes: dict[str, dict[str, Any]],
 ) -> None:
     for fault in ("corrupt tail", "html for video", "dead link", "still picture"):
-        for i in range(PLANTED[fault]):
+        for i in range(counts[fault]):
             path = f"/{len(rows):04d}.mp4"
             name = os.path.join(folder, "site", path[1:])
             frames, caption = moving(first + 9000 + 10 * i, 4.0)

@@ -28,7 +28,8 @@ PAIR_RULES = {
     "other shape": "NOT same_shape",
     "nothing changed": "change_share < 0.002",
     "all changed": "change_share > 0.75",
-    "edit goes elsewhere": "edit_direction < 0.0",
+    # As in InstructPix2Pix.
+    "edit goes elsewhere": "edit_direction < 0.2",
 }
 ENCODER = "gristmill.model.shard_tokens:ShardTokens"
 

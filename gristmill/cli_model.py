@@ -139,7 +139,9 @@ def edit(
 
 def evaluate(
     checkpoint: Checkpoint,
-    suite: Annotated[str, typer.Option(help="shapes, or shards: held-out samples.")] = "shapes",
+    suite: Annotated[
+        str, typer.Option(help="shapes, motion, edits, stories; or shards: held-out samples.")
+    ] = "shapes",
     data: Annotated[str, typer.Option(help="Shards of the suite 'shards'.")] = "",
     split: Annotated[str, typer.Option(help="Their split.")] = "val",
     count: Annotated[int, typer.Option(help="Scenes or samples, at most.")] = 256,
@@ -170,7 +172,13 @@ def evaluate(
             steps=trained,
         )  # fmt: skip
     else:
-        raise ConfigurationError(f"suite {suite!r}; choose shapes or shards")
+        from gristmill.model.changes_suite import SUITES
+
+        if suite not in SUITES:
+            known = ", ".join(("shapes", *SUITES, "shards"))
+            raise ConfigurationError(f"suite {suite!r}; choose one of {known}")
+        scores = SUITES[suite](model, count=count, seed=seed, sampling=sampling)
+        scores["steps"] = trained
     write_json(os.path.join(checkpoint, "evaluation.json"), scores)
     print(json.dumps(scores, indent=1))
 

@@ -28,6 +28,8 @@ from gristmill.pipelines.video import (
 # Sample rates that AAC in mp4 knows; others are brought to 48 kHz.
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _AUDIO_FRAME = 1024
+# Without it the encoder's choices depend on the processor, and now and then on what lay in memory.
+_SAME = "cpu-independent=1"
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,8 @@ class _Writer:
         self.size = (max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2)))
         self.buffer = io.BytesIO()
         self.output = av.open(self.buffer, "w", format="mp4")
-        self.stream: Any = self.output.add_stream(
-            "libx264", rate=rate, options={"crf": str(encoding.crf), "preset": encoding.preset}
-        )
+        options = {"crf": str(encoding.crf), "preset": encoding.preset, "x264-params": _SAME}
+        self.stream: Any = self.output.add_stream("libx264", rate=rate, options=options)
         self.stream.width, self.stream.height = self.size
         self.stream.pix_fmt = "yuv420p"
         context: Any = self.stream.codec_context

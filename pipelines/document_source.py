@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import fsspec
@@ -116,7 +116,7 @@ class DocumentSource(Source):
             if self.kind == "pair":
                 document = _pair(values, self.columns, where, beside, place)
             else:
-                document = parse_document(values)
+                document = _located(parse_document(values), beside)
         except ValueError as error:
             _add_failed(rows, repr(sorted(values.items(), key=str)), str(error))
             return
@@ -137,6 +137,17 @@ class DocumentSource(Source):
             kind=self.kind, locator=locator, url=document.url, caption=caption,
             meta={DOCUMENT: content},
         )  # fmt: skip
+
+
+def _located(document: Document, beside: Any) -> Document:
+    """The same; pictures whose address is no URL are files beside the table."""
+    images = [
+        image
+        if image.url is None or image.url.startswith(("http://", "https://"))
+        else replace(image, url=None, pointer=beside(image.url))
+        for image in document.images
+    ]
+    return replace(document, images=images)
 
 
 def _pair(

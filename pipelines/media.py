@@ -15,6 +15,8 @@ from gristmill.pipelines.decode import decode_rgb
 BYTES_OF_A_PIXEL = 3
 # Where the pictures of a row lie that has several.
 PIECES = ("image_offsets", "image_sizes")
+# What shards are of whose samples have several pictures, each a member `{key}.{name}.jpg`.
+SEVERAL = ("document", "edit")
 
 
 @dataclass(frozen=True)

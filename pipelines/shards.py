@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from gristmill.errors import ConfigurationError, GraphError
-from gristmill.pipelines.media import PIECES, explode_pieces
+from gristmill.pipelines.media import PIECES, SEVERAL, explode_pieces
 from gristmill.pipelines.shard_sidecars import (
     card,
     croissant,
@@ -49,8 +49,6 @@ _INTERNAL = (
 )  # fmt: skip
 # Where the bytes of a row lie that has one piece.
 _PLACE = ("blob_offset", "blob_size")
-# Media of which a sample has several pictures, each a member `{key}.{name}.jpg`.
-SEVERAL = ("document", "edit")
 _NEEDED = ("uid", "caption", "sha256", "blob_offset", "blob_size", "format")
 _TOKENS = ("image_codes", "image_latents")
 _READ_ROWS = 256

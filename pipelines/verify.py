@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.errors import ShardError
+from gristmill.pipelines.media import SEVERAL
 from gristmill.pipelines.shard_reader import FORGOTTEN, read_manifest
 from gristmill.pipelines.storage import Folder
 
@@ -33,11 +34,12 @@ def verify_shards(url: str) -> list[str]:
     ]
     if problems:
         return problems
+    media = manifest.get("media", "image") if manifest.get("pictures", True) else ""
     seen: set[str] = set()
     for shard in shards:
         reader = _tar_keys if manifest["format"] == "webdataset" else _parquet_keys
         try:
-            keys = reader(folder, shard["name"], manifest.get("pictures", True), problems)
+            keys = reader(folder, shard["name"], media, problems)
         except (tarfile.TarError, pa.ArrowInvalid, OSError) as error:
             problems.append(f"{url}/{shard['name']} cannot be read: {error}")
             continue
@@ -67,14 +69,16 @@ def _check_file(folder: Folder, fact: dict[str, Any]) -> list[str]:
     return []
 
 
-def _tar_keys(folder: Folder, name: str, pictures: bool, problems: list[str]) -> list[str]:
-    """Keys of a tar; each sample must have a picture (if the set has them), a .json and a .txt,
+def _tar_keys(folder: Folder, name: str, media: str, problems: list[str]) -> list[str]:
+    """Keys of a tar; each sample must have its pictures (if the set has them), a .json and a .txt,
     side by side."""
     keys: list[str] = []
     members: list[str] = []
 
     def close() -> None:
-        if len(members) != 2 + pictures or not {"json", "txt"} <= set(members):
+        files = len(members) - 2
+        right = files > 0 if media in SEVERAL else files == bool(media)
+        if not right or not {"json", "txt"} <= set(members):
             problems.append(f"{folder.url}/{name}: {keys[-1]} has the members {members}")
 
     with folder.open(name) as file, tarfile.open(fileobj=file, mode="r|") as tar:
@@ -91,11 +95,13 @@ def _tar_keys(folder: Folder, name: str, pictures: bool, problems: list[str]) ->
     return keys
 
 
-def _parquet_keys(folder: Folder, name: str, pictures: bool, problems: list[str]) -> list[str]:
+def _parquet_keys(folder: Folder, name: str, media: str, problems: list[str]) -> list[str]:
+    column = "images" if media in SEVERAL else media
     with folder.open(name) as file:
-        table = pq.ParquetFile(file).read(columns=["uid", *(["image"] if pictures else [])])
+        table = pq.ParquetFile(file).read(columns=["uid", *([column] if media else [])])
     keys: list[str] = table["uid"].to_pylist()
-    for uid, cell in zip(keys, table["image"].to_pylist() if pictures else (), strict=False):
-        if not cell["bytes"]:
+    for uid, cell in zip(keys, table[column].to_pylist() if media else (), strict=False):
+        cells = cell if isinstance(cell, list) else [cell]
+        if not cells or not all(one["bytes"] for one in cells):
             problems.append(f"{folder.url}/{name}: {uid} has no picture")
     return keys

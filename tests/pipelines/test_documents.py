@@ -1,0 +1,314 @@
+"""Documents and pairs: every form is read in order, bad ones are named, pictures come and go."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from memory_workspace import MemoryWorkspace, run_global
+
+from gristmill.errors import SourceError
+from gristmill.pipelines.document_facts import DocumentFacts
+from gristmill.pipelines.document_images import AssembleDocuments, DocumentImages
+from gristmill.pipelines.document_source import DocumentSource
+from gristmill.pipelines.documents import (
+    Document,
+    DocumentImage,
+    from_dict,
+    parse_document,
+    parse_html,
+)
+from gristmill.pipelines.edit_facts import EditFacts
+from gristmill.pipelines.repeated_images import RepeatedImages
+from gristmill.pipelines.schema import ROW
+
+PAGE = b"""<!doctype html><html><head><title>How bread is made</title></head><body>
+<nav><a href="/">Home</a> <a href="/shop">Shop</a><img src="/logo.png"></nav><article>
+<h1>How bread is made</h1>
+<p>Flour is ground from grain between two stones, and the <b>miller</b> takes care that they
+never touch one another while they turn.</p>
+<figure><img src="mill.jpg" alt="an old mill"></figure>
+<p>Then water and salt are added and the dough rests for a night, so that it may rise.</p>
+<img src="https://cdn.test/dough.jpg?w=1" alt="dough">
+<p>In the morning it is baked in a hot oven, and people come and buy it while it is warm.</p>
+</article><footer>Copyright 2024. <img src="/pixel.gif"></footer></body></html>"""
+
+
+def picture(seed: int, side: int = 64) -> Any:
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 255, (6, 6, 3), np.uint8)
+    return np.asarray(cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def jpeg(image: Any) -> bytes:
+    return bytes(cv2.imencode(".jpg", image[:, :, ::-1])[1].tobytes())
+
+
+def read(source: DocumentSource) -> pa.Table:
+    return pa.concat_tables(t for chunk in source.chunks() for t in source.read(chunk))
+
+
+# -- forms --------------------------------------------------------------------------------------
+
+
+def test_mmc4_and_obelics_are_read_in_order() -> None:
+    mmc4 = parse_document(
+        {
+            "url": "http://a.test/",
+            "text_list": ["one", "two", "three"],
+            "image_info": [
+                {"raw_url": "http://i.test/b.jpg", "matched_text_index": 2},
+                {"raw_url": "http://i.test/a.jpg", "matched_text_index": 0},
+            ],
+        }
+    )
+    assert mmc4.texts == ["one", "two", "three"]
+    assert [(i.url, i.place) for i in mmc4.images] == [
+        ("http://i.test/a.jpg", 0), ("http://i.test/b.jpg", 2),
+    ]  # fmt: skip
+    obelics = parse_document(
+        {
+            "images": [None, "http://i.test/a.jpg", None, "http://i.test/b.jpg"],
+            "texts": ["one", None, "two", None],
+            "metadata": json.dumps([None, {"alt_text": "a dog"}, None, None]),
+            "general_metadata": json.dumps({"url": "http://b.test/"}),
+        }
+    )
+    assert obelics.url == "http://b.test/" and obelics.texts == ["one", "two"]
+    assert [(i.place, i.alt) for i in obelics.images] == [(1, "a dog"), (2, "")]
+    assert from_dict(json.loads(json.dumps(obelics.as_dict()))) == obelics
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"title": "x"}, "not a document"),
+        ({"texts": ["a"], "images": []}, "differ in number"),
+        ({"text_list": ["a"], "image_info": [{"matched_text_index": 0}]}, "broken document"),
+        ({"text_list": ["a"], "image_info": [{"raw_url": "u", "matched_text_index": 5}]},
+         "outside the text"),
+        ({"text_list": None, "image_info": []}, "broken document"),
+    ],
+)  # fmt: skip
+def test_what_is_no_document_says_so(values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_document(values)
+
+
+def test_html_gives_main_texts_and_pictures_in_order() -> None:
+    document = parse_html(PAGE, "http://a.test/b/c.html")
+    assert document.title == "How bread is made"
+    assert [i.url for i in document.images] == [
+        "http://a.test/b/mill.jpg", "https://cdn.test/dough.jpg?w=1",
+    ]  # fmt: skip
+    said = " ".join(document.texts)
+    assert "the miller takes care" in said and "Shop" not in said and "Copyright" not in said
+    first, second = (image.place for image in document.images)
+    assert document.texts[first - 1].startswith("Flour") and "dough rests" in document.texts[first]
+    assert second == first + 1 and document.images[0].alt == "an old mill"
+    with pytest.raises(ValueError, match="no main text"):
+        parse_html(b"<html><body></body></html>", None)
+
+
+# -- sources ------------------------------------------------------------------------------------
+
+
+def test_json_lines_and_parquet_give_the_same_rows(tmp_path: Path) -> None:
+    rows = [
+        {"texts": ["one", None], "images": [None, f"http://i.test/{i}.jpg"]} for i in range(3)
+    ]  # fmt: skip
+    lines = [*(json.dumps(row) for row in rows), "{broken", json.dumps({"title": "nothing"})]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet")
+    table = read(DocumentSource(path=str(tmp_path / "d.jsonl")))
+    assert table.schema == ROW and len(set(table["uid"].to_pylist())) == 5
+    assert table["error"].to_pylist() == [None] * 3 + ["broken json line", "not a document"]
+    assert (
+        read(DocumentSource(path=str(tmp_path / "d.parquet")))["uid"].to_pylist()
+        == (table["uid"].to_pylist()[:3])
+    )
+
+
+def test_a_folder_of_pages_is_parsed_where_it_harms_nobody(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_bytes(PAGE)
+    (tmp_path / "b.htm").write_bytes(b"<html><body></body></html>")
+    (tmp_path / "notes.txt").write_text("no page")
+    table = read(DocumentSource(path=f"folder:{tmp_path}"))
+    images = DocumentImages()(table)
+    assert images["error"].to_pylist() == [None, None, "no main text"]
+    assert images["image_number"].to_pylist() == [0, 1, None]
+
+
+def test_pictures_beside_a_table_are_found_and_none_elsewhere(tmp_path: Path) -> None:
+    rows = [
+        {"texts": ["one", None], "images": [None, "pictures/a.jpg"]},
+        {"texts": ["one", None], "images": [None, "../../etc/passwd"]},
+    ]
+    (tmp_path / "d.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    table = read(DocumentSource(path=str(tmp_path / "d.jsonl")))
+    assert table["error"].to_pylist() == [None, "path leaves the folder"]
+    image = DocumentImages()(table.slice(0, 1)).to_pylist()[0]
+    assert image["pointer"].endswith("/pictures/a.jpg") and image["url"] is None
+
+
+@pytest.mark.parametrize("form", ["instructpix2pix", "magicbrush", "files"])
+def test_pairs_are_read_under_the_names_people_use(tmp_path: Path, form: str) -> None:
+    before, after = jpeg(picture(0)), jpeg(picture(1))
+    names = {
+        "instructpix2pix": ("original_image", "edit_prompt", "edited_image"),
+        "magicbrush": ("source_img", "instruction", "target_img"),
+        "files": ("source", "instruction", "target"),
+    }[form]
+    if form == "files":
+        (tmp_path / "a.jpg").write_bytes(before)
+        (tmp_path / "b.jpg").write_bytes(after)
+        row = dict(zip(names, ("a.jpg", "make it blue", "b.jpg"), strict=True))
+        (tmp_path / "p.jsonl").write_text(
+            json.dumps(row) + "\n" + json.dumps({**row, "target": ""})
+        )
+        path = tmp_path / "p.jsonl"
+    else:
+        cells = ({"bytes": before, "path": None}, "make it blue", {"bytes": after, "path": None})
+        row = dict(zip(names, cells, strict=True))
+        lost = {**row, names[2]: {"bytes": None, "path": None}}
+        pq.write_table(pa.Table.from_pylist([row, lost]), tmp_path / "p.parquet")
+        path = tmp_path / "p.parquet"
+    table = read(DocumentSource(path=str(path), kind="pair"))
+    assert table["error"].to_pylist() == [None, "no target image"]
+    assert table["caption"][0].as_py() == "make it blue"
+    images = DocumentImages(min_images=2)(table.slice(0, 1)).to_pylist()
+    assert [image["image_name"] for image in images] == ["source", "target"]
+    assert images[0]["uid"] != images[1]["uid"] and images[0]["image_place"] == 0
+
+
+def test_a_table_without_pairs_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text(json.dumps({"left": "a.jpg", "say": "x"}))
+    with pytest.raises(SourceError, match="--column source=NAME"):
+        read(DocumentSource(path=str(tmp_path / "p.jsonl"), kind="pair"))
+    with pytest.raises(SourceError, match=r"come as \.jsonl"):
+        (tmp_path / "p.csv").write_text("a,b\n1,2\n")
+        read(DocumentSource(path=str(tmp_path / "p.csv"), kind="pair"))
+
+
+# -- to pictures and back -----------------------------------------------------------------------
+
+
+def rows_of(documents: list[Document]) -> pa.Table:
+    rows = [
+        {"uid": f"{i:032x}", "image_id": f"{i:032x}", "row": i, "source": "test",
+         "status": "pending", "url": document.url,
+         "meta": json.dumps({"document": document.as_dict()})}
+        for i, document in enumerate(documents)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, ROW)
+
+
+def fetched(table: pa.Table) -> pa.Table:
+    """As a download would leave them."""
+    count = len(table)
+    table = table.set_column(
+        table.schema.get_field_index("status"), "status", pa.array(["success"] * count)
+    )
+    for name, values, kind in (
+        ("format", ["jpg"] * count, pa.string()), ("blob_offset", list(range(count)), pa.int64()),
+        ("blob_size", [10] * count, pa.int64()),
+    ):  # fmt: skip
+        table = table.append_column(name, pa.array(values, kind))
+    return table
+
+
+def story(images: int = 3) -> Document:
+    return Document(
+        [f"text {i}" for i in range(3)],
+        [DocumentImage(place=i + 1, url=f"http://i.test/{i}.jpg") for i in range(images)],
+        url="http://a.test/",
+    )
+
+
+def test_what_is_left_of_a_document_keeps_its_order() -> None:
+    images = fetched(DocumentImages()(rows_of([story(), story(1)])))
+    left = images.filter(pa.array([True, False, True, True]))
+    done = AssembleDocuments()(left)
+    documents = [row for row in done.to_pylist() if row["status"] == "success"]
+    assert [row["uid"] for row in documents] == [f"{0:032x}", f"{1:032x}"]
+    first = documents[0]
+    assert first["texts"] == ["text 0", "text 1", "text 2"] and first["image_places"] == [1, 3]
+    assert first["image_names"] == ["0", "1"] and first["image_offsets"] == [0, 2]
+    assert first["caption"] == "text 0\ntext 1\ntext 2" and first["url"] == "http://a.test/"
+    assert (first["image_count"], first["document_images"]) == (2, 3)
+    merged = [row for row in done.to_pylist() if row["status"] == "merged"]
+    assert {row["uid"] for row in merged} == set(left["uid"].to_pylist())
+    assert not {"image_number", "phash"} & set(done.column_names)
+
+
+def test_documents_with_too_little_end_with_the_reason() -> None:
+    images = DocumentImages(max_images=2, min_images=1)(rows_of([story(), story(0), story(2)]))
+    assert images["error"].to_pylist() == ["too many images", "too few images", None, None]
+    pair = fetched(DocumentImages()(rows_of([story(2)])))
+    whole = AssembleDocuments(complete=True)(pair).to_pylist()
+    lost = AssembleDocuments(complete=True)(pair.slice(1)).to_pylist()
+    few = AssembleDocuments(min_images=2)(pair.slice(1)).to_pylist()
+    reasons = [[row["error"] for row in rows if row["status"] != "merged"]
+               for rows in (whole, lost, few)]  # fmt: skip
+    assert reasons == [[None], ["image missing"], ["too few images left"]]
+
+
+def test_pictures_can_be_put_where_they_fit() -> None:
+    images = fetched(DocumentImages()(rows_of([story(2)])))
+    scores = [[0.1, 0.9, 0.2], [0.1, 0.95, 0.8]]
+    images = images.append_column("text_scores", pa.array(scores, pa.list_(pa.float32())))
+    row = AssembleDocuments(placement="match")(images).to_pylist()[0]
+    assert row["image_places"] == [1, 2], "each text is taken once: .9 + .8 beats .95 + .1"
+    assert row["image_urls"] == ["http://i.test/0.jpg", "http://i.test/1.jpg"]
+
+
+def test_a_picture_counts_once_a_document(tmp_path: Path) -> None:
+    groups = ["a", "a", "a", "b", "a", "c"]
+    documents = ["1", "1", "2", "2", "3", "3"]
+    table = pa.table({"duplicate_group": groups, "document_uid": documents})
+    parts = [table.slice(0, 4), table.slice(4)]
+    found = run_global(RepeatedImages(), MemoryWorkspace(parts, tmp_path))
+    assert found["image_documents"].to_pylist() == [3, 3, 3, 1, 3, 1]
+
+
+def test_document_facts_are_what_they_say() -> None:
+    table = pa.table(
+        {
+            "texts": [["a b c", "d", "A  b c"], []],
+            "image_places": [[1, 1, 3], []],
+            "image_scores": pa.array([[0.5, None, 0.25], []], pa.list_(pa.float32())),
+        }
+    )
+    scores = DocumentFacts()(table).to_pylist()
+    assert scores[0]["text_count"] == 3 and scores[0]["words_per_image"] == pytest.approx(
+        7 / 3, abs=1e-4
+    )
+    assert scores[0]["repeated_text_share"] == pytest.approx(1 / 3, abs=1e-4)
+    assert scores[0]["images_in_a_row"] == 2 and scores[0]["mean_image_score"] == 0.375
+    assert scores[1]["mean_image_score"] is None and scores[1]["images_in_a_row"] == 0
+
+
+# -- edits --------------------------------------------------------------------------------------
+
+
+def test_the_size_of_an_edit_is_measured() -> None:
+    before = picture(3, 128)
+    patch = before.copy()
+    patch[32:64, 32:64] = 255 - patch[32:64, 32:64] // 2
+    noisy = cv2.imdecode(np.frombuffer(jpeg(before), np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
+    pairs = [[before, noisy], [before, patch], [before, 255 - before], [before, before[:, :96]]]
+    table = pa.table({"caption": ["do nothing", "change a patch", "", None]})
+    rows = EditFacts().score(table, pairs).to_pylist()
+    assert rows[0]["change_share"] < 0.001
+    assert rows[1]["change_share"] == pytest.approx(1 / 16, abs=0.03)
+    assert rows[1]["change_box"] == pytest.approx(1 / 16, abs=0.03)
+    assert rows[2]["change_share"] > 0.6 and [row["same_shape"] for row in rows][3] is False
+    assert [row["instruction_words"] for row in rows] == [2, 3, 0, 0]
+    with pytest.raises(ValueError, match="two pictures"):
+        EditFacts().score(table.slice(0, 1), [[before]])
