@@ -42,9 +42,9 @@ _SIDE = 144
 _FIRST = 10**7
 # Samples, and what the model is asked.
 KINDS: dict[str, tuple[int, dict[str, float]]] = {
-    "motion": (2400, {"continue": 0.8, "draw": 0.1, "describe": 0.1}),
-    "edits": (5000, {"edit": 1.0}),
-    "stories": (4000, {"interleaved": 1.0}),
+    "edits": (16_000, {"edit": 1.0}),
+    "motion": (8000, {"continue": 0.8, "draw": 0.1, "describe": 0.1}),
+    "stories": (12_000, {"interleaved": 1.0}),
 }
 
 

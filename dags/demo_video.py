@@ -112,7 +112,7 @@ def build(folder: str, base: str, seed: int, share: float) -> World:
         for i in range(counts[fault]):
             offset = 6000 if fault == "several shots" else 7000
             shots = [moving(first + offset + 10 * i + j, 1.5)[0] for j in range(4)]
-            frames, cuts = _joined(shots, fades=fault == "shots with fades")
+            frames, cuts = joined(shots, fades=fault == "shots with fades")
             add(fault, frames, "", cuts=cuts)
     for i in range(counts["too short"]):
         frames, caption = moving(first + 8000 + i, 0.5)
@@ -170,7 +170,7 @@ def _barred(frame: Image) -> Image:
     return barred
 
 
-def _joined(shots: Sequence[Sequence[Image]], *, fades: bool) -> tuple[list[Image], list[int]]:
+def joined(shots: Sequence[Sequence[Image]], *, fades: bool) -> tuple[list[Image], list[int]]:
     """Shots one after the other, with a fade through black between them or none; and where each
     after the first begins: in the middle of the black."""
     frames: list[Image] = []

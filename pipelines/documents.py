@@ -20,11 +20,12 @@ PAIR_NAMES: dict[str, tuple[str, ...]] = {
         "before", "input",
     ),
     "target": (
-        "edited_image", "target_img", "target_image", "output_image", "trg_img", "target",
-        "after", "output", "edited",
+        "edited_image", "edited_img", "target_img", "target_image", "output_image", "trg_img",
+        "target", "after", "output", "edited",
     ),
     "instruction": (
-        "edit_prompt", "instruction", "edit", "edit_instruction", "prompt", "text", "caption",
+        "edit_prompt", "instruction", "edit", "edit_instruction", "prompt",
+        "edited_prompt_list", "text", "caption",
     ),
     "source_caption": ("original_prompt", "source_caption", "input_caption", "source_prompt"),
     "target_caption": ("edited_prompt", "target_caption", "output_caption", "target_prompt"),

@@ -13,6 +13,8 @@ from gristmill.pipelines.media import FILE, Media
 from gristmill.pipelines.stage import Needs, Score, require_choice
 from gristmill.pipelines.video import open_video, pixels, play
 
+# Seconds that a fade may stay dark or light between two shots.
+_LONGEST_FADE_S = 1.0
 _FIELDS = pa.schema(
     [
         # Frame with which each shot after the first begins; frames count from 0 as shown.
@@ -80,8 +82,9 @@ class Shots(Score):
         from scenedetect import FrameTimecode
 
         shortest = max(1, round(self.min_shot_s * fps))
-        detectors = self._detectors(shortest)
-        found: list[set[int]] = [set() for _ in detectors]
+        main, fades = self._detectors(shortest)
+        detectors = [main, *(side for pair in fades for side in pair)]
+        found: list[list[int]] = [[] for _ in detectors]
         count, end, step = 0, 0.0, 1 / fps
         position = FrameTimecode(0, fps)
         times: list[float] = []
@@ -90,19 +93,23 @@ class Shots(Score):
                 position = FrameTimecode(frame.index, fps)
                 small = pixels(frame.raw, self.side, "bgr24")
                 for cuts, detector in zip(found, detectors, strict=True):
-                    cuts |= {_number(cut) for cut in detector.process_frame(position, small)}
+                    cuts += [_number(cut) for cut in detector.process_frame(position, small)]
                 step = frame.time - end if frame.index else step
                 times.append(frame.time)
                 count, end = frame.index + 1, frame.time
         for cuts, detector in zip(found, detectors, strict=True):
-            cuts |= {_number(cut) for cut in detector.post_process(position)}
+            cuts += [_number(cut) for cut in detector.post_process(position)]
+        faded: set[int] = set()
+        for i in range(len(fades)):
+            faded |= _fade_cuts(found[1 + 2 * i], found[2 + 2 * i], round(_LONGEST_FADE_S * fps))
         # A fade looks like a change too, at one of its ends; its middle is where it is cut.
-        faded = set().union(*found[1:])
         hard = {cut for cut in found[0] if all(abs(cut - fade) >= shortest for fade in faded)}
         chosen = _spaced(sorted(hard | faded), count, shortest)
         return chosen, [round(times[cut], 5) for cut in chosen], count, round(end + step, 5)
 
-    def _detectors(self, shortest: int) -> list[Any]:
+    def _detectors(self, shortest: int) -> tuple[Any, list[tuple[Any, Any]]]:
+        """What finds changes, and pairs that find where fades through black and white begin and
+        end."""
         from scenedetect.detectors import AdaptiveDetector, ContentDetector, ThresholdDetector
 
         if self.detector == "adaptive":
@@ -112,14 +119,26 @@ class Shots(Score):
         else:
             main = ContentDetector(threshold=self.threshold or 27.0, min_scene_len=shortest)
         if not self.fade_level:
-            return [main]
-        dark = ThresholdDetector(threshold=self.fade_level, min_scene_len=shortest)
-        light = ThresholdDetector(
-            threshold=255 - self.fade_level,
-            min_scene_len=shortest,
-            method=ThresholdDetector.Method.CEILING,
+            return main, []
+        kinds = (
+            (self.fade_level, ThresholdDetector.Method.FLOOR),
+            (255 - self.fade_level, ThresholdDetector.Method.CEILING),
         )
-        return [main, dark, light]
+        return main, [
+            tuple(
+                ThresholdDetector(level, min_scene_len=shortest, fade_bias=bias, method=method)
+                for bias in (-1.0, 1.0)
+            )
+            for level, method in kinds
+        ]
+
+
+def _fade_cuts(begins: Sequence[int], ends: Sequence[int], longest: int) -> set[int]:
+    """The middle of each short dark stretch; what stays dark for longer is a shot of its own."""
+    cuts: set[int] = set()
+    for begin, end in zip(begins, ends, strict=False):
+        cuts |= {(begin + end) // 2} if end - begin <= longest else {begin, end}
+    return cuts
 
 
 def _number(cut: Any) -> int:

@@ -24,8 +24,17 @@ def _drawn(names: dict[str, Any]) -> None:
     assert Path("sheet.png").exists() and np.ptp(names["sheet"]) > 100
 
 
+def _cut(names: dict[str, Any]) -> None:
+    assert names["videos"]["cuts"].to_pylist() == [names["cuts"]]
+    assert names["clips"]["status"].to_pylist() == ["success"] * 2
+    assert names["document"]["image_places"] == [1, 3]
+    changed, same = names["facts"]
+    assert changed["change_share"] > 0.005 > same["change_share"] == 0
+
+
 EXPECTED: dict[str, Callable[[dict[str, Any]], None]] = {
     "score_a_table": _scored,
+    "clips_documents_and_pairs": _cut,
     "from_urls_to_a_drawn_picture": _drawn,
 }
 

@@ -188,7 +188,7 @@ def test_killed_and_finished_on_ray_the_bytes_are_the_same(
 
 
 def test_samples_can_be_read_by_us_and_by_others(made: Made, done: Path, tmp_path: Path) -> None:
-    from webdataset.tariterators import group_by_keys, tar_file_iterator
+    from webdataset.tariterators import group_by_keys, tar_file_expander
 
     shards = ShardSet(str(done / "shards"))
     sample = shards[0]
@@ -206,7 +206,8 @@ def test_samples_can_be_read_by_us_and_by_others(made: Made, done: Path, tmp_pat
     }.get(shards.media)
     assert endings is None or names == endings
     with open(tar, "rb") as stream:
-        others = list(group_by_keys(tar_file_iterator(stream)))
+        opened = [{"url": str(tar), "stream": stream}]
+        others = list(group_by_keys(tar_file_expander(opened)))
     assert others[0]["txt"].decode() == sample.caption and others[0]["__key__"] == sample.uid
     # The same rows as Parquet, as Hugging Face reads it.
     out = tmp_path / "parquet"
@@ -225,6 +226,38 @@ def test_a_report_shows_frames_and_pictures(made: Made, done: Path) -> None:
     uid = ShardSet(str(done / "shards"))[0].uid
     trace = trace_sample(str(done), uid)[0]
     assert trace.fate["verdict"] == "kept" and trace.shard is not None
+
+
+TASKS = {
+    "video": {"continue": 0.6, "draw": 0.2, "describe": 0.2},
+    "interleaved": {"interleaved": 1.0},
+    "edit": {"edit": 1.0},
+}
+
+
+@pytest.mark.parametrize("paradigm", ["ar", "masked"])
+def test_a_model_trains_on_the_shards(
+    made: Made, done: Path, tmp_path: Path, paradigm: str
+) -> None:
+    """From stored codes alone; then it draws what follows."""
+    from gristmill.dags.demo import CODEC
+    from gristmill.model import load
+    from gristmill.model.changes_suite import SUITES
+    from gristmill.model.sampling import Sampling
+    from gristmill.model.shard_sources import DataSource
+    from gristmill.model.train import train
+    from gristmill.model.train_config import TrainConfig
+
+    source = DataSource(url=str(done), tasks=TASKS[made.kind])
+    config = TrainConfig(
+        out=str(tmp_path), data=(source,), codec=os.path.join(made.network, CODEC), size="nano",
+        paradigm=paradigm, steps=4, rows_per_step=2, row_length=320, text_vocabulary=300,
+    )  # fmt: skip
+    result = train(config)
+    assert np.isfinite(result.last_loss) and result.last_loss < result.first_loss
+    suite = {"video": "motion", "interleaved": "stories", "edit": "edits"}[made.kind]
+    scores = SUITES[suite](load(str(tmp_path)), count=4, sampling=Sampling(steps=4))
+    assert scores["suite"] == suite and 0 <= scores["picture_invalid"] <= 1
 
 
 def test_an_unknown_demo_is_refused() -> None:

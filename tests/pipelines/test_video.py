@@ -176,6 +176,8 @@ def test_hard_cuts_are_found_to_the_frame_and_fades_in_their_middle() -> None:
     (cut,), (time,), count, end = Shots().find(encode(frames), 25.0)
     assert abs(cut - middle) <= 1 and time == pytest.approx(cut / 25)
     assert count == len(frames) and end == pytest.approx(len(frames) / 25, abs=0.01)
+    dark = encode([np.zeros_like(shots[0][0])] * 50 + shots[0])
+    assert Shots().find(dark, 25.0)[0] == [50], "what stays dark is a shot, and ends with the dark"
 
 
 def test_what_does_not_decode_ends_the_video_early() -> None:
