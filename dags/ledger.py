@@ -181,11 +181,13 @@ def _fates(layout: Layout, reader: RowReader, part: int) -> Iterator[pa.Table]:
                 dropped = _with_origin(layout, reader, node, part, dropped)
             yield _fate(dropped, DROPPED, node)
         if isinstance(stage, Map):
-            rows = store.table(record, ROWS, ["uid", "row", "url", "status", "error"])
+            names = ["uid", "row", "url", "status", "error", "parent_uid"]
+            rows = store.table(record, ROWS, names)
             merged = rows.filter(pc.equal(rows["status"], MERGED_STATUS))
             if len(merged):
                 merged = merged.append_column("reason", merged["error"])
-                yield _fate(merged.append_column("value", merged["status"]), MERGED, node)
+                # What it went into.
+                yield _fate(merged.append_column("value", merged["parent_uid"]), MERGED, node)
             ended = pc.is_in(rows["status"], pa.array([*GOING_ON, MERGED_STATUS]))
             failed = rows.filter(pc.invert(ended))
             if len(failed):

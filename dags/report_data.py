@@ -197,6 +197,9 @@ class _Gatherer:
         totals: Counter[tuple[str, str]] = Counter()
         for part, ledger in self._ledgers():
             for row in ledger.to_pylist():
+                if row["verdict"] == "merged" and isinstance(self.dag.stage(row["node"]), Map):
+                    # It goes on in another row.
+                    continue
                 key = (row["node"] or "", row["reason"] or "")
                 totals[key] += 1
                 most = _PER_REASON if row["node"] else _PICTURES
@@ -211,7 +214,8 @@ class _Gatherer:
             node, reason = key
             most = _PER_REASON if node else _PICTURES
             held = sorted(held, key=lambda item: item[0])[:most]
-            pictures = self.looks.load([(part, row["uid"], _note(row)) for _, part, row in held])
+            wanted = [(part, row["uid"], _note(row)) for _, part, row in held]
+            pictures = self.looks.load(wanted, node)
             if not node:
                 kept = pictures
             elif any(picture.src for picture in pictures):
@@ -265,6 +269,7 @@ class _Gatherer:
         good: Counter[str] = Counter()
         bad: dict[str, Counter[str]] = {}
         for _, ledger in self._ledgers():
+            ledger = ledger.filter(pc.not_equal(ledger["verdict"], "merged"))
             columns = zip(
                 *(ledger[name].to_pylist() for name in ("node", "reason", "url", "uid")),
                 strict=True,

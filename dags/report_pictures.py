@@ -20,7 +20,7 @@ from gristmill.pipelines.decode import DecodeError, Image, decode_rgb
 from gristmill.pipelines.media import PIECES, explode_pieces
 from gristmill.pipelines.stage import Map
 
-_THUMBNAIL = 160
+_THUMBNAIL, _CELL = 160, 100
 # Frames or pictures that one row shows at most.
 _STRIP = 4
 
@@ -38,11 +38,14 @@ class RowPictures:
             return False
         return stores_images(stage) or PIECES[0] in stage.writes().names
 
-    def load(self, wanted: Sequence[tuple[int, str, str]]) -> list[Picture]:
-        """Pictures of (part, uid, note); one that has nothing to show has an empty `src`."""
-        if not self.maps:
+    def load(self, wanted: Sequence[tuple[int, str, str]], end: str = "") -> list[Picture]:
+        """Pictures of (part, uid, note) of rows that ended at a node, or reached the end; one that
+        has nothing to show has an empty `src`."""
+        above = self.dag.upstream(end) if end else self.maps
+        maps = [name for name in self.maps if name in above]
+        if not maps:
             return []
-        node = self.maps[-1]
+        node = maps[-1]
         found: dict[str, tuple[str, str]] = {}
         for part in {part for part, _, _ in wanted}:
             uids = pa.array([uid for p, uid, _ in wanted if p == part])
@@ -80,20 +83,26 @@ def thumbnail_uri(files: Sequence[bytes]) -> str:
         pictures += _frames(data)
     if not pictures:
         return ""
-    height = min(_THUMBNAIL, max(picture.shape[0] for picture in pictures))
+    pictures = pictures[:_STRIP]
+    shown: Any = _small(pictures[0], _THUMBNAIL)
     if len(pictures) > 1:
-        height = min(height, 96)
-    small = []
-    for picture in pictures[:_STRIP]:
-        scale = min(height / picture.shape[0], _THUMBNAIL / picture.shape[1])
-        size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-        one: Any = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        pad = height - size[1]
-        small.append(cv2.copyMakeBorder(one, 0, max(0, pad), 0, 2, cv2.BORDER_CONSTANT, value=0))
-    shown: Any = np.hstack(small) if len(small) > 1 else small[0][:, :-2]
+        # In reading order, two beside each other.
+        shown = np.full((2 * _CELL + 4,) * 2 + (3,), 255, np.uint8)
+        for i, picture in enumerate(pictures):
+            one = _small(picture, _CELL)
+            top, left = (i // 2) * (_CELL + 4), (i % 2) * (_CELL + 4)
+            shown[top : top + one.shape[0], left : left + one.shape[1]] = one
+        if len(pictures) == 2:
+            shown = shown[:_CELL]
     swapped: Any = cv2.cvtColor(shown, cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
     return "data:image/jpeg;base64," + base64.b64encode(encoded).decode()
+
+
+def _small(picture: Image, side: int) -> Image:
+    scale = min(1.0, side / max(picture.shape[:2]))
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _frames(data: bytes) -> list[Image]:

@@ -247,7 +247,7 @@ class AssembleDocuments(Map):
             images.sort(key=lambda image: image["image_number"])
             first = part.slice(0, 1).select(names)
             yield self._document(first, uid, images)
-            yield _merged(part.select(names), uid)
+            yield _merged(part.select(names))
 
     def _document(self, first: pa.Table, uid: str, images: list[dict[str, Any]]) -> pa.Table:
         lost = images[0]["document_images"] - len(images)
@@ -314,11 +314,11 @@ def _match(scores: list[list[float]], texts: int, places: list[int]) -> list[int
     return found
 
 
-def _merged(part: pa.Table, uid: str) -> pa.Table:
+def _merged(part: pa.Table) -> pa.Table:
     """Rows of pictures, whose content is in the document now."""
     count = len(part)
     values: dict[str, list[Any]] = {name: [None] * count for name in _OF_DOCUMENT.names}
     for name in ("sha256", "format"):
         values[name] = part[name].to_pylist()
-    values |= {"status": [MERGED] * count, "error": [f"in document {uid}"] * count}
+    values |= {"status": [MERGED] * count, "error": ["part of a document"] * count}
     return with_columns(part, values, DOCUMENT_SCHEMA)
