@@ -190,10 +190,10 @@ class Transfer(Map):
             "received_bytes": len(data) if data else None,
             **self.columns_of(opened),
         }
-        count = len(rows)
-        return with_columns(
-            rows, {name: [value] * count for name, value in values.items()}, self.writes()
-        )
+        # In the order of the schema, so that all tables of a part have one.
+        schema = self.writes()
+        columns = {name: [values[name]] * len(rows) for name in schema.names}
+        return with_columns(rows, columns, schema)
 
 
 class _Work:

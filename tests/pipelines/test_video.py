@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from loopback import serving
 from videos import encode, loudest, numbered, numbers_of
@@ -266,6 +269,37 @@ def test_rows_of_one_video_differ_by_their_stretch(tmp_path: Path) -> None:
     table = pa.concat_tables(t for chunk in source.chunks() for t in source.read(chunk))
     assert len(set(table["uid"].to_pylist())) == 2 and len(set(table["image_id"].to_pylist())) == 1
     assert segment_of(table["meta"][1].as_py()) == (5.0, 7.0)
+
+
+@pytest.mark.parametrize("form", ["folder", "tar", "parquet"])
+def test_videos_are_found_in_what_people_have(tmp_path: Path, form: str) -> None:
+    data = encode([numbered(i) for i in range(10)])
+    if form == "folder":
+        (tmp_path / "a.mp4").write_bytes(data)
+        (tmp_path / "a.txt").write_text("a dog")
+        (tmp_path / "a.jpg").write_bytes(b"no video")
+        path = f"folder:{tmp_path}"
+    elif form == "tar":
+        path = str(tmp_path / "a.tar")
+        with tarfile.open(path, "w") as tar:
+            for name, content in (("a.mp4", data), ("a.txt", b"a dog"), ("b.txt", b"alone")):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    else:
+        path = str(tmp_path / "a.parquet")
+        cell = {"bytes": data, "path": None}
+        pq.write_table(pa.Table.from_pylist([{"video": cell, "caption": "a dog"}]), path)
+    source = Source(path=path, kind="video")
+    table = pa.concat_tables(t for chunk in source.chunks() for t in source.read(chunk))
+    done = DownloadVideo()(table).to_pylist()
+    good = [row for row in done if row["error"] is None]
+    assert [(row["caption"], row["image"] == data) for row in good] == [("a dog", True)]
+    assert [row["error"] for row in done if row["error"]] == (
+        ["no video member"] if form == "tar" else []
+    )
+    if form == "folder":
+        assert "1 .jpg" in source.notes()[0] and "videos" in source.notes()[0]
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
