@@ -17,16 +17,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gristmill.dags.graph import stores_images
 from gristmill.dags.plan import finished_parts, open_run
 from gristmill.dags.run_folder import ROWS, Layout, run_lock
 from gristmill.dags.tombstones import add_tombstones, read_tombstones
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.schema import make_image_id, normalise_url
+from gristmill.pipelines.schema import MERGED, make_image_id, normalise_url
 from gristmill.pipelines.shard_reader import FORGOTTEN, ShardSet, read_manifest
-from gristmill.pipelines.stage import Write
+from gristmill.pipelines.stage import Map, Write
 
 KINDS = ("uid", "url", "sha256")
+# Columns that tombstones name.
+_COLUMNS = ("uid", "image_id", "sha256")
 
 
 @dataclass
@@ -53,13 +54,17 @@ def forget(out: str, wanted: Sequence[tuple[str, str]], why: str = "") -> Forgot
     with run_lock(layout.folder):
         new = [{"kind": k, "value": v, "when": now, "why": why} for k, v in sorted(stones)]
         add_tombstones(layout.folder, new)
-        rows = _rows(layout, parts)
+        nodes = _rows(layout, parts)
         for (kind, value), said in stones.items():
-            uids = rows.filter(pc.equal(rows[kind], value))["uid"].to_pylist()
+            uids = _reached(nodes, [(kind, value)])
             found.uids += uids
             if not uids:
                 found.unknown.append(said)
-        found.skipped = _tell_readers(layout, rows)
+        # What a row grew into has another address; a rule would not know it by that of its parent.
+        born = _born(nodes, set(found.uids))
+        named = [{"kind": "uid", "value": uid, "when": now, "why": why} for uid in born]
+        add_tombstones(layout.folder, named)
+        found.skipped = _tell_readers(layout, nodes)
     found.uids = sorted(set(found.uids))
     return found
 
@@ -90,23 +95,60 @@ def _tombstone(kind: str, value: str) -> tuple[str, str]:
     return kind, value
 
 
-def _rows(layout: Layout, parts: int) -> pa.Table:
-    """uid, image_id and sha256 of all rows that have a picture."""
+def _rows(layout: Layout, parts: int) -> list[pa.Table]:
+    """uid, image_id, sha256, parent_uid and status of the rows of every Map, in order."""
     dag = layout.dag
-    holders = [name for name in dag.order() if stores_images(dag.stage(name))]
-    store = layout.store(holders[-1] if holders else dag.source)
-    names = ["uid", "image_id", "sha256"]
-    return pa.concat_tables([store.table(store.need(part), ROWS, names) for part in range(parts)])
+    maps = [name for name in dag.order() if isinstance(dag.stage(name), Map)]
+    names = ["uid", "image_id", "sha256", "parent_uid", "status"]
+    tables = []
+    for node in maps or [dag.source]:
+        store = layout.store(node)
+        tables.append(
+            pa.concat_tables([store.table(store.need(part), ROWS, names) for part in range(parts)])
+        )
+    return tables
 
 
-def _tell_readers(layout: Layout, rows: pa.Table) -> int:
+def _children(table: pa.Table, parents: set[str]) -> list[str]:
+    """Rows that were cut from some of `parents`."""
+    going = table.filter(pc.not_equal(table["status"], MERGED))
+    return _uids(going, pc.is_in(going["parent_uid"], pa.array(sorted(parents), pa.string())))
+
+
+def _reached(nodes: Sequence[pa.Table], stones: Sequence[tuple[str, str]]) -> list[str]:
+    """uids of the rows that tombstones name, of what was cut from them, and of what they were
+    merged into."""
+    found: set[str] = set()
+    for table in nodes:
+        for kind in _COLUMNS:
+            values = pa.array([value for k, value in stones if k == kind], pa.string())
+            found |= set(_uids(table, pc.is_in(table[kind], values)))
+        found |= set(_children(table, found))
+        merged = table.filter(pc.equal(table["status"], MERGED))
+        into = pc.is_in(merged["uid"], pa.array(sorted(found), pa.string()))
+        found |= set(merged.filter(into)["parent_uid"].to_pylist())
+    return sorted(found)
+
+
+def _born(nodes: Sequence[pa.Table], found: set[str]) -> list[str]:
+    """Those of `found` that were cut from others of them. A document is not: without the picture it
+    may be put together again."""
+    cut = {uid for table in nodes for uid in _children(table, found)} & found
+    for table in nodes:
+        cut -= set(table.filter(pc.equal(table["status"], MERGED))["parent_uid"].to_pylist())
+    return sorted(cut)
+
+
+def _uids(table: pa.Table, mask: Any) -> list[str]:
+    uids: list[str] = table.filter(pc.fill_null(mask, False))["uid"].to_pylist()
+    return uids
+
+
+def _tell_readers(layout: Layout, nodes: Sequence[pa.Table]) -> int:
     """Lay the list of uids beside each product's manifest; how many samples it hides."""
     stones = read_tombstones(layout.folder)
-    mask: Any = pa.array([False] * len(rows))
-    for kind in ("uid", "image_id", "sha256"):
-        values = stones.filter(pc.equal(stones["kind"], kind))["value"]
-        mask = pc.or_(mask, pc.is_in(rows[kind], values.combine_chunks()))
-    uids = set(rows.filter(mask)["uid"].to_pylist())
+    pairs = zip(stones["kind"].to_pylist(), stones["value"].to_pylist(), strict=True)
+    uids = set(_reached(nodes, list(pairs)))
     hidden = 0
     for node in layout.dag.order():
         product = layout.folder.sub(node)

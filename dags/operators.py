@@ -56,9 +56,9 @@ class PartOperator:
         )
 
     def input_digests(self, node: str, part: int) -> dict[str, str]:
-        """Digests of the records of `part` that `node` builds on."""
+        """Digests of what `node` builds on in `part`."""
         inputs = self.layout.dag.node(node).inputs
-        return {other: self.layout.store(other).need(part).digest for other in inputs}
+        return {other: self.layout.digest(other, part) for other in inputs}
 
     def fresh(self, node: str, part: int) -> Record | None:
         """The record of a part that is done and built on what lies above it now."""

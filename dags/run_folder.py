@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from gristmill.dags.graph import Dag
 from gristmill.errors import RunError, RunLockedError, StorageError
+from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.storage import DigestWriter, Folder
 
 ROWS = "rows"
@@ -86,6 +87,15 @@ class Layout:
     def store(self, node: str) -> PartStore:
         """The committed parts of a node."""
         return PartStore(self.folder.sub(self.node_folder(node)))
+
+    def digest(self, node: str, part: int) -> str:
+        """What a node's part says, for what is built on it. A Keep node hands on the rows above it:
+        they may say something else (a document lost a picture) and be kept all the same."""
+        own = self.store(node).need(part).digest
+        if not isinstance(self.dag.stage(node), Keep):
+            return own
+        above = self.digest(self.dag.row_node(node), part)
+        return xxhash.xxh3_64_hexdigest(f"{own};{above}".encode())
 
 
 class PartStore:

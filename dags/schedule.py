@@ -67,9 +67,8 @@ def state_digest(layout: Layout, node: str, parts: int) -> str:
     """Digest of everything a barrier node builds on: the records of its inputs, part by part."""
     digest = hashlib.sha256(str(parts).encode())
     for other in layout.dag.node(node).inputs:
-        store = layout.store(other)
         for part in range(parts):
-            digest.update(f"{other}:{part}:{store.need(part).digest};".encode())
+            digest.update(f"{other}:{part}:{layout.digest(other, part)};".encode())
     return digest.hexdigest()
 
 

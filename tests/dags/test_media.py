@@ -28,6 +28,7 @@ from gristmill.dags.demo_media import MediaDemo, Planted, World, judge
 from gristmill.dags.demo_web import HOST, Web, WebServer
 from gristmill.dags.demos import find_demo
 from gristmill.dags.execute import RunOptions, execute
+from gristmill.dags.forget import forget
 from gristmill.dags.graph import Dag
 from gristmill.dags.progress import make_progress
 from gristmill.dags.report import render_html
@@ -231,6 +232,31 @@ def test_a_report_shows_frames_and_pictures(made: Made, done: Path) -> None:
     uid = ShardSet(str(done / "shards"))[0].uid
     trace = trace_sample(str(done), uid)[0]
     assert trace.fate["verdict"] == "kept" and trace.shard is not None
+
+
+def test_what_is_forgotten_goes_with_all_that_it_grew_into(
+    made: Made, done: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(done, out)
+    shards = ShardSet(str(out / "shards"))
+    sample = shards[0].columns
+    if made.kind == "edit":
+        wanted = ("uid", sample["image_uids"][0])
+    else:
+        address = sample["image_urls"][0] if made.kind == "interleaved" else sample["url"]
+        wanted = ("url", address)
+    found = forget(str(out), [wanted])
+    assert found.skipped >= 1 and found.unknown == [] and sample["uid"] in found.uids
+    assert sample["uid"] not in {one.uid for one in ShardSet(str(out / "shards"))}
+    assert len(ShardSet(str(out / "shards"))) == len(shards) - 1
+    run(made, out, "part_rows=7")
+    again = {one.uid: one.columns for one in ShardSet(str(out / "shards"))}
+    if made.kind == "interleaved":
+        # The document goes on without the picture.
+        assert sample["image_urls"][0] not in again[sample["uid"]]["image_urls"]
+    else:
+        assert sample["uid"] not in again
 
 
 TASKS = {
