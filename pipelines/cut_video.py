@@ -20,6 +20,7 @@ from gristmill.pipelines.video import (
     VideoError,
     open_video,
     play,
+    play_from,
     turn,
     upright_size,
     video_stream,
@@ -87,21 +88,21 @@ def encode_pieces(
     with open_video(data) as container:
         stream = video_stream(container)
         rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
-        # Times are rounded; a quarter of a frame tells neighbours apart all the same.
-        slack = float(1 / rate) / 4
-        for frame in play(container):
-            while waiting and frame.time >= waiting[0][1] - slack:
-                yield writer.finish(frame.index, frame.time, sound) if writer else None
-                waiting.pop(0)
-                writer = None
-            if not waiting:
-                return
-            if writer is None and frame.time >= waiting[0][0] - slack:
-                writer = _Writer(frame, rate, encoding)
-            if writer is not None:
-                writer.add(frame)
-            step = frame.time - end if frame.index else float(1 / rate)
-            index, end = frame.index, frame.time
+    # Times are rounded; a quarter of a frame tells neighbours apart all the same.
+    slack = float(1 / rate) / 4
+    for frame in play_from(data, waiting[0][0] if waiting else 0.0):
+        while waiting and frame.time >= waiting[0][1] - slack:
+            yield writer.finish(frame.index, frame.time, sound) if writer else None
+            waiting.pop(0)
+            writer = None
+        if not waiting:
+            return
+        if writer is None and frame.time >= waiting[0][0] - slack:
+            writer = _Writer(frame, rate, encoding)
+        if writer is not None:
+            writer.add(frame)
+        step = frame.time - end if index >= 0 else float(1 / rate)
+        index, end = frame.index, frame.time
     for _ in waiting:
         yield writer.finish(index + 1, end + step, sound) if writer else None
         writer = None

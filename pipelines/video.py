@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,ogg,asf,gif,h264,hevc,"
     "ivf,m4v,mxf,nut,rm,wtv,dv,swf,vob,y4m,yuv4mpegpipe,apng"
 )
+# Seconds that are rather decoded than jumped over.
+_JUMP_S = 4.0
 # What these transfer functions hold needs more than 8 bits to be shown as meant: PQ and HLG.
 _HDR_TRANSFERS = (16, 18)
 
@@ -152,6 +155,32 @@ def play(container: InputContainer) -> Iterator[Frame]:
             index += 1
     except av.error.FFmpegError:
         return
+
+
+def play_from(data: bytes, start_s: float) -> Iterator[Frame]:
+    """Frames in the order shown from `start_s` on, or from somewhat before. What lies far before is
+    jumped over, where the file allows it; `index` is then told from the time."""
+    if start_s > _JUMP_S:
+        with open_video(data) as container:
+            stream = video_stream(container)
+            zero = next(play(container), None)
+            rate, base = stream.average_rate, stream.time_base
+            if zero is not None and rate and base:
+                # A file that cannot be jumped in is played on from where it is.
+                with contextlib.suppress(av.error.FFmpegError):
+                    container.seek(zero.pts + int(start_s / base), stream=stream)
+                arrived = False
+                for frame in play(container):
+                    time = float((frame.pts - zero.pts) * base)
+                    # Some files are jumped in only roughly; those are played from their beginning.
+                    if not arrived and time > start_s:
+                        break
+                    arrived = True
+                    yield Frame(round(time * rate), time, frame.pts, frame.raw)
+                if arrived:
+                    return
+    with open_video(data) as container:
+        yield from play(container)
 
 
 def _turn_of(frame: av.VideoFrame) -> int:

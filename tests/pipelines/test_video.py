@@ -208,6 +208,17 @@ def test_clips_hold_exactly_the_frames_they_say(codec: str, form: str) -> None:
         assert probe(clip.data).duration_s == pytest.approx(span[1] - span[0], abs=0.01)
 
 
+@pytest.mark.parametrize("form", ["mp4", "avi", "matroska", "mpegts"])
+def test_what_lies_far_before_is_jumped_over_to_the_frame(form: str) -> None:
+    codec = "mpeg4" if form == "avi" else "libx264"
+    data = encode([numbered(i) for i in range(250)], codec=codec, form=form, every=20)
+    clip, last = encode_pieces(data, [(6.52, 7.2), (9.0, 99.0)], Encoding())
+    assert clip is not None and last is not None
+    assert numbers_of(clip.data) == list(range(163, 180))
+    assert (clip.piece.start, clip.piece.end) == (163, 180)
+    assert numbers_of(last.data) == list(range(225, 250))
+
+
 def test_sound_is_cut_at_the_same_moment() -> None:
     """A click at the first frame of the second clip, and one inside it."""
     rate, fps = 16_000, 25
