@@ -32,6 +32,7 @@ from gristmill.model.shard_sources import (
     open_samples,
 )
 from gristmill.model.tasks import TASKS, find_questions, segments_for
+from gristmill.pipelines.clip_frames import FRAMES
 
 BLOCK = 512
 
@@ -137,6 +138,12 @@ class Planner:
         """What a sample's metadata says."""
         return {name: values[row] for name, values in self._columns(source, shard).items()}
 
+    def frames(self, source: int, columns: dict[str, Any]) -> int:
+        """Frames that are asked of a clip; fewer if it has no more."""
+        there = columns.get("frame_index")
+        known = len(there) if there is not None else min(columns.get("frames") or 1, FRAMES)
+        return max(1, min(self.sources[source].frames, known))
+
     def place(self, source: int, uid: str | None) -> tuple[int, int] | None:
         """Shard and row of a sample of a source; None for one that it does not have."""
         if source not in self._places:
@@ -159,6 +166,8 @@ class Planner:
             "source_uid",
             "texts",
             "image_places",
+            "frames",
+            "frame_index",
             *TOKEN_COLUMNS,
         )
         columns: dict[str, Any] = {}
@@ -238,7 +247,8 @@ class Planner:
             )
         raise ConfigurationError(
             f"none of {unusable} samples has what its tasks need: describe wants a caption, answer "
-            "a question (or --questions), edit an instruction and a source_uid; change the task mix"
+            "a question (or --questions), edit pairs of pictures, interleaved documents, continue "
+            "clips; change the task mix (--tasks)"
         )
 
     def _segments(
@@ -251,7 +261,7 @@ class Planner:
         shares = np.array([tasks[name] for name in names])
         order = rng.choice(len(names), len(names), replace=False, p=shares / shares.sum())
         columns = self.columns(source, shard, row)
-        columns |= {"media": self.samples[source].media, "frames": self.sources[source].frames}
+        columns |= {"media": self.samples[source].media, "frames": self.frames(source, columns)}
         if columns.get("source_uid") and self.place(source, columns["source_uid"]) is None:
             columns["source_uid"] = None
         for choice in order:
@@ -325,11 +335,16 @@ class RowBuilder(torch.utils.data.Dataset[list[Document]]):
         """What the eyes see of one picture of a sample: its stored tokens, or its pixels looked
         at."""
         columns = self.planner.columns(source, shard, row)
-        if not self.eyes.needs_pixels(columns):
-            return self.eyes.stored(columns, number)
         samples = self.planner.samples[source]
+        if not self.eyes.needs_pixels(columns):
+            if samples.media == "video" and columns.get("frame_index") is not None:
+                # Of more frames than are asked for, those that are spread as evenly.
+                there = len(columns["frame_index"])
+                number = int((number + 0.5) * there / self.planner.frames(source, columns))
+            return self.eyes.stored(columns, number)
         return self.eyes.look_once(
-            (source, shard, row, number), lambda: samples.picture(shard, row, number)
+            (source, shard, row, number),
+            lambda: samples.picture(shard, row, number, self.planner.frames(source, columns)),
         )
 
 

@@ -68,18 +68,19 @@ class Samples(Protocol):
     def table(self, shard: int) -> pa.Table:
         """Columns of a shard, one row a sample; `caption` among them."""
 
-    def picture(self, shard: int, row: int, number: int = 0) -> Image:
-        """One of a sample's pictures, or frames, decoded: uint8 RGB [height, width, 3]."""
+    def picture(self, shard: int, row: int, number: int = 0, frames: int = 1) -> Image:
+        """One of a sample's pictures, or of so many frames evenly spread over a clip, decoded:
+        uint8 RGB [height, width, 3]."""
 
 
 class OurSamples:
     """A shard set written by gristmill: a run's folder, or its `shards`."""
 
-    def __init__(self, url: str, split: str, frames: int = 2) -> None:
+    def __init__(self, url: str, split: str) -> None:
         inner = url.rstrip("/") + "/shards"
         self.url = inner if Folder(inner).exists("manifest.json") else url
         self._shards = ShardSet(self.url, split)
-        self.media, self.frames = self._shards.media, frames
+        self.media = self._shards.media
         self.forgotten = self._shards.forgotten
         manifest = Folder(self.url).read_bytes("manifest.json")
         self.digest = hashlib.sha256(manifest).hexdigest()
@@ -90,7 +91,7 @@ class OurSamples:
     def table(self, shard: int) -> pa.Table:
         return self._shards.metadata(shard)
 
-    def picture(self, shard: int, row: int, number: int = 0) -> Image:
+    def picture(self, shard: int, row: int, number: int = 0, frames: int = 1) -> Image:
         files = self._shards.sample(shard, row).images
         if not files:
             raise ShardError(
@@ -101,7 +102,7 @@ class OurSamples:
         if self.media != "video":
             return decode_rgb(files[number])
         moments = decode_clip(files[0]).frames
-        picture: Image = moments[int((number + 0.5) * len(moments) / self.frames)]
+        picture: Image = moments[int((number + 0.5) * len(moments) / frames)]
         return picture
 
 
@@ -128,7 +129,7 @@ class TarSamples:
     def table(self, shard: int) -> pa.Table:
         return self._tables[shard]
 
-    def picture(self, shard: int, row: int, number: int = 0) -> Image:
+    def picture(self, shard: int, row: int, number: int = 0, frames: int = 1) -> Image:
         table = self._tables[shard]
         offset, size = table["_offset"][row].as_py(), table["_size"][row].as_py()
         return decode_rgb(self._folder.read_range(self._names[shard], offset, size))
@@ -188,9 +189,7 @@ def open_samples(source: DataSource) -> Samples:
     """The samples of a source. Raises `ShardError` if there are none."""
     folder = Folder(source.url)
     ours = folder.exists("manifest.json") or folder.exists("shards/manifest.json")
-    found: Samples = (
-        OurSamples(source.url, source.split, source.frames) if ours else TarSamples(source.url)
-    )
+    found: Samples = OurSamples(source.url, source.split) if ours else TarSamples(source.url)
     if not sum(found.counts()):
         raise ShardError(f"{source.url} ({source.split}) has no samples; is the run finished?")
     return found
