@@ -247,8 +247,9 @@ class Planner:
             )
         raise ConfigurationError(
             f"none of {unusable} samples has what its tasks need: describe wants a caption, answer "
-            "a question (or --questions), edit pairs of pictures, interleaved documents, continue "
-            "clips; change the task mix (--tasks)"
+            "a question (or --questions), edit an instruction and a source_uid or shards of edits, "
+            "interleaved those of documents or pictures, continue those of videos; change the task "
+            "mix (--tasks)"
         )
 
     def _segments(

@@ -199,15 +199,16 @@ def test_an_edit_is_learnt_from_the_picture_before_and_the_one_after(
     builder = RowBuilder(parts.planner, parts.eyes)
     for plan in plans:
         after = parts.planner.columns(0, plan.shard, plan.row)
-        assert plan.before is not None and after["source_uid"] != "nowhere"
+        assert len(plan.pictures) == 2 and after["source_uid"] != "nowhere"
         assert (
-            parts.planner.samples[0].table(plan.before[0])["uid"][plan.before[1]].as_py()
+            parts.planner.samples[0].table(plan.pictures[0][0])["uid"][plan.pictures[0][1]].as_py()
             == (after["source_uid"])
         )
     document = builder.build(plans[0])
     codes = parts.vocabulary.code_starts[0]
     spans = [document.ids[document.seg == span] - codes for span in (0, 1)]
-    places = [plans[0].before, (plans[0].shard, plans[0].row)]
+    places = [place[:2] for place in plans[0].pictures]
+    assert places[1] == (plans[0].shard, plans[0].row)
     for span, place in zip(spans, places, strict=True):
         assert place is not None
         picture = parts.planner.samples[0].picture(*place)
