@@ -44,7 +44,7 @@ _FIRST = 10**7
 KINDS: dict[str, tuple[int, dict[str, float]]] = {
     "edits": (16_000, {"edit": 1.0}),
     "motion": (8000, {"continue": 0.8, "draw": 0.1, "describe": 0.1}),
-    "stories": (12_000, {"interleaved": 1.0}),
+    "stories": (4_000, {"interleaved": 1.0}),
 }
 
 

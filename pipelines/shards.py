@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,18 +21,17 @@ import pyarrow.parquet as pq
 import xxhash
 
 from gristmill.errors import ConfigurationError, GraphError
-from gristmill.pipelines.media import PIECES, SEVERAL, explode_pieces
+from gristmill.pipelines.media import PIECES, SEVERAL
+from gristmill.pipelines.shard_files import PLACE, metadata, write_parquet, write_tar
 from gristmill.pipelines.shard_sidecars import (
     card,
     croissant,
-    json_member,
     sizes,
     stats,
     wids_index,
 )
 from gristmill.pipelines.stage import Needs, Phase, Workspace, Write, missing_column, require_choice
 from gristmill.pipelines.storage import DigestWriter
-from gristmill.pipelines.tar import TarWriter
 
 SPLITS = ("train", "val")
 FORMAT_VERSION = 1
@@ -47,12 +46,8 @@ _INTERNAL = (
     "duplicate_group_size", "duplicate_distance", "pixel_hash", "part", "frame_hashes",
     "frame_details", "split_group", *PIECES,
 )  # fmt: skip
-# Where the bytes of a row lie that has one piece.
-_PLACE = ("blob_offset", "blob_size")
 _NEEDED = ("uid", "caption", "sha256", "blob_offset", "blob_size", "format")
 _TOKENS = ("image_codes", "image_latents")
-_READ_ROWS = 256
-_GROUP_ROWS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +105,7 @@ class Shards(Write):
         pieces = [name for name in PIECES if name in available.names]
         if self.media in SEVERAL and not pieces:
             raise GraphError(missing_column("Shards", PIECES[0], available.names))
-        return (*identity, *score_names(available), *split, *pieces, *_PLACE)
+        return (*identity, *score_names(available), *split, *pieces, *PLACE)
 
     def needs(self) -> Needs:
         """One shard's metadata and a few pictures at a time."""
@@ -203,13 +198,13 @@ class Shards(Write):
         places: list[list[tuple[int, int]]] = []
         if self.format == "webdataset":
             with files.open(f"{name}.tar") as file:
-                places = _write_tar(file, plan, workspace, self.media if self.pictures else "")
+                places = write_tar(file, plan, workspace, self.media if self.pictures else "")
         else:
             with files.open(f"{name}.parquet") as file:
-                _write_parquet(file, plan, workspace, self.media if self.pictures else "")
+                write_parquet(file, plan, workspace, self.media if self.pictures else "")
         files.write(f"{split}/{number:08d}_stats.json", stats(len(plan)))
         buffer = io.BytesIO()
-        pq.write_table(_metadata(plan, places, self.media), buffer, compression="zstd")
+        pq.write_table(metadata(plan, places, self.media), buffer, compression="zstd")
         files.write(f"{split}/metadata/{number:08d}.parquet", buffer.getvalue())
         files.facts[0]["samples"] = len(plan)
         workspace.save_table(f"written/{index:08d}", pa.Table.from_pylist(files.facts, _FILE))
@@ -304,115 +299,6 @@ class Files:
             file.write(data)
 
 
-def _with_files(
-    plan: pa.Table, workspace: Workspace, media: str
-) -> Iterator[tuple[dict[str, Any], list[tuple[str, bytes]]]]:
-    """Rows of a plan with their files (or none, without `media`) as (extension, bytes), a few
-    hundred at a time in memory."""
-    for start in range(0, len(plan), _READ_ROWS):
-        table = plan.slice(start, _READ_ROWS)
-        rows = table.to_pylist()
-        files: list[list[tuple[str, bytes]]] = [[] for _ in rows]
-        if media in SEVERAL:
-            owners, pieces = explode_pieces(table)
-            for owner, data in zip(owners, workspace.images(pieces), strict=True):
-                row, number = rows[owner], len(files[owner])
-                name, kind = row["image_names"][number], row["image_formats"][number]
-                files[owner].append((f"{name}.{kind}", data))
-        elif media:
-            for i, data in enumerate(workspace.images(table)):
-                files[i].append((rows[i]["format"] or "bin", data))
-        yield from zip(rows, files, strict=True)
-
-
-def _described(plan: pa.Table) -> list[str]:
-    """Columns that say something of a sample, and not where it lies."""
-    return [name for name in plan.column_names if name not in ("part", *_PLACE, *PIECES)]
-
-
-def _write_tar(
-    file: Any, plan: pa.Table, workspace: Workspace, media: str
-) -> list[list[tuple[int, int]]]:
-    """Members {key}.jpg {key}.json {key}.txt for each sample, or {key}.0.jpg, {key}.1.jpg and so on
-    where there are several; returns where each sample's files lie."""
-    writer = TarWriter(file)
-    places = []
-    columns = _described(plan)
-    schema = plan.schema
-    for row, files in _with_files(plan, workspace, media):
-        key = row["uid"]
-        members = {
-            "json": json_member({name: row[name] for name in columns}, schema),
-            "txt": (row["caption"] or "").encode(),
-            **dict(files),
-        }
-        at = {name: writer.add(f"{key}.{name}", members[name]) for name in sorted(members)}
-        places.append([(at[name], len(data)) for name, data in files])
-    writer.close()
-    return places
-
-
-def _metadata(plan: pa.Table, places: Sequence[Sequence[tuple[int, int]]], media: str) -> pa.Table:
-    """One row for each sample, explicit types; where its files lie in the tar."""
-    table = plan.select(_described(plan)).add_column(0, pa.field("key", pa.string()), plan["uid"])
-    if any(places):
-        offsets = [[offset for offset, _ in place] for place in places]
-        lengths = [[size for _, size in place] for place in places]
-        for one, many, values in (
-            ("image_offset", "image_offsets", offsets), ("image_size", "image_sizes", lengths),
-        ):  # fmt: skip
-            if media in SEVERAL:
-                table = table.append_column(many, pa.array(values, pa.list_(pa.int64())))
-            else:
-                table = table.append_column(one, pa.array([v[0] for v in values], pa.int64()))
-    return table.replace_schema_metadata(None)
-
-
-def _write_parquet(file: Any, plan: pa.Table, workspace: Workspace, media: str) -> None:
-    """Files as Hugging Face `Image` or `Video` in a column of that name, or a list of them in
-    `images`, if `media` names something; captions and facts beside them."""
-    columns = _described(plan)
-    cell = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
-    name = "images" if media in SEVERAL else media
-    fields = [pa.field(name, pa.list_(cell) if media in SEVERAL else cell)] if media else []
-    fields += [plan.schema.field(column) for column in columns]
-    features = _hf_features(plan.schema, columns, media)
-    schema = pa.schema(fields).with_metadata({"huggingface": features})
-    with pq.ParquetWriter(pa.PythonFile(file, "w"), schema, compression="zstd") as writer:
-        for start in range(0, len(plan), _GROUP_ROWS):
-            table = plan.slice(start, _GROUP_ROWS)
-            rows: list[Any] = [table[column] for column in columns]
-            if media:
-                cells = [
-                    [
-                        {"bytes": data, "path": f"{row['uid']}.{extension}"}
-                        for extension, data in files
-                    ]
-                    for row, files in _with_files(table, workspace, media)
-                ]
-                values = cells if media in SEVERAL else [files[0] for files in cells]
-                rows.insert(0, pa.array(values, fields[0].type))
-            writer.write_table(pa.table(rows, schema=schema), row_group_size=_GROUP_ROWS)
-
-
-def _hf_features(schema: pa.Schema, columns: Sequence[str], media: str) -> str:
-    features: dict[str, Any] = {}
-    if media in SEVERAL:
-        features["images"] = {"feature": {"_type": "Image"}, "length": -1, "_type": "Sequence"}
-    elif media:
-        features[media] = {"_type": media.capitalize()}
-    for name in columns:
-        features[name] = _hf_feature(schema.field(name).type)
-    return json.dumps({"info": {"features": features}})
-
-
-def _hf_feature(kind: pa.DataType) -> dict[str, Any]:
-    if pa.types.is_list(kind):
-        return {"feature": _hf_feature(kind.value_type), "length": -1, "_type": "Sequence"}
-    names = {"double": "float64", "float": "float32", "halffloat": "float16"}
-    return {"dtype": names.get(str(kind), str(kind)), "_type": "Value"}
-
-
 def _describe(workspace: Workspace, shards: Any) -> Mapping[str, Any]:
     """What the card says: counts of sources and licences, ranges of numbers."""
     sources: dict[str, int] = {}
@@ -428,11 +314,11 @@ def _describe(workspace: Workspace, shards: Any) -> Mapping[str, Any]:
                     counts[value or "unknown"] = counts.get(value or "unknown", 0) + 1
             for field in table.schema:
                 if pa.types.is_floating(field.type) or pa.types.is_integer(field.type):
-                    if field.name in ("part", *_PLACE, "phash"):
+                    if field.name in ("part", *PLACE, "phash"):
                         continue
                     found = pa.compute.min_max(table[field.name]).as_py()
                     if found["min"] is not None:
                         low, high = ranges.get(field.name, [found["min"], found["max"]])
                         ranges[field.name] = [min(low, found["min"]), max(high, found["max"])]
-    names = [field for field in schema if field.name not in ("part", *_PLACE, *PIECES)]
+    names = [field for field in schema if field.name not in ("part", *PLACE, *PIECES)]
     return {"sources": sources, "licences": licences, "ranges": ranges, "schema": pa.schema(names)}

@@ -1,0 +1,132 @@
+"""The files of shards: tars and Parquet tables with their samples' files, and the metadata beside
+them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gristmill.pipelines.media import PIECES, SEVERAL, explode_pieces
+from gristmill.pipelines.shard_sidecars import json_member
+from gristmill.pipelines.stage import Workspace
+from gristmill.pipelines.tar import TarWriter
+
+# Where the bytes of a row lie that has one piece.
+PLACE = ("blob_offset", "blob_size")
+_READ_ROWS = 256
+_GROUP_ROWS = 100
+
+
+def _with_files(
+    plan: pa.Table, workspace: Workspace, media: str
+) -> Iterator[tuple[dict[str, Any], list[tuple[str, bytes]]]]:
+    """Rows of a plan with their files (or none, without `media`) as (extension, bytes), a few
+    hundred at a time in memory."""
+    for start in range(0, len(plan), _READ_ROWS):
+        table = plan.slice(start, _READ_ROWS)
+        rows = table.to_pylist()
+        files: list[list[tuple[str, bytes]]] = [[] for _ in rows]
+        if media in SEVERAL:
+            owners, pieces = explode_pieces(table)
+            for owner, data in zip(owners, workspace.images(pieces), strict=True):
+                row, number = rows[owner], len(files[owner])
+                name, kind = row["image_names"][number], row["image_formats"][number]
+                files[owner].append((f"{name}.{kind}", data))
+        elif media:
+            for i, data in enumerate(workspace.images(table)):
+                files[i].append((rows[i]["format"] or "bin", data))
+        yield from zip(rows, files, strict=True)
+
+
+def described_columns(plan: pa.Table) -> list[str]:
+    """Columns that say something of a sample, and not where it lies."""
+    return [name for name in plan.column_names if name not in ("part", *PLACE, *PIECES)]
+
+
+def write_tar(
+    file: Any, plan: pa.Table, workspace: Workspace, media: str
+) -> list[list[tuple[int, int]]]:
+    """Members {key}.jpg {key}.json {key}.txt for each sample, or {key}.0.jpg, {key}.1.jpg and so on
+    where there are several; returns where each sample's files lie."""
+    writer = TarWriter(file)
+    places = []
+    columns = described_columns(plan)
+    schema = plan.schema
+    for row, files in _with_files(plan, workspace, media):
+        key = row["uid"]
+        members = {
+            "json": json_member({name: row[name] for name in columns}, schema),
+            "txt": (row["caption"] or "").encode(),
+            **dict(files),
+        }
+        at = {name: writer.add(f"{key}.{name}", members[name]) for name in sorted(members)}
+        places.append([(at[name], len(data)) for name, data in files])
+    writer.close()
+    return places
+
+
+def metadata(plan: pa.Table, places: Sequence[Sequence[tuple[int, int]]], media: str) -> pa.Table:
+    """One row for each sample, explicit types; where its files lie in the tar."""
+    table = plan.select(described_columns(plan)).add_column(
+        0, pa.field("key", pa.string()), plan["uid"]
+    )
+    if any(places):
+        offsets = [[offset for offset, _ in place] for place in places]
+        lengths = [[size for _, size in place] for place in places]
+        for one, many, values in (
+            ("image_offset", "image_offsets", offsets), ("image_size", "image_sizes", lengths),
+        ):  # fmt: skip
+            if media in SEVERAL:
+                table = table.append_column(many, pa.array(values, pa.list_(pa.int64())))
+            else:
+                table = table.append_column(one, pa.array([v[0] for v in values], pa.int64()))
+    return table.replace_schema_metadata(None)
+
+
+def write_parquet(file: Any, plan: pa.Table, workspace: Workspace, media: str) -> None:
+    """Files as Hugging Face `Image` or `Video` in a column of that name, or a list of them in
+    `images`, if `media` names something; captions and facts beside them."""
+    columns = described_columns(plan)
+    cell = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+    name = "images" if media in SEVERAL else media
+    fields = [pa.field(name, pa.list_(cell) if media in SEVERAL else cell)] if media else []
+    fields += [plan.schema.field(column) for column in columns]
+    features = _hf_features(plan.schema, columns, media)
+    schema = pa.schema(fields).with_metadata({"huggingface": features})
+    with pq.ParquetWriter(pa.PythonFile(file, "w"), schema, compression="zstd") as writer:
+        for start in range(0, len(plan), _GROUP_ROWS):
+            table = plan.slice(start, _GROUP_ROWS)
+            rows: list[Any] = [table[column] for column in columns]
+            if media:
+                cells = [
+                    [
+                        {"bytes": data, "path": f"{row['uid']}.{extension}"}
+                        for extension, data in files
+                    ]
+                    for row, files in _with_files(table, workspace, media)
+                ]
+                values = cells if media in SEVERAL else [files[0] for files in cells]
+                rows.insert(0, pa.array(values, fields[0].type))
+            writer.write_table(pa.table(rows, schema=schema), row_group_size=_GROUP_ROWS)
+
+
+def _hf_features(schema: pa.Schema, columns: Sequence[str], media: str) -> str:
+    features: dict[str, Any] = {}
+    if media in SEVERAL:
+        features["images"] = {"feature": {"_type": "Image"}, "length": -1, "_type": "Sequence"}
+    elif media:
+        features[media] = {"_type": media.capitalize()}
+    for name in columns:
+        features[name] = _hf_feature(schema.field(name).type)
+    return json.dumps({"info": {"features": features}})
+
+
+def _hf_feature(kind: pa.DataType) -> dict[str, Any]:
+    if pa.types.is_list(kind):
+        return {"feature": _hf_feature(kind.value_type), "length": -1, "_type": "Sequence"}
+    names = {"double": "float64", "float": "float32", "halffloat": "float16"}
+    return {"dtype": names.get(str(kind), str(kind)), "_type": "Value"}
