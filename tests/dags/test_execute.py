@@ -243,7 +243,7 @@ def test_a_run_lives_on_any_fsspec_file_system(tmp_path: Path) -> None:
 
 def test_no_part_waits_for_another_one_s_memory() -> None:
     assert blocks([10] * 600) == [[*range(256)], [*range(256, 512)], [*range(512, 600)]]
-    big = 40 * 2**20
+    big = 120 * 2**20
     assert blocks([big, big, 5, big]) == [[0], [1, 2], [3]]
 
 

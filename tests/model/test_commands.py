@@ -91,7 +91,7 @@ def test_bad_input_is_one_message(world: World, trained: str, tmp_path: Path) ->
         (("train", "nano", "--data", world.plain, "--out", "x", "--set", "speed=1"), "names:"),
         (("train-codec", "jpeg", "--data", world.plain), "choose one of"),
         (("describe", trained, str(tmp_path / "none.jpg")), "is not a picture"),
-        (("evaluate", trained, "--suite", "poems"), "choose shapes or shards"),
+        (("evaluate", trained, "--suite", "poems"), "choose one of shapes, motion"),
         (
             ("generate", trained, "x", "--out", str(tmp_path / "no" / "where.png")),
             "cannot be written",
