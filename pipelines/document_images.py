@@ -189,7 +189,9 @@ _OF_DOCUMENT = pa.schema(
     ]
 )
 _ASSEMBLED = ("uid", "image_id", "parent_uid", "url", "pointer", "caption", "status", "error")
-DOCUMENT_SCHEMA = pa.schema([*[ROW.field(name) for name in _ASSEMBLED], *_OF_DOCUMENT])
+# Of one picture; a document's are in `image_widths` and `image_heights`.
+_SIZES = ("width", "height", "original_width", "original_height")
+DOCUMENT_SCHEMA = pa.schema([*[ROW.field(name) for name in (*_ASSEMBLED, *_SIZES)], *_OF_DOCUMENT])
 # Columns of pictures that go on, because they are said of documents too.
 _PASS = frozenset((*ROW.names, *DOCUMENT_SCHEMA.names))
 
@@ -266,6 +268,7 @@ class AssembleDocuments(Map):
         for image in images:
             digest.update((image["sha256"] or "").encode())
         values = {
+            **dict.fromkeys(_SIZES),
             "uid": uid,
             "image_id": make_image_id("document", uid),
             "parent_uid": images[0]["uid"],

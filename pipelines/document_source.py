@@ -20,7 +20,7 @@ from gristmill.pipelines.documents import (
     parse_document,
 )
 from gristmill.pipelines.pointer import file_pointer, parquet_pointer
-from gristmill.pipelines.readers_files import resolve_inside
+from gristmill.pipelines.readers_files import add_file, resolve_inside
 from gristmill.pipelines.readers_table import open_parquet, read_lines
 from gristmill.pipelines.row_builder import RowBuilder, clean_text
 from gristmill.pipelines.schema import FAILED_TO_DECODE, normalise_url
@@ -66,9 +66,7 @@ class DocumentSource(Source):
     ) -> Iterator[pa.Table]:
         """HTML files; they are parsed later, where a bad one harms nobody."""
         for name in names:
-            url = resolve_inside(folder, name)
-            if url is not None:
-                rows.add(kind="path", locator=name, pointer=file_pointer(url), meta={})
+            add_file(rows, folder, name, {})
             yield from rows.take()
         yield from rows.take(all_rows=True)
 

@@ -139,10 +139,12 @@ def test_a_folder_of_pages_is_parsed_where_it_harms_nobody(tmp_path: Path) -> No
     (tmp_path / "a.html").write_bytes(PAGE)
     (tmp_path / "b.htm").write_bytes(b"<html><body></body></html>")
     (tmp_path / "notes.txt").write_text("no page")
+    (tmp_path / "c.html").symlink_to("/etc/hostname")
     table = read(DocumentSource(path=f"folder:{tmp_path}"))
     images = DocumentImages()(table)
-    assert images["error"].to_pylist() == [None, None, "no main text"]
-    assert images["image_number"].to_pylist() == [0, 1, None]
+    outside = "path leaves the folder"
+    assert images["error"].to_pylist() == [None, None, "no main text", outside]
+    assert images["image_number"].to_pylist() == [0, 1, None, None]
 
 
 def test_pictures_beside_a_table_are_found_and_none_elsewhere(tmp_path: Path) -> None:
@@ -242,6 +244,7 @@ def test_what_is_left_of_a_document_keeps_its_order() -> None:
     assert first["image_names"] == ["0", "1"] and first["image_offsets"] == [0, 2]
     assert first["caption"] == "text 0\ntext 1\ntext 2" and first["url"] == "http://a.test/"
     assert (first["image_count"], first["document_images"]) == (2, 3)
+    assert first["width"] is None and first["original_height"] is None
     merged = [row for row in done.to_pylist() if row["status"] == "merged"]
     assert {row["uid"] for row in merged} == set(left["uid"].to_pylist())
     assert not {"image_number", "phash"} & set(done.column_names)
