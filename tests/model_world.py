@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ import numpy as np
 import torch
 from shape_shards import build_shapes
 
+from gristmill.model import load
+from gristmill.model.batch import PackedBatch
 from gristmill.model.codecs import CodecTraining, save_codec, train_codec
 from gristmill.model.filter_network import train_filter_network
 from gristmill.model.paradigms import find_paradigm
+from gristmill.model.parts import make_parts
 from gristmill.model.patch_codecs import KMeansCodec, WhitenedPatches
 from gristmill.model.shapes import caption, draw, make_scene
 from gristmill.model.shard_sources import DataSource
+from gristmill.model.train import Trainer, steps_of
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.views import view
 
@@ -48,6 +53,27 @@ class World:
             text_vocabulary=300, warmup=2, log_every=1, save_every=6, precision="fp32",
         )  # fmt: skip
         return replace(config, **changes)
+
+
+def losses_before_and_after(config: TrainConfig, steps: int = 6) -> tuple[float, float]:
+    """The loss of the untrained and of the trained model on the same first batches.
+
+    The curve itself compares batches of other rows, masks and noises: chance, in a short training.
+    """
+    parts = make_parts(config)
+    batches = list(islice(steps_of(config, parts), steps))
+    untrained = Trainer(replace(config, out=config.out + "-untrained"), parts, torch.device("cpu"))
+    return _loss(untrained.model, config, batches), _loss(load(config.out).model, config, batches)
+
+
+@torch.no_grad()
+def _loss(model: torch.nn.Module, config: TrainConfig, batches: list[PackedBatch]) -> float:
+    total = 0.0
+    for batch in batches:
+        found = model.eval()(batch)
+        flow = float(found.flow) / (float(batch.lat_loss.sum()) or 1.0)
+        total += float(found.text) / float(batch.weight.sum()) + config.flow_weight * flow
+    return total / len(batches)
 
 
 def make_world(folder: Path) -> World:

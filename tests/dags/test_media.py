@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from model_world import losses_before_and_after
 from rich.console import Console
 
 from gristmill.dags.dag_yaml import dump_dag
@@ -282,13 +283,12 @@ def test_a_model_trains_on_the_shards(
     source = DataSource(url=str(done), tasks=TASKS[made.kind])
     config = TrainConfig(
         out=str(tmp_path), data=(source,), codec=os.path.join(made.network, CODEC), size="nano",
-        paradigm=paradigm, steps=4, rows_per_step=2, row_length=320, text_vocabulary=300,
-        log_every=1,
+        paradigm=paradigm, steps=8, rows_per_step=2, row_length=320, text_vocabulary=300,
+        log_every=1, rate=1e-2, warmup=2,
     )  # fmt: skip
-    result = train(config)
-    # Masks are drawn anew in every step: a few steps say nothing of the loss.
-    assert np.isfinite(result.last_loss)
-    assert paradigm == "masked" or result.last_loss < result.first_loss
+    train(config)
+    before, after = losses_before_and_after(config)
+    assert after < 0.85 * before
     suite = {"video": "motion", "interleaved": "stories", "edit": "edits"}[made.kind]
     scores = SUITES[suite](load(str(tmp_path)), count=4, sampling=Sampling(steps=4))
     assert scores["suite"] == suite and 0 <= scores["picture_invalid"] <= 1
