@@ -48,7 +48,7 @@ def train_demo_model(
     )
     config = TrainConfig(
         out=folder, data=(source,), codec=codec, size=size, paradigm="ar", steps=steps,
-        rows_per_step=26, row_length=160, rate=1e-2, optimiser="muon", schedule="cosine",
+        rows_per_step=40, row_length=104, rate=1e-2, optimiser="muon", schedule="cosine",
         warmup=50, seed=seed,
     )  # fmt: skip
     console.print(f"training a tiny model on what was kept, {steps:,} steps")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gristmill.model.attention import Places, attend
+from gristmill.model.attention import Places, attend, kernel_dtype
 from gristmill.model.experts import ExpertLinear, ExpertNorm, Sorting
 from gristmill.model.model_config import ModelConfig
 
@@ -36,9 +36,9 @@ class Rotary(nn.Module):
         self.register_buffer("axis", torch.tensor(axis), persistent=False)
 
     def forward(self, pos: Tensor) -> tuple[Tensor, Tensor]:
-        """pos [B, L, 3] -> cosines and sines, [B, 1, L, pairs]."""
-        angles = pos.float()[:, :, self.axis] * self.frequencies
-        return angles.cos()[:, None], angles.sin()[:, None]
+        """pos [B, L, 3] -> cosines and sines, [B * L, 1, pairs]."""
+        angles = pos.float()[:, :, self.axis].flatten(0, 1)[:, None] * self.frequencies
+        return angles.cos(), angles.sin()
 
 
 PLACE_FEATURES = 16
@@ -52,10 +52,9 @@ def place_features(pos: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """[B, H, L, D] turned by the angles of each pair."""
-    first, second = x.float().chunk(2, dim=-1)
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    return turned.to(x.dtype)
+    """[N, H, D] turned by the angles of each pair."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 class Cache:
@@ -127,13 +126,16 @@ class Attention(nn.Module):
         sizes = [self.heads, self.kv_heads, self.kv_heads]
         heads = mixed.view(rows * length, sum(sizes), self.dim)
         q, k, v = heads.split(sizes, dim=1)
-        q, k = self.q_norm(q, context.route), self.k_norm(k, context.route)
-        q, k, v = (t.view(rows, length, -1, self.dim).transpose(1, 2) for t in (q, k, v))
+        # Normed and turned in float32.
+        q, k = self.q_norm(q.float(), context.route), self.k_norm(k.float(), context.route)
         q, k = rotate(q, context.cos, context.sin), rotate(k, context.cos, context.sin)
-        q, k = q.to(v.dtype), k.to(v.dtype)
+        q, k, v = (
+            t.to(kernel_dtype(v)).view(rows, length, -1, self.dim).transpose(1, 2)
+            for t in (q, k, v)
+        )
         if cache is not None:
             k, v = cache.put(layer, k, v)
-        seen = attend(q, k, v, context.mask)
+        seen = attend(q, k, v, context.mask).to(mixed.dtype)
         flat = seen.transpose(1, 2).reshape(rows * length, -1)
         out: Tensor = self.out(flat if sorting is None else flat[sorting.order], sorting)
         return out if sorting is None else out[sorting.back]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from gristmill.errors import ConfigurationError
 
@@ -92,63 +93,87 @@ class Muon(torch.optim.Optimizer):
         """One step for all parameters that have a gradient."""
         assert closure is None
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                update = self._muon if group["muon"] else self._adam
-                parameter.add_(update(parameter, group), alpha=-group["lr"])
+            with_grad = [p for p in group["params"] if p.grad is not None]
+            if not group["muon"]:
+                self._adam(with_grad, group)
+                continue
+            # Matrices of one shape are orthogonalised together.
+            alike: dict[torch.Size, list[nn.Parameter]] = {}
+            for parameter in with_grad:
+                alike.setdefault(parameter.shape, []).append(parameter)
+            for matrices in alike.values():
+                self._muon(matrices, group)
 
-    def _muon(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
-        state = self.state[parameter]
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        momentum, grad = state["momentum"], parameter.grad
-        assert grad is not None
-        momentum.lerp_(grad, 1 - group["momentum"])
-        mixed = torch.lerp(grad, momentum, group["momentum"])
-        rows, columns = parameter.shape[-2:]
+    def _muon(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        mixed = []
+        for parameter in parameters:
+            state, grad = self.state[parameter], parameter.grad
+            assert grad is not None
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            state["momentum"].lerp_(grad, 1 - group["momentum"])
+            # A sharded matrix is made whole: orthogonality is of all its rows.
+            mixed.append(_whole(torch.lerp(grad, state["momentum"], group["momentum"])))
+        updates = orthogonalise(torch.cat(mixed), self._precision).split([len(m) for m in mixed])
         # Root mean square of an orthogonal update is 1 / sqrt(longer side); AdamW's is about 0.2.
-        return orthogonalise(mixed, self._precision) * (0.2 * math.sqrt(max(rows, columns)))
+        scale = 0.2 * math.sqrt(max(parameters[0].shape[-2:]))
+        for parameter, update in zip(parameters, updates, strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(_like(update, parameter), alpha=-group["lr"] * scale)
 
-    def _adam(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros(())
-            state["first"] = torch.zeros_like(parameter)
-            state["second"] = torch.zeros_like(parameter)
-        grad, (beta1, beta2) = parameter.grad, group["betas"]
-        assert grad is not None
-        state["step"] += 1
-        count = float(state["step"])
-        state["first"].lerp_(grad, 1 - beta1)
-        state["second"].lerp_(grad.square(), 1 - beta2)
-        first = state["first"] / (1 - beta1**count)
-        second = state["second"] / (1 - beta2**count)
-        update: Tensor = first / (second.sqrt() + group["eps"])
-        return update
+    def _adam(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        states = [self.state[parameter] for parameter in parameters]
+        for parameter, state in zip(parameters, states, strict=True):
+            if not state:
+                state["step"] = torch.zeros(())
+                state["first"] = torch.zeros_like(parameter)
+                state["second"] = torch.zeros_like(parameter)
+        beta1, beta2 = group["betas"]
+        adamw(
+            list[Tensor](parameters),
+            [parameter.grad for parameter in parameters if parameter.grad is not None],
+            [state["first"] for state in states],
+            [state["second"] for state in states],
+            [],
+            [state["step"] for state in states],
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
 
 
 def orthogonalise(
     matrices: Tensor, precision: torch.dtype = torch.float32, steps: int = 5
 ) -> Tensor:
-    """The nearest (semi-)orthogonal matrices, roughly: quintic Newton-Schulz; [..., m, n]."""
-    # A sharded matrix is made whole first: orthogonality is of all its rows.
-    full: Tensor = matrices.full_tensor() if hasattr(matrices, "full_tensor") else matrices
-    x = full.to(precision)
+    """The nearest (semi-)orthogonal matrices, roughly: quintic Newton-Schulz; [k, m, n]."""
+    x = matrices.to(precision)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    whole: Tensor = (x.mT if tall else x).to(full.dtype)
-    if full is matrices:
+        x = torch.baddbmm(
+            x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445
+        )
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full
+
+
+def _like(whole: Tensor, parameter: Tensor) -> Tensor:
+    """Sharded as the parameter is."""
+    if not hasattr(parameter, "full_tensor"):
         return whole
     from torch.distributed.tensor import distribute_tensor
 
-    mesh, placements = matrices.device_mesh, matrices.placements  # type: ignore[attr-defined]
-    return distribute_tensor(whole, mesh, placements)
+    return distribute_tensor(whole, parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined]
 
 
 class MovingAverage:

@@ -173,9 +173,9 @@ class Transformer(nn.Module):
         labelled = (labels != IGNORE).nonzero()[:, 0]
         weight = batch.weight.reshape(-1)[labelled]
         logits = self.lm(hidden[labelled]).float()
-        partition = logits.logsumexp(dim=-1)
-        target = logits.gather(1, labels[labelled][:, None])[:, 0]
-        entropies = partition - target
+        entropies = F.cross_entropy(logits, labels[labelled], reduction="none")
+        # Of log Z the gradient is needed, too: the sum, as the entropies' kernel keeps it.
+        partition = entropies + logits.gather(1, labels[labelled][:, None])[:, 0]
         errors, where = self._flow_errors(batch, hidden)
         return Losses(
             text=(weight * entropies).sum(),
