@@ -4,7 +4,7 @@ decoding alone, cuts and copies on a set with fades and planted changes.
     python benchmarks/video.py cut       # needs the commands scenedetect and ffmpeg
     python benchmarks/video.py scores
     python benchmarks/video.py cuts
-    python benchmarks/video.py copies
+    python benchmarks/video.py copies [--pictures FOLDER]
 """
 
 from __future__ import annotations
@@ -52,6 +52,22 @@ def shot(seed: int, frames: int, width: int = 640, height: int = 360) -> list[An
             centre = tuple(int(v) for v in place + speed * i)
             cv2.circle(frame, centre, 40, tuple(int(c) for c in colour), -1)
         made.append(np.asarray(frame, np.uint8))
+    return made
+
+
+def pan(picture: Path, frames: int, width: int = 320, height: int = 180) -> list[Any]:
+    """A slow pan and zoom over a photograph."""
+    image = cv2.cvtColor(cv2.imread(str(picture)), cv2.COLOR_BGR2RGB)
+    rows, columns = image.shape[:2]
+    share = min(columns / width, rows / height)
+    made = []
+    for i in range(frames):
+        zoom = share * (0.9 - 0.1 * i / frames)
+        half = np.array([width, height]) * zoom / 2
+        centre = np.array([columns, rows]) / 2 + (i / frames - 0.5) * 0.15 * half
+        matrix = np.array([[zoom, 0, centre[0] - half[0]], [0, zoom, centre[1] - half[1]]])
+        flags = cv2.INTER_AREA | cv2.WARP_INVERSE_MAP
+        made.append(cv2.warpAffine(image, matrix, (width, height), flags=flags))
     return made
 
 
@@ -189,13 +205,14 @@ def _changed(frames: list[Any]) -> dict[str, tuple[list[Any], dict[str, int]]]:
     }
 
 
-def judge_copies(folder: Path) -> None:
+def judge_copies(folder: Path, pictures: str) -> None:
     """Recall of each planted change at the stage's own radius and overlap, and how many of all
-    pairs of unrelated clips pass for copies."""
+    pairs of unrelated clips pass for copies: of drawn clips, or of pans over photographs."""
     originals: list[Any] = []
     hits: dict[str, list[bool]] = {}
-    for i in range(60):
-        frames = shot(900 + i, 50, 320, 180)
+    photographs = sorted(Path(pictures).rglob("*.jpg")) if pictures else []
+    for i in range(len(photographs) or 60):
+        frames = pan(photographs[i], 50) if photographs else shot(900 + i, 50, 320, 180)
         path = folder / "one.mp4"
         write_video(frames, str(path), fps=25)
         own = _hashes(path)
@@ -216,10 +233,15 @@ def _hashes(path: Path) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    works = {"cut": compare_cutting, "scores": measure_scores, "cuts": judge_cuts,
-             "copies": judge_copies}  # fmt: skip
-    parser.add_argument("what", choices=works)
+    parser.add_argument("what", choices=("cut", "scores", "cuts", "copies"))
+    parser.add_argument("--pictures", default="", help="photographs to pan over (copies)")
     options = parser.parse_args()
+    works: dict[str, Callable[[Path], None]] = {
+        "cut": compare_cutting,
+        "scores": measure_scores,
+        "cuts": judge_cuts,
+        "copies": lambda folder: judge_copies(folder, options.pictures),
+    }
     with tempfile.TemporaryDirectory() as folder:
         works[options.what](Path(folder))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Group
 from rich.table import Table
@@ -15,7 +16,7 @@ from gristmill.dags.plan import finished_parts, open_run
 from gristmill.dags.run_folder import DROPPED_ROWS, ROWS, Layout
 from gristmill.errors import RunError
 from gristmill.pipelines.schema import normalise_url
-from gristmill.pipelines.stage import Read, Write
+from gristmill.pipelines.stage import Map, Read, Write
 
 
 @dataclass
@@ -31,26 +32,58 @@ class Trace:
 
 
 def trace_sample(out: str, wanted: str) -> list[Trace]:
-    """Traces of the sample with this uid, or of all with this URL. `RunError` if there is none."""
+    """Traces of the sample with this uid, or of all with this URL; of its pieces where it has no
+    line of its own, as a document none of whose pictures is left. `RunError` if there is none."""
     layout = open_run(out)
     parts = finished_parts(layout)
     by_url = "://" in wanted
-    found: list[Trace] = []
-    for part in range(parts):
-        ledger = layout.folder.read_table(f"ledger/{part:06d}.parquet")
-        if by_url:
-            urls = [normalise_url(url) if url else "" for url in ledger["url"].to_pylist()]
-            rows = [i for i, url in enumerate(urls) if url == normalise_url(wanted)]
-        else:
-            rows = [i for i, uid in enumerate(ledger["uid"].to_pylist()) if uid == wanted]
-        for row in rows:
-            fate = {k: v for k, v in ledger.slice(row, 1).to_pylist()[0].items() if v is not None}
-            found.append(_trace(layout, part, fate))
+    found = _fates(layout, parts, {wanted}, by_url)
+    if not found:
+        found = _fates(layout, parts, _pieces(layout, parts, wanted, by_url), by_url=False)
     if not found:
         raise RunError(
             f"no row of {out} has the {'URL' if by_url else 'uid'} {wanted!r}; uids are the keys "
             "of the shards and the uid column of the ledger"
         )
+    return found
+
+
+def _named(table: pa.Table, wanted: set[str], by_url: bool) -> list[int]:
+    """Rows with one of these uids, or URLs."""
+    if by_url:
+        wanted = {normalise_url(url) for url in wanted}
+        urls = [normalise_url(url) if url else "" for url in table["url"].to_pylist()]
+        return [i for i, url in enumerate(urls) if url in wanted]
+    return [i for i, uid in enumerate(table["uid"].to_pylist()) if uid in wanted]
+
+
+def _fates(layout: Layout, parts: int, wanted: set[str], by_url: bool) -> list[Trace]:
+    found = []
+    for part in range(parts):
+        ledger = layout.folder.read_table(f"ledger/{part:06d}.parquet")
+        for row in _named(ledger, wanted, by_url):
+            fate = {k: v for k, v in ledger.slice(row, 1).to_pylist()[0].items() if v is not None}
+            found.append(_trace(layout, part, fate))
+    return found
+
+
+def _pieces(layout: Layout, parts: int, wanted: str, by_url: bool) -> set[str]:
+    """uids of all that a row of the source was cut into."""
+    names = ["uid", "url", "parent_uid"]
+    found: set[str] = set()
+    for node in layout.dag.order():
+        stage = layout.dag.stage(node)
+        if not isinstance(stage, Read | Map):
+            continue
+        for part in range(parts):
+            store = layout.store(node)
+            table = store.table(store.need(part), ROWS, names)
+            if isinstance(stage, Read):
+                rows = _named(table, {wanted}, by_url)
+            else:
+                parents = table["parent_uid"].to_pylist()
+                rows = [i for i, parent in enumerate(parents) if parent in found]
+            found |= set(table["uid"].take(pa.array(rows, pa.int64())).to_pylist())
     return found
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -257,17 +257,16 @@ class Planner:
     ) -> list[Segment] | None:
         """Those of a task drawn from the mix; of the next best where the sample lacks for it."""
         rng = np.random.Generator(np.random.PCG64([*seed, 1]))
-        tasks = self.sources[source].tasks
-        names = [name for name, share in tasks.items() if share > 0]
-        shares = np.array([tasks[name] for name in names])
-        order = rng.choice(len(names), len(names), replace=False, p=shares / shares.sum())
+        tasks = {name: share for name, share in self.sources[source].tasks.items() if share > 0}
+        # Exponential races: the first to arrive is drawn with its share, then the next.
+        arrivals = {name: rng.standard_exponential() / share for name, share in tasks.items()}
         columns = self.columns(source, shard, row)
         columns |= {"media": self.samples[source].media, "frames": self.frames(source, columns)}
         if columns.get("source_uid") and self.place(source, columns["source_uid"]) is None:
             columns["source_uid"] = None
-        for choice in order:
+        for task in sorted(tasks, key=arrivals.__getitem__):
             segments = segments_for(
-                names[int(choice)],
+                task,
                 columns,
                 rng,
                 questions=self._questions[source],
@@ -275,11 +274,7 @@ class Planner:
                 turns=1 if self.writer.paradigm.text == "masked" else self.sources[source].turns,
             )
             if segments is not None:
-                return (
-                    self._window(segments, rng)
-                    if names[int(choice)] == "interleaved"
-                    else (segments)
-                )
+                return self._window(segments, rng) if task == "interleaved" else segments
         return None
 
     def _window(self, segments: list[Segment], rng: np.random.Generator) -> list[Segment]:
@@ -299,16 +294,10 @@ class Planner:
         while True:
             rows, after = self.block(state)
             for number in range(state.row, len(rows)):
-                last = number + 1 == len(rows)
-                handed = state.rows + number + 1 - state.row
-                here = (
-                    StreamState(**{**after.to_dict(), "rows": handed})
-                    if last
-                    else StreamState(**{**state.to_dict(), "row": number + 1, "rows": handed})
-                )
+                after_this = after if number + 1 == len(rows) else replace(state, row=number + 1)
+                here = replace(after_this, rows=state.rows + number + 1 - state.row)
                 yield rows[number], here
-            handed = state.rows + len(rows) - state.row
-            state = StreamState(**{**after.to_dict(), "rows": handed})
+            state = replace(after, rows=state.rows + len(rows) - state.row)
 
 
 class RowBuilder(torch.utils.data.Dataset[list[Document]]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from gristmill.model.batch import (
     UNDERSTAND,
     Document,
 )
+from gristmill.model.columns import Columns, grid_places
 from gristmill.model.paradigms import Paradigm
 from gristmill.model.vocabulary import BOS, EOS, IMAGE, IMAGE_END, MASK, Vocabulary
 
@@ -78,22 +79,6 @@ class Layout:
     def queries(self) -> int:
         """Queries of one picture."""
         return math.ceil(self.grid[0] * self.grid[1] / self.latents_per_query)
-
-
-@dataclass
-class _Columns:
-    """A document in the making."""
-
-    parts: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
-    length: int = 0
-    time: int = 0
-    segments: int = 0
-    # Whether the last position is text that was learnt, so that it may emit a picture's mark.
-    telling: bool = False
-    und_spans: list[int] = field(default_factory=list)
-
-    def add(self, name: str, values: Any, kind: Any) -> None:
-        self.parts.setdefault(name, []).append(np.asarray(values, kind))
 
 
 class DocumentWriter:
@@ -170,8 +155,8 @@ class DocumentWriter:
 
         With `prompt`, the last segment is only opened: what a model is to write or draw comes next.
         """
-        out = _Columns()
-        self._plain(out, [BOS], [IGNORE], [0.0], UNDERSTAND)
+        out = Columns()
+        self._plain(out, [BOS], UNDERSTAND)
         for place, segment in enumerate(segments):
             follows = place + 1 < len(segments)
             if prompt and not follows:
@@ -184,94 +169,88 @@ class DocumentWriter:
                 self._passage(out, segment, weight * self.layout.text_weight)
         return self._finish(out, source)
 
-    def _open(self, out: _Columns, segment: Segment) -> None:
+    def _open(self, out: Columns, segment: Segment) -> None:
         """The marks before what is to come."""
         if isinstance(segment, Picture):
             ids = [IMAGE, *(self.vocabulary.side(count) for count in self.layout.grid)]
-            self._plain(out, ids, [IGNORE] * 3, [0.0] * 3, GENERATE)
+            self._plain(out, ids, GENERATE)
         elif segment.mark is not None:
-            self._plain(out, [segment.mark], [IGNORE], [0.0], UNDERSTAND)
+            self._plain(out, [segment.mark], UNDERSTAND)
 
     def nothing(self) -> Document:
         """A document of no positions, for rows that are padding alone."""
-        out = _Columns()
-        self._plain(out, [], [], [], UNDERSTAND)
-        return self._finish(out, 0)
+        return self._finish(Columns(), 0)
 
-    def _plain(self, out: _Columns, ids: Any, labels: Any, weight: Any, route: int) -> None:
-        """Causal positions of text, each a step of time."""
+    def _plain(
+        self,
+        out: Columns,
+        ids: Sequence[int],
+        route: int,
+        labels: Sequence[int] = (),
+        weight: Sequence[float] = (),
+    ) -> None:
+        """Causal positions of text, each a step of time; without `labels` they learn nothing."""
         count = len(ids)
-        out.add("ids", ids, np.int64)
-        out.add("labels", labels, np.int64)
-        out.add("weight", weight, np.float32)
-        out.add("seg", np.full(count, -1), np.int32)
-        out.add("kind", np.full(count, CAUSAL), np.uint8)
-        out.add("route", np.full(count, route), np.uint8)
-        pos = np.zeros((count, 3), np.int32)
-        pos[:, 0] = out.time + np.arange(count)
-        out.add("pos", pos, np.int32)
+        out.add(
+            ids, labels or [IGNORE] * count, weight or [0.0] * count,
+            seg=-1, kind=CAUSAL, route=route,
+        )  # fmt: skip
+        out.stand(range(out.time, out.time + count), [0] * count, [0] * count)
         out.time += count
-        out.length += count
         out.telling = False
 
-    def _passage(self, out: _Columns, passage: Passage, weight: float) -> None:
-        ids = [] if passage.mark is None else [passage.mark]
+    def _passage(self, out: Columns, passage: Passage, weight: float) -> None:
+        marks = [] if passage.mark is None else [passage.mark]
         text = self.vocabulary.encode(passage.text) + ([EOS] if passage.ends else [])
         if passage.learn and text:
-            if not ids:
+            each = weight / math.sqrt(len(text))
+            labels, per = [*text, IGNORE], [each] * len(text) + [0.0]
+            if not marks:
                 # The position before emits the first id.
-                out.parts["labels"][-1][-1] = text[0]
-                out.parts["weight"][-1][-1] = weight / math.sqrt(len(text))
-                labels = [*text[1:], IGNORE]
-            else:
-                labels = [*text, IGNORE]
-            per = np.where(np.array(labels) == IGNORE, 0, weight / math.sqrt(len(text)))
+                out.emit(labels.pop(0), per.pop(0))
+            self._plain(out, [*marks, *text], UNDERSTAND, labels, per)
         else:
-            labels, per = [IGNORE] * (len(ids) + len(text)), np.zeros(len(ids) + len(text))
-        self._plain(out, [*ids, *text], labels, per, UNDERSTAND)
+            self._plain(out, [*marks, *text], UNDERSTAND)
         out.telling = passage.learn and bool(text) and not passage.ends
 
     def _masked_passage(
-        self, out: _Columns, passage: Passage, rng: np.random.Generator, weight: float
+        self, out: Columns, passage: Passage, rng: np.random.Generator, weight: float
     ) -> None:
         """A block that is unmasked in any order; ends fill it up (LLaDA, Nie et al. 2025)."""
         if passage.mark is not None:
-            self._plain(out, [passage.mark], [IGNORE], [0.0], UNDERSTAND)
+            self._plain(out, [passage.mark], UNDERSTAND)
         block = self.layout.text_block
         text = (self.vocabulary.encode(passage.text) + [EOS] * block)[:block]
         ids, labels, per = _mask(np.array(text), rng, weight, share=rng.uniform())
-        self._span(out, ids, labels, per, FULL, UNDERSTAND)
-        pos = np.zeros((block, 3), np.int32)
-        pos[:, 0] = out.time + np.arange(block)
-        out.add("pos", pos, np.int32)
+        self._span(out, ids, FULL, UNDERSTAND, labels.tolist(), per.tolist())
+        out.stand(range(out.time, out.time + block), [0] * block, [0] * block)
         out.time += block
 
     def _span(
-        self, out: _Columns, ids: Any, labels: Any, weight: Any, kind: int, route: int
+        self,
+        out: Columns,
+        ids: NDArray[np.int64],
+        kind: int,
+        route: int,
+        labels: Sequence[int] = (),
+        weight: Sequence[float] = (),
     ) -> None:
-        """Positions of one span, all but their `pos`."""
+        """Positions of one span, all but their `pos`; without `labels` they learn nothing."""
         count = len(ids)
-        out.add("ids", ids, np.int64)
-        out.add("labels", labels, np.int64)
-        out.add("weight", weight, np.float32)
-        out.add("seg", np.full(count, out.segments), np.int32)
-        out.add("kind", np.full(count, kind), np.uint8)
-        out.add("route", np.full(count, route), np.uint8)
+        out.add(
+            ids.tolist(), labels or [IGNORE] * count, weight or [0.0] * count,
+            seg=out.segments, kind=kind, route=route,
+        )  # fmt: skip
         out.segments += 1
-        out.length += count
 
-    def _grid_pos(self, out: _Columns, grid: tuple[int, int], repeat: int = 1) -> None:
+    def _grid_pos(self, out: Columns, grid: tuple[int, int], repeat: int = 1) -> None:
         """A picture shares one time; rows and columns are those of the layout's grid."""
-        rows, columns = grid
-        pos = np.zeros((rows, columns, repeat, 3), np.int32)
-        pos[..., 0] = out.time
-        pos[..., 1] = (np.arange(rows) * self.layout.grid[0] // rows)[:, None, None]
-        pos[..., 2] = (np.arange(columns) * self.layout.grid[1] // columns)[None, :, None]
-        out.add("pos", pos.reshape(-1, 3), np.int32)
+        rows, columns = grid_places(grid, self.layout.grid, repeat)
+        out.stand([out.time] * len(rows), rows, columns)
 
     def _picture(
         self,
-        out: _Columns,
+        out: Columns,
         picture: Picture,
         content: Content,
         rng: np.random.Generator,
@@ -281,81 +260,77 @@ class DocumentWriter:
         route = GENERATE if picture.learn else UNDERSTAND
         sides = [self.vocabulary.side(count) for count in self.layout.grid]
         if picture.learn and out.telling:
-            out.parts["labels"][-1][-1] = IMAGE
-            out.parts["weight"][-1][-1] = weight / 10
+            out.emit(IMAGE, weight / 10)
         if picture.learn:
-            labels = [*sides, IGNORE]
             per = [weight / 10, weight / 10, 0.0]
-        else:
-            labels, per = [IGNORE] * 3, [0.0] * 3
-        self._plain(out, [IMAGE, *sides], labels, per, route)
-        if picture.learn:
+            self._plain(out, [IMAGE, *sides], route, [*sides, IGNORE], per)
             {
                 "next": self._draw_next,
                 "masked": self._draw_masked,
                 "flow": self._draw_flow,
                 "query": self._draw_query,
             }[self.paradigm.draw](out, content, rng, weight)
+        else:
+            self._plain(out, [IMAGE, *sides], route)
         if not picture.learn or self._needs_copy(follows):
             for way in self.paradigm.see:
                 {"codes": self._codes, "latents": self._latents, "semantic": self._semantic}[way](
                     out, content, GENERATE if way == "latents" else UNDERSTAND
                 )
         out.time += 1
-        self._plain(out, [IMAGE_END], [IGNORE], [0.0], route)
+        self._plain(out, [IMAGE_END], route)
 
     def _code_ids(self, content: Content) -> NDArray[np.int64]:
         assert content.codes is not None
         starts = np.array(self.vocabulary.code_starts, np.int64)
         return (content.codes.astype(np.int64) + starts).reshape(-1)
 
-    def _codes(self, out: _Columns, content: Content, route: int) -> None:
+    def _codes(self, out: Columns, content: Content, route: int) -> None:
         ids = self._code_ids(content)
-        nothing = np.full(len(ids), IGNORE), np.zeros(len(ids))
-        self._span(out, ids, *nothing, self.paradigm.see_kind, route)
+        self._span(out, ids, self.paradigm.see_kind, route)
         self._grid_pos(out, self.layout.grid, len(self.vocabulary.codebooks))
 
     def _draw_next(
-        self, out: _Columns, content: Content, rng: np.random.Generator, weight: float
+        self, out: Columns, content: Content, rng: np.random.Generator, weight: float
     ) -> None:
         ids = self._code_ids(content)
         each = weight / math.sqrt(len(ids))
         # The position before the first code, which says the columns, emits it.
-        out.parts["labels"][-1][-1] = ids[0]
-        balance = self._balance(ids)
-        out.parts["weight"][-1][-1] = each * balance[0]
-        per = np.append(each * balance[1:], 0)
-        self._span(out, ids, [*ids[1:], IGNORE], per, CAUSAL, GENERATE)
+        per = (each * self._balance(ids)).tolist()
+        out.emit(int(ids[0]), per[0])
+        labels = [*ids[1:].tolist(), IGNORE]
+        self._span(out, ids, CAUSAL, GENERATE, labels, [*per[1:], 0.0])
         self._grid_pos(out, self.layout.grid, len(self.vocabulary.codebooks))
 
     def _draw_masked(
-        self, out: _Columns, content: Content, rng: np.random.Generator, weight: float
+        self, out: Columns, content: Content, rng: np.random.Generator, weight: float
     ) -> None:
         # Shares of masks follow the cosine schedule of the sampler (MaskGIT, Chang et al. 2022).
         share = math.cos(math.pi / 2 * rng.uniform())
         codes = self._code_ids(content)
         ids, labels, per = _mask(codes, rng, weight, share)
-        self._span(out, ids, labels, per * self._balance(codes), FULL, GENERATE)
+        per *= self._balance(codes)
+        self._span(out, ids, FULL, GENERATE, labels.tolist(), per.tolist())
         self._grid_pos(out, self.layout.grid, len(self.vocabulary.codebooks))
 
     def _add_latents(
-        self, out: _Columns, content: Content, index: Any, time: float, eps: Any, loss: float
+        self, out: Columns, content: Content, index: Any, time: float, eps: Any, loss: float
     ) -> None:
         assert content.latents is not None
         values = content.latents.reshape(-1, content.latents.shape[-1])
-        out.add("lat", values, np.float32)
-        out.add("lat_eps", eps if eps is not None else np.zeros_like(values), np.float32)
-        out.add("lat_idx", index, np.int64)
-        out.add("lat_t", np.full(len(values), time), np.float32)
-        out.add("lat_loss", np.full(len(values), loss), np.float32)
+        out.add_loose("lat", values, np.float32)
+        out.add_loose("lat_eps", eps if eps is not None else np.zeros_like(values), np.float32)
+        out.add_loose("lat_idx", index, np.int64)
+        out.add_loose("lat_t", np.full(len(values), time), np.float32)
+        out.add_loose("lat_loss", np.full(len(values), loss), np.float32)
 
-    def _continuous(self, out: _Columns, count: int, kind: int, route: int) -> NDArray[np.int64]:
+    def _continuous(self, out: Columns, count: int, kind: int, route: int) -> NDArray[np.int64]:
         """A span without ids; returns where it lies."""
-        at = out.length
-        self._span(out, np.full(count, -1), np.full(count, IGNORE), np.zeros(count), kind, route)
+        at = len(out.ids)
+        self._span(out, np.full(count, -1), kind, route)
         return at + np.arange(count)
 
-    def _latents(self, out: _Columns, content: Content, route: int) -> None:
+    def _latents(self, out: Columns, content: Content, route: int) -> None:
         assert content.latents is not None
         count = content.latents.shape[0] * content.latents.shape[1]
         index = self._continuous(out, count, self.paradigm.see_kind, route)
@@ -373,7 +348,7 @@ class DocumentWriter:
         return t, rng.standard_normal(shape, np.float32)
 
     def _draw_flow(
-        self, out: _Columns, content: Content, rng: np.random.Generator, weight: float
+        self, out: Columns, content: Content, rng: np.random.Generator, weight: float
     ) -> None:
         time, eps = self._noise(content, rng)
         kind = NOISE if self.paradigm.clean_copy else FULL
@@ -382,29 +357,26 @@ class DocumentWriter:
         self._add_latents(out, content, index, time, eps, weight)
 
     def _draw_query(
-        self, out: _Columns, content: Content, rng: np.random.Generator, weight: float
+        self, out: Columns, content: Content, rng: np.random.Generator, weight: float
     ) -> None:
         time, eps = self._noise(content, rng)
         count = self.layout.queries
-        at = out.length
-        ids = self.vocabulary.query_start + np.arange(count)
-        self._span(out, ids, np.full(count, IGNORE), np.zeros(count), FULL, GENERATE)
-        pos = np.zeros((count, 3), np.int32)
-        pos[:, 0], pos[:, 2] = out.time, np.arange(count)
-        out.add("pos", pos, np.int32)
+        at = len(out.ids)
+        self._span(out, self.vocabulary.query_start + np.arange(count), FULL, GENERATE)
+        out.stand([out.time] * count, [0] * count, range(count))
         bound = at + np.arange(len(eps)) * count // len(eps)
         self._add_latents(out, content, bound, time, eps, weight)
 
-    def _semantic(self, out: _Columns, content: Content, route: int) -> None:
+    def _semantic(self, out: Columns, content: Content, route: int) -> None:
         assert content.semantic is not None
         rows, columns, width = content.semantic.shape
         index = self._continuous(out, rows * columns, self.paradigm.see_kind, route)
         self._grid_pos(out, (rows, columns))
-        out.add("und", content.semantic.reshape(-1, width), np.float32)
-        out.add("und_idx", index, np.int64)
+        out.add_loose("und", content.semantic.reshape(-1, width), np.float32)
+        out.add_loose("und_idx", index, np.int64)
         out.und_spans.append(rows * columns)
 
-    def _finish(self, out: _Columns, source: int) -> Document:
+    def _finish(self, out: Columns, source: int) -> Document:
         empty: dict[str, Any] = {
             "lat": np.zeros((0, self.layout.latent_channels), np.float32),
             "lat_eps": np.zeros((0, self.layout.latent_channels), np.float32),
@@ -414,8 +386,7 @@ class DocumentWriter:
             "und": np.zeros((0, self.layout.semantic_width), np.float32),
             "und_idx": np.zeros(0, np.int64),
         }
-        joined = {name: np.concatenate(parts) for name, parts in out.parts.items()}
-        return Document(**{**empty, **joined}, und_spans=out.und_spans, source=source)
+        return Document(**{**empty, **out.arrays()}, und_spans=out.und_spans, source=source)
 
 
 def _mask(

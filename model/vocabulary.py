@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -41,10 +42,18 @@ class Vocabulary:
             at += count
         self.code_starts = tuple(starts)
         self.size = at
+        # Questions and prompts come again and again, and a text is measured before it is written.
+        self._encoded = functools.lru_cache(maxsize=50_000)(self._encode)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Vocabulary, (self._json, self.codebooks, self.queries))
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without marks around it."""
-        return [self.text_start + i for i in self._text.encode(text).ids]
+        return list(self._encoded(text))
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.text_start + i for i in self._text.encode(text).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; what is not text is left out."""

@@ -235,6 +235,18 @@ def test_a_report_shows_frames_and_pictures(made: Made, done: Path) -> None:
     assert trace.fate["verdict"] == "kept" and trace.shard is not None
 
 
+def test_what_has_no_line_of_its_own_is_traced_by_its_pieces(made: Made, done: Path) -> None:
+    lines = pq.read_table(sorted((done / "ledger").glob("0*.parquet")))["uid"].to_pylist()
+    first = sorted((done / "nodes").glob("source-*/0*.rows.parquet"))
+    assert first
+    silent = sorted(set(pq.read_table(first)["uid"].to_pylist()) - set(lines))
+    # Every video that was cut goes on as its clips.
+    assert silent or made.kind != "video"
+    for uid in silent[:3]:
+        pieces = trace_sample(str(done), uid)
+        assert pieces and {piece.uid for piece in pieces} <= set(lines) - {uid}
+
+
 def test_what_is_forgotten_goes_with_all_that_it_grew_into(
     made: Made, done: Path, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
 
-from gristmill.model.attention import Places, allow, attend, block_mask
+from gristmill.model.attention import Places, allow, attend, block_mask, make_mask
 
 
 def _places(seed: int, rows: int = 3, length: int = 24) -> Places:
@@ -59,6 +59,8 @@ def test_flex_attention_and_masked_attention_agree(heads: tuple[int, int]) -> No
         query, key, value, block_mask=block_mask(places), enable_gqa=heads[0] != heads[1]
     )
     assert torch.allclose(plain, flex, atol=1e-5)
+    added = attend(query, key, value, make_mask(places))
+    assert torch.allclose(plain, added, atol=1e-5)
 
 
 def test_every_position_sees_itself() -> None:

@@ -1,0 +1,94 @@
+"""The columns of a document while it is written."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass
+class Columns:
+    """A document in the making: plain lists, which are quicker to lengthen by a few positions."""
+
+    ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    weight: list[float] = field(default_factory=list)
+    seg: list[int] = field(default_factory=list)
+    kind: list[int] = field(default_factory=list)
+    route: list[int] = field(default_factory=list)
+    # The three axes of `pos`.
+    times: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    columns: list[int] = field(default_factory=list)
+    # What comes with some positions only.
+    loose: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
+    time: int = 0
+    segments: int = 0
+    # Whether the last position is text that was learnt, so that it may emit a picture's mark.
+    telling: bool = False
+    und_spans: list[int] = field(default_factory=list)
+
+    def add(
+        self,
+        ids: Sequence[int],
+        labels: Sequence[int],
+        weight: Sequence[float],
+        *,
+        seg: int,
+        kind: int,
+        route: int,
+    ) -> None:
+        """Positions, all but where they stand."""
+        count = len(ids)
+        self.ids += ids
+        self.labels += labels
+        self.weight += weight
+        self.seg += [seg] * count
+        self.kind += [kind] * count
+        self.route += [route] * count
+
+    def stand(self, times: Iterable[int], rows: Sequence[int], columns: Sequence[int]) -> None:
+        """Where positions stand."""
+        self.times += times
+        self.rows += rows
+        self.columns += columns
+
+    def emit(self, label: int, weight: float) -> None:
+        """The last position emits what comes."""
+        self.labels[-1], self.weight[-1] = label, weight
+
+    def add_loose(self, name: str, values: Any, kind: Any) -> None:
+        """Values that not every position has."""
+        self.loose.setdefault(name, []).append(np.asarray(values, kind))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The columns as a `Document` has them."""
+        pos = np.array([self.times, self.rows, self.columns], np.int32).T
+        return {
+            "ids": np.array(self.ids, np.int64),
+            "labels": np.array(self.labels, np.int64),
+            "weight": np.array(self.weight, np.float32),
+            "seg": np.array(self.seg, np.int32),
+            "kind": np.array(self.kind, np.uint8),
+            "route": np.array(self.route, np.uint8),
+            "pos": pos,
+            **{name: np.concatenate(parts) for name, parts in self.loose.items()},
+        }
+
+
+@functools.lru_cache(maxsize=64)
+def grid_places(
+    grid: tuple[int, int], frame: tuple[int, int], repeat: int
+) -> tuple[list[int], list[int]]:
+    """Row and column in `frame` of each position of a grid, `repeat` positions a place."""
+    rows, columns = grid
+    places = [(row, column) for row in range(rows) for column in range(columns)]
+    return (
+        [row * frame[0] // rows for row, _ in places for _ in range(repeat)],
+        [column * frame[1] // columns for _, column in places for _ in range(repeat)],
+    )
