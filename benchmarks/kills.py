@@ -1,7 +1,7 @@
-"""Kill -9 at random moments: the driver, or a worker, of a whole image-text run; then compare
-bytes.
+"""Kill -9 at random moments: the driver, or a worker, of a whole run; then compare bytes.
 
     python benchmarks/kills.py [--kills 20] [--runner ray|local] [--scenes 240]
+    python benchmarks/kills.py --recipe video|interleaved|edit [--share 0.1] ...
 
 Draws a little web, runs it once in peace, then once with a kill at each random moment, half of
 them of the driver and half of a process below it, resuming each time; shards and ledger must be
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import random
 import shutil
@@ -26,7 +27,9 @@ import psutil
 
 from gristmill.dags.dag_yaml import dump_dag
 from gristmill.dags.demo import Trainer, demo_dag, free_port
-from gristmill.dags.demo_web import WebServer, build_web
+from gristmill.dags.demo_web import HOST, Web, WebServer, build_web
+from gristmill.dags.demos import find_demo
+from gristmill.dags.graph import Dag
 from gristmill.dags.verify_run import verify_run
 
 
@@ -44,17 +47,33 @@ def start(dag: str, out: str, runner: str) -> subprocess.Popen[bytes]:
     )
 
 
+def world(folder: str, recipe: str, scenes: int, share: float) -> tuple[Web, Dag]:
+    """A little web, drawn, and the recipe of its demo in small parts."""
+    network = f"{folder}/network"
+    threshold = Trainer(network, 0).train()["threshold"]
+    port = free_port()
+    if recipe == "image-text":
+        web = build_web(f"{folder}/web", scenes=scenes, seed=1, port=port)
+        return web, dataclasses.replace(demo_dag(web, network, threshold), part_rows=40)
+    os.makedirs(f"{folder}/web/site")
+    demo = find_demo(recipe)
+    drawn = demo.build(f"{folder}/web", f"http://{HOST}:{port}", 1, share)
+    Path(f"{folder}/web/routes.json").write_text(json.dumps(drawn.routes))
+    dag = demo.dag(f"{folder}/web/{drawn.source}", network, f"{HOST}:{port}")
+    return Web(f"{folder}/web", port), dataclasses.replace(dag, part_rows=7)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--recipe", default="image-text")
+    parser.add_argument("--share", type=float, default=0.1, help="of the size of a media demo")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--runner", default="ray")
     parser.add_argument("--scenes", type=int, default=240)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     folder = tempfile.mkdtemp(prefix="bench-kills-")
-    web = build_web(f"{folder}/web", scenes=arguments.scenes, seed=1, port=free_port())
-    threshold = Trainer(f"{folder}/network", 0).train()["threshold"]
-    dag = dataclasses.replace(demo_dag(web, f"{folder}/network", threshold), part_rows=40)
+    web, dag = world(folder, arguments.recipe, arguments.scenes, arguments.share)
     path = f"{folder}/dag.yaml"
     Path(path).write_text(dump_dag(dag))
     moments = random.Random(arguments.seed)

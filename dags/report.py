@@ -307,6 +307,6 @@ def _truth_table(data: ReportData) -> Table:
         )
     if data.wrong_caption_auc is not None:
         table.add_row(
-            "wrong captions, AUC of CLIP score", "", "", "", f"{data.wrong_caption_auc:.3f}", ""
+            "what does not match, AUC of CLIP", "", "", "", f"{data.wrong_caption_auc:.3f}", ""
         )
     return table
