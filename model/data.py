@@ -85,6 +85,11 @@ class StreamConfig:
     block: int = BLOCK
 
 
+def _generator(*numbers: int) -> np.random.Generator:
+    """That of a list of these numbers, as an array of words, which is taken in half the time."""
+    return np.random.Generator(np.random.PCG64(np.array(numbers, np.int64).astype(np.uint32)))
+
+
 class Planner:
     """Plans rows without opening pictures."""
 
@@ -186,7 +191,7 @@ class Planner:
 
     def block(self, state: StreamState) -> tuple[list[RowPlan], StreamState]:
         """The rows of a state's block, and the state after it."""
-        rng = np.random.Generator(np.random.PCG64([self.config.seed, 11, state.block]))
+        rng = _generator(self.config.seed, 11, state.block)
         picks = rng.choice(len(self.sources), self.config.block, p=self._shares)
         cursors = list(state.cursors)
         plans: list[DocumentPlan] = []
@@ -256,7 +261,7 @@ class Planner:
         self, source: int, shard: int, row: int, seed: tuple[int, ...]
     ) -> list[Segment] | None:
         """Those of a task drawn from the mix; of the next best where the sample lacks for it."""
-        rng = np.random.Generator(np.random.PCG64([*seed, 1]))
+        rng = _generator(*seed, 1)
         tasks = {name: share for name, share in self.sources[source].tasks.items() if share > 0}
         # Exponential races: the first to arrive is drawn with its share, then the next.
         arrivals = {name: rng.standard_exponential() / share for name, share in tasks.items()}
@@ -318,7 +323,7 @@ class RowBuilder(torch.utils.data.Dataset[list[Document]]):
                 self.content(plan.source, *place) if number in shown else Content()
                 for number, place in enumerate(plan.pictures)
             ]
-        rng = np.random.Generator(np.random.PCG64([*plan.seed, 2]))
+        rng = _generator(*plan.seed, 2)
         return self.planner.writer.write(plan.segments, contents, rng, source=plan.source)
 
     def content(self, source: int, shard: int, row: int, number: int = 0) -> Content:
