@@ -45,7 +45,7 @@ from gristmill.model.shapes import caption, draw, make_scene
 from gristmill.model.shapes_reader import SIDE
 from gristmill.model.shapes_suite import WITHOUT_HELD_OUT, evaluate_shapes
 from gristmill.model.shard_sources import DataSource
-from gristmill.model.train import Trainer, steady_memory, steps_of, train
+from gristmill.model.train import Trainer, keep_freed_memory, steps_of, train
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.train_log import Meter, TrainLog, read_log
 from gristmill.model.views import view
@@ -171,19 +171,18 @@ def measure_step(config: TrainConfig) -> dict[str, Any]:
     batches = steps_of(config, parts)
     held = list(itertools.islice(batches, 20))
     ratios, seconds = [], []
-    with steady_memory(torch.device("cpu")):
-        for _ in range(PAIRS):
-            start = time.perf_counter()
-            tokens = sum(batch.tokens for batch in held if trainer._update(batch, meter))
-            memory = (time.perf_counter() - start) / tokens
-            start = time.perf_counter()
-            tokens = 0
-            for batch in itertools.islice(batches, 20):
-                trainer._update(batch, meter)
-                tokens += batch.tokens
-            loaded = (time.perf_counter() - start) / tokens
-            ratios.append(memory / loaded)
-            seconds.append(loaded)
+    for _ in range(PAIRS):
+        start = time.perf_counter()
+        tokens = sum(batch.tokens for batch in held if trainer._update(batch, meter))
+        memory = (time.perf_counter() - start) / tokens
+        start = time.perf_counter()
+        tokens = 0
+        for batch in itertools.islice(batches, 20):
+            trainer._update(batch, meter)
+            tokens += batch.tokens
+        loaded = (time.perf_counter() - start) / tokens
+        ratios.append(memory / loaded)
+        seconds.append(loaded)
     return {
         "share of the speed on batches in memory": round(statistics.median(ratios), 3),
         "tokens/s": round(1 / statistics.median(seconds)),
@@ -288,6 +287,7 @@ def main() -> None:
     config = make_data(folder, options.scenes)
     # As the demo trains.
     demo = dataclasses.replace(config, rows_per_step=40, row_length=104)
+    keep_freed_memory()
     if options.what == "loader":
         print(json.dumps(measure_loader(demo, folder), indent=1))
     elif options.what == "step":
