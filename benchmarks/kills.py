@@ -108,7 +108,7 @@ def main() -> None:
                 flush=True,
             )
             assert done and same
-            if sum(kills.values()) % 5:
+            if sum(kills.values()) % 5 and sum(kills.values()) < arguments.kills:
                 # The next kill meets a run that is half done.
                 for node in ("clip", "keep", "shards"):
                     for place in Path(folder, "killed/nodes").glob(f"{node}-*"):

@@ -68,6 +68,8 @@ def make_optimizer(
 
 
 _MATRICES = (".qkv.weight", ".out.weight", ".up.weight", ".down.weight")
+# Numbers in matrices that are orthogonalised together.
+_TOGETHER = 2**26
 
 
 class Muon(torch.optim.Optimizer):
@@ -97,12 +99,14 @@ class Muon(torch.optim.Optimizer):
             if not group["muon"]:
                 self._adam(with_grad, group)
                 continue
-            # Matrices of one shape are orthogonalised together.
+            # Matrices of one shape are orthogonalised together, as many as memory is no matter for.
             alike: dict[torch.Size, list[nn.Parameter]] = {}
             for parameter in with_grad:
                 alike.setdefault(parameter.shape, []).append(parameter)
             for matrices in alike.values():
-                self._muon(matrices, group)
+                several = max(1, _TOGETHER // matrices[0].numel())
+                for start in range(0, len(matrices), several):
+                    self._muon(matrices[start : start + several], group)
 
     def _muon(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         mixed = []
