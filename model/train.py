@@ -87,7 +87,7 @@ def fast_in_bf16(device: torch.device) -> bool:
 
 def keep_freed_memory() -> None:
     """Let glibc, where there is one, keep what a step frees, as the next step needs as much again:
-    to give it back and to have it zeroed anew took 8 % of a step on a CPU."""
+    to give it back and to have it zeroed anew took a seventh of a step on a CPU."""
     if platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt

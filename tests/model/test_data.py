@@ -25,6 +25,7 @@ from gristmill.model.parts import Parts, make_parts
 from gristmill.model.patch_codecs import KMeansCodec
 from gristmill.model.shard_sources import DataSource, SampleOrder, open_samples
 from gristmill.model.train_config import TrainConfig
+from gristmill.model.vocabulary import DESCRIBE, DRAW, REPLY
 from gristmill.pipelines.schema import digest_fields
 from gristmill.pipelines.verify import verify_shards
 
@@ -63,6 +64,18 @@ def test_a_stream_goes_on_exactly_where_it_stopped(
         rest = _take(_loader(config, state=state), 12 - stop)
         for expected, found in zip(whole[stop:], rest, strict=True):
             assert _same(expected, found)
+
+
+def test_tasks_come_with_their_shares(world: World, tmp_path: Path) -> None:
+    planner = make_parts(world.config(tmp_path)).planner
+    state, marks = planner.start(), []
+    for _ in range(6):
+        rows, state = planner.block(state)
+        for plan in itertools.chain(*rows):
+            learnt = [s for s in plan.segments if s.learn][-1]
+            marks.append(learnt.mark if isinstance(learnt, Passage) else DRAW)
+    shares = [marks.count(mark) / len(marks) for mark in (DRAW, DESCRIBE, REPLY)]
+    assert len(marks) > 2000 and np.allclose(shares, [0.5, 0.25, 0.25], atol=0.04)
 
 
 def test_ranks_share_the_rows_that_one_would_have(world: World, tmp_path: Path) -> None:

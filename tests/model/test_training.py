@@ -103,8 +103,9 @@ def test_muon_and_checkpointing_learn(config: Make) -> None:
     from gristmill.model import configurations
 
     muon = config(optimiser="muon", rate=2e-2, schedule="wsd")
-    result = train(muon, _quiet(muon))
-    assert result.last_loss < result.first_loss
+    train(muon, _quiet(muon))
+    before, after = losses_before_and_after(muon)
+    assert after < 0.85 * before
     plain = configurations.nano(50)
     assert dataclasses.replace(plain, checkpointing=True) != plain
 
