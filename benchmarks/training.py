@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from shape_shards import build_shapes
 
 from gristmill.model import load
 from gristmill.model.auto_codecs import FsqCodec
+from gristmill.model.batch import PackedBatch
 from gristmill.model.codec import Codec
 from gristmill.model.codecs import CodecTraining, load_codec, save_codec, train_codec
 from gristmill.model.filter_network import train_filter_network
@@ -164,28 +165,31 @@ def samples_per_s(config: TrainConfig, folder: Path) -> dict[str, float]:
 
 
 def measure_step(config: TrainConfig) -> dict[str, Any]:
-    """Seconds a step with the loader, and on batches held in memory; medians of pairs."""
+    """The speed of steps with the loader against that of the same steps, the same batches lying in
+    memory; medians of pairs, one first and then the other."""
     parts = make_parts(config)
     trainer = Trainer(config, parts, torch.device("cpu"))
     meter = Meter(parts.vocabulary, parts.titles)
-    batches = steps_of(config, parts)
-    held = list(itertools.islice(batches, 20))
-    ratios, seconds = [], []
-    for _ in range(PAIRS):
+    loaded, copied = steps_of(config, parts), steps_of(config, parts)
+
+    def seconds(batches: Iterable[PackedBatch]) -> float:
         start = time.perf_counter()
-        tokens = sum(batch.tokens for batch in held if trainer._update(batch, meter))
-        memory = (time.perf_counter() - start) / tokens
-        start = time.perf_counter()
-        tokens = 0
-        for batch in itertools.islice(batches, 20):
-            trainer._update(batch, meter)
-            tokens += batch.tokens
-        loaded = (time.perf_counter() - start) / tokens
-        ratios.append(memory / loaded)
-        seconds.append(loaded)
+        tokens = sum(batch.tokens for batch in batches if trainer._update(batch, meter))
+        return (time.perf_counter() - start) / tokens
+
+    seconds(itertools.islice(loaded, 5))
+    seconds(itertools.islice(copied, 5))
+    shares, rates = [], []
+    for number in range(2 * PAIRS):
+        held = list(itertools.islice(copied, 20))
+        memory = seconds(held) if number % 2 else 0.0
+        streamed = seconds(itertools.islice(loaded, 20))
+        memory = memory or seconds(held)
+        shares.append(memory / streamed)
+        rates.append(1 / streamed)
     return {
-        "share of the speed on batches in memory": round(statistics.median(ratios), 3),
-        "tokens/s": round(1 / statistics.median(seconds)),
+        "share of the speed on batches in memory": round(statistics.median(shares), 3),
+        "tokens/s": round(statistics.median(rates)),
     }
 
 
