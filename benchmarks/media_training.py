@@ -1,7 +1,7 @@
 """From videos, documents and edit pairs through their recipes to shards, to a tiny model trained on
 them, to its score against a control.
 
-    python benchmarks/media_training.py data --folder DIR     # through the pipelines, once
+    python benchmarks/media_training.py data motion|edits|stories --folder DIR     # to shards, once
     python benchmarks/media_training.py train motion|edits|stories --folder DIR --steps 1200
 """
 
@@ -43,7 +43,7 @@ _FIRST = 10**7
 # Samples, and what the model is asked.
 KINDS: dict[str, tuple[int, dict[str, float]]] = {
     "edits": (16_000, {"edit": 1.0}),
-    "motion": (8000, {"continue": 0.8, "draw": 0.1, "describe": 0.1}),
+    "motion": (16_000, {"continue": 0.8, "draw": 0.1, "describe": 0.1}),
     "stories": (4_000, {"interleaved": 1.0}),
 }
 
@@ -117,15 +117,16 @@ def dag_of(kind: str, source: str, network: str) -> Dag:
     return apply_settings(dag, [*common, *more])
 
 
-def make_data(folder: Path) -> None:
-    """Runs of all three recipes."""
+def make_data(folder: Path, kinds: list[str]) -> None:
+    """Runs of the recipes."""
     console = Console()
     network = str(folder / "filter-network")
     filter_network(network, 0, console)
     writers: dict[str, Callable[[Path, int], str]] = {
         "motion": write_motion, "edits": write_edits, "stories": write_stories,
     }  # fmt: skip
-    for kind, (count, _) in KINDS.items():
+    for kind in kinds:
+        count, _ = KINDS[kind]
         raw = folder / f"{kind}-raw"
         raw.mkdir(parents=True, exist_ok=True)
         source = raw / "source"
@@ -172,7 +173,7 @@ def main() -> None:
     options = parser.parse_args()
     os.makedirs(options.folder, exist_ok=True)
     if options.what == "data":
-        make_data(options.folder)
+        make_data(options.folder, options.kinds)
         return
     for kind in options.kinds:
         train_and_judge(kind, options.folder, options.steps, options.seed, options.paradigm)

@@ -193,34 +193,28 @@ def measure_step(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def measure_paradigms(
-    config: TrainConfig,
-    folder: Path,
-    steps: int,
-    only: list[str],
-    experts: list[str],
-    codec: str,
-    seed: int,
-) -> None:
+def measure_paradigms(config: TrainConfig, folder: Path, options: argparse.Namespace) -> None:
     """Train each, judge each, print a line each."""
-    for paradigm, kind in itertools.product(only or list(PARADIGMS), experts):
-        chosen = configure(config, folder, paradigm, kind, codec)
-        out = f"{chosen.out}-{codec}-{seed}"
-        longer = codec != "codes"
+    for paradigm, kind in itertools.product(options.only or list(PARADIGMS), options.experts):
+        chosen = configure(config, folder, paradigm, kind, options.codec)
+        length, steps, seed = options.row_length, options.steps, options.seed
         chosen = dataclasses.replace(
-            chosen, steps=steps, seed=seed, out=out, row_length=288 if longer else 160,
-            rows_per_step=16 if longer else 26,
+            chosen, steps=steps, seed=seed, out=f"{chosen.out}-{options.codec}-{steps}-{seed}",
+            row_length=length, rows_per_step=4160 // length,
         )  # fmt: skip
         result = train(chosen, TrainLog(chosen.out, quiet=True))
         model = load(chosen.out)
         flows = find_paradigm(paradigm).draw in ("flow", "query")
         sampling = Sampling(temperature=0.4, steps=24, guidance=1.5 if flows else 1.35)
-        scores = evaluate_shapes(model, count=200, seed=seed, sampling=sampling, steps=steps)
+        scores = evaluate_shapes(
+            model, count=options.judged, seed=seed, sampling=sampling, steps=steps
+        )
         wanted = (
             "picture_exact", "picture_exact_shuffled", "caption_exact", "answer_exact",
             "answer_exact_without_existence", "held_out", "codec_ceiling",
         )  # fmt: skip
-        line = {"paradigm": paradigm, "experts": kind, "codec": codec, "steps": steps, "seed": seed}
+        line = {"paradigm": paradigm, "experts": kind, "codec": options.codec, "steps": steps}
+        line |= {"scenes": options.scenes, "seed": seed}
         line |= {"seconds": round(result.seconds), "tokens": result.tokens}
         print(json.dumps(line | {name: scores[name] for name in wanted}), flush=True)
 
@@ -283,6 +277,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--experts", nargs="*", default=["dense"])
     parser.add_argument("--codec", default="codes", choices=("codes", "residual", "fsq"))
+    # Positions of a row; a step has 4,160. Two codes to a place want 288, the demo has 104.
+    parser.add_argument("--row-length", type=int, default=160)
+    parser.add_argument("--judged", type=int, default=200)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -299,15 +296,7 @@ def main() -> None:
     elif options.what == "kills":
         measure_kills(config, folder, options.kills, options.seed)
     else:
-        measure_paradigms(
-            config,
-            folder,
-            options.steps,
-            options.only,
-            options.experts,
-            options.codec,
-            options.seed,
-        )
+        measure_paradigms(config, folder, options)
 
 
 if __name__ == "__main__":
