@@ -16,6 +16,8 @@ from gristmill.pipelines.stage import Score
 
 # Facts are measured at this longer side, so that they do not depend on the size stored.
 _SIDE = 256
+# Red less green, and their mean less blue (Hasler & Suesstrunk 2003).
+_OPPONENTS = np.array([[1, -1, 0], [0.5, 0.5, -1]], np.float32)
 # Grey levels within which a pixel counts as being of the commonest colour.
 _BLANK_TOLERANCE = 8
 
@@ -66,24 +68,34 @@ def _measure(image: Image) -> tuple[Any, ...]:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     grey: Any = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-    histogram = np.bincount(grey.reshape(-1), minlength=256) / grey.size
-    used = histogram[histogram > 0]
-    flat = small.reshape(-1, 3).astype(np.int16)
-    median = np.median(flat, axis=0)
-    blank = (np.abs(flat - median).max(axis=1) <= _BLANK_TOLERANCE).mean()
-    red, green, blue = flat.T.astype(np.float64)
-    first, second = red - green, (red + green) / 2 - blue
-    colourfulness = np.hypot(first.std(), second.std()) + 0.3 * np.hypot(
-        first.mean(), second.mean()
-    )
+    pixels = grey.size
+    shares = np.bincount(grey.reshape(-1), minlength=256) / pixels
+    used = shares[shares > 0]
+    # Integers all through, so the sums are exact and whole numbers decide what is blank.
+    medians = np.array([_median(small[:, :, channel]) for channel in range(3)])
+    lowest = np.ceil(medians - _BLANK_TOLERANCE)
+    highest = np.floor(medians + _BLANK_TOLERANCE)
+    blank = cv2.countNonZero(cv2.inRange(small, lowest, highest)) / pixels
+    # Red against green, and yellow against blue.
+    opposed = cv2.transform(small.astype(np.float32), _OPPONENTS)
+    means, deviations = cv2.meanStdDev(opposed)
+    laplacian = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1]
+    mean, deviation = cv2.meanStdDev(grey)
     facts = (
-        float(cv2.Laplacian(grey, cv2.CV_64F).var()),
+        float(laplacian[0, 0]) ** 2,
         float(-(used * np.log2(used)).sum()),
         float(blank),
-        float(grey.mean() / 255),
-        float(grey.std() / 255),
-        float(colourfulness),
+        float(mean[0, 0]) / 255,
+        float(deviation[0, 0]) / 255,
+        float(np.hypot(*deviations[:, 0]) + 0.3 * np.hypot(*means[:, 0])),
         max(height, width) / min(height, width),
     )
-    is_grey = bool((flat[:, 0] == flat[:, 1]).all() and (flat[:, 1] == flat[:, 2]).all())
+    is_grey = not means.any() and not deviations.any()
     return (*(round(abs(fact), 5) for fact in facts), is_grey)
+
+
+def _median(channel: Any) -> float:
+    """Of 8-bit values, by counting them."""
+    below = np.cumsum(np.bincount(channel.reshape(-1), minlength=256))
+    count = int(below[-1])
+    return float(np.searchsorted(below, [(count + 1) // 2, count // 2 + 1]).mean())
