@@ -103,8 +103,8 @@ def build_web(folder: str, *, scenes: int = 2400, seed: int = 0, port: int) -> W
     pages = _pages(scenes, seed)
     os.makedirs(os.path.join(folder, "site"), exist_ok=True)
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        make = functools.partial(_make_page, folder, pages)
-        made = list(pool.map(make, range(len(pages)), chunksize=64))
+        make = functools.partial(_make_page, folder)
+        made = list(pool.map(make, range(len(pages)), pages, chunksize=64))
     routes: dict[str, dict[str, Any]] = {}
     rows: list[dict[str, Any]] = []
     for i, (page, (path, route, texts)) in enumerate(zip(pages, made, strict=True)):
@@ -146,6 +146,7 @@ def _share(count: int, scenes: int) -> int:
 def _pages(scenes: int, seed: int) -> list[_Page]:
     first = 10**7 * (seed + 1)
     pages = [_Page(first + i, CLEAN) for i in range(scenes)]
+    copies = 0
     for fault, count in {**PLANTED, **CONTROLS}.items():
         if fault == "repeated row":
             continue
@@ -153,17 +154,17 @@ def _pages(scenes: int, seed: int) -> list[_Page]:
             page = _Page(first + len(pages), fault, variant=n)
             if "copy" in fault:
                 # Copies of the first clean pictures, each of another one.
-                page.of = sum(1 for other in pages if other.of >= 0) % scenes
+                page.of = copies % scenes
                 page.seed = pages[page.of].seed
+                copies += 1
             pages.append(page)
     return pages
 
 
-def _make_page(folder: str, pages: list[_Page], i: int) -> tuple[str, dict[str, Any], list[str]]:
+def _make_page(folder: str, i: int, page: _Page) -> tuple[str, dict[str, Any], list[str]]:
     """Draw a page's picture; returns its path, how it is served, and its captions."""
     from gristmill.model.shapes import caption, draw, make_scene, wrong_caption
 
-    page = pages[i]
     scene = make_scene(page.seed)
     rng = np.random.Generator(np.random.PCG64([page.seed, i, 4]))
     texts = [caption(scene, page.seed)]
@@ -175,6 +176,9 @@ def _make_page(folder: str, pages: list[_Page], i: int) -> tuple[str, dict[str, 
     elif page.fault == "second caption":
         texts = [caption(scene, page.seed), caption(scene, page.seed + 1)]
     side, kind = _size_and_kind(page.of if page.of >= 0 else i)
+    if page.fault == "extreme aspect":
+        # A strip of it must not be tiny too.
+        side = 256
     picture = draw(scene, side)
     kind, data = _encoded(page, picture, kind)
     path = f"/{i:06d}.{kind}"
@@ -186,7 +190,7 @@ def _make_page(folder: str, pages: list[_Page], i: int) -> tuple[str, dict[str, 
 
 
 def _size_and_kind(i: int) -> tuple[int, str]:
-    side = (224, 256, 320, 384)[i % 4]
+    side = (128, 144, 160, 192)[i % 4]
     kind = "png" if i % 10 == 7 else "webp" if i % 10 == 3 else "jpg"
     return side, kind
 

@@ -175,7 +175,7 @@ def demo(
         str, typer.Argument(help="image, video, interleaved or edit: which little world.")
     ] = "image",
     out: Annotated[str, typer.Option(help="Folder; runs/demo, or runs/demo-video.")] = "",
-    scenes: Annotated[int, typer.Option(help="Clean pictures in the little web.")] = 8000,
+    scenes: Annotated[int, typer.Option(help="Clean pictures in the little web.")] = 16_000,
     runner: Annotated[str, typer.Option(help="ray, or local: in this process.")] = "ray",
     seed: Annotated[int, typer.Option(help="Seed of the little web and the filter network.")] = 0,
     steps: Annotated[int, typer.Option(help="Steps of the model's training; 0: none.")] = 1150,

@@ -103,17 +103,20 @@ def _ground(rng: np.random.Generator, side: int) -> Picture:
     tint = rng.uniform(-10, 10, 3).astype(np.float32)
     tilt = rng.normal(0, 7, (3, 3, 3)).astype(np.float32)
     colour: Any = cv2.resize(tilt, (side, side), interpolation=cv2.INTER_CUBIC)
-    values = rng.uniform(100, 130) + 13 * light[:, :, None] + tint + colour
-    return np.asarray(np.clip(values, 25, 215), np.uint8)
+    values = rng.uniform(100, 130) + 13 * light[:, :, None] + tint
+    values += colour
+    return np.asarray(np.clip(values, 25, 215, out=values), np.uint8)
 
 
 def _draw_thing(picture: Picture, thing: Thing) -> None:
     side = picture.shape[0]
     mask = draw_mask(thing.shape, reach(thing.size), thing.centre, side)
-    alpha = mask.astype(np.float32)[:, :, None] / 255
-    colour = np.array(COLOURS[thing.colour], np.float32) * shade(side)[:, None, None]
-    mixed = picture * (1 - alpha) + np.clip(colour, 0, 255) * alpha
-    picture[:] = np.rint(mixed).astype(np.uint8)
+    left, top, width, height = cv2.boundingRect(mask)
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    alpha = mask[rows, columns].astype(np.float32)[:, :, None] / 255
+    colour = np.array(COLOURS[thing.colour], np.float32) * shade(side)[rows, None, None]
+    mixed = picture[rows, columns] * (1 - alpha) + np.clip(colour, 0, 255) * alpha
+    picture[rows, columns] = np.rint(mixed).astype(np.uint8)
 
 
 def reach(size: str) -> float:

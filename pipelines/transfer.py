@@ -77,7 +77,8 @@ class Transfer(Map):
     # Transfers at once, in all and to one host and port.
     connections: int = execution(64)
     per_host: int = execution(16)
-    # Processes that open; 0: as many as this process has cores.
+    # Processes that open; 0: as many as this process has cores, or OMP_NUM_THREADS, which Ray sets
+    # to a worker's share of them.
     decoders: int = execution(0)
 
     def reads(self) -> tuple[str, ...]:
@@ -85,8 +86,9 @@ class Transfer(Map):
         return ("uid", "image_id", "url", "pointer", "status")
 
     def needs(self) -> Needs:
-        """One core drives the transfers; the children are extra."""
-        return Needs(cpus=1.0, memory_gb=2.0)
+        """Little of a core: it waits most of the time, at the end of a part for the slowest hosts.
+        Several workers on a core fill that time with other parts."""
+        return Needs(cpus=0.25, memory_gb=2.0)
 
     def heals(self, status: str, error: str) -> bool:
         """Whether a failed row may succeed on another day."""
@@ -196,6 +198,13 @@ class Transfer(Map):
         return with_columns(rows, columns, schema)
 
 
+def _cores() -> int:
+    """What this process may use."""
+    own = os.environ.get("OMP_NUM_THREADS", "")
+    here = len(os.sched_getaffinity(0))
+    return min(int(own), here) if own.isdigit() and int(own) else here
+
+
 class _Work:
     """Fetches and opens all images of a table inside one thread's event loop."""
 
@@ -211,7 +220,7 @@ class _Work:
         self.urls = table["url"].to_pylist()
         self.pointers = table["pointer"].to_pylist()
         self.meta = table["meta"].to_pylist() if "meta" in table.column_names else []
-        count = stage.decoders or len(os.sched_getaffinity(0))
+        count = stage.decoders or _cores()
         self.children: queue.SimpleQueue[Child] = queue.SimpleQueue()
         # Children outlive one part: starting them anew would cost half a second each.
         self.idle = _IDLE.setdefault(repr(stage), [])
