@@ -198,7 +198,7 @@ class Transfer(Map):
         return with_columns(rows, columns, schema)
 
 
-def _cores() -> int:
+def cores() -> int:
     """What this process may use."""
     own = os.environ.get("OMP_NUM_THREADS", "")
     here = len(os.sched_getaffinity(0))
@@ -220,7 +220,7 @@ class _Work:
         self.urls = table["url"].to_pylist()
         self.pointers = table["pointer"].to_pylist()
         self.meta = table["meta"].to_pylist() if "meta" in table.column_names else []
-        count = stage.decoders or _cores()
+        count = stage.decoders or cores()
         self.children: queue.SimpleQueue[Child] = queue.SimpleQueue()
         # Children outlive one part: starting them anew would cost half a second each.
         self.idle = _IDLE.setdefault(repr(stage), [])

@@ -28,6 +28,7 @@ from gristmill.pipelines.download import Download
 from gristmill.pipelines.pointer import file_pointer
 from gristmill.pipelines.resize import Boxes, Picture, PictureWorker, ResizeSettings
 from gristmill.pipelines.row_builder import RowBuilder
+from gristmill.pipelines.transfer import cores
 
 
 def photo(side: int = 96, seed: int = 0, height: int | None = None) -> Any:
@@ -328,6 +329,16 @@ def test_a_reader_that_stops_early_leaves_nothing_behind(server: Loopback) -> No
     generator = stage.map(url_rows(*[server.url(path) for path in server.pages]))
     assert len(next(generator)) == 1
     generator.close()
+
+
+def test_a_worker_opens_with_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = len(os.sched_getaffinity(0))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert cores() == here
+    # As Ray tells its workers; what else stands there says nothing.
+    for said, wanted in (("1", 1), ("1000", here), ("0", here), ("2,1", here)):
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        assert cores() == wanted
 
 
 def test_only_what_may_heal_heals() -> None:
