@@ -16,7 +16,7 @@ from gristmill.dags.graph import stores_images
 from gristmill.dags.report import Picture
 from gristmill.dags.rows import RowReader
 from gristmill.dags.run_folder import Layout
-from gristmill.pipelines.decode import DecodeError, Image, decode_rgb
+from gristmill.pipelines.decode import DecodeError, Image, decode_rgb, encode_jpeg
 from gristmill.pipelines.media import PIECES, explode_pieces
 from gristmill.pipelines.stage import Map
 
@@ -94,9 +94,7 @@ def thumbnail_uri(files: Sequence[bytes]) -> str:
             shown[top : top + one.shape[0], left : left + one.shape[1]] = one
         if len(pictures) == 2:
             shown = shown[:_CELL]
-    swapped: Any = cv2.cvtColor(shown, cv2.COLOR_RGB2BGR)
-    encoded = cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
-    return "data:image/jpeg;base64," + base64.b64encode(encoded).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(shown, 80)).decode()
 
 
 def _small(picture: Image, side: int) -> Image:

@@ -145,7 +145,10 @@ class Planner:
 
     def frames(self, source: int, columns: dict[str, Any]) -> int:
         """Frames that are asked of a clip; fewer if it has no more."""
+        # Those whose tokens are stored, or whose pictures are.
         there = columns.get("frame_index")
+        if there is None:
+            there = columns.get("picture_frames")
         known = len(there) if there is not None else min(columns.get("frames") or 1, FRAMES)
         return max(1, min(self.sources[source].frames, known))
 
@@ -173,6 +176,7 @@ class Planner:
             "image_places",
             "frames",
             "frame_index",
+            "picture_frames",
             *TOKEN_COLUMNS,
         )
         columns: dict[str, Any] = {}

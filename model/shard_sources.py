@@ -80,7 +80,9 @@ class OurSamples:
         inner = url.rstrip("/") + "/shards"
         self.url = inner if Folder(inner).exists("manifest.json") else url
         self._shards = ShardSet(self.url, split)
-        self.media = self._shards.media
+        # Frames of a clip stand for the clip.
+        self._frames = self._shards.media == "frames"
+        self.media = "video" if self._frames else self._shards.media
         self.forgotten = self._shards.forgotten
         manifest = Folder(self.url).read_bytes("manifest.json")
         self.digest = hashlib.sha256(manifest).hexdigest()
@@ -99,6 +101,8 @@ class OurSamples:
                 "(its digest is image_codec) and a paradigm that needs no more, "
                 "or shards with pictures"
             )
+        if self._frames:
+            return decode_rgb(files[int((number + 0.5) * len(files) / frames)])
         if self.media != "video":
             return decode_rgb(files[number])
         moments = decode_clip(files[0]).frames

@@ -3,6 +3,7 @@ alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,9 +92,32 @@ def decode_clip(data: bytes) -> ClipFrames:
     return ClipFrames(np.stack(frames), pairs, gaps, np.stack(signature))
 
 
-def moments_of(count: int) -> list[int]:
-    """Frames of a clip of `count` that are looked at in colour: the middles of equal stretches."""
-    number = min(FRAMES, count)
+def sample_frames(data: bytes, moments: Sequence[int], longest: int) -> list[Image]:
+    """The frames of a clip with these numbers, ascending, each upright uint8 RGB
+    [height, width, 3] with a longer side of at most `longest` pixels; the last that decodes stands
+    for those after it.
+
+    Raises `VideoError` for what is no video, `ValueError` if no frame decodes.
+    """
+    wanted, found, last = set(moments), {}, None
+    with open_video(data) as container:
+        for frame in play(container):
+            last = frame
+            if frame.index in wanted:
+                found[frame.index] = pixels(frame.raw, longest)
+                if len(found) == len(wanted):
+                    break
+    if last is None:
+        raise ValueError("no frame decodes")
+    if len(found) < len(wanted):
+        end = pixels(last.raw, longest)
+        return [found.get(moment, end) for moment in moments]
+    return [found[moment] for moment in moments]
+
+
+def moments_of(count: int, most: int = FRAMES) -> list[int]:
+    """At most `most` frames of a clip of `count`: the middles of equal stretches."""
+    number = min(most, count)
     return sorted({int((i + 0.5) * count / number) for i in range(number)})
 
 

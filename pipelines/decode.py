@@ -1,5 +1,5 @@
-"""Stored bytes -> RGB pixels, for scoring. What is stored was decoded once already by the
-download."""
+"""Stored bytes -> RGB pixels, for scoring, and back. What is stored was decoded once already by
+the download."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def decode_rgb(data: bytes) -> Image:
         laid = pixels[:, :, :3] * alpha + 255 * (1 - alpha)
         pixels = np.rint(laid).astype(np.uint8)
     return np.ascontiguousarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+
+
+def encode_jpeg(image: Image, quality: int = 95) -> bytes:
+    """uint8 RGB [height, width, 3] as a JPEG file."""
+    swapped = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
 def _to_byte(pixels: np.ndarray) -> Image:

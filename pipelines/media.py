@@ -15,8 +15,10 @@ from gristmill.pipelines.decode import decode_rgb
 BYTES_OF_A_PIXEL = 3
 # Where the pictures of a row lie that has several.
 PIECES = ("image_offsets", "image_sizes")
-# What shards are of whose samples have several pictures, each a member `{key}.{name}.jpg`.
-SEVERAL = ("document", "edit")
+# What shards are of whose samples have several pictures, each a member `{key}.{name}.jpg`: pieces
+# that are stored, or frames of the clip that is.
+STORED_SEVERAL = ("document", "edit")
+SEVERAL = (*STORED_SEVERAL, "frames")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gristmill.pipelines.media import PIECES, SEVERAL, explode_pieces
+from gristmill.pipelines.clip_frames import moments_of, sample_frames
+from gristmill.pipelines.decode import encode_jpeg
+from gristmill.pipelines.media import PIECES, SEVERAL, STORED_SEVERAL, explode_pieces
 from gristmill.pipelines.shard_sidecars import json_member
 from gristmill.pipelines.stage import Workspace
 from gristmill.pipelines.tar import TarWriter
@@ -21,16 +23,22 @@ _READ_ROWS = 256
 _GROUP_ROWS = 100
 
 
+def with_moments(plan: pa.Table, frames: int) -> pa.Table:
+    """The plan with the column `picture_frames`: at most so many frames of each clip, by number."""
+    moments = [moments_of(count, frames) for count in plan["frames"].to_pylist()]
+    return plan.append_column("picture_frames", pa.array(moments, pa.list_(pa.int32())))
+
+
 def _with_files(
-    plan: pa.Table, workspace: Workspace, media: str
+    plan: pa.Table, workspace: Workspace, media: str, longest: int
 ) -> Iterator[tuple[dict[str, Any], list[tuple[str, bytes]]]]:
     """Rows of a plan with their files (or none, without `media`) as (extension, bytes), a few
-    hundred at a time in memory."""
+    hundred at a time in memory; frames of clips with a longer side of at most `longest` pixels."""
     for start in range(0, len(plan), _READ_ROWS):
         table = plan.slice(start, _READ_ROWS)
         rows = table.to_pylist()
         files: list[list[tuple[str, bytes]]] = [[] for _ in rows]
-        if media in SEVERAL:
+        if media in STORED_SEVERAL:
             owners, pieces = explode_pieces(table)
             for owner, data in zip(owners, workspace.images(pieces), strict=True):
                 row, number = rows[owner], len(files[owner])
@@ -38,7 +46,11 @@ def _with_files(
                 files[owner].append((f"{name}.{kind}", data))
         elif media:
             for i, data in enumerate(workspace.images(table)):
-                files[i].append((rows[i]["format"] or "bin", data))
+                if media == "frames":
+                    pictures = sample_frames(data, rows[i]["picture_frames"], longest)
+                    files[i] += [(f"{n}.jpg", encode_jpeg(p)) for n, p in enumerate(pictures)]
+                else:
+                    files[i].append((rows[i]["format"] or "bin", data))
         yield from zip(rows, files, strict=True)
 
 
@@ -48,7 +60,7 @@ def described_columns(plan: pa.Table) -> list[str]:
 
 
 def write_tar(
-    file: Any, plan: pa.Table, workspace: Workspace, media: str
+    file: Any, plan: pa.Table, workspace: Workspace, media: str, longest: int
 ) -> list[list[tuple[int, int]]]:
     """Members {key}.jpg {key}.json {key}.txt for each sample, or {key}.0.jpg, {key}.1.jpg and so on
     where there are several; returns where each sample's files lie."""
@@ -56,7 +68,7 @@ def write_tar(
     places = []
     columns = described_columns(plan)
     schema = plan.schema
-    for row, files in _with_files(plan, workspace, media):
+    for row, files in _with_files(plan, workspace, media, longest):
         key = row["uid"]
         members = {
             "json": json_member({name: row[name] for name in columns}, schema),
@@ -87,7 +99,9 @@ def metadata(plan: pa.Table, places: Sequence[Sequence[tuple[int, int]]], media:
     return table.replace_schema_metadata(None)
 
 
-def write_parquet(file: Any, plan: pa.Table, workspace: Workspace, media: str) -> None:
+def write_parquet(
+    file: Any, plan: pa.Table, workspace: Workspace, media: str, longest: int
+) -> None:
     """Files as Hugging Face `Image` or `Video` in a column of that name, or a list of them in
     `images`, if `media` names something; captions and facts beside them."""
     columns = described_columns(plan)
@@ -107,7 +121,7 @@ def write_parquet(file: Any, plan: pa.Table, workspace: Workspace, media: str) -
                         {"bytes": data, "path": f"{row['uid']}.{extension}"}
                         for extension, data in files
                     ]
-                    for row, files in _with_files(table, workspace, media)
+                    for row, files in _with_files(table, workspace, media, longest)
                 ]
                 values = cells if media in SEVERAL else [files[0] for files in cells]
                 rows.insert(0, pa.array(values, fields[0].type))

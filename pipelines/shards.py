@@ -21,8 +21,14 @@ import pyarrow.parquet as pq
 import xxhash
 
 from gristmill.errors import ConfigurationError, GraphError
-from gristmill.pipelines.media import PIECES, SEVERAL
-from gristmill.pipelines.shard_files import PLACE, metadata, write_parquet, write_tar
+from gristmill.pipelines.media import PIECES, STORED_SEVERAL
+from gristmill.pipelines.shard_files import (
+    PLACE,
+    metadata,
+    with_moments,
+    write_parquet,
+    write_tar,
+)
 from gristmill.pipelines.shard_sidecars import (
     card,
     croissant,
@@ -58,8 +64,12 @@ class Shards(Write):
 
     # "webdataset" or "parquet".
     format: str = "webdataset"
-    # What a sample is: an image or a video with its caption, a document, or an edit of an image.
+    # What a sample is: an image or a video with its caption, a document, an edit of an image, or
+    # frames of a clip in the clip's stead.
     media: str = "image"
+    # With media=frames: how many, evenly spread, and their longer side at most, in pixels.
+    frames: int = 8
+    frame_side: int = 512
     # False: tokens instead of pictures, for readers that need no pixels.
     pictures: bool = True
     # A shard is closed at this many samples or bytes of pictures, whichever comes first.
@@ -82,7 +92,9 @@ class Shards(Write):
         """Validate the choices."""
         require_choice(self, "format", ("webdataset", "parquet"))
         require_choice(self, "split_by", ("auto", "group", "bytes"))
-        require_choice(self, "media", ("image", "video", "document", "edit"))
+        require_choice(self, "media", ("image", "video", "document", "edit", "frames"))
+        if self.frames < 1 or self.frame_side < 2:
+            raise ConfigurationError("frames must be at least 1, and frame_side at least 2")
         if self.samples_per_shard < 1 or self.bytes_per_shard < 1:
             raise ConfigurationError("samples_per_shard and bytes_per_shard must be at least 1")
         if not 0 <= self.val_share < 1:
@@ -103,8 +115,9 @@ class Shards(Write):
         identity = [name for name in IDENTITY if name in available.names]
         split = ["split_group"] if "split_group" in available.names else []
         pieces = [name for name in PIECES if name in available.names]
-        if self.media in SEVERAL and not pieces:
-            raise GraphError(missing_column("Shards", PIECES[0], available.names))
+        for name, media in ((PIECES[0], STORED_SEVERAL), ("frames", ("frames",))):
+            if self.media in media and name not in available.names:
+                raise GraphError(missing_column("Shards", name, available.names))
         return (*identity, *score_names(available), *split, *pieces, *PLACE)
 
     def needs(self) -> Needs:
@@ -142,6 +155,8 @@ class Shards(Write):
                     f"WHERE is_val = {split == 'val'} ORDER BY shuffle_key, uid"
                 ).to_arrow_reader(5_000)
                 for table in self._cut(ordered):
+                    if self.media == "frames":
+                        table = with_moments(table, self.frames)
                     name = f"plan/{split}-{counts[split]:08d}"
                     workspace.save_table(name, table.sort_by("uid"))
                     counts[split] += 1
@@ -195,13 +210,14 @@ class Shards(Write):
         plan = workspace.load_table(f"plan/{split}-{number:08d}")
         name = f"{split}/{number:08d}"
         files = Files(workspace)
+        media = self.media if self.pictures else ""
         places: list[list[tuple[int, int]]] = []
         if self.format == "webdataset":
             with files.open(f"{name}.tar") as file:
-                places = write_tar(file, plan, workspace, self.media if self.pictures else "")
+                places = write_tar(file, plan, workspace, media, self.frame_side)
         else:
             with files.open(f"{name}.parquet") as file:
-                write_parquet(file, plan, workspace, self.media if self.pictures else "")
+                write_parquet(file, plan, workspace, media, self.frame_side)
         files.write(f"{split}/{number:08d}_stats.json", stats(len(plan)))
         buffer = io.BytesIO()
         pq.write_table(metadata(plan, places, self.media), buffer, compression="zstd")

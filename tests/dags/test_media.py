@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from rich.console import Console
 from gristmill.dags.dag_yaml import dump_dag
 from gristmill.dags.demo import free_port
 from gristmill.dags.demo_media import MediaDemo, Planted, World, judge
+from gristmill.dags.demo_video import write_video
 from gristmill.dags.demo_web import HOST, Web, WebServer
 from gristmill.dags.demos import find_demo
 from gristmill.dags.execute import RunOptions, execute
@@ -38,7 +40,11 @@ from gristmill.dags.settings import apply_settings
 from gristmill.dags.trace import trace_sample
 from gristmill.dags.verify_run import verify_run
 from gristmill.errors import ConfigurationError
+from gristmill.model.shard_sources import DataSource, open_samples
+from gristmill.pipelines.clip_frames import moments_of, sample_frames
+from gristmill.pipelines.decode import decode_rgb, encode_jpeg
 from gristmill.pipelines.shard_reader import ShardSet
+from gristmill.pipelines.video import VideoError
 
 KINDS = ("video", "interleaved", "edit")
 
@@ -227,6 +233,54 @@ def test_samples_can_be_read_by_us_and_by_others(made: Made, done: Path, tmp_pat
     assert features["caption"].dtype == "string"
 
 
+@pytest.mark.parametrize("written", ["webdataset", "parquet"])
+@pytest.mark.parametrize("made", ["video"], indirect=True)
+def test_clips_can_be_shards_of_frames(
+    made: Made, done: Path, tmp_path: Path, written: str
+) -> None:
+    out = tmp_path / "frames"
+    shutil.copytree(done, out)
+    run(
+        made, out, "part_rows=7", "tokens.images=", "shards.media=frames", "shards.frames=3",
+        "shards.frame_side=64", f"shards.format={written}",
+    )  # fmt: skip
+    clips = {clip.uid: clip for clip in ShardSet(str(done / "shards"))}
+    shards = ShardSet(str(out / "shards"))
+    assert {sample.uid for sample in shards} == clips.keys()
+    for sample in shards:
+        clip = clips[sample.uid]
+        moments = sample.columns["picture_frames"]
+        assert moments == moments_of(clip.columns["frames"], 3)
+        frames = sample_frames(clip.image, moments, 64)
+        assert len(sample.images) == len(frames) == 3 and max(frames[0].shape) == 64
+        for data, frame in zip(sample.images, frames, strict=True):
+            assert data[:3] == b"\xff\xd8\xff" and data == encode_jpeg(frame)
+    assert verify_run(str(out)) == []
+    if written == "webdataset":
+        with tarfile.open(out / "shards" / "train" / "00000000.tar") as file:
+            endings = [name.partition(".")[2] for name in file.getnames()[:5]]
+        assert endings == ["0.jpg", "1.jpg", "2.jpg", "json", "txt"]
+    # To a trainer they are the clip.
+    samples = open_samples(DataSource(url=str(out)))
+    assert samples.media == "video"
+    first = ShardSet(str(out / "shards")).sample(0, 0).images
+    for number, image in ((0, 0), (1, 2)):
+        assert np.array_equal(samples.picture(0, 0, number, 2), decode_rgb(first[image]))
+    assert np.array_equal(samples.picture(0, 0, 0, 1), decode_rgb(first[1]))
+
+
+def test_a_clip_that_ends_early_shows_its_last_frame() -> None:
+    frames = [np.full((32, 32, 3), 60 * i, np.uint8) for i in range(4)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "clip.mp4")
+        write_video(frames, path)
+        data = Path(path).read_bytes()
+    found = sample_frames(data, [0, 3, 9], 32)
+    assert [round(float(frame.mean()), -1) for frame in found] == [0, 180, 180]
+    with pytest.raises(VideoError):
+        sample_frames(b"no video", [0], 32)
+
+
 def test_a_report_shows_frames_and_pictures(made: Made, done: Path) -> None:
     html = render_html(gather_report(str(done)))
     assert html.count("data:image/jpeg;base64") > 3
@@ -288,7 +342,6 @@ def test_a_model_trains_on_the_shards(
     from gristmill.model import load
     from gristmill.model.changes_suite import SUITES
     from gristmill.model.sampling import Sampling
-    from gristmill.model.shard_sources import DataSource
     from gristmill.model.train import train
     from gristmill.model.train_config import TrainConfig
 
@@ -311,7 +364,6 @@ def test_stored_codes_are_those_of_the_pictures(made: Made, done: Path, tmp_path
     from gristmill.dags.demo import CODEC
     from gristmill.model.data import RowBuilder
     from gristmill.model.parts import make_parts
-    from gristmill.model.shard_sources import DataSource
     from gristmill.model.train_config import TrainConfig
 
     codec = os.path.join(made.network, CODEC)
