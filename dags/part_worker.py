@@ -207,18 +207,23 @@ class PartWorker:
 
 
 def _store_images(table: pa.Table, blobs: Any) -> pa.Table:
-    """Move the pictures of a table into the blob file, leaving the place where they lie."""
+    """Move the pictures of a table into the blob file, leaving the place where they lie; rows of
+    one picture, which come one after the other, share it."""
     offsets: list[int | None] = []
     sizes: list[int | None] = []
+    last: bytes | None = None
+    at = 0
     for value in table[IMAGE]:
         data = value.as_py()
         if data is None:
             offsets.append(None)
             sizes.append(None)
             continue
-        offsets.append(blobs.tell())
+        if data != last:
+            last, at = data, blobs.tell()
+            blobs.write(data)
+        offsets.append(at)
         sizes.append(len(data))
-        blobs.write(data)
     names = [name for name in table.column_names if name not in (IMAGE, *BLOB.names)]
     table = table.select(names)
     for field, values in zip(BLOB, (offsets, sizes), strict=True):

@@ -127,8 +127,12 @@ class RowReader:
                 start = int(offsets[group[0]])
                 end = int(offsets[group[-1]] + sizes[group[-1]])
                 data = store.folder.read_range(name, start, end - start)
+                last = -1
                 for row in group:
-                    at = int(offsets[row]) - start
+                    if last >= 0 and offsets[row] == offsets[last]:
+                        found[row] = found[last]
+                        continue
+                    at, last = int(offsets[row]) - start, row
                     found[row] = data[at : at + int(sizes[row])]
         return found
 

@@ -147,9 +147,6 @@ def _mapped(mapping: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, 
     found: dict[str, Any] = {ours: values.get(theirs) for ours, theirs in mapping.items()}
     used = set(mapping.values())
     found["meta"] = {name: value for name, value in values.items() if name not in used}
-    caption = found.get("caption")
-    if isinstance(caption, (list, tuple)):
-        found["caption"] = caption[0] if caption else None
     return found
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from gristmill.errors import SourceError
-from gristmill.pipelines.schema import PENDING, ROW, make_image_id, make_uid, normalise_url
+from gristmill.pipelines.schema import (
+    FAILED_TO_DOWNLOAD,
+    PENDING,
+    ROW,
+    make_image_id,
+    make_uid,
+    normalise_url,
+)
 from gristmill.pipelines.stage import missing_column
 
 TABLE_ROWS = 5_000
@@ -36,6 +45,8 @@ USUAL_VIDEO_NAMES: dict[str, tuple[str, ...]] = {
     "path": (*USUAL_NAMES["path"], "video_path"),
     "start": ("start", "start_s", "start_time", "start_sec", "Start_timestamp", "begin"),
     "end": ("end", "end_s", "end_time", "end_sec", "End_timestamp"),
+    # A list of [start, end], beside a list of captions.
+    "stretches": ("timestamp", "timestamps", "segments"),
 }
 _IMAGE_ENDINGS = (
     "avif bmp dds dib exr fli flc gif heic heif ico j2k jfif jp2 jpeg jpg jpx msp pbm pcx pgm png "
@@ -102,13 +113,29 @@ class RowBuilder:
         licence: Any = None,
         start: Any = None,
         end: Any = None,
+        stretches: Any = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add one row; `kind` and `locator` are those of `make_uid`.
+        """Add one row; `kind` and `locator` are those of `make_uid`. Of a list of captions the
+        first is taken.
 
         `start` and `end` (seconds, or h:mm:ss) are the stretch of a video that the row is about;
-        they are part of its uid, and go into `meta` in seconds.
+        they are part of its uid, and go into `meta` in seconds. `stretches` is a list of such
+        pairs, beside a list of as many captions or one for all: each becomes a row.
         """
+        facts: dict[str, Any] = {
+            "kind": kind, "locator": locator, "url": url, "pointer": pointer, "sha256": sha256,
+            "width": width, "height": height, "licence": licence, "meta": meta,
+        }  # fmt: skip
+        pairs = _pairs(stretches)
+        if pairs is not None:
+            self._add_stretches(pairs, caption, facts | {"status": status, "error": error})
+            return
+        if stretches is not None:
+            # A column of such a name that says something else.
+            meta = {**(meta or {}), "stretches": stretches}
+        if isinstance(caption, (list, tuple)):
+            caption = caption[0] if caption else None
         text = clean_text(caption)
         place = locator
         last = seconds(end)
@@ -138,6 +165,20 @@ class RowBuilder:
         for name, value in values.items():
             self._columns[name].append(value)
         self._count += 1
+
+    def _add_stretches(
+        self, pairs: list[tuple[Any, Any]], caption: Any, facts: dict[str, Any]
+    ) -> None:
+        captions = _listed(caption)
+        if captions is None:
+            captions = [caption] * len(pairs)
+        if len(captions) != len(pairs):
+            error = "timestamps and captions differ in number"
+            failed = {"status": FAILED_TO_DOWNLOAD, "error": error}
+            self.add(**facts | failed, caption=captions)
+            return
+        for (start, end), text in zip(pairs, captions, strict=True):
+            self.add(**facts, caption=text, start=start, end=end)
 
     def add_url(self, url: Any, **values: Any) -> None:
         """Add a row that is to be downloaded. Any text will do: the download names what is
@@ -177,6 +218,27 @@ def seconds(value: Any) -> float | None:
     except ValueError:
         return None
     return total if math.isfinite(total) and total >= 0 else None
+
+
+def _listed(value: Any) -> list[Any] | None:
+    """A list, also one that is spelt out as JSON or as Python does; None for anything else."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            with warnings.catch_warnings():
+                # Backslashes in captions are no escapes.
+                warnings.simplefilter("ignore")
+                value = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+    return list(value) if isinstance(value, (list, tuple)) else None
+
+
+def _pairs(value: Any) -> list[tuple[Any, Any]] | None:
+    """A list of (start, end), each a time; None for anything else."""
+    pairs = [_listed(pair) or [] for pair in _listed(value) or ()]
+    times = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
+    known = all(seconds(time) is not None for pair in times for time in pair)
+    return times if times and known and len(times) == len(pairs) else None
 
 
 def whole(value: Any) -> int | None:

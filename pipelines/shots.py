@@ -68,10 +68,13 @@ class Shots(Score):
             raise ConfigurationError(f"Shots.side is {self.side}; it must be at least 32 pixels")
 
     def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
-        """Find the cuts of each file."""
+        """Find the cuts of each file; rows about stretches of one file share what is found."""
         assert images is not None
-        rates = table["fps"].to_pylist()
-        rows = [self.find(data, fps or 25.0) for data, fps in zip(images, rates, strict=True)]
+        rows: list[tuple[list[int], list[float], int, float]] = []
+        last: tuple[bytes, float] | None = None
+        for data, fps in zip(images, table["fps"].to_pylist(), strict=True):
+            rows.append(rows[-1] if (data, fps) == last else self.find(data, fps or 25.0))
+            last = (data, fps)
         columns = [list(column) for column in zip(*rows, strict=True)] or [
             [] for _ in self.writes()
         ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from loopback import serving
 from videos import encode, loudest, numbered, numbers_of
 
+from gristmill.dags.part_worker import _store_images
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.clip_facts import ClipFacts
 from gristmill.pipelines.clip_frames import decode_clip, moments_of
@@ -280,6 +283,59 @@ def test_rows_of_one_video_differ_by_their_stretch(tmp_path: Path) -> None:
     table = pa.concat_tables(t for chunk in source.chunks() for t in source.read(chunk))
     assert len(set(table["uid"].to_pylist())) == 2 and len(set(table["image_id"].to_pylist())) == 1
     assert segment_of(table["meta"][1].as_py()) == (5.0, 7.0)
+
+
+def read_all(path: Path) -> list[dict[str, Any]]:
+    source = Source(path=str(path), kind="video")
+    tables = [table for chunk in source.chunks() for table in source.read(chunk)]
+    return pa.concat_tables(tables).to_pylist()
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_a_row_may_list_stretches_with_their_captions(tmp_path: Path, form: str) -> None:
+    """As Panda-70M has them: lists, in CSV spelt out as Python does."""
+    times = [["0:00:01.500", "0:00:03"], ["0:00:05", "0:01:07"]]
+    rows: list[dict[str, Any]] = [
+        {"url": "http://a.test/v.mp4", "caption": ["a dog's tail", 'a "cat"'], "timestamp": times},
+        {"url": "http://a.test/w.mp4", "caption": ["one for two"], "timestamp": times},
+        {"url": "http://a.test/x.mp4", "caption": ["whole", "other"], "timestamp": None},
+    ]
+    path = tmp_path / f"videos.{form}"
+    if form == "csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows[:2])
+            writer.writerow({"url": rows[2]["url"], "caption": "whole", "timestamp": "2020-01-02"})
+    elif form == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    first, second, wrong, whole = read_all(path)
+    assert [first["caption"], second["caption"]] == ["a dog's tail", 'a "cat"']
+    assert segment_of(first["meta"]) == (1.5, 3.0) and segment_of(second["meta"]) == (5.0, 67.0)
+    assert first["image_id"] == second["image_id"] and first["uid"] != second["uid"]
+    assert wrong["error"] == "timestamps and captions differ in number"
+    assert whole["caption"] == "whole" and segment_of(whole["meta"]) is None
+    assert whole["status"] == "pending"
+
+
+def test_rows_of_one_file_store_it_once_and_look_for_shots_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encode([numbered(i) for i in range(30)])
+    with open(tmp_path / "blobs", "wb") as blobs:
+        table = pa.table({"uid": list("abcd"), "image": [data, data, b"other", None]})
+        stored = _store_images(table, blobs)
+    assert stored["blob_offset"].to_pylist() == [0, 0, len(data), None]
+    assert (tmp_path / "blobs").stat().st_size == len(data) + 5
+    looked = []
+    find = Shots.find
+    monkeypatch.setattr(
+        Shots, "find", lambda self, data, fps: looked.append(fps) or find(self, data, fps)
+    )
+    found = Shots().score(pa.table({"fps": [25.0, 25.0, 24.0]}), [data, bytes(data), data])
+    assert looked == [25.0, 24.0] and found["decoded_frames"].to_pylist() == [30, 30, 30]
 
 
 @pytest.mark.parametrize("form", ["folder", "tar", "parquet"])
