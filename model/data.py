@@ -1,312 +1,28 @@
-"""Packed batches straight from shards: deterministic, exactly resumable, the same for any number
-of ranks and workers.
-
-Documents come in blocks. What is in a block follows from the seed, the block's number and how far
-each source was read before it; a block is packed by itself. So the whole state is (block, row,
-cursors): nothing in it depends on who shares the work. Every rank plans all rows, which looks at
-captions and sizes only, and builds those whose number is its own modulo the world size.
+"""Packed batches straight from shards. Every rank plans all rows, which looks at captions and
+sizes only, and builds those whose number is its own modulo the world size.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.batch import Document, PackedBatch, best_fit, pack
-from gristmill.model.documents import Content, DocumentWriter, Picture, Segment
+from gristmill.model.batch import Document, PackedBatch, pack
+from gristmill.model.documents import Content, Picture
 from gristmill.model.eyes import Eyes
-from gristmill.model.shard_sources import (
-    TOKEN_COLUMNS,
-    DataSource,
-    SampleOrder,
-    Samples,
-    chosen_rows,
-    open_samples,
+from gristmill.model.planner import (
+    DocumentPlan,
+    Planner,
+    RowPlan,
+    StreamConfig,
+    StreamState,
+    generator,
 )
-from gristmill.model.tasks import TASKS, find_questions, segments_for
-from gristmill.pipelines.clip_frames import FRAMES
-
-BLOCK = 512
-
-
-@dataclass
-class StreamState:
-    """Where a stream is: the next row, counted within a block, and what each source had given
-    before that block."""
-
-    block: int = 0
-    row: int = 0
-    cursors: list[int] = field(default_factory=list)
-    # Rows and documents handed out, and those left out because they were longer than a row, or
-    # had nothing for any task.
-    rows: int = 0
-    too_long: int = 0
-    unusable: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class DocumentPlan:
-    """One document, before any picture is opened."""
-
-    source: int
-    shard: int
-    row: int
-    segments: tuple[Segment, ...]
-    seed: tuple[int, ...]
-    # Shard, row and number within the sample of each picture, by the number segments give it.
-    pictures: tuple[tuple[int, int, int], ...] = ()
-
-
-RowPlan = tuple[DocumentPlan, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamConfig:
-    """How sources become rows."""
-
-    rows_per_step: int
-    row_length: int
-    seed: int = 0
-    # Share of drawings whose prompt is left out, for classifier-free guidance.
-    guidance_dropout: float = 0.1
-    # Documents that are packed together.
-    block: int = BLOCK
-
-
-def _generator(*numbers: int) -> np.random.Generator:
-    """That of a list of these numbers, as an array of words, which is taken in half the time."""
-    return np.random.Generator(np.random.PCG64(np.array(numbers, np.int64).astype(np.uint32)))
-
-
-class Planner:
-    """Plans rows without opening pictures."""
-
-    def __init__(
-        self, sources: Sequence[DataSource], writer: DocumentWriter, config: StreamConfig
-    ) -> None:
-        if not sources:
-            raise ConfigurationError("no data: give at least one shard set (--data RUN)")
-        for source in sources:
-            unknown = set(source.tasks) - set(TASKS)
-            if unknown or not source.tasks or min(source.tasks.values()) < 0:
-                raise ConfigurationError(
-                    f"tasks {source.tasks} of {source.title}; give shares of {', '.join(TASKS)}"
-                )
-            if source.weight <= 0 or sum(source.tasks.values()) <= 0:
-                raise ConfigurationError(f"{source.title}: weights and shares must be positive")
-        self.sources, self.writer, self.config = list(sources), writer, config
-        self.samples: list[Samples] = [open_samples(source) for source in sources]
-        self._orders = [
-            SampleOrder(chosen_rows(samples, source.where), config.seed + 1000 * i)
-            for i, (samples, source) in enumerate(zip(self.samples, sources, strict=True))
-        ]
-        self._questions = [find_questions(source.questions) for source in sources]
-        weights = np.array([source.weight for source in sources])
-        self._shares = weights / weights.sum()
-        self._columns = functools.lru_cache(maxsize=64)(self._read_columns)
-        self._places: dict[int, dict[str, tuple[int, int]]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_columns"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._columns = functools.lru_cache(maxsize=64)(self._read_columns)
-
-    @property
-    def size(self) -> int:
-        """Samples in all sources, once each."""
-        return sum(order.size for order in self._orders)
-
-    @property
-    def digests(self) -> list[str]:
-        """What each source is at present; changes when its shards are written anew."""
-        return [samples.digest for samples in self.samples]
-
-    def start(self) -> StreamState:
-        """The state of a stream that has given nothing."""
-        return StreamState(cursors=[0] * len(self.sources))
-
-    def columns(self, source: int, shard: int, row: int) -> dict[str, Any]:
-        """What a sample's metadata says."""
-        return {name: values[row] for name, values in self._columns(source, shard).items()}
-
-    def frames(self, source: int, columns: dict[str, Any]) -> int:
-        """Frames that are asked of a clip; fewer if it has no more."""
-        # Those whose tokens are stored, or whose pictures are.
-        there = columns.get("frame_index")
-        if there is None:
-            there = columns.get("picture_frames")
-        known = len(there) if there is not None else min(columns.get("frames") or 1, FRAMES)
-        return max(1, min(self.sources[source].frames, known))
-
-    def place(self, source: int, uid: str | None) -> tuple[int, int] | None:
-        """Shard and row of a sample of a source; None for one that it does not have."""
-        if source not in self._places:
-            samples = self.samples[source]
-            self._places[source] = {
-                uid: (shard, row)
-                for shard in range(len(samples.counts()))
-                for row, uid in enumerate(samples.table(shard)["uid"].to_pylist())
-            }
-        return self._places[source].get(uid or "")
-
-    def _read_columns(self, source: int, shard: int) -> dict[str, Any]:
-        table = self.samples[source].table(shard)
-        wanted = (
-            "uid",
-            "caption",
-            "question",
-            "answer",
-            "instruction",
-            "source_uid",
-            "texts",
-            "image_places",
-            "frames",
-            "frame_index",
-            "picture_frames",
-            *TOKEN_COLUMNS,
-        )
-        columns: dict[str, Any] = {}
-        for name in wanted:
-            if name not in table.column_names:
-                continue
-            values = table[name]
-            if pa.types.is_list(values.type):
-                columns[name] = [
-                    None if cell.values is None else cell.values.to_numpy(zero_copy_only=False)
-                    for cell in values
-                ]
-            else:
-                columns[name] = values.to_pylist()
-        return columns
-
-    def block(self, state: StreamState) -> tuple[list[RowPlan], StreamState]:
-        """The rows of a state's block, and the state after it."""
-        rng = _generator(self.config.seed, 11, state.block)
-        picks = rng.choice(len(self.sources), self.config.block, p=self._shares)
-        cursors = list(state.cursors)
-        plans: list[DocumentPlan] = []
-        unusable = 0
-        for number, pick in enumerate(picks):
-            source = int(pick)
-            shard, row = self._orders[source][cursors[source]]
-            cursors[source] += 1
-            # Left out here and not of the order, so that all else stays where it was.
-            if self._forgotten(source, shard, row):
-                unusable += 1
-                continue
-            seed = (self.config.seed, 12, state.block, number)
-            segments = self._segments(source, shard, row, seed)
-            if segments is None:
-                unusable += 1
-                continue
-            pictures = self._pictures(source, shard, row, segments)
-            plans.append(DocumentPlan(source, shard, row, tuple(segments), seed, pictures))
-        lengths = [self.writer.length(plan.segments) for plan in plans]
-        rows = [
-            tuple(plans[i] for i in numbers)
-            for numbers in best_fit(lengths, self.config.row_length)
-        ]
-        after = StreamState(
-            block=state.block + 1,
-            cursors=cursors,
-            rows=state.rows,
-            too_long=state.too_long + sum(n > self.config.row_length for n in lengths),
-            unusable=state.unusable + unusable,
-        )
-        if not rows and state.block == 0:
-            self._refuse(lengths, unusable)
-        return rows, after
-
-    def _pictures(
-        self, source: int, shard: int, row: int, segments: Sequence[Segment]
-    ) -> tuple[tuple[int, int, int], ...]:
-        """Where the pictures of segments lie."""
-        numbers = [segment.number for segment in segments if isinstance(segment, Picture)]
-        last = max(numbers, default=-1)
-        if last > 0 and self.samples[source].media == "image":
-            # The picture before an edit is a sample of its own.
-            before = self.place(source, self.columns(source, shard, row)["source_uid"])
-            assert before is not None
-            return ((*before, 0), (shard, row, 0))
-        return tuple((shard, row, number) for number in range(last + 1))
-
-    def _forgotten(self, source: int, shard: int, row: int) -> bool:
-        gone = self.samples[source].forgotten
-        return bool(gone) and self.columns(source, shard, row)["uid"] in gone
-
-    def _refuse(self, lengths: list[int], unusable: int) -> None:
-        if lengths:
-            raise ConfigurationError(
-                f"the shortest document has {min(lengths)} positions, rows have "
-                f"{self.config.row_length}; give --row-length {max(lengths)} or more"
-            )
-        raise ConfigurationError(
-            f"none of {unusable} samples has what its tasks need: describe wants a caption, answer "
-            "a question (or --questions), edit an instruction and a source_uid or shards of edits, "
-            "interleaved those of documents or pictures, continue those of videos; change the task "
-            "mix (--tasks)"
-        )
-
-    def _segments(
-        self, source: int, shard: int, row: int, seed: tuple[int, ...]
-    ) -> list[Segment] | None:
-        """Those of a task drawn from the mix; of the next best where the sample lacks for it."""
-        rng = _generator(*seed, 1)
-        tasks = {name: share for name, share in self.sources[source].tasks.items() if share > 0}
-        # Exponential races: the first to arrive is drawn with its share, then the next.
-        arrivals = {name: rng.standard_exponential() / share for name, share in tasks.items()}
-        columns = self.columns(source, shard, row)
-        columns |= {"media": self.samples[source].media, "frames": self.frames(source, columns)}
-        if columns.get("source_uid") and self.place(source, columns["source_uid"]) is None:
-            columns["source_uid"] = None
-        for task in sorted(tasks, key=arrivals.__getitem__):
-            segments = segments_for(
-                task,
-                columns,
-                rng,
-                questions=self._questions[source],
-                guidance_dropout=self.config.guidance_dropout,
-                turns=1 if self.writer.paradigm.text == "masked" else self.sources[source].turns,
-            )
-            if segments is not None:
-                return self._window(segments, rng) if task == "interleaved" else segments
-        return None
-
-    def _window(self, segments: list[Segment], rng: np.random.Generator) -> list[Segment]:
-        """A document that is longer than a row: what fits from a place drawn by chance on."""
-        if self.writer.length(segments) <= self.config.row_length:
-            return segments
-        start = int(rng.integers(len(segments)))
-        end = start + 1
-        while end < len(segments):
-            if self.writer.length(segments[start : end + 1]) > self.config.row_length:
-                break
-            end += 1
-        return segments[start:end]
-
-    def rows(self, state: StreamState) -> Iterator[tuple[RowPlan, StreamState]]:
-        """Rows without end from a state on, each with the state after it."""
-        while True:
-            rows, after = self.block(state)
-            for number in range(state.row, len(rows)):
-                after_this = after if number + 1 == len(rows) else replace(state, row=number + 1)
-                here = replace(after_this, rows=state.rows + number + 1 - state.row)
-                yield rows[number], here
-            state = replace(after, rows=state.rows + len(rows) - state.row)
 
 
 class RowBuilder(torch.utils.data.Dataset[list[Document]]):
@@ -327,7 +43,7 @@ class RowBuilder(torch.utils.data.Dataset[list[Document]]):
                 self.content(plan.source, *place) if number in shown else Content()
                 for number, place in enumerate(plan.pictures)
             ]
-        rng = _generator(*plan.seed, 2)
+        rng = generator(*plan.seed, 2)
         return self.planner.writer.write(plan.segments, contents, rng, source=plan.source)
 
     def content(self, source: int, shard: int, row: int, number: int = 0) -> Content:

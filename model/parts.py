@@ -16,11 +16,11 @@ from gristmill.model.checkpoint import CODEC_FILE, barrier, rank
 from gristmill.model.codec import Codec, balancing_weights
 from gristmill.model.codecs import load_codec
 from gristmill.model.configurations import describe, find_size, flops_per_token, for_paradigm
-from gristmill.model.data import Planner, StreamConfig
 from gristmill.model.documents import DocumentWriter, Layout
 from gristmill.model.eyes import Eyes
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import Paradigm, find_paradigm
+from gristmill.model.planner import Planner, StreamConfig
 from gristmill.model.semantic import SemanticEncoder
 from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.model.train_config import TrainConfig
@@ -68,7 +68,8 @@ class Parts(Reading):
         ceiling = ", ".join(f"{name} {value:.4g}" for name, value in self.codec.ceiling.items())
         summary = (
             f"{config.size} {config.paradigm} {describe(self.model_config, config.row_length)}; "
-            f"{self.planner.size:,} samples; {self.codec.kind} codec, ceiling {ceiling}"
+            f"{self.planner.size:,} samples; {self.codec.kind} codec, ceiling {ceiling}; "
+            f"{self.planner.packing()}"
         )
         return {
             "summary": summary,

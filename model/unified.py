@@ -16,12 +16,12 @@ from gristmill.errors import ConfigurationError, TrainingError
 from gristmill.model import checkpoint
 from gristmill.model.batch import Document
 from gristmill.model.codecs import load_codec
-from gristmill.model.data import Planner
 from gristmill.model.documents import Content, Layout, Passage, Segment
 from gristmill.model.eyes import Eyes
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import find_paradigm
 from gristmill.model.parts import Reading
+from gristmill.model.planner import Planner
 from gristmill.model.sampling import DRAW, WRITE, Reader, Sampling, to_pictures
 from gristmill.model.semantic import SemanticEncoder
 from gristmill.model.tasks import answering, continuing, describing, drawing, editing, recounting

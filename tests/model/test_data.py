@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from shape_shards import build_shapes
 from gristmill.errors import ConfigurationError, ShardError
 from gristmill.model.batch import PackedBatch
 from gristmill.model.codecs import load_codec, save_codec
-from gristmill.model.data import Loader, RowBuilder, StreamConfig, StreamState
+from gristmill.model.data import Loader, RowBuilder
 from gristmill.model.documents import Passage
 from gristmill.model.eyes import Eyes
 from gristmill.model.parts import Parts, make_parts
 from gristmill.model.patch_codecs import KMeansCodec
+from gristmill.model.planner import StreamConfig, StreamState
 from gristmill.model.shard_sources import DataSource, SampleOrder, open_samples
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.vocabulary import DESCRIBE, DRAW, REPLY
@@ -175,6 +177,25 @@ def test_more_ranks_than_rows_is_an_error(world: World, tmp_path: Path) -> None:
     config = world.config(tmp_path, rows_per_step=2)
     with pytest.raises(ConfigurationError, match=r"2 rows a step for 4 ranks.*--rows 4"):
         _loader(config, world=4)
+
+
+def test_rows_that_stay_empty_say_how_long_they_should_be(world: World, tmp_path: Path) -> None:
+    """A length just too short for two documents wastes half of each row."""
+    config = world.config(tmp_path, row_length=512)
+    drawn = dataclasses.replace(config.data[0], tasks={"draw": 1.0})
+    config = dataclasses.replace(config, data=(drawn,), guidance_dropout=0.0)
+    planner = make_parts(config).planner
+    plans, _ = planner.block(planner.start())
+    lengths = [planner.writer.length(plan.segments) for row in plans for plan in row]
+    assert "--row-length" not in planner.packing() and "filled to 9" in planner.packing()
+    wasteful = 2 * min(lengths) - 1
+    assert wasteful > max(lengths)
+    said = make_parts(dataclasses.replace(config, row_length=wasteful)).planner.packing()
+    assert f"documents have {min(lengths)} to {max(lengths)} positions" in said
+    better = int(re.findall(r"--row-length (\d+) would fill rows to (\d+)%", said)[0][0])
+    again = make_parts(dataclasses.replace(config, row_length=better)).planner.packing()
+    before, after = (int(re.findall(r"filled to (\d+)%", text)[0]) for text in (said, again))
+    assert before < 80 <= after
 
 
 def test_rows_too_short_say_how_long_they_must_be(world: World, tmp_path: Path) -> None:
