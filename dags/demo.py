@@ -14,7 +14,7 @@ from rich.console import Console
 
 from gristmill.dags.demo_model import train_demo_model
 from gristmill.dags.demo_truth import judge
-from gristmill.dags.demo_web import CLOSED_PORT, HOST, Web, WebServer, build_web
+from gristmill.dags.demo_web import CLOSED_PORT, HOST, Web, WebServer, as_served, build_web
 from gristmill.dags.execute import RunOptions, execute
 from gristmill.dags.graph import Dag
 from gristmill.dags.image_text import image_text
@@ -29,7 +29,6 @@ HELD_OUT = 1000
 STEPS = 150
 # Trusted pairs that the threshold may cost.
 LOST = 0.002
-_SIDE = 128
 # Written beside the filter network: both come from the trusted slice.
 CODEC = "codec.safetensors"
 
@@ -141,13 +140,14 @@ class Trainer:
         from gristmill.model.codecs import save_codec, train_codec
         from gristmill.model.filter_network import train_filter_network
         from gristmill.model.patch_codecs import KMeansCodec
-        from gristmill.model.shapes import caption, draw, make_scene
+        from gristmill.model.shapes import caption, make_scene
         from gristmill.model.views import view
         from gristmill.pipelines.clip import ClipScore
 
         first = 5 * 10**9 + 10**5 * self.seed
         scenes = [make_scene(first + i) for i in range(TRUSTED + HELD_OUT)]
-        pictures = [draw(scene, _SIDE) for scene in scenes]
+        # As the little web shows them, or the threshold would be that of better pictures.
+        pictures = [as_served(scene, i) for i, scene in enumerate(scenes)]
         texts = [caption(scene, i) for i, scene in enumerate(scenes)]
         training = train_filter_network(
             pictures[:TRUSTED], texts[:TRUSTED], self.folder, steps=STEPS, seed=self.seed

@@ -17,7 +17,7 @@ from rich.console import Console
 from gristmill.dags.demo import demo_dag
 from gristmill.dags.demo_model import train_demo_model
 from gristmill.dags.demo_truth import CAUGHT_AS, COPY_KINDS, area_under_curve, judge, judge_rows
-from gristmill.dags.demo_web import CLEAN, PLANTED, Web, WebServer, build_web
+from gristmill.dags.demo_web import CLEAN, PLANTED, Web, WebServer, as_served, build_web
 from gristmill.dags.execute import RunOptions, execute
 from gristmill.dags.graph import Dag
 from gristmill.dags.progress import make_progress
@@ -26,7 +26,9 @@ from gristmill.dags.report_data import gather_report
 from gristmill.dags.trace import trace_sample
 from gristmill.dags.verify_run import verify_run
 from gristmill.errors import RunError
+from gristmill.model.shapes import make_scene
 from gristmill.pipelines.clip import ClipScore
+from gristmill.pipelines.decode import decode_rgb
 from gristmill.pipelines.fetch import Fetcher, FetchPolicy
 
 
@@ -195,6 +197,13 @@ def test_the_same_seed_is_the_same_web(little: Web, tmp_path: Path) -> None:
     site = sorted((tmp_path / "site").iterdir())
     assert all(p.read_bytes() == (Path(little.folder) / "site" / p.name).read_bytes() for p in site)
     assert again.port == little.port
+
+
+def test_the_trusted_slice_looks_as_the_web_does(little: Web) -> None:
+    for i in range(12):
+        (path,) = Path(little.folder, "site").glob(f"{i:06d}.*")
+        shown = as_served(make_scene(10**7 * (3 + 1) + i), i)
+        assert np.array_equal(decode_rgb(path.read_bytes()), shown)
 
 
 def test_a_taken_port_is_an_error_with_the_remedy(little: Web) -> None:
