@@ -145,10 +145,10 @@ class Trainer:
         from gristmill.pipelines.clip import ClipScore
 
         first = 5 * 10**9 + 10**5 * self.seed
-        scenes = [make_scene(first + i) for i in range(TRUSTED + HELD_OUT)]
+        seeds = range(first, first + TRUSTED + HELD_OUT)
         # As the little web shows them, or the threshold would be that of better pictures.
-        pictures = [as_served(scene, i) for i, scene in enumerate(scenes)]
-        texts = [caption(scene, i) for i, scene in enumerate(scenes)]
+        pictures = [as_served(seed, i) for i, seed in enumerate(seeds)]
+        texts = [caption(make_scene(seed), i) for i, seed in enumerate(seeds)]
         training = train_filter_network(
             pictures[:TRUSTED], texts[:TRUSTED], self.folder, steps=STEPS, seed=self.seed
         )

@@ -24,7 +24,6 @@ import pyarrow.parquet as pq
 from aiohttp import web
 
 from gristmill.errors import RunError
-from gristmill.model.shapes import Scene, caption, draw, make_scene, wrong_caption
 from gristmill.pipelines.child import Child
 from gristmill.pipelines.decode import Image, decode_rgb
 from gristmill.pipelines.schema import make_uid, normalise_url
@@ -165,6 +164,8 @@ def _pages(scenes: int, seed: int) -> list[_Page]:
 
 def _make_page(folder: str, i: int, page: _Page) -> tuple[str, dict[str, Any], list[str]]:
     """Draw a page's picture; returns its path, how it is served, and its captions."""
+    from gristmill.model.shapes import caption, draw, make_scene, wrong_caption
+
     scene = make_scene(page.seed)
     rng = np.random.Generator(np.random.PCG64([page.seed, i, 4]))
     texts = [caption(scene, page.seed)]
@@ -195,10 +196,12 @@ def _size_and_kind(i: int) -> tuple[int, str]:
     return side, kind
 
 
-def as_served(scene: Scene, i: int) -> Image:
-    """A picture of a scene as a clean page of that number shows it: of its size, and compressed."""
+def as_served(seed: int, i: int) -> Image:
+    """The scene of a seed as a clean page of that number shows it: of its size, and compressed."""
+    from gristmill.model.shapes import draw, make_scene
+
     side, kind = _size_and_kind(i)
-    return decode_rgb(_encode(draw(scene, side), kind))
+    return decode_rgb(_encode(draw(make_scene(seed), side), kind))
 
 
 def _encode(picture: Any, kind: str, quality: int = 92, png_level: int = 3) -> bytes:

@@ -26,7 +26,6 @@ from gristmill.dags.report_data import gather_report
 from gristmill.dags.trace import trace_sample
 from gristmill.dags.verify_run import verify_run
 from gristmill.errors import RunError
-from gristmill.model.shapes import make_scene
 from gristmill.pipelines.clip import ClipScore
 from gristmill.pipelines.decode import decode_rgb
 from gristmill.pipelines.fetch import Fetcher, FetchPolicy
@@ -202,7 +201,7 @@ def test_the_same_seed_is_the_same_web(little: Web, tmp_path: Path) -> None:
 def test_the_trusted_slice_looks_as_the_web_does(little: Web) -> None:
     for i in range(12):
         (path,) = Path(little.folder, "site").glob(f"{i:06d}.*")
-        shown = as_served(make_scene(10**7 * (3 + 1) + i), i)
+        shown = as_served(10**7 * (3 + 1) + i, i)
         assert np.array_equal(decode_rgb(path.read_bytes()), shown)
 
 
