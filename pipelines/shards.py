@@ -60,7 +60,8 @@ _TOKENS = ("image_codes", "image_latents")
 class Shards(Write):
     """WebDataset tars, or Parquet as Hugging Face reads it, with every sidecar readers ask for."""
 
-    libraries: ClassVar[tuple[str, ...]] = ("pyarrow",)
+    # The last two decode and encode frames of clips.
+    libraries: ClassVar[tuple[str, ...]] = ("pyarrow", "av", "opencv-python-headless")
 
     # "webdataset" or "parquet".
     format: str = "webdataset"

@@ -74,7 +74,7 @@ class Transfer(Map):
     decode_deadline_s: float = 20.0
     # GiB that opening it may take.
     decode_memory_gb: float = 2.0
-    # Transfers at once, in all and to one host and port.
+    # Transfers at once of one worker, in all and to one host and port.
     connections: int = execution(64)
     per_host: int = execution(16)
     # Processes that open; 0: as many as this process has cores, or OMP_NUM_THREADS, which Ray sets
