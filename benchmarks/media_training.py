@@ -40,11 +40,11 @@ from gristmill.model.train_config import TrainConfig
 
 _SIDE = 144
 _FIRST = 10**7
-# Samples, what the model is asked, and the length of rows: little more than a document's.
-KINDS: dict[str, tuple[int, dict[str, float], int]] = {
-    "edits": (16_000, {"edit": 1.0}, 96),
-    "motion": (16_000, {"continue": 0.8, "draw": 0.1, "describe": 0.1}, 104),
-    "stories": (4_000, {"interleaved": 1.0}, 160),
+# Samples, what the model is asked, rows of a step and their length: what one or two documents fill.
+KINDS: dict[str, tuple[int, dict[str, float], tuple[int, int]]] = {
+    "edits": (16_000, {"edit": 1.0}, (26, 176)),
+    "motion": (16_000, {"continue": 0.8, "draw": 0.1, "describe": 0.1}, (40, 104)),
+    "stories": (4_000, {"interleaved": 1.0}, (26, 176)),
 }
 
 
@@ -145,12 +145,12 @@ def make_data(folder: Path, kinds: list[str]) -> None:
 
 def train_and_judge(kind: str, folder: Path, steps: int, seed: int, paradigm: str) -> None:
     """One model, one line of figures."""
-    _, tasks, length = KINDS[kind]
+    _, tasks, (rows, length) = KINDS[kind]
     out = str(folder / f"{kind}-{paradigm}-{steps}-{seed}")
     source = DataSource(url=str(folder / kind), tasks=tasks, frames=2, name=kind)
     config = TrainConfig(
         out=out, data=(source,), codec=str(folder / "filter-network" / CODEC), size="tiny",
-        paradigm=paradigm, steps=steps, rows_per_step=4160 // length, row_length=length, rate=1e-2,
+        paradigm=paradigm, steps=steps, rows_per_step=rows, row_length=length, rate=1e-2,
         optimiser="muon", schedule="cosine", warmup=50, seed=seed,
     )  # fmt: skip
     start = time.perf_counter()
