@@ -13,9 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -37,6 +35,7 @@ from gristmill.model.shapes_changes import make_edit, make_story
 from gristmill.model.shard_sources import DataSource
 from gristmill.model.train import train
 from gristmill.model.train_config import TrainConfig
+from gristmill.pipelines.decode import encode_jpeg
 
 _SIDE = 144
 _FIRST = 10**7
@@ -46,12 +45,6 @@ KINDS: dict[str, tuple[int, dict[str, float], tuple[int, int]]] = {
     "motion": (16_000, {"continue": 0.8, "draw": 0.1, "describe": 0.1}, (40, 104)),
     "stories": (4_000, {"interleaved": 1.0}, (26, 176)),
 }
-
-
-def encoded(picture: Any) -> bytes:
-    """JPEG of quality 92."""
-    swapped: Any = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    return bytes(cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
 
 
 def write_motion(folder: Path, count: int) -> str:
@@ -71,10 +64,13 @@ def write_edits(folder: Path, count: int) -> str:
         rows.append(
             {
                 "original_prompt": captions(change.before)[0],
-                "original_image": {"bytes": encoded(draw(change.before, _SIDE)), "path": None},
+                "original_image": {
+                    "bytes": encode_jpeg(draw(change.before, _SIDE), 92),
+                    "path": None,
+                },
                 "edit_prompt": change.text,
                 "edited_prompt": captions(change.after)[0],
-                "edited_image": {"bytes": encoded(draw(change.after, _SIDE)), "path": None},
+                "edited_image": {"bytes": encode_jpeg(draw(change.after, _SIDE), 92), "path": None},
             }
         )
     path = str(folder / "pairs.parquet")
@@ -91,7 +87,7 @@ def write_stories(folder: Path, count: int) -> str:
         images: list[str | None] = []
         for number, (text, scene) in enumerate(zip(story.texts, story.scenes, strict=True)):
             name = f"{i:06d}-{number}.jpg"
-            (folder / name).write_bytes(encoded(draw(scene, _SIDE)))
+            (folder / name).write_bytes(encode_jpeg(draw(scene, _SIDE), 92))
             texts += [text, None]
             images += [None, name]
         lines.append(json.dumps({"texts": texts, "images": images}))

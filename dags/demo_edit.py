@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +13,7 @@ from gristmill.dags.demo_media import CLEAN, MediaDemo, Planted, World, common_s
 from gristmill.dags.edit import edit
 from gristmill.dags.graph import Dag
 from gristmill.dags.settings import apply_settings
-from gristmill.pipelines.decode import Image
+from gristmill.pipelines.decode import Image, encode_jpeg
 
 _SIDE = 160
 _CLEAN = 240
@@ -67,14 +66,14 @@ def build(folder: str, base: str, seed: int, share: float) -> World:
                 instruction = ""
             elif fault == "blank target":
                 after = np.full((_SIDE, _SIDE, 3), int(rng.integers(256)), np.uint8)
-            data = _encoded(after) if after is not None else None
+            data = encode_jpeg(after, 92) if after is not None else None
             if fault == "target broken" and data is not None:
                 data = data[: len(data) // 2]
             planted.append(Planted(len(rows), fault))
             rows.append(
                 {
                     "original_prompt": captions(change.before)[0],
-                    "original_image": {"bytes": _encoded(before), "path": None},
+                    "original_image": {"bytes": encode_jpeg(before, 92), "path": None},
                     "edit_prompt": instruction,
                     "edited_prompt": captions(change.after)[0],
                     "edited_image": {"bytes": data, "path": None},
@@ -100,11 +99,6 @@ def _removed(scene: Any) -> Any:
     if len(scene.things) > 1:
         return Scene(scene.seed, scene.things[1:])
     return Scene(scene.seed, make_scene(scene.seed + 77).things)
-
-
-def _encoded(picture: Image) -> bytes:
-    swapped: Any = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
 
 
 def demo_dag(source: str, network: str, host: str) -> Dag:

@@ -6,14 +6,13 @@ import json
 import os
 from typing import Any
 
-import cv2
 import numpy as np
 
 from gristmill.dags.demo_media import CLEAN, MediaDemo, Planted, World, common_settings, scaled
 from gristmill.dags.graph import Dag
 from gristmill.dags.interleaved import interleaved
 from gristmill.dags.settings import apply_settings
-from gristmill.pipelines.decode import Image
+from gristmill.pipelines.decode import Image, encode_jpeg
 
 _SIDE = 160
 _CLEAN = 160
@@ -55,8 +54,7 @@ def build(folder: str, base: str, seed: int, share: float) -> World:
     logo = draw(make_scene(first + 90_000), _SIDE)
 
     def put(picture: Image, name: str, quality: int = 92) -> str:
-        swapped: Any = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-        data = cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+        data = encode_jpeg(picture, quality)
         if name.startswith("broken"):
             data = data[: len(data) // 2]
         with open(os.path.join(folder, "site", name), "wb") as file:

@@ -221,7 +221,7 @@ def seconds(value: Any) -> float | None:
 
 
 def _listed(value: Any) -> list[Any] | None:
-    """A list, also one that is spelt out as JSON or as Python does; None for anything else."""
+    """A list, also one that is spelt out as Python does; None for anything else."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             with warnings.catch_warnings():
