@@ -27,7 +27,7 @@ from gristmill.pipelines.caption_facts import CaptionFacts
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.schema import SUCCESS
-from gristmill.pipelines.sources import Source
+from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.stage import Map, Score
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from gristmill.dags.graph import Dag, Node
 from gristmill.pipelines.caption_facts import CaptionFacts
 from gristmill.pipelines.document_images import AssembleDocuments, DocumentImages
-from gristmill.pipelines.document_source import DocumentSource
 from gristmill.pipelines.download import Download
 from gristmill.pipelines.edit_facts import EditFacts, EditScore
 from gristmill.pipelines.image_facts import ImageFacts
@@ -15,6 +14,7 @@ from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.perceptual_hash import PerceptualHash
 from gristmill.pipelines.several_tokens import DocumentTokens
 from gristmill.pipelines.shards import Shards
+from gristmill.pipelines.sources.documents import DocumentSource
 
 # Of single pictures; a pair that loses one is dropped as `image missing`.
 IMAGE_RULES = {

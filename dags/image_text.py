@@ -21,7 +21,7 @@ from gristmill.pipelines.perceptual_hash import PerceptualHash
 from gristmill.pipelines.robust_copies import RobustCopies
 from gristmill.pipelines.semantic import SemanticClusters
 from gristmill.pipelines.shards import Shards
-from gristmill.pipelines.sources import Source
+from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.tokens import Tokens
 
 # In this order: the first that a row breaks is its reason.

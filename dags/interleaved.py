@@ -8,7 +8,6 @@ from gristmill.dags.graph import Dag, Node
 from gristmill.pipelines.caption_language import CaptionLanguage
 from gristmill.pipelines.document_facts import DocumentFacts
 from gristmill.pipelines.document_images import AssembleDocuments, DocumentImages
-from gristmill.pipelines.document_source import DocumentSource
 from gristmill.pipelines.download import Download
 from gristmill.pipelines.duplicates import Duplicates
 from gristmill.pipelines.image_facts import ImageFacts
@@ -17,6 +16,7 @@ from gristmill.pipelines.perceptual_hash import PerceptualHash
 from gristmill.pipelines.repeated_images import RepeatedImages
 from gristmill.pipelines.several_tokens import DocumentTokens
 from gristmill.pipelines.shards import Shards
+from gristmill.pipelines.sources.documents import DocumentSource
 from gristmill.pipelines.text_match import TextMatch
 
 # Of pictures, in this order. MMC4 asks for 150 pixels, OBELICS for 150 and an aspect below 2.

@@ -18,7 +18,7 @@ from gristmill.dags.progress import Progress
 from gristmill.dags.report import clock
 from gristmill.dags.run_folder import Layout
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.sources import Source
+from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.stage import Global, Write
 
 FOLDER = "pilot"

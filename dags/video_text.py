@@ -17,7 +17,7 @@ from gristmill.pipelines.semantic import SemanticClusters
 from gristmill.pipelines.several_tokens import FrameTokens
 from gristmill.pipelines.shards import Shards
 from gristmill.pipelines.shots import Shots
-from gristmill.pipelines.sources import Source
+from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.video_clips import Clips
 
 # In this order: the first that a clip breaks is its reason.

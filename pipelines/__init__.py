@@ -8,7 +8,7 @@ from gristmill.errors import GraphError
 
 # Name in a DAG file -> module. Imported on demand, so that `plan` never loads torch.
 STAGES = {
-    "Source": "gristmill.pipelines.sources",
+    "Source": "gristmill.pipelines.sources.source",
     "Download": "gristmill.pipelines.download",
     "ClipScore": "gristmill.pipelines.clip",
     "PerceptualHash": "gristmill.pipelines.perceptual_hash",
@@ -23,7 +23,7 @@ STAGES = {
     "SemanticClusters": "gristmill.pipelines.semantic",
     "CaptionDuplicates": "gristmill.pipelines.caption_duplicates",
     "Decontaminate": "gristmill.pipelines.decontaminate",
-    "DocumentSource": "gristmill.pipelines.document_source",
+    "DocumentSource": "gristmill.pipelines.sources.documents",
     "DocumentImages": "gristmill.pipelines.document_images",
     "AssembleDocuments": "gristmill.pipelines.document_images",
     "TextMatch": "gristmill.pipelines.text_match",

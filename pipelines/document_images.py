@@ -13,9 +13,6 @@ import numpy as np
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.document_source import DOCUMENT
-from gristmill.pipelines.documents import Document, from_dict, parse_html
-from gristmill.pipelines.pointer import PointerError, read_pointers
 from gristmill.pipelines.schema import (
     FAILED_TO_ASSEMBLE,
     FAILED_TO_DECODE,
@@ -29,6 +26,9 @@ from gristmill.pipelines.schema import (
     normalise_url,
     with_columns,
 )
+from gristmill.pipelines.sources.document_formats import Document, from_dict, parse_html
+from gristmill.pipelines.sources.documents import DOCUMENT
+from gristmill.pipelines.sources.pointer import PointerError, read_pointers
 from gristmill.pipelines.stage import Map, Needs, require_choice
 
 _OF_IMAGE = pa.schema(

@@ -38,7 +38,7 @@ ROW = pa.schema(
         pa.field("source", pa.string(), nullable=False),
         # http(s) URL; null for rows whose bytes lie in the source itself.
         pa.field("url", pa.string()),
-        # Where the bytes lie when there is no URL: see gristmill.pipelines.pointer.
+        # Where the bytes lie when there is no URL: see gristmill.pipelines.sources.pointer.
         pa.field("pointer", pa.string()),
         pa.field("caption", pa.string()),
         # `pending` until the bytes are there, then `success` or a failure's kind.

@@ -18,7 +18,6 @@ import pyarrow as pa
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.child import Child, ChildDied, ChildSilent
 from gristmill.pipelines.fetch import USER_AGENT, Fetcher, FetchPolicy, is_transient
-from gristmill.pipelines.pointer import PointerError, read_pointers
 from gristmill.pipelines.robots import NO_AI
 from gristmill.pipelines.schema import (
     FAILED_TO_DECODE,
@@ -27,6 +26,7 @@ from gristmill.pipelines.schema import (
     POISONED,
     with_columns,
 )
+from gristmill.pipelines.sources.pointer import PointerError, read_pointers
 from gristmill.pipelines.stage import Map, Needs, execution
 
 # Finished results waiting to be written, and bytes waiting to be opened.

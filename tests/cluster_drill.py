@@ -30,7 +30,7 @@ from gristmill.dags.verify_run import verify_run
 from gristmill.pipelines.download import Download
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.shards import Shards
-from gristmill.pipelines.sources import Source
+from gristmill.pipelines.sources.source import Source
 
 PARTS = 20
 

@@ -16,17 +16,17 @@ from memory_workspace import MemoryWorkspace, run_global
 from gristmill.errors import SourceError
 from gristmill.pipelines.document_facts import DocumentFacts
 from gristmill.pipelines.document_images import AssembleDocuments, DocumentImages
-from gristmill.pipelines.document_source import DocumentSource
-from gristmill.pipelines.documents import (
+from gristmill.pipelines.edit_facts import EditFacts
+from gristmill.pipelines.repeated_images import RepeatedImages
+from gristmill.pipelines.schema import ROW
+from gristmill.pipelines.sources.document_formats import (
     Document,
     DocumentImage,
     from_dict,
     parse_document,
     parse_html,
 )
-from gristmill.pipelines.edit_facts import EditFacts
-from gristmill.pipelines.repeated_images import RepeatedImages
-from gristmill.pipelines.schema import ROW
+from gristmill.pipelines.sources.documents import DocumentSource
 
 PAGE = b"""<!doctype html><html><head><title>How bread is made</title></head><body>
 <nav><a href="/">Home</a> <a href="/shop">Shop</a><img src="/logo.png"></nav><article>

@@ -25,9 +25,9 @@ from gristmill.dags.demo_web import huge_png
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.decode import decode_rgb
 from gristmill.pipelines.download import Download
-from gristmill.pipelines.pointer import file_pointer
 from gristmill.pipelines.resize import Boxes, Picture, PictureWorker, ResizeSettings
-from gristmill.pipelines.row_builder import RowBuilder
+from gristmill.pipelines.sources.pointer import file_pointer
+from gristmill.pipelines.sources.row_builder import RowBuilder
 from gristmill.pipelines.transfer import cores
 
 

@@ -20,7 +20,6 @@ import webdataset
 import xxhash
 
 from gristmill.errors import ConfigurationError, SourceError
-from gristmill.pipelines.pointer import PointerError, read_pointers
 from gristmill.pipelines.schema import (
     ROW,
     make_child_uid,
@@ -28,7 +27,8 @@ from gristmill.pipelines.schema import (
     make_uid,
     normalise_url,
 )
-from gristmill.pipelines.sources import Source
+from gristmill.pipelines.sources.pointer import PointerError, read_pointers
+from gristmill.pipelines.sources.source import Source
 
 
 def jpeg(seed: int = 0) -> bytes:

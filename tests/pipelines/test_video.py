@@ -23,10 +23,10 @@ from gristmill.pipelines.clip_facts import ClipFacts
 from gristmill.pipelines.clip_frames import decode_clip, moments_of
 from gristmill.pipelines.cut_video import Encoding, copy_pieces, encode_pieces
 from gristmill.pipelines.download_video import DownloadVideo
-from gristmill.pipelines.row_builder import RowBuilder, seconds
 from gristmill.pipelines.schema import ROW, SUCCESS
 from gristmill.pipelines.shots import Shots
-from gristmill.pipelines.sources import Source
+from gristmill.pipelines.sources.row_builder import RowBuilder, seconds
+from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.video import VideoError, probe
 from gristmill.pipelines.video_clips import Clips, segment_of
 

@@ -13,8 +13,9 @@ import fsspec
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError, SourceError
-from gristmill.pipelines.readers_files import is_taken, read_coco, read_folder
-from gristmill.pipelines.readers_table import (
+from gristmill.pipelines.sources.files import is_taken, read_coco, read_folder
+from gristmill.pipelines.sources.row_builder import RowBuilder
+from gristmill.pipelines.sources.tables import (
     image_column,
     open_parquet,
     parquet_chunks,
@@ -23,8 +24,7 @@ from gristmill.pipelines.readers_table import (
     read_parquet,
     read_url_list,
 )
-from gristmill.pipelines.readers_tar import read_img2dataset, read_tar
-from gristmill.pipelines.row_builder import RowBuilder
+from gristmill.pipelines.sources.tars import read_img2dataset, read_tar
 from gristmill.pipelines.stage import Read, require_choice
 from gristmill.pipelines.storage import Folder
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.errors import SourceError
-from gristmill.pipelines.pointer import parquet_pointer
-from gristmill.pipelines.row_builder import RowBuilder
 from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, normalise_url
+from gristmill.pipelines.sources.pointer import parquet_pointer
+from gristmill.pipelines.sources.row_builder import RowBuilder
 
 # Row groups are read together up to this many rows.
 CHUNK_ROWS = 100_000

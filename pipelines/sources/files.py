@@ -12,9 +12,9 @@ import fsspec
 import pyarrow as pa
 
 from gristmill.errors import SourceError
-from gristmill.pipelines.pointer import file_pointer
-from gristmill.pipelines.row_builder import ENDINGS, RowBuilder, ending_of
 from gristmill.pipelines.schema import FAILED_TO_DOWNLOAD
+from gristmill.pipelines.sources.pointer import file_pointer
+from gristmill.pipelines.sources.row_builder import ENDINGS, RowBuilder, ending_of
 from gristmill.pipelines.storage import Folder
 
 OUTSIDE = "path leaves the folder"

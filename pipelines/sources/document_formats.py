@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 from gristmill.errors import SourceError
-from gristmill.pipelines.row_builder import clean_text
+from gristmill.pipelines.sources.row_builder import clean_text
 
 # Names of the pictures before and after an edit, of the instruction, and of what each shows
 # (InstructPix2Pix, MagicBrush, HQ-Edit, UltraEdit, SEED-Data-Edit), in order.

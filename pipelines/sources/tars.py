@@ -13,10 +13,10 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
-from gristmill.pipelines.pointer import compressed_tar_pointer, tar_pointer
-from gristmill.pipelines.readers_table import add_bytes, open_parquet
-from gristmill.pipelines.row_builder import RowBuilder
 from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, SUCCESS, normalise_url
+from gristmill.pipelines.sources.pointer import compressed_tar_pointer, tar_pointer
+from gristmill.pipelines.sources.row_builder import RowBuilder
+from gristmill.pipelines.sources.tables import add_bytes, open_parquet
 
 TRUNCATED = "truncated tar"
 _CAPTIONS = ("txt", "caption", "text", "cap")

@@ -12,19 +12,19 @@ import fsspec
 import pyarrow as pa
 
 from gristmill.errors import SourceError
-from gristmill.pipelines.documents import (
+from gristmill.pipelines.schema import FAILED_TO_DECODE, normalise_url
+from gristmill.pipelines.sources.document_formats import (
     Document,
     DocumentImage,
     map_pair,
     pair_document,
     parse_document,
 )
-from gristmill.pipelines.pointer import file_pointer, parquet_pointer
-from gristmill.pipelines.readers_files import add_file, resolve_inside
-from gristmill.pipelines.readers_table import open_parquet, read_lines
-from gristmill.pipelines.row_builder import RowBuilder, clean_text
-from gristmill.pipelines.schema import FAILED_TO_DECODE, normalise_url
-from gristmill.pipelines.sources import Chunk, Source
+from gristmill.pipelines.sources.files import add_file, resolve_inside
+from gristmill.pipelines.sources.pointer import file_pointer, parquet_pointer
+from gristmill.pipelines.sources.row_builder import RowBuilder, clean_text
+from gristmill.pipelines.sources.source import Chunk, Source
+from gristmill.pipelines.sources.tables import open_parquet, read_lines
 from gristmill.pipelines.storage import Folder
 
 DOCUMENT = "document"
