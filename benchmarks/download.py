@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from gristmill.dags.demo import free_port
 from gristmill.dags.demo_web import HOST, Web, WebServer
-from gristmill.pipelines.download import Download
+from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.sources.row_builder import RowBuilder
 
 THEIRS = """

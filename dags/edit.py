@@ -7,7 +7,7 @@ from typing import Any
 from gristmill.dags.graph import Dag, Node
 from gristmill.pipelines.caption_facts import CaptionFacts
 from gristmill.pipelines.document_images import AssembleDocuments, DocumentImages
-from gristmill.pipelines.download import Download
+from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.edit_facts import EditFacts, EditScore
 from gristmill.pipelines.image_facts import ImageFacts
 from gristmill.pipelines.keep import Keep

@@ -11,7 +11,7 @@ from gristmill.pipelines.caption_language import CaptionLanguage
 from gristmill.pipelines.clean_captions import CleanCaptions
 from gristmill.pipelines.clip import ClipScore
 from gristmill.pipelines.decontaminate import Decontaminate
-from gristmill.pipelines.download import Download
+from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.duplicates import Duplicates
 from gristmill.pipelines.heads import EmbeddingHeads
 from gristmill.pipelines.image_facts import ImageFacts

@@ -8,7 +8,7 @@ from gristmill.dags.graph import Dag, Node
 from gristmill.pipelines.caption_language import CaptionLanguage
 from gristmill.pipelines.document_facts import DocumentFacts
 from gristmill.pipelines.document_images import AssembleDocuments, DocumentImages
-from gristmill.pipelines.download import Download
+from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.duplicates import Duplicates
 from gristmill.pipelines.image_facts import ImageFacts
 from gristmill.pipelines.keep import Keep

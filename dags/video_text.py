@@ -11,7 +11,7 @@ from gristmill.pipelines.clip_duplicates import ClipDuplicates
 from gristmill.pipelines.clip_facts import ClipFacts
 from gristmill.pipelines.clip_frame_score import FrameClipScore
 from gristmill.pipelines.clip_signature import ClipSignature
-from gristmill.pipelines.download_video import DownloadVideo
+from gristmill.pipelines.download.videos import DownloadVideo
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.semantic import SemanticClusters
 from gristmill.pipelines.several_tokens import FrameTokens

@@ -9,7 +9,7 @@ from gristmill.errors import GraphError
 # Name in a DAG file -> module. Imported on demand, so that `plan` never loads torch.
 STAGES = {
     "Source": "gristmill.pipelines.sources.source",
-    "Download": "gristmill.pipelines.download",
+    "Download": "gristmill.pipelines.download.images",
     "ClipScore": "gristmill.pipelines.clip",
     "PerceptualHash": "gristmill.pipelines.perceptual_hash",
     "ImageFacts": "gristmill.pipelines.image_facts",
@@ -31,7 +31,7 @@ STAGES = {
     "DocumentFacts": "gristmill.pipelines.document_facts",
     "EditFacts": "gristmill.pipelines.edit_facts",
     "EditScore": "gristmill.pipelines.edit_facts",
-    "DownloadVideo": "gristmill.pipelines.download_video",
+    "DownloadVideo": "gristmill.pipelines.download.videos",
     "Shots": "gristmill.pipelines.shots",
     "Clips": "gristmill.pipelines.video_clips",
     "ClipFacts": "gristmill.pipelines.clip_facts",

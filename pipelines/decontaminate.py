@@ -27,7 +27,7 @@ from gristmill.pipelines.caption_shingles import (
     shingle_hashes,
 )
 from gristmill.pipelines.decode import DecodeError, decode_rgb
-from gristmill.pipelines.download import Download
+from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.duplicates import thumbnail_distance
 from gristmill.pipelines.hamming import close_pairs, plan_tasks
 from gristmill.pipelines.perceptual_hash import THUMBNAIL_BYTES, PerceptualHash

@@ -27,7 +27,7 @@ from gristmill.dags.execute import RunOptions, execute
 from gristmill.dags.graph import Dag, Node
 from gristmill.dags.progress import make_progress
 from gristmill.dags.verify_run import verify_run
-from gristmill.pipelines.download import Download
+from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.shards import Shards
 from gristmill.pipelines.sources.source import Source

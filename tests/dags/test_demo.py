@@ -28,7 +28,7 @@ from gristmill.dags.verify_run import verify_run
 from gristmill.errors import RunError
 from gristmill.pipelines.clip import ClipScore
 from gristmill.pipelines.decode import decode_rgb
-from gristmill.pipelines.fetch import Fetcher, FetchPolicy
+from gristmill.pipelines.download.http_client import Fetcher, FetchPolicy
 
 
 def free_port() -> int:

@@ -24,11 +24,11 @@ from loopback import Loopback
 from gristmill.dags.demo_web import huge_png
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.decode import decode_rgb
-from gristmill.pipelines.download import Download
-from gristmill.pipelines.resize import Boxes, Picture, PictureWorker, ResizeSettings
+from gristmill.pipelines.download.images import Download
+from gristmill.pipelines.download.resize import Boxes, Picture, PictureWorker, ResizeSettings
+from gristmill.pipelines.download.transfer import cores
 from gristmill.pipelines.sources.pointer import file_pointer
 from gristmill.pipelines.sources.row_builder import RowBuilder
-from gristmill.pipelines.transfer import cores
 
 
 def photo(side: int = 96, seed: int = 0, height: int | None = None) -> Any:

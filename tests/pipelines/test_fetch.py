@@ -13,9 +13,9 @@ import pytest
 from aiohttp import web
 from loopback import Loopback, serving
 
-from gristmill.pipelines.address import GuardedResolver, refusal
-from gristmill.pipelines.fetch import Fetched, Fetcher, FetchPolicy
-from gristmill.pipelines.robots import is_disallowed
+from gristmill.pipelines.download.address import GuardedResolver, refusal
+from gristmill.pipelines.download.http_client import Fetched, Fetcher, FetchPolicy
+from gristmill.pipelines.download.robots import is_disallowed
 
 # Every way to say 127.0.0.1 or ::1 that some resolver or client takes.
 LOOPBACKS = (

@@ -22,7 +22,7 @@ from gristmill.errors import ConfigurationError
 from gristmill.pipelines.clip_facts import ClipFacts
 from gristmill.pipelines.clip_frames import decode_clip, moments_of
 from gristmill.pipelines.cut_video import Encoding, copy_pieces, encode_pieces
-from gristmill.pipelines.download_video import DownloadVideo
+from gristmill.pipelines.download.videos import DownloadVideo
 from gristmill.pipelines.schema import ROW, SUCCESS
 from gristmill.pipelines.shots import Shots
 from gristmill.pipelines.sources.row_builder import RowBuilder, seconds
@@ -154,7 +154,7 @@ class _DeadlyProber:
     def process(self, data: bytes, extra: Any) -> Any:
         import os
 
-        from gristmill.pipelines.download_video import VideoProber
+        from gristmill.pipelines.download.videos import VideoProber
 
         if data.startswith(b"die"):
             os._exit(3)

@@ -16,8 +16,8 @@ import aiohttp
 import yarl
 
 from gristmill import __version__
-from gristmill.pipelines.address import AddressRefused, GuardedResolver, check_literal
-from gristmill.pipelines.robots import NO_AI, is_disallowed
+from gristmill.pipelines.download.address import AddressRefused, GuardedResolver, check_literal
+from gristmill.pipelines.download.robots import NO_AI, is_disallowed
 
 AGENT = "gristmill"
 USER_AGENT = f"{AGENT}/{__version__} (dataset curation; respects X-Robots-Tag)"

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.resize import looks_like_text
+from gristmill.pipelines.download.resize import looks_like_text
+from gristmill.pipelines.download.transfer import Opened, Transfer
 from gristmill.pipelines.schema import (
     FAILED_TO_DECODE,
     FAILED_TO_DOWNLOAD,
@@ -20,7 +21,6 @@ from gristmill.pipelines.schema import (
     ROW,
     SUCCESS,
 )
-from gristmill.pipelines.transfer import Opened, Transfer
 from gristmill.pipelines.video import Probe, VideoError, probe
 
 SCHEMA = pa.schema(

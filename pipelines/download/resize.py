@@ -16,6 +16,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+from gristmill.pipelines.download.strip_metadata import format_of, is_truncated, strip_metadata
 from gristmill.pipelines.schema import (
     FAILED_TO_DECODE,
     FAILED_TO_DOWNLOAD,
@@ -23,7 +24,6 @@ from gristmill.pipelines.schema import (
     POISONED,
     SUCCESS,
 )
-from gristmill.pipelines.strip_metadata import format_of, is_truncated, strip_metadata
 
 Boxes = list[list[float]]
 """[left, top, right, bottom] of the upright picture, each 0..1."""

@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.child import Child, ChildDied, ChildSilent
-from gristmill.pipelines.fetch import USER_AGENT, Fetcher, FetchPolicy, is_transient
-from gristmill.pipelines.robots import NO_AI
+from gristmill.pipelines.download.http_client import USER_AGENT, Fetcher, FetchPolicy, is_transient
+from gristmill.pipelines.download.robots import NO_AI
 from gristmill.pipelines.schema import (
     FAILED_TO_DECODE,
     FAILED_TO_DOWNLOAD,

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.resize import Boxes, Picture, ResizeSettings, quiet_worker
+from gristmill.pipelines.download.resize import Boxes, Picture, ResizeSettings, quiet_worker
+from gristmill.pipelines.download.transfer import Opened, Transfer
 from gristmill.pipelines.schema import ROW
 from gristmill.pipelines.stage import require_choice
-from gristmill.pipelines.transfer import Opened, Transfer
 
 RESIZE_MODES = ("no", "keep_ratio", "center_crop", "border", "keep_ratio_largest")
 _OWN = pa.schema(
