@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from gristmill.dags.execute import RunOptions, execute
 from gristmill.dags.graph import Dag, Node
 from gristmill.dags.progress import Progress
-from gristmill.pipelines.caption_facts import CaptionFacts
+from gristmill.pipelines.captions.caption_facts import CaptionFacts
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.schema import SUCCESS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gristmill.dags.graph import Dag, Node
-from gristmill.pipelines.caption_facts import CaptionFacts
+from gristmill.pipelines.captions.caption_facts import CaptionFacts
 from gristmill.pipelines.document_images import AssembleDocuments, DocumentImages
 from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.edit_facts import EditFacts, EditScore

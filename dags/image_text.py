@@ -6,9 +6,9 @@ from typing import Any
 
 from gristmill.dags.graph import Dag, Node
 from gristmill.pipelines.caption_duplicates import CaptionDuplicates
-from gristmill.pipelines.caption_facts import CaptionFacts
-from gristmill.pipelines.caption_language import CaptionLanguage
-from gristmill.pipelines.clean_captions import CleanCaptions
+from gristmill.pipelines.captions.caption_facts import CaptionFacts
+from gristmill.pipelines.captions.caption_language import CaptionLanguage
+from gristmill.pipelines.captions.clean_captions import CleanCaptions
 from gristmill.pipelines.clip import ClipScore
 from gristmill.pipelines.decontaminate import Decontaminate
 from gristmill.pipelines.download.images import Download

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gristmill.dags.graph import Dag, Node
-from gristmill.pipelines.caption_language import CaptionLanguage
+from gristmill.pipelines.captions.caption_language import CaptionLanguage
 from gristmill.pipelines.document_facts import DocumentFacts
 from gristmill.pipelines.document_images import AssembleDocuments, DocumentImages
 from gristmill.pipelines.download.images import Download

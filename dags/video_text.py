@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gristmill.dags.graph import Dag, Node
-from gristmill.pipelines.caption_facts import CaptionFacts
-from gristmill.pipelines.caption_language import CaptionLanguage
+from gristmill.pipelines.captions.caption_facts import CaptionFacts
+from gristmill.pipelines.captions.caption_language import CaptionLanguage
 from gristmill.pipelines.clip_duplicates import ClipDuplicates
 from gristmill.pipelines.clip_facts import ClipFacts
 from gristmill.pipelines.clip_frame_score import FrameClipScore

@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from gristmill.pipelines.caption_facts import WORD
+from gristmill.pipelines.captions.caption_facts import WORD
 
 # Pairs whose shingles are compared at a time.
 _CHUNK = 200_000

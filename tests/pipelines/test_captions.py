@@ -7,10 +7,10 @@ import pytest
 from memory_workspace import MemoryWorkspace, run_global
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.caption_language import CaptionLanguage
-from gristmill.pipelines.clean_captions import CleanCaptions, mend
+from gristmill.pipelines.captions.caption_language import CaptionLanguage
+from gristmill.pipelines.captions.clean_captions import CleanCaptions, mend
+from gristmill.pipelines.captions.pii import holds, mask
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.private_data import holds, mask
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines import STAGES, stage_class
-from gristmill.pipelines.caption_facts import CaptionFacts
+from gristmill.pipelines.captions.caption_facts import CaptionFacts
 from gristmill.pipelines.clip import ClipScore
 from gristmill.pipelines.decode import DecodeError, decode_rgb
 from gristmill.pipelines.image_facts import ImageFacts

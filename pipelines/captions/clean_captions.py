@@ -12,7 +12,7 @@ from typing import ClassVar
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.private_data import KINDS, mask
+from gristmill.pipelines.captions.pii import KINDS, mask
 from gristmill.pipelines.schema import ROW, with_columns
 from gristmill.pipelines.stage import Map
 

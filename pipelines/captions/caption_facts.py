@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
+from gristmill.pipelines.captions.pii import holds
 from gristmill.pipelines.decode import Image
-from gristmill.pipelines.private_data import holds
 from gristmill.pipelines.stage import Score
 
 # Phrases that describe a page or a file rather than a picture.

@@ -1,0 +1,1 @@
+"""Score and Map: what a caption is. Facts, language, mending, private data."""
