@@ -24,8 +24,8 @@ import pyarrow as pa
 from memory_workspace import MemoryWorkspace, run_global
 
 from gristmill.pipelines.duplicates import Duplicates
-from gristmill.pipelines.local_features import LocalFeatures
-from gristmill.pipelines.perceptual_hash import PerceptualHash
+from gristmill.pipelines.images.local_features import LocalFeatures
+from gristmill.pipelines.images.perceptual_hash import PerceptualHash
 from gristmill.pipelines.robust_copies import RobustCopies
 from gristmill.pipelines.schema import digest_fields
 

@@ -142,7 +142,7 @@ class Trainer:
         from gristmill.model.patch_codecs import KMeansCodec
         from gristmill.model.shapes import caption, make_scene
         from gristmill.model.views import view
-        from gristmill.pipelines.clip import ClipScore
+        from gristmill.pipelines.images.clip_score import ClipScore
 
         first = 5 * 10**9 + 10**5 * self.seed
         seeds = range(first, first + TRUSTED + HELD_OUT)

@@ -8,10 +8,10 @@ from gristmill.dags.graph import Dag, Node
 from gristmill.pipelines.captions.caption_facts import CaptionFacts
 from gristmill.pipelines.document_images import AssembleDocuments, DocumentImages
 from gristmill.pipelines.download.images import Download
-from gristmill.pipelines.edit_facts import EditFacts, EditScore
-from gristmill.pipelines.image_facts import ImageFacts
+from gristmill.pipelines.images.edit_facts import EditFacts, EditScore
+from gristmill.pipelines.images.image_facts import ImageFacts
+from gristmill.pipelines.images.perceptual_hash import PerceptualHash
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.perceptual_hash import PerceptualHash
 from gristmill.pipelines.several_tokens import DocumentTokens
 from gristmill.pipelines.shards import Shards
 from gristmill.pipelines.sources.documents import DocumentSource

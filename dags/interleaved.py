@@ -10,9 +10,9 @@ from gristmill.pipelines.document_facts import DocumentFacts
 from gristmill.pipelines.document_images import AssembleDocuments, DocumentImages
 from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.duplicates import Duplicates
-from gristmill.pipelines.image_facts import ImageFacts
+from gristmill.pipelines.images.image_facts import ImageFacts
+from gristmill.pipelines.images.perceptual_hash import PerceptualHash
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.perceptual_hash import PerceptualHash
 from gristmill.pipelines.repeated_images import RepeatedImages
 from gristmill.pipelines.several_tokens import DocumentTokens
 from gristmill.pipelines.shards import Shards

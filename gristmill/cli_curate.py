@@ -181,8 +181,8 @@ def train_head(
     import pyarrow.parquet
 
     from gristmill.dags.columns_of_run import labelled_embeddings
-    from gristmill.pipelines.heads import save_head
-    from gristmill.pipelines.train_head import fit_head
+    from gristmill.pipelines.images.embedding_heads import save_head
+    from gristmill.pipelines.images.fit_head import fit_head
 
     reader = pyarrow.csv.read_csv if labels.endswith(".csv") else pyarrow.parquet.read_table
     column, values = labelled_embeddings(reader(labels), label, run, embedding)

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from gristmill.pipelines.clip import ClipScore
 from gristmill.pipelines.clip_frames import CLIP
+from gristmill.pipelines.images.clip_score import ClipScore
 from gristmill.pipelines.media import Media
 
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.pipelines.clip_frames import CLIP
+from gristmill.pipelines.images.perceptual_hash import hash_details, hash_grey
 from gristmill.pipelines.media import Media
-from gristmill.pipelines.perceptual_hash import hash_details, hash_grey
 from gristmill.pipelines.stage import Score
 
 # A frame with less contrast than this (grey levels) has no hash: noise alone would decide it.

@@ -30,7 +30,7 @@ from gristmill.pipelines.decode import DecodeError, decode_rgb
 from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.duplicates import thumbnail_distance
 from gristmill.pipelines.hamming import close_pairs, plan_tasks
-from gristmill.pipelines.perceptual_hash import THUMBNAIL_BYTES, PerceptualHash
+from gristmill.pipelines.images.perceptual_hash import THUMBNAIL_BYTES, PerceptualHash
 from gristmill.pipelines.schema import SUCCESS
 from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.components import Edges, components, leaders
 from gristmill.pipelines.hamming import close_pairs, plan_tasks
+from gristmill.pipelines.images.perceptual_hash import THUMBNAIL_BYTES
 from gristmill.pipelines.images_of_rows import (
     best_of_rows,
     digests,
@@ -28,7 +29,6 @@ from gristmill.pipelines.images_of_rows import (
     hex_digests,
     preference,
 )
-from gristmill.pipelines.perceptual_hash import THUMBNAIL_BYTES
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
 
 _KINDS = ("bytes", "pixels", "near")

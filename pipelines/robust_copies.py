@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.components import components, leaders
+from gristmill.pipelines.images.local_features import DESCRIPTOR, POINT, matching_points, mirrored
 from gristmill.pipelines.images_of_rows import (
     best_of_rows,
     digests,
@@ -24,7 +25,6 @@ from gristmill.pipelines.images_of_rows import (
     hex_digests,
     preference,
 )
-from gristmill.pipelines.local_features import DESCRIPTOR, POINT, matching_points, mirrored
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
 
 # Descriptors for each visual word, and the most and fewest words.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gristmill.pipelines.clip import ClipScore
+from gristmill.pipelines.images.clip_score import ClipScore
 
 
 @dataclass(frozen=True, kw_only=True)

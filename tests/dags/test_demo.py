@@ -26,9 +26,9 @@ from gristmill.dags.report_data import gather_report
 from gristmill.dags.trace import trace_sample
 from gristmill.dags.verify_run import verify_run
 from gristmill.errors import RunError
-from gristmill.pipelines.clip import ClipScore
 from gristmill.pipelines.decode import decode_rgb
 from gristmill.pipelines.download.http_client import Fetcher, FetchPolicy
+from gristmill.pipelines.images.clip_score import ClipScore
 
 
 def free_port() -> int:

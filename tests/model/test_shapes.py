@@ -16,7 +16,7 @@ from gristmill.model.shapes import (
     relation,
     wrong_caption,
 )
-from gristmill.pipelines.perceptual_hash import perceptual_hashes
+from gristmill.pipelines.images.perceptual_hash import perceptual_hashes
 
 _NAMES = re.compile(rf"({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})")
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from gristmill.errors import ConfigurationError, MissingWeightsError
-from gristmill.pipelines.clip import ClipScore
+from gristmill.pipelines.images.clip_score import ClipScore
 
 TINY = {
     "embed_dim": 16,

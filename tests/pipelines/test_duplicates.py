@@ -16,7 +16,7 @@ from gristmill.errors import ConfigurationError
 from gristmill.model.shapes import draw, make_scene
 from gristmill.pipelines.duplicates import Duplicates, thumbnail_distance
 from gristmill.pipelines.hamming import close_pairs, plan_bands, plan_tasks
-from gristmill.pipelines.perceptual_hash import PerceptualHash, thumbnail
+from gristmill.pipelines.images.perceptual_hash import PerceptualHash, thumbnail
 from gristmill.pipelines.schema import digest_fields
 
 

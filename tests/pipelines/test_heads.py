@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from gristmill.errors import ConfigurationError, MissingWeightsError
-from gristmill.pipelines.heads import EmbeddingHeads, load_head, save_head
-from gristmill.pipelines.train_head import auc, fit_head, r2
+from gristmill.pipelines.images.embedding_heads import EmbeddingHeads, load_head, save_head
+from gristmill.pipelines.images.fit_head import auc, fit_head, r2
 
 
 def table(rows: np.ndarray) -> pa.Table:

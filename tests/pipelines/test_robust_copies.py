@@ -13,7 +13,7 @@ import pytest
 from memory_workspace import MemoryWorkspace, run_global
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.local_features import (
+from gristmill.pipelines.images.local_features import (
     LocalFeatures,
     local_features,
     matching_points,

@@ -12,10 +12,10 @@ import pytest
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines import STAGES, stage_class
 from gristmill.pipelines.captions.caption_facts import CaptionFacts
-from gristmill.pipelines.clip import ClipScore
 from gristmill.pipelines.decode import DecodeError, decode_rgb
-from gristmill.pipelines.image_facts import ImageFacts
-from gristmill.pipelines.perceptual_hash import PerceptualHash, perceptual_hashes
+from gristmill.pipelines.images.clip_score import ClipScore
+from gristmill.pipelines.images.image_facts import ImageFacts
+from gristmill.pipelines.images.perceptual_hash import PerceptualHash, perceptual_hashes
 from gristmill.pipelines.stage import Score
 
 

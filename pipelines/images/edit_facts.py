@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from gristmill.pipelines.clip import ClipScore
 from gristmill.pipelines.decode import Image
+from gristmill.pipelines.images.clip_score import ClipScore
 from gristmill.pipelines.media import PICTURES, Media
 from gristmill.pipelines.stage import Score
 

@@ -1,0 +1,1 @@
+"""Score: what a picture is. CLIP scores, hashes, facts, local features, heads on embeddings."""
