@@ -28,12 +28,12 @@ import pyarrow as pa
 
 from gristmill.dags.demo_video import joined, write_video
 from gristmill.pipelines.clip_duplicates import overlap
-from gristmill.pipelines.clip_facts import ClipFacts
-from gristmill.pipelines.clip_frames import decode_clip
-from gristmill.pipelines.clip_signature import ClipSignature, frame_hashes
-from gristmill.pipelines.cut_video import Encoding, encode_pieces
-from gristmill.pipelines.shots import Shots
-from gristmill.pipelines.video import open_video, play, probe
+from gristmill.pipelines.videos.clip_facts import ClipFacts
+from gristmill.pipelines.videos.cut_video import Encoding, encode_pieces
+from gristmill.pipelines.videos.frames import decode_clip
+from gristmill.pipelines.videos.shots import Shots
+from gristmill.pipelines.videos.video import open_video, play, probe
+from gristmill.pipelines.videos.video_fingerprint import ClipSignature, frame_hashes
 
 PAIRS = 5
 

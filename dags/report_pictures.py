@@ -109,7 +109,7 @@ def _frames(data: bytes) -> list[Image]:
         return [decode_rgb(data)]
     except DecodeError:
         pass
-    from gristmill.pipelines.clip_frames import decode_clip
+    from gristmill.pipelines.videos.frames import decode_clip
 
     try:
         clip = decode_clip(data)

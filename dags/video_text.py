@@ -8,17 +8,17 @@ from gristmill.dags.graph import Dag, Node
 from gristmill.pipelines.captions.caption_facts import CaptionFacts
 from gristmill.pipelines.captions.caption_language import CaptionLanguage
 from gristmill.pipelines.clip_duplicates import ClipDuplicates
-from gristmill.pipelines.clip_facts import ClipFacts
-from gristmill.pipelines.clip_frame_score import FrameClipScore
-from gristmill.pipelines.clip_signature import ClipSignature
 from gristmill.pipelines.download.videos import DownloadVideo
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.semantic import SemanticClusters
 from gristmill.pipelines.several_tokens import FrameTokens
 from gristmill.pipelines.shards import Shards
-from gristmill.pipelines.shots import Shots
 from gristmill.pipelines.sources.source import Source
-from gristmill.pipelines.video_clips import Clips
+from gristmill.pipelines.videos.clip_facts import ClipFacts
+from gristmill.pipelines.videos.frame_clip_score import FrameClipScore
+from gristmill.pipelines.videos.shots import Shots
+from gristmill.pipelines.videos.split_clips import Clips
+from gristmill.pipelines.videos.video_fingerprint import ClipSignature
 
 # In this order: the first that a clip breaks is its reason.
 RULES = {

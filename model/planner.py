@@ -29,7 +29,7 @@ from gristmill.model.shard_sources import (
     open_samples,
 )
 from gristmill.model.tasks import TASKS, find_questions, segments_for
-from gristmill.pipelines.clip_frames import FRAMES
+from gristmill.pipelines.videos.frames import FRAMES
 
 BLOCK = 512
 # Rows that are emptier are worth a word.

@@ -15,10 +15,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, ShardError
-from gristmill.pipelines.clip_frames import decode_clip
 from gristmill.pipelines.decode import Image, decode_rgb
 from gristmill.pipelines.shard_reader import ShardSet, read_forgotten
 from gristmill.pipelines.storage import Folder
+from gristmill.pipelines.videos.frames import decode_clip
 
 # What the `Tokens` stage leaves of a picture, and the digest of the codec that made it.
 TOKEN_COLUMNS = ("image_codes", "image_latents", "image_codec")

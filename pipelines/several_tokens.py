@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.clip_frames import CLIP, FRAMES, moments_of
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.media import PICTURES, Media
 from gristmill.pipelines.tokens import Tokens
+from gristmill.pipelines.videos.frames import CLIP, FRAMES, moments_of
 
 
 @dataclass(frozen=True, kw_only=True)

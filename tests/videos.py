@@ -9,7 +9,7 @@ from typing import Any
 import av
 import numpy as np
 
-from gristmill.pipelines.video import open_video, pixels, play
+from gristmill.pipelines.videos.video import open_video, pixels, play
 
 SIDE = 64
 _BITS = 8

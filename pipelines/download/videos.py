@@ -21,7 +21,7 @@ from gristmill.pipelines.schema import (
     ROW,
     SUCCESS,
 )
-from gristmill.pipelines.video import Probe, VideoError, probe
+from gristmill.pipelines.videos.video import Probe, VideoError, probe
 
 SCHEMA = pa.schema(
     [

@@ -41,10 +41,10 @@ from gristmill.dags.trace import trace_sample
 from gristmill.dags.verify_run import verify_run
 from gristmill.errors import ConfigurationError
 from gristmill.model.shard_sources import DataSource, open_samples
-from gristmill.pipelines.clip_frames import moments_of, sample_frames
 from gristmill.pipelines.decode import decode_rgb, encode_jpeg
 from gristmill.pipelines.shard_reader import ShardSet
-from gristmill.pipelines.video import VideoError
+from gristmill.pipelines.videos.frames import moments_of, sample_frames
+from gristmill.pipelines.videos.video import VideoError
 
 KINDS = ("video", "interleaved", "edit")
 

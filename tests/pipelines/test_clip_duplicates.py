@@ -15,9 +15,9 @@ from videos import encode
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.clip_duplicates import ClipDuplicates, overlap
-from gristmill.pipelines.clip_frames import decode_clip
-from gristmill.pipelines.clip_signature import ClipSignature
 from gristmill.pipelines.schema import digest_fields
+from gristmill.pipelines.videos.frames import decode_clip
+from gristmill.pipelines.videos.video_fingerprint import ClipSignature
 
 SIDE = 112
 

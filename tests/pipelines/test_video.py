@@ -19,16 +19,16 @@ from videos import encode, loudest, numbered, numbers_of
 
 from gristmill.dags.part_worker import _store_images
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.clip_facts import ClipFacts
-from gristmill.pipelines.clip_frames import decode_clip, moments_of
-from gristmill.pipelines.cut_video import Encoding, copy_pieces, encode_pieces
 from gristmill.pipelines.download.videos import DownloadVideo
 from gristmill.pipelines.schema import ROW, SUCCESS
-from gristmill.pipelines.shots import Shots
 from gristmill.pipelines.sources.row_builder import RowBuilder, seconds
 from gristmill.pipelines.sources.source import Source
-from gristmill.pipelines.video import VideoError, probe
-from gristmill.pipelines.video_clips import Clips, segment_of
+from gristmill.pipelines.videos.clip_facts import ClipFacts
+from gristmill.pipelines.videos.cut_video import Encoding, copy_pieces, encode_pieces
+from gristmill.pipelines.videos.frames import decode_clip, moments_of
+from gristmill.pipelines.videos.shots import Shots
+from gristmill.pipelines.videos.split_clips import Clips, segment_of
+from gristmill.pipelines.videos.video import VideoError, probe
 
 
 def noise(seed: int, side: int = 96) -> Any:

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from gristmill.pipelines.clip_frames import CLIP
 from gristmill.pipelines.images.clip_score import ClipScore
 from gristmill.pipelines.media import Media
+from gristmill.pipelines.videos.frames import CLIP
 
 
 @dataclass(frozen=True, kw_only=True)

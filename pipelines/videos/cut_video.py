@@ -15,7 +15,7 @@ from av.container import OutputContainer
 from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
 
-from gristmill.pipelines.video import (
+from gristmill.pipelines.videos.video import (
     Frame,
     VideoError,
     open_video,

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gristmill.pipelines.clip_frames import CLIP
 from gristmill.pipelines.images.perceptual_hash import hash_details, hash_grey
 from gristmill.pipelines.media import Media
 from gristmill.pipelines.stage import Score
+from gristmill.pipelines.videos.frames import CLIP
 
 # A frame with less contrast than this (grey levels) has no hash: noise alone would decide it.
 _LEAST_CONTRAST = 6.0

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gristmill.pipelines.clip_frames import CLIP, ClipFrames
 from gristmill.pipelines.media import Media
 from gristmill.pipelines.stage import Score
+from gristmill.pipelines.videos.frames import CLIP, ClipFrames
 
 # Grey levels by which some part of frames 1/8 s apart differs at least if anything moves, and the
 # side of a part in pixels; noise of compression stays below.

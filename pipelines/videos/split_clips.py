@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.cut_video import Clip, Encoding, copy_pieces, encode_pieces
 from gristmill.pipelines.schema import (
     FAILED_TO_CUT,
     ROW,
@@ -21,7 +20,8 @@ from gristmill.pipelines.schema import (
     with_columns,
 )
 from gristmill.pipelines.stage import Map, Needs, require_choice
-from gristmill.pipelines.video import VideoError
+from gristmill.pipelines.videos.cut_video import Clip, Encoding, copy_pieces, encode_pieces
+from gristmill.pipelines.videos.video import VideoError
 
 _OWN = pa.schema(
     [

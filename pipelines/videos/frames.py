@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.media import Media
-from gristmill.pipelines.video import open_video, pixels, play, video_stream
+from gristmill.pipelines.videos.video import open_video, pixels, play, video_stream
 
 # Frames in colour, evenly spread; their longer side in pixels.
 FRAMES = 12

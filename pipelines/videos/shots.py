@@ -11,7 +11,7 @@ import pyarrow as pa
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.media import FILE, Media
 from gristmill.pipelines.stage import Needs, Score, require_choice
-from gristmill.pipelines.video import open_video, pixels, play
+from gristmill.pipelines.videos.video import open_video, pixels, play
 
 # Seconds that a fade may stay dark or light between two shots.
 _LONGEST_FADE_S = 1.0

@@ -1,0 +1,1 @@
+"""Clips of videos: shots, cuts, frames, facts and fingerprints."""
