@@ -6,7 +6,7 @@ from typing import Any
 
 from gristmill.dags.graph import Dag, Node
 from gristmill.pipelines.captions.caption_facts import CaptionFacts
-from gristmill.pipelines.document_images import AssembleDocuments, DocumentImages
+from gristmill.pipelines.documents.document_images import AssembleDocuments, DocumentImages
 from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.images.edit_facts import EditFacts, EditScore
 from gristmill.pipelines.images.image_facts import ImageFacts

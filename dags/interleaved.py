@@ -6,18 +6,18 @@ from typing import Any
 
 from gristmill.dags.graph import Dag, Node
 from gristmill.pipelines.captions.caption_language import CaptionLanguage
-from gristmill.pipelines.document_facts import DocumentFacts
-from gristmill.pipelines.document_images import AssembleDocuments, DocumentImages
+from gristmill.pipelines.documents.document_facts import DocumentFacts
+from gristmill.pipelines.documents.document_images import AssembleDocuments, DocumentImages
+from gristmill.pipelines.documents.repeated_images import RepeatedImages
+from gristmill.pipelines.documents.text_match import TextMatch
 from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.duplicates import Duplicates
 from gristmill.pipelines.images.image_facts import ImageFacts
 from gristmill.pipelines.images.perceptual_hash import PerceptualHash
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.repeated_images import RepeatedImages
 from gristmill.pipelines.several_tokens import DocumentTokens
 from gristmill.pipelines.shards import Shards
 from gristmill.pipelines.sources.documents import DocumentSource
-from gristmill.pipelines.text_match import TextMatch
 
 # Of pictures, in this order. MMC4 asks for 150 pixels, OBELICS for 150 and an aspect below 2.
 IMAGE_RULES = {

@@ -14,10 +14,10 @@ import pytest
 from memory_workspace import MemoryWorkspace, run_global
 
 from gristmill.errors import SourceError
-from gristmill.pipelines.document_facts import DocumentFacts
-from gristmill.pipelines.document_images import AssembleDocuments, DocumentImages
+from gristmill.pipelines.documents.document_facts import DocumentFacts
+from gristmill.pipelines.documents.document_images import AssembleDocuments, DocumentImages
+from gristmill.pipelines.documents.repeated_images import RepeatedImages
 from gristmill.pipelines.images.edit_facts import EditFacts
-from gristmill.pipelines.repeated_images import RepeatedImages
 from gristmill.pipelines.schema import ROW
 from gristmill.pipelines.sources.document_formats import (
     Document,
