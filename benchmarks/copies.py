@@ -23,10 +23,10 @@ import numpy as np
 import pyarrow as pa
 from memory_workspace import MemoryWorkspace, run_global
 
-from gristmill.pipelines.duplicates import Duplicates
+from gristmill.pipelines.dedup.image_duplicates import Duplicates
+from gristmill.pipelines.dedup.local_feature_duplicates import RobustCopies
 from gristmill.pipelines.images.local_features import LocalFeatures
 from gristmill.pipelines.images.perceptual_hash import PerceptualHash
-from gristmill.pipelines.robust_copies import RobustCopies
 from gristmill.pipelines.schema import digest_fields
 
 Picture = Any

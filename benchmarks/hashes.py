@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gristmill.pipelines.hamming import close_pairs, plan_bands, plan_tasks
+from gristmill.pipelines.dedup.hamming import close_pairs, plan_bands, plan_tasks
 
 
 def made(n: int, radius: int) -> Any:

@@ -34,11 +34,11 @@ from gristmill.dags.keep_run import choose
 from gristmill.dags.progress import make_progress
 from gristmill.dags.selections import SELECTIONS
 from gristmill.dags.supervision import Supervision
-from gristmill.pipelines.caption_duplicates import CaptionDuplicates
 from gristmill.pipelines.decode import Image
+from gristmill.pipelines.dedup.caption_duplicates import CaptionDuplicates
+from gristmill.pipelines.dedup.semantic_clusters import SemanticClusters, unit
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.schema import ROW
-from gristmill.pipelines.semantic import SemanticClusters, unit
 from gristmill.pipelines.stage import Global, Read, Score
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 
 from gristmill.dags.demo_video import joined, write_video
-from gristmill.pipelines.clip_duplicates import overlap
+from gristmill.pipelines.dedup.video_duplicates import overlap
 from gristmill.pipelines.videos.clip_facts import ClipFacts
 from gristmill.pipelines.videos.cut_video import Encoding, encode_pieces
 from gristmill.pipelines.videos.frames import decode_clip

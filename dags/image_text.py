@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from gristmill.dags.graph import Dag, Node
-from gristmill.pipelines.caption_duplicates import CaptionDuplicates
 from gristmill.pipelines.captions.caption_facts import CaptionFacts
 from gristmill.pipelines.captions.caption_language import CaptionLanguage
 from gristmill.pipelines.captions.clean_captions import CleanCaptions
-from gristmill.pipelines.decontaminate import Decontaminate
+from gristmill.pipelines.dedup.caption_duplicates import CaptionDuplicates
+from gristmill.pipelines.dedup.decontaminate import Decontaminate
+from gristmill.pipelines.dedup.image_duplicates import Duplicates
+from gristmill.pipelines.dedup.local_feature_duplicates import RobustCopies
+from gristmill.pipelines.dedup.semantic_clusters import SemanticClusters
 from gristmill.pipelines.download.images import Download
-from gristmill.pipelines.duplicates import Duplicates
 from gristmill.pipelines.images.clip_score import ClipScore
 from gristmill.pipelines.images.embedding_heads import EmbeddingHeads
 from gristmill.pipelines.images.image_facts import ImageFacts
 from gristmill.pipelines.images.local_features import LocalFeatures
 from gristmill.pipelines.images.perceptual_hash import PerceptualHash
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.robust_copies import RobustCopies
-from gristmill.pipelines.semantic import SemanticClusters
 from gristmill.pipelines.shards import Shards
 from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.tokens import Tokens

@@ -7,10 +7,10 @@ from typing import Any
 from gristmill.dags.graph import Dag, Node
 from gristmill.pipelines.captions.caption_facts import CaptionFacts
 from gristmill.pipelines.captions.caption_language import CaptionLanguage
-from gristmill.pipelines.clip_duplicates import ClipDuplicates
+from gristmill.pipelines.dedup.semantic_clusters import SemanticClusters
+from gristmill.pipelines.dedup.video_duplicates import ClipDuplicates
 from gristmill.pipelines.download.videos import DownloadVideo
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.semantic import SemanticClusters
 from gristmill.pipelines.several_tokens import FrameTokens
 from gristmill.pipelines.shards import Shards
 from gristmill.pipelines.sources.source import Source

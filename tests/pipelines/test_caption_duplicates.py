@@ -13,7 +13,7 @@ import pytest
 from memory_workspace import MemoryWorkspace, run_global
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.caption_duplicates import CaptionDuplicates, shingle_hashes
+from gristmill.pipelines.dedup.caption_duplicates import CaptionDuplicates, shingle_hashes
 from gristmill.pipelines.schema import digest_fields
 
 WORDS = [f"word{i}" for i in range(400)]

@@ -14,7 +14,7 @@ from memory_workspace import MemoryWorkspace, run_global
 from videos import encode
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.clip_duplicates import ClipDuplicates, overlap
+from gristmill.pipelines.dedup.video_duplicates import ClipDuplicates, overlap
 from gristmill.pipelines.schema import digest_fields
 from gristmill.pipelines.videos.frames import decode_clip
 from gristmill.pipelines.videos.video_fingerprint import ClipSignature

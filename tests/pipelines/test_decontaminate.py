@@ -13,7 +13,7 @@ from memory_workspace import MemoryWorkspace, run_global
 
 from gristmill.errors import ConfigurationError, SourceError
 from gristmill.pipelines.decode import decode_rgb
-from gristmill.pipelines.decontaminate import Decontaminate
+from gristmill.pipelines.dedup.decontaminate import Decontaminate
 from gristmill.pipelines.images.perceptual_hash import PerceptualHash
 from gristmill.pipelines.schema import digest_fields
 

@@ -14,8 +14,8 @@ from memory_workspace import MemoryWorkspace, run_global
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.shapes import draw, make_scene
-from gristmill.pipelines.duplicates import Duplicates, thumbnail_distance
-from gristmill.pipelines.hamming import close_pairs, plan_bands, plan_tasks
+from gristmill.pipelines.dedup.hamming import close_pairs, plan_bands, plan_tasks
+from gristmill.pipelines.dedup.image_duplicates import Duplicates, thumbnail_distance
 from gristmill.pipelines.images.perceptual_hash import PerceptualHash, thumbnail
 from gristmill.pipelines.schema import digest_fields
 
@@ -53,7 +53,7 @@ def test_every_pair_within_the_radius_is_found_and_no_other(radius: int) -> None
 
 
 def test_many_equal_hashes_are_searched_in_bounded_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gristmill.pipelines.hamming.CHUNK_PAIRS", 50)
+    monkeypatch.setattr("gristmill.pipelines.dedup.hamming.CHUNK_PAIRS", 50)
     hashes = np.concatenate([np.full(80, 7, np.uint64), np.arange(40, dtype=np.uint64) << 3])
     assert search(hashes, 2) == brute_force(hashes, 2)
 

@@ -13,13 +13,13 @@ import pytest
 from memory_workspace import MemoryWorkspace, run_global
 
 from gristmill.errors import ConfigurationError
+from gristmill.pipelines.dedup.local_feature_duplicates import RobustCopies
 from gristmill.pipelines.images.local_features import (
     LocalFeatures,
     local_features,
     matching_points,
     mirrored,
 )
-from gristmill.pipelines.robust_copies import RobustCopies
 from gristmill.pipelines.schema import digest_fields
 
 

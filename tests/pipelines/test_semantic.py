@@ -12,8 +12,8 @@ import pytest
 from memory_workspace import MemoryWorkspace, run_global
 
 from gristmill.errors import ConfigurationError
+from gristmill.pipelines.dedup.semantic_clusters import SemanticClusters, unit
 from gristmill.pipelines.schema import digest_fields
-from gristmill.pipelines.semantic import SemanticClusters, unit
 
 
 def world(count: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -16,15 +16,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.components import components, leaders
-from gristmill.pipelines.images.local_features import DESCRIPTOR, POINT, matching_points, mirrored
-from gristmill.pipelines.images_of_rows import (
+from gristmill.pipelines.dedup.connected_components import components, leaders
+from gristmill.pipelines.dedup.image_ids import (
     best_of_rows,
     digests,
     distinct_images,
     hex_digests,
     preference,
 )
+from gristmill.pipelines.images.local_features import DESCRIPTOR, POINT, matching_points, mirrored
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
 
 # Descriptors for each visual word, and the most and fewest words.

@@ -23,8 +23,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.components import places
-from gristmill.pipelines.images_of_rows import (
+from gristmill.pipelines.dedup.connected_components import places
+from gristmill.pipelines.dedup.image_ids import (
     best_of_rows,
     distinct_images,
     hex_digests,

@@ -20,16 +20,16 @@ import xxhash
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.caption_shingles import (
+from gristmill.pipelines.decode import DecodeError, decode_rgb
+from gristmill.pipelines.dedup.hamming import close_pairs, plan_tasks
+from gristmill.pipelines.dedup.image_duplicates import thumbnail_distance
+from gristmill.pipelines.dedup.minhash import (
     Shingles,
     caption_words,
     minhash,
     shingle_hashes,
 )
-from gristmill.pipelines.decode import DecodeError, decode_rgb
 from gristmill.pipelines.download.images import Download
-from gristmill.pipelines.duplicates import thumbnail_distance
-from gristmill.pipelines.hamming import close_pairs, plan_tasks
 from gristmill.pipelines.images.perceptual_hash import THUMBNAIL_BYTES, PerceptualHash
 from gristmill.pipelines.schema import SUCCESS
 from gristmill.pipelines.sources.source import Source

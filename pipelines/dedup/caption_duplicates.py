@@ -20,15 +20,15 @@ import xxhash
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.caption_shingles import (
+from gristmill.pipelines.dedup.connected_components import Edges, components, leaders, places
+from gristmill.pipelines.dedup.hamming import joined_pairs
+from gristmill.pipelines.dedup.image_ids import best_of_rows, digests, hex_digests, preference
+from gristmill.pipelines.dedup.minhash import (
     Shingles,
     caption_words,
     minhash,
     shingle_hashes,
 )
-from gristmill.pipelines.components import Edges, components, leaders, places
-from gristmill.pipelines.hamming import joined_pairs
-from gristmill.pipelines.images_of_rows import best_of_rows, digests, hex_digests, preference
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
 
 # Pairs that are verified at a time.

@@ -19,16 +19,16 @@ import xxhash
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.components import Edges, components, leaders
-from gristmill.pipelines.hamming import close_pairs, plan_tasks
-from gristmill.pipelines.images.perceptual_hash import THUMBNAIL_BYTES
-from gristmill.pipelines.images_of_rows import (
+from gristmill.pipelines.dedup.connected_components import Edges, components, leaders
+from gristmill.pipelines.dedup.hamming import close_pairs, plan_tasks
+from gristmill.pipelines.dedup.image_ids import (
     best_of_rows,
     digests,
     distinct_images,
     hex_digests,
     preference,
 )
+from gristmill.pipelines.images.perceptual_hash import THUMBNAIL_BYTES
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
 
 _KINDS = ("bytes", "pixels", "near")

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.components import components, leaders
-from gristmill.pipelines.hamming import close_pairs, plan_tasks
-from gristmill.pipelines.images_of_rows import (
+from gristmill.pipelines.dedup.connected_components import components, leaders
+from gristmill.pipelines.dedup.hamming import close_pairs, plan_tasks
+from gristmill.pipelines.dedup.image_ids import (
     best_of_rows,
     digests,
     distinct_images,

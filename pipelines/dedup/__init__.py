@@ -1,0 +1,1 @@
+"""Global: what is alike in the whole corpus. Copies, clusters, near-duplicates, evaluation items."""
