@@ -22,7 +22,7 @@ from gristmill.pipelines.images.perceptual_hash import PerceptualHash
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.shards import Shards
 from gristmill.pipelines.sources.source import Source
-from gristmill.pipelines.tokens import Tokens
+from gristmill.pipelines.tokens.tokens import Tokens
 
 # In this order: the first that a row breaks is its reason.
 RULES = {

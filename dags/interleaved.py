@@ -15,9 +15,9 @@ from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.images.image_facts import ImageFacts
 from gristmill.pipelines.images.perceptual_hash import PerceptualHash
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.several_tokens import DocumentTokens
 from gristmill.pipelines.shards import Shards
 from gristmill.pipelines.sources.documents import DocumentSource
+from gristmill.pipelines.tokens.multi_image_tokens import DocumentTokens
 
 # Of pictures, in this order. MMC4 asks for 150 pixels, OBELICS for 150 and an aspect below 2.
 IMAGE_RULES = {

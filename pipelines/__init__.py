@@ -38,9 +38,9 @@ STAGES = {
     "FrameClipScore": "gristmill.pipelines.videos.frame_clip_score",
     "ClipSignature": "gristmill.pipelines.videos.video_fingerprint",
     "ClipDuplicates": "gristmill.pipelines.dedup.video_duplicates",
-    "Tokens": "gristmill.pipelines.tokens",
-    "DocumentTokens": "gristmill.pipelines.several_tokens",
-    "FrameTokens": "gristmill.pipelines.several_tokens",
+    "Tokens": "gristmill.pipelines.tokens.tokens",
+    "DocumentTokens": "gristmill.pipelines.tokens.multi_image_tokens",
+    "FrameTokens": "gristmill.pipelines.tokens.multi_image_tokens",
     "Keep": "gristmill.pipelines.keep",
     "Shards": "gristmill.pipelines.shards",
 }

@@ -19,7 +19,7 @@ from gristmill.model.patch_codecs import KMeansCodec, WhitenedPatches
 from gristmill.model.shapes import draw, make_scene
 from gristmill.model.views import view
 from gristmill.model.vocabulary import train_text
-from gristmill.pipelines.tokens import Tokens
+from gristmill.pipelines.tokens.tokens import Tokens
 
 IMAGES = [draw(make_scene(i), 40) for i in range(30)]
 CAPTIONS = pa.table({"caption": [f"caption {i}" for i in range(29)] + [None]})

@@ -11,7 +11,7 @@ import pyarrow as pa
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.media import PICTURES, Media
-from gristmill.pipelines.tokens import Tokens
+from gristmill.pipelines.tokens.tokens import Tokens
 from gristmill.pipelines.videos.frames import CLIP, FRAMES, moments_of
 
 
