@@ -12,7 +12,7 @@ from gristmill.pipelines.images.edit_facts import EditFacts, EditScore
 from gristmill.pipelines.images.image_facts import ImageFacts
 from gristmill.pipelines.images.perceptual_hash import PerceptualHash
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.shards import Shards
+from gristmill.pipelines.shards.shards import Shards
 from gristmill.pipelines.sources.documents import DocumentSource
 from gristmill.pipelines.tokens.multi_image_tokens import DocumentTokens
 

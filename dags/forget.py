@@ -22,7 +22,7 @@ from gristmill.dags.run_folder import ROWS, Layout, run_lock
 from gristmill.dags.tombstones import add_tombstones, read_tombstones
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.schema import MERGED, make_image_id, normalise_url
-from gristmill.pipelines.shard_reader import FORGOTTEN, ShardSet, read_manifest
+from gristmill.pipelines.shards.reader import FORGOTTEN, ShardSet, read_manifest
 from gristmill.pipelines.stage import Map, Write
 
 KINDS = ("uid", "url", "sha256")

@@ -20,7 +20,7 @@ from gristmill.pipelines.images.image_facts import ImageFacts
 from gristmill.pipelines.images.local_features import LocalFeatures
 from gristmill.pipelines.images.perceptual_hash import PerceptualHash
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.shards import Shards
+from gristmill.pipelines.shards.shards import Shards
 from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.tokens.tokens import Tokens
 

@@ -9,8 +9,8 @@ from gristmill.dags.plan import finished_parts, open_run
 from gristmill.dags.rows import RowReader
 from gristmill.dags.run_folder import Layout, PartStore
 from gristmill.errors import GristmillError
+from gristmill.pipelines.shards.verify import verify_shards
 from gristmill.pipelines.stage import Write
-from gristmill.pipelines.verify import verify_shards
 
 _CHUNK = 4 * 2**20
 

@@ -11,7 +11,7 @@ from gristmill.pipelines.dedup.semantic_clusters import SemanticClusters
 from gristmill.pipelines.dedup.video_duplicates import ClipDuplicates
 from gristmill.pipelines.download.videos import DownloadVideo
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.shards import Shards
+from gristmill.pipelines.shards.shards import Shards
 from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.tokens.multi_image_tokens import FrameTokens
 from gristmill.pipelines.videos.clip_facts import ClipFacts

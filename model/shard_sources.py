@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, ShardError
 from gristmill.pipelines.decode import Image, decode_rgb
-from gristmill.pipelines.shard_reader import ShardSet, read_forgotten
+from gristmill.pipelines.shards.reader import ShardSet, read_forgotten
 from gristmill.pipelines.storage import Folder
 from gristmill.pipelines.videos.frames import decode_clip
 

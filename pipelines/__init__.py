@@ -42,7 +42,7 @@ STAGES = {
     "DocumentTokens": "gristmill.pipelines.tokens.multi_image_tokens",
     "FrameTokens": "gristmill.pipelines.tokens.multi_image_tokens",
     "Keep": "gristmill.pipelines.keep",
-    "Shards": "gristmill.pipelines.shards",
+    "Shards": "gristmill.pipelines.shards.shards",
 }
 
 

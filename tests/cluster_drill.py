@@ -29,7 +29,7 @@ from gristmill.dags.progress import make_progress
 from gristmill.dags.verify_run import verify_run
 from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.shards import Shards
+from gristmill.pipelines.shards.shards import Shards
 from gristmill.pipelines.sources.source import Source
 
 PARTS = 20

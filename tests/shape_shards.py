@@ -16,7 +16,7 @@ from gristmill.model.codec import Codec, to_unit
 from gristmill.model.shapes import caption, draw, make_scene
 from gristmill.model.views import view
 from gristmill.pipelines.schema import digest_fields
-from gristmill.pipelines.shards import Shards
+from gristmill.pipelines.shards.shards import Shards
 
 
 def build_shapes(

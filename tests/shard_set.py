@@ -12,7 +12,7 @@ import pyarrow as pa
 from memory_workspace import MemoryWorkspace, run_phases
 
 from gristmill.pipelines.schema import digest_fields
-from gristmill.pipelines.shards import Shards
+from gristmill.pipelines.shards.shards import Shards
 
 ROWS = 40
 SCHEMA = pa.schema(

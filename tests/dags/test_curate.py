@@ -28,10 +28,10 @@ from gristmill.model.seen import sightings
 from gristmill.model.train import train
 from gristmill.model.train_log import TrainLog
 from gristmill.pipelines.keep import FORGOTTEN, Keep, read_subset, subset_file
-from gristmill.pipelines.shard_reader import ShardSet
+from gristmill.pipelines.shards.reader import ShardSet
+from gristmill.pipelines.shards.verify import verify_shards
 from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.storage import Folder
-from gristmill.pipelines.verify import verify_shards
 
 ROWS = 30
 

@@ -42,7 +42,7 @@ from gristmill.dags.verify_run import verify_run
 from gristmill.errors import ConfigurationError
 from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.pipelines.decode import decode_rgb, encode_jpeg
-from gristmill.pipelines.shard_reader import ShardSet
+from gristmill.pipelines.shards.reader import ShardSet
 from gristmill.pipelines.videos.frames import moments_of, sample_frames
 from gristmill.pipelines.videos.video import VideoError
 

@@ -22,7 +22,7 @@ from gristmill.dags.session import write_report
 from gristmill.dags.supervision import Supervision
 from gristmill.dags.verify_run import verify_run
 from gristmill.errors import StorageError
-from gristmill.pipelines.shard_reader import ShardSet
+from gristmill.pipelines.shards.reader import ShardSet
 from gristmill.pipelines.storage import Folder
 
 ROWS = 16

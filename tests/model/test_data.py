@@ -29,7 +29,7 @@ from gristmill.model.shard_sources import DataSource, SampleOrder, open_samples
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.vocabulary import DESCRIBE, DRAW, REPLY
 from gristmill.pipelines.schema import digest_fields
-from gristmill.pipelines.verify import verify_shards
+from gristmill.pipelines.shards.verify import verify_shards
 
 
 def _loader(config: TrainConfig, parts: Parts | None = None, **options: Any) -> Loader:

@@ -15,9 +15,9 @@ from shard_set import ROWS, SCHEMA, build, picture
 
 from gristmill.errors import ConfigurationError, GraphError, ShardError
 from gristmill.pipelines.schema import digest_fields
-from gristmill.pipelines.shard_reader import ShardSet, spread
-from gristmill.pipelines.shards import Shards
-from gristmill.pipelines.verify import verify_shards
+from gristmill.pipelines.shards.reader import ShardSet, spread
+from gristmill.pipelines.shards.shards import Shards
+from gristmill.pipelines.shards.verify import verify_shards
 
 
 def files_of(product: Path) -> dict[str, bytes]:

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from gristmill.pipelines.decode import encode_jpeg
 from gristmill.pipelines.media import PIECES, SEVERAL, STORED_SEVERAL, explode_pieces
-from gristmill.pipelines.shard_sidecars import json_member
+from gristmill.pipelines.shards.sidecars import json_member
+from gristmill.pipelines.shards.tar import TarWriter
 from gristmill.pipelines.stage import Workspace
-from gristmill.pipelines.tar import TarWriter
 from gristmill.pipelines.videos.frames import moments_of, sample_frames
 
 # Where the bytes of a row lie that has one piece.

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from gristmill.errors import ShardError
 from gristmill.pipelines.media import SEVERAL
-from gristmill.pipelines.shard_reader import FORGOTTEN, read_manifest
+from gristmill.pipelines.shards.reader import FORGOTTEN, read_manifest
 from gristmill.pipelines.storage import Folder
 
 _CHUNK = 4 * 2**20

@@ -22,14 +22,14 @@ import xxhash
 
 from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.media import PIECES, STORED_SEVERAL
-from gristmill.pipelines.shard_files import (
+from gristmill.pipelines.shards.files import (
     PLACE,
     metadata,
     with_moments,
     write_parquet,
     write_tar,
 )
-from gristmill.pipelines.shard_sidecars import (
+from gristmill.pipelines.shards.sidecars import (
     card,
     croissant,
     sizes,

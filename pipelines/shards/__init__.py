@@ -1,0 +1,1 @@
+"""Write: training shards with their sidecars, and the readers and checks of them."""
