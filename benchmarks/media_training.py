@@ -20,13 +20,13 @@ from rich.console import Console
 
 from gristmill.dags.demo import CODEC, filter_network
 from gristmill.dags.demo_video import moving, write_video
-from gristmill.dags.edit import edit
 from gristmill.dags.execute import RunOptions, execute
 from gristmill.dags.graph import Dag
-from gristmill.dags.interleaved import interleaved
 from gristmill.dags.progress import make_progress
+from gristmill.dags.recipes.edit import edit
+from gristmill.dags.recipes.interleaved import interleaved
+from gristmill.dags.recipes.video_text import video_text
 from gristmill.dags.settings import apply_settings
-from gristmill.dags.video_text import video_text
 from gristmill.model import load
 from gristmill.model.changes_suite import SUITES
 from gristmill.model.sampling import Sampling

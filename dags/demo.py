@@ -17,8 +17,8 @@ from gristmill.dags.demo_truth import judge
 from gristmill.dags.demo_web import CLOSED_PORT, HOST, Web, WebServer, as_served, build_web
 from gristmill.dags.execute import RunOptions, execute
 from gristmill.dags.graph import Dag
-from gristmill.dags.image_text import image_text
 from gristmill.dags.progress import make_progress
+from gristmill.dags.recipes.image_text import image_text
 from gristmill.dags.session import write_report
 from gristmill.dags.settings import apply_settings
 from gristmill.pipelines.child import Child

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.dags.demo_media import CLEAN, MediaDemo, Planted, World, common_settings, scaled
-from gristmill.dags.edit import edit
 from gristmill.dags.graph import Dag
+from gristmill.dags.recipes.edit import edit
 from gristmill.dags.settings import apply_settings
 from gristmill.pipelines.decode import Image, encode_jpeg
 

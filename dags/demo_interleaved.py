@@ -10,7 +10,7 @@ import numpy as np
 
 from gristmill.dags.demo_media import CLEAN, MediaDemo, Planted, World, common_settings, scaled
 from gristmill.dags.graph import Dag
-from gristmill.dags.interleaved import interleaved
+from gristmill.dags.recipes.interleaved import interleaved
 from gristmill.dags.settings import apply_settings
 from gristmill.pipelines.decode import Image, encode_jpeg
 

@@ -256,7 +256,7 @@ def catalog_check(
     name, at, _ = what.partition("@")
     problems = [problem for one in ([name] if name else names()) for problem in check(one)]
     if at and not problems:
-        from gristmill.dags.recipes import recipe
+        from gristmill.dags.recipes.find import recipe
 
         fields = resolve(f"catalog:{what}")
         stage = recipe(load(name).recipe or "image-text")(**fields).stage("source")
@@ -299,7 +299,7 @@ def _dag(
     settings: list[str] | None,
 ) -> Any:
     from gristmill.catalogs.catalog import resolve
-    from gristmill.dags.recipes import find_dag
+    from gristmill.dags.recipes.find import find_dag
     from gristmill.dags.settings import apply_settings
     from gristmill.errors import ConfigurationError
 

@@ -114,7 +114,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_catalog_entries_are_whole(tmp_path: Path) -> None:
     from gristmill.catalogs.catalog import USES, check, load, names, resolve, select
-    from gristmill.dags.recipes import recipe
+    from gristmill.dags.recipes.find import recipe
     from gristmill.errors import ConfigurationError
 
     assert len(names()) >= 60
@@ -185,7 +185,7 @@ def test_the_wheel_holds_every_room_and_imports(tmp_path: Path) -> None:
             assert f"gristmill/{room}/{file.name}" in names
     assert {"gristmill/py.typed", "gristmill/catalogs/cc12m.yaml"} <= names
     assert "gristmill/dags/report.html.j2" in names
-    program = "import gristmill.dags.image_text as m; print(m.__file__)"
+    program = "import gristmill.dags.recipes.image_text as m; print(m.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from gristmill.dags.image_text import ENCODER, image_text
+from gristmill.dags.recipes.image_text import ENCODER, image_text
 from gristmill.dags.settings import apply_settings
 from gristmill.errors import ConfigurationError
 from gristmill.model.codec import to_unit

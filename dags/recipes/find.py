@@ -14,10 +14,10 @@ from gristmill.errors import ConfigurationError
 
 # Name on the command line -> module and function. A recipe takes the fields of its source.
 RECIPES = {
-    "image-text": ("gristmill.dags.image_text", "image_text"),
-    "interleaved": ("gristmill.dags.interleaved", "interleaved"),
-    "edit": ("gristmill.dags.edit", "edit"),
-    "video-text": ("gristmill.dags.video_text", "video_text"),
+    "image-text": ("gristmill.dags.recipes.image_text", "image_text"),
+    "interleaved": ("gristmill.dags.recipes.interleaved", "interleaved"),
+    "edit": ("gristmill.dags.recipes.edit", "edit"),
+    "video-text": ("gristmill.dags.recipes.video_text", "video_text"),
 }
 
 

@@ -1,0 +1,1 @@
+"""Dags that come with the project, one function each, and how a name finds one."""
