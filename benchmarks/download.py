@@ -27,8 +27,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gristmill.dags.demo import free_port
-from gristmill.dags.demo_web import HOST, Web, WebServer
+from gristmill.dags.demos.images import free_port
+from gristmill.dags.demos.web import HOST, Web, WebServer
 from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.sources.row_builder import RowBuilder
 

@@ -26,9 +26,9 @@ from pathlib import Path
 import psutil
 
 from gristmill.dags.dag_yaml import dump_dag
-from gristmill.dags.demo import Trainer, demo_dag, free_port
-from gristmill.dags.demo_web import HOST, Web, WebServer, build_web
-from gristmill.dags.demos import find_demo
+from gristmill.dags.demos.find import find_demo
+from gristmill.dags.demos.images import Trainer, demo_dag, free_port
+from gristmill.dags.demos.web import HOST, Web, WebServer, build_web
 from gristmill.dags.graph import Dag
 from gristmill.dags.verify_run import verify_run
 

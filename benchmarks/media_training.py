@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from gristmill.dags.demo import CODEC, filter_network
-from gristmill.dags.demo_video import moving, write_video
+from gristmill.dags.demos.images import CODEC, filter_network
+from gristmill.dags.demos.video import moving, write_video
 from gristmill.dags.execute import RunOptions, execute
 from gristmill.dags.graph import Dag
 from gristmill.dags.progress import make_progress

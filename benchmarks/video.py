@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from gristmill.dags.demo_video import joined, write_video
+from gristmill.dags.demos.video import joined, write_video
 from gristmill.pipelines.dedup.video_duplicates import overlap
 from gristmill.pipelines.videos.clip_facts import ClipFacts
 from gristmill.pipelines.videos.cut_video import Encoding, encode_pieces

@@ -184,7 +184,7 @@ def demo(
     """Draw a little web with planted faults, curate it, check the result against the truth; of
     pictures, train a tiny model on what was kept, and show what it draws and says."""
     if what != "image":
-        from gristmill.dags.demos import find_demo, run_media_demo
+        from gristmill.dags.demos.find import find_demo, run_media_demo
 
         run_media_demo(
             what,
@@ -196,7 +196,7 @@ def demo(
             command=command_line(),
         )
         return
-    from gristmill.dags.demo import run_demo
+    from gristmill.dags.demos.images import run_demo
 
     run_demo(
         out or "runs/demo",

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from gristmill.dags.demo import demo_dag
-from gristmill.dags.demo_model import train_demo_model
-from gristmill.dags.demo_truth import CAUGHT_AS, COPY_KINDS, area_under_curve, judge, judge_rows
-from gristmill.dags.demo_web import CLEAN, PLANTED, Web, WebServer, as_served, build_web
+from gristmill.dags.demos.images import demo_dag
+from gristmill.dags.demos.model import train_demo_model
+from gristmill.dags.demos.truth import CAUGHT_AS, COPY_KINDS, area_under_curve, judge, judge_rows
+from gristmill.dags.demos.web import CLEAN, PLANTED, Web, WebServer, as_served, build_web
 from gristmill.dags.execute import RunOptions, execute
 from gristmill.dags.graph import Dag
 from gristmill.dags.progress import make_progress

@@ -25,11 +25,11 @@ from model_world import losses_before_and_after
 from rich.console import Console
 
 from gristmill.dags.dag_yaml import dump_dag
-from gristmill.dags.demo import free_port
-from gristmill.dags.demo_media import MediaDemo, Planted, World, judge
-from gristmill.dags.demo_video import write_video
-from gristmill.dags.demo_web import HOST, Web, WebServer
-from gristmill.dags.demos import find_demo
+from gristmill.dags.demos.find import find_demo
+from gristmill.dags.demos.images import free_port
+from gristmill.dags.demos.media import MediaDemo, Planted, World, judge
+from gristmill.dags.demos.video import write_video
+from gristmill.dags.demos.web import HOST, Web, WebServer
 from gristmill.dags.execute import RunOptions, execute
 from gristmill.dags.forget import forget
 from gristmill.dags.graph import Dag
@@ -94,7 +94,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A filter network that has hardly learnt, and a codec."""
     import torch
 
-    from gristmill.dags.demo import CODEC
+    from gristmill.dags.demos.images import CODEC
     from gristmill.model.codecs import CodecTraining, save_codec, train_codec
     from gristmill.model.filter_network import train_filter_network
     from gristmill.model.patch_codecs import KMeansCodec
@@ -338,7 +338,7 @@ def test_a_model_trains_on_the_shards(
     made: Made, done: Path, tmp_path: Path, paradigm: str
 ) -> None:
     """From stored codes alone; then it draws what follows."""
-    from gristmill.dags.demo import CODEC
+    from gristmill.dags.demos.images import CODEC
     from gristmill.model import load
     from gristmill.model.changes_suite import SUITES
     from gristmill.model.sampling import Sampling
@@ -361,7 +361,7 @@ def test_a_model_trains_on_the_shards(
 
 def test_stored_codes_are_those_of_the_pictures(made: Made, done: Path, tmp_path: Path) -> None:
     """Whether a trainer reads codes or looks at pixels, and however many frames it asks for."""
-    from gristmill.dags.demo import CODEC
+    from gristmill.dags.demos.images import CODEC
     from gristmill.model.data import RowBuilder
     from gristmill.model.parts import make_parts
     from gristmill.model.train_config import TrainConfig

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from gristmill.dags.demo_model import train_demo_model
-from gristmill.dags.demo_truth import judge
-from gristmill.dags.demo_web import CLOSED_PORT, HOST, Web, WebServer, as_served, build_web
+from gristmill.dags.demos.model import train_demo_model
+from gristmill.dags.demos.truth import judge
+from gristmill.dags.demos.web import CLOSED_PORT, HOST, Web, WebServer, as_served, build_web
 from gristmill.dags.execute import RunOptions, execute
 from gristmill.dags.graph import Dag
 from gristmill.dags.progress import make_progress

@@ -12,7 +12,7 @@ import av
 import cv2
 import numpy as np
 
-from gristmill.dags.demo_media import CLEAN, MediaDemo, Planted, World, common_settings, scaled
+from gristmill.dags.demos.media import CLEAN, MediaDemo, Planted, World, common_settings, scaled
 from gristmill.dags.graph import Dag
 from gristmill.dags.recipes.video_text import video_text
 from gristmill.dags.settings import apply_settings

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gristmill.dags.demo_media import CLEAN, MediaDemo, Planted, World, common_settings, scaled
+from gristmill.dags.demos.media import CLEAN, MediaDemo, Planted, World, common_settings, scaled
 from gristmill.dags.graph import Dag
 from gristmill.dags.recipes.interleaved import interleaved
 from gristmill.dags.settings import apply_settings

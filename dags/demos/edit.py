@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gristmill.dags.demo_media import CLEAN, MediaDemo, Planted, World, common_settings, scaled
+from gristmill.dags.demos.media import CLEAN, MediaDemo, Planted, World, common_settings, scaled
 from gristmill.dags.graph import Dag
 from gristmill.dags.recipes.edit import edit
 from gristmill.dags.settings import apply_settings

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gristmill.dags.demo_web import CLEAN, CONTROLS, PLANTED, Web
+from gristmill.dags.demos.web import CLEAN, CONTROLS, PLANTED, Web
 from gristmill.dags.plan import open_run
 from gristmill.dags.read_parts import parts_done
 from gristmill.dags.rows import RowReader

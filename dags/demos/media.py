@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from gristmill.dags.demo import CODEC, filter_network, free_port
-from gristmill.dags.demo_truth import area_under_curve
-from gristmill.dags.demo_web import HOST, Web, WebServer
+from gristmill.dags.demos.images import CODEC, filter_network, free_port
+from gristmill.dags.demos.truth import area_under_curve
+from gristmill.dags.demos.web import HOST, Web, WebServer
 from gristmill.dags.execute import RunOptions, execute
 from gristmill.dags.graph import Dag
 from gristmill.dags.plan import open_run

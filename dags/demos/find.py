@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gristmill.dags.demo_media import MediaDemo, run_media_demo
+from gristmill.dags.demos.media import MediaDemo, run_media_demo
 from gristmill.dags.settings import nearest
 from gristmill.errors import ConfigurationError
 
@@ -11,7 +11,9 @@ __all__ = ["find_demo", "run_media_demo"]
 
 def find_demo(name: str) -> MediaDemo:
     """The demo of a name; `ConfigurationError` with the nearest for an unknown one."""
-    from gristmill.dags import demo_edit, demo_interleaved, demo_video
+    from gristmill.dags.demos import edit as demo_edit
+    from gristmill.dags.demos import interleaved as demo_interleaved
+    from gristmill.dags.demos import video as demo_video
 
     known = {
         "video": demo_video.DEMO, "interleaved": demo_interleaved.DEMO, "edit": demo_edit.DEMO,

@@ -1,0 +1,1 @@
+"""Little worlds with planted truth, and the demos that are judged by it."""
