@@ -15,7 +15,7 @@ from gristmill.dags.execute import RunOptions, execute
 from gristmill.dags.graph import Dag, is_row_stage
 from gristmill.dags.plan import open_run
 from gristmill.dags.progress import Progress
-from gristmill.dags.report import clock
+from gristmill.dags.reports.report import clock
 from gristmill.dags.run_folder import Layout
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.sources.source import Source

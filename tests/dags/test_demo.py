@@ -21,8 +21,8 @@ from gristmill.dags.demos.web import CLEAN, PLANTED, Web, WebServer, as_served, 
 from gristmill.dags.execute import RunOptions, execute
 from gristmill.dags.graph import Dag
 from gristmill.dags.progress import make_progress
-from gristmill.dags.report import render_html
-from gristmill.dags.report_data import gather_report
+from gristmill.dags.reports.gather import gather_report
+from gristmill.dags.reports.report import render_html
 from gristmill.dags.trace import trace_sample
 from gristmill.dags.verify_run import verify_run
 from gristmill.errors import RunError

@@ -34,8 +34,8 @@ from gristmill.dags.execute import RunOptions, execute
 from gristmill.dags.forget import forget
 from gristmill.dags.graph import Dag
 from gristmill.dags.progress import make_progress
-from gristmill.dags.report import render_html
-from gristmill.dags.report_data import gather_report
+from gristmill.dags.reports.gather import gather_report
+from gristmill.dags.reports.report import render_html
 from gristmill.dags.settings import apply_settings
 from gristmill.dags.trace import trace_sample
 from gristmill.dags.verify_run import verify_run

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from gristmill.dags.progress import LiveProgress, make_progress
-from gristmill.dags.report import (
+from gristmill.dags.reports.report import (
     ErrorCause,
     FaultTruth,
     FunnelStep,

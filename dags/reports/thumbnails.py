@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gristmill.dags.graph import stores_images
-from gristmill.dags.report import Picture
+from gristmill.dags.reports.report import Picture
 from gristmill.dags.rows import RowReader
 from gristmill.dags.run_folder import Layout
 from gristmill.pipelines.decode import DecodeError, Image, decode_rgb, encode_jpeg

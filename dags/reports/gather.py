@@ -18,7 +18,9 @@ import xxhash
 from gristmill.dags.graph import columns_written, is_row_stage
 from gristmill.dags.ledger import count_nodes, deciding_nodes
 from gristmill.dags.plan import finished_parts, open_run
-from gristmill.dags.report import (
+from gristmill.dags.reports.corpus import gather_corpus
+from gristmill.dags.reports.model import gather_model
+from gristmill.dags.reports.report import (
     DuplicateGroup,
     ErrorCause,
     FaultTruth,
@@ -31,9 +33,7 @@ from gristmill.dags.report import (
     ReportData,
     SplitOutcome,
 )
-from gristmill.dags.report_corpus import gather_corpus
-from gristmill.dags.report_model import gather_model
-from gristmill.dags.report_pictures import RowPictures
+from gristmill.dags.reports.thumbnails import RowPictures
 from gristmill.dags.rows import RowReader
 from gristmill.dags.run_folder import Layout
 from gristmill.dags.summary import RuleOutcome, keep_outcomes, rule_warnings

@@ -11,8 +11,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from gristmill.dags.report_corpus import CorpusTable
-from gristmill.dags.report_model import ModelReport
+from gristmill.dags.reports.corpus import CorpusTable
+from gristmill.dags.reports.model import ModelReport
 from gristmill.dags.summary import RuleOutcome
 
 

@@ -1,0 +1,1 @@
+"""How a run is shown: what is gathered of it, and the page."""
