@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gristmill.dags.execute import RunOptions, execute
+from gristmill.dags.engine.execute import RunOptions, execute
+from gristmill.dags.engine.progress import Progress
 from gristmill.dags.graph import Dag, Node
-from gristmill.dags.progress import Progress
 from gristmill.pipelines.captions.caption_facts import CaptionFacts
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.keep import Keep

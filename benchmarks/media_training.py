@@ -20,9 +20,9 @@ from rich.console import Console
 
 from gristmill.dags.demos.images import CODEC, filter_network
 from gristmill.dags.demos.video import moving, write_video
-from gristmill.dags.execute import RunOptions, execute
+from gristmill.dags.engine.execute import RunOptions, execute
+from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.graph import Dag
-from gristmill.dags.progress import make_progress
 from gristmill.dags.recipes.edit import edit
 from gristmill.dags.recipes.interleaved import interleaved
 from gristmill.dags.recipes.video_text import video_text

@@ -28,12 +28,12 @@ import numpy as np
 import pyarrow as pa
 from memory_workspace import MemoryWorkspace
 
-from gristmill.dags.execute import RunOptions, execute
+from gristmill.dags.engine.execute import RunOptions, execute
+from gristmill.dags.engine.progress import make_progress
+from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.graph import Dag, Node
 from gristmill.dags.keep_run import choose
-from gristmill.dags.progress import make_progress
 from gristmill.dags.selections import SELECTIONS
-from gristmill.dags.supervision import Supervision
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.dedup.caption_duplicates import CaptionDuplicates
 from gristmill.pipelines.dedup.semantic_clusters import SemanticClusters, unit

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from gristmill.dags.engine.run_folder import run_lock
 from gristmill.dags.plan import open_run
-from gristmill.dags.run_folder import run_lock
 from gristmill.pipelines.storage import Folder
 
 

@@ -11,13 +11,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from gristmill.dags.barriers import claim
-from gristmill.dags.fingerprint import fingerprint
+from gristmill.dags.engine.barriers import claim
+from gristmill.dags.engine.fingerprint import fingerprint
+from gristmill.dags.engine.operators import PhaseOperator
+from gristmill.dags.engine.rows import NodeWorkspace
+from gristmill.dags.engine.run_folder import Layout, run_lock
 from gristmill.dags.graph import Dag
-from gristmill.dags.operators import PhaseOperator
 from gristmill.dags.plan import finished_parts, open_run
-from gristmill.dags.rows import NodeWorkspace
-from gristmill.dags.run_folder import Layout, run_lock
 from gristmill.dags.selections import SELECTIONS
 from gristmill.errors import GraphError
 from gristmill.pipelines.keep import KEPT, Keep

@@ -11,12 +11,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from gristmill.dags.execute import RunOptions, execute
+from gristmill.dags.engine.execute import RunOptions, execute
+from gristmill.dags.engine.progress import Progress
+from gristmill.dags.engine.run_folder import Layout
 from gristmill.dags.graph import Dag, is_row_stage
 from gristmill.dags.plan import open_run
-from gristmill.dags.progress import Progress
 from gristmill.dags.reports.report import clock
-from gristmill.dags.run_folder import Layout
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.stage import Global, Write

@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from gristmill.dags.dag_yaml import load_dag
-from gristmill.dags.execute import lay_out
+from gristmill.dags.engine.execute import lay_out
+from gristmill.dags.engine.read_parts import parts_done
+from gristmill.dags.engine.run_folder import Layout
 from gristmill.dags.graph import Dag, stores_images
-from gristmill.dags.read_parts import parts_done
-from gristmill.dags.run_folder import Layout
 from gristmill.errors import RunError
 from gristmill.pipelines.stage import Needs, Write
 from gristmill.pipelines.storage import Folder

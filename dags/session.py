@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.console import Console
 
-from gristmill.dags.execute import RunOptions, execute
+from gristmill.dags.engine.execute import RunOptions, execute
+from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.graph import Dag
-from gristmill.dags.progress import make_progress
 from gristmill.dags.reports.gather import gather_report
 from gristmill.dags.reports.report import render_html, render_terminal
 from gristmill.pipelines.storage import Folder

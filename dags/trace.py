@@ -11,9 +11,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, Layout
 from gristmill.dags.graph import is_row_stage
 from gristmill.dags.plan import finished_parts, open_run
-from gristmill.dags.run_folder import DROPPED_ROWS, ROWS, Layout
 from gristmill.errors import RunError
 from gristmill.pipelines.schema import normalise_url
 from gristmill.pipelines.stage import Map, Read, Write

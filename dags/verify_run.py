@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import xxhash
 
-from gristmill.dags.ledger import check_counts, count_nodes, kept_rows, part_ledger
+from gristmill.dags.engine.ledger import check_counts, count_nodes, kept_rows, part_ledger
+from gristmill.dags.engine.rows import RowReader
+from gristmill.dags.engine.run_folder import Layout, PartStore
 from gristmill.dags.plan import finished_parts, open_run
-from gristmill.dags.rows import RowReader
-from gristmill.dags.run_folder import Layout, PartStore
 from gristmill.errors import GristmillError
 from gristmill.pipelines.shards.verify import verify_shards
 from gristmill.pipelines.stage import Write

@@ -67,9 +67,9 @@ def run(
     plain: Annotated[bool, typer.Option(help="Plain lines instead of bars.")] = False,
 ) -> None:
     """Run a recipe into a folder. The same command goes on where it stopped."""
-    from gristmill.dags.execute import RunOptions
+    from gristmill.dags.engine.execute import RunOptions
+    from gristmill.dags.engine.supervision import Supervision
     from gristmill.dags.session import run_and_report
-    from gristmill.dags.supervision import Supervision
 
     dag = _dag(recipe, source, images, column, settings)
     options = RunOptions(
@@ -117,9 +117,9 @@ def plan(
     console = Console()
     console.print(render_plan(make_plan(dag, out, limit)))
     if pilot:
-        from gristmill.dags.execute import RunOptions
+        from gristmill.dags.engine.execute import RunOptions
+        from gristmill.dags.engine.progress import make_progress
         from gristmill.dags.pilot import render_pilot, run_pilot
-        from gristmill.dags.progress import make_progress
 
         with make_progress(console, None, log=None) as progress:
             found = run_pilot(dag, out, pilot, RunOptions(runner=runner), progress, rows)

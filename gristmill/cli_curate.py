@@ -72,7 +72,7 @@ def keep(
         console.print(f"{choice.kept:,} uids in {subset_out}")
     if shards:
         from gristmill.cli import command_line
-        from gristmill.dags.execute import RunOptions
+        from gristmill.dags.engine.execute import RunOptions
         from gristmill.dags.session import run_and_report
 
         dag = choice.layout.dag

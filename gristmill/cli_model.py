@@ -202,6 +202,6 @@ def _save_sheet(out: str, pictures: list[Any], words: list[str]) -> None:
 
 
 def _on_ray(config: TrainConfig, address: str, ranks: int) -> None:
-    from gristmill.dags.on_ray import train_on_ray
+    from gristmill.dags.engine.on_ray import train_on_ray
 
     train_on_ray(config, address=address, ranks=ranks)

@@ -23,9 +23,9 @@ import numpy as np
 import toy_stages
 from ray.cluster_utils import Cluster
 
-from gristmill.dags.execute import RunOptions, execute
+from gristmill.dags.engine.execute import RunOptions, execute
+from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.graph import Dag, Node
-from gristmill.dags.progress import make_progress
 from gristmill.dags.verify_run import verify_run
 from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.keep import Keep

@@ -22,7 +22,7 @@ os.environ.update(
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One Ray for all tests; runs find it initialised and leave it alone."""
-    from gristmill.dags.on_ray import RayRunner
+    from gristmill.dags.engine.on_ray import RayRunner
 
     with RayRunner():
         yield

@@ -15,9 +15,9 @@ from rich.console import Console
 from gristmill.dags.demos.model import train_demo_model
 from gristmill.dags.demos.truth import judge
 from gristmill.dags.demos.web import CLOSED_PORT, HOST, Web, WebServer, as_served, build_web
-from gristmill.dags.execute import RunOptions, execute
+from gristmill.dags.engine.execute import RunOptions, execute
+from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.graph import Dag
-from gristmill.dags.progress import make_progress
 from gristmill.dags.recipes.image_text import image_text
 from gristmill.dags.session import write_report
 from gristmill.dags.settings import apply_settings

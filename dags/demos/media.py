@@ -16,12 +16,12 @@ from rich.console import Console
 from gristmill.dags.demos.images import CODEC, filter_network, free_port
 from gristmill.dags.demos.truth import area_under_curve
 from gristmill.dags.demos.web import HOST, Web, WebServer
-from gristmill.dags.execute import RunOptions, execute
+from gristmill.dags.engine.execute import RunOptions, execute
+from gristmill.dags.engine.progress import make_progress
+from gristmill.dags.engine.read_parts import parts_done
+from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.graph import Dag
 from gristmill.dags.plan import open_run
-from gristmill.dags.progress import make_progress
-from gristmill.dags.read_parts import parts_done
-from gristmill.dags.rows import RowReader
 from gristmill.dags.session import write_report
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.storage import Folder

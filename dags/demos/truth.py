@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gristmill.dags.demos.web import CLEAN, CONTROLS, PLANTED, Web
+from gristmill.dags.engine.read_parts import parts_done
+from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.plan import open_run
-from gristmill.dags.read_parts import parts_done
-from gristmill.dags.rows import RowReader
 
 COPY = "copy of another image"
 # Fault -> reasons that count as catching it.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import duckdb
 import pyarrow as pa
 
+from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.graph import Dag
-from gristmill.dags.rows import RowReader
 from gristmill.pipelines.keep import Keep
 
 # One-row queries by title: the columns they need, and (label, SQL of a count) pairs.

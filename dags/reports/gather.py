@@ -15,8 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from gristmill.dags.engine.ledger import count_nodes, deciding_nodes
+from gristmill.dags.engine.rows import RowReader
+from gristmill.dags.engine.run_folder import Layout
+from gristmill.dags.engine.summary import RuleOutcome, keep_outcomes, rule_warnings
 from gristmill.dags.graph import columns_written, is_row_stage
-from gristmill.dags.ledger import count_nodes, deciding_nodes
 from gristmill.dags.plan import finished_parts, open_run
 from gristmill.dags.reports.corpus import gather_corpus
 from gristmill.dags.reports.model import gather_model
@@ -34,9 +37,6 @@ from gristmill.dags.reports.report import (
     SplitOutcome,
 )
 from gristmill.dags.reports.thumbnails import RowPictures
-from gristmill.dags.rows import RowReader
-from gristmill.dags.run_folder import Layout
-from gristmill.dags.summary import RuleOutcome, keep_outcomes, rule_warnings
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.stage import Map, Score, Write
 

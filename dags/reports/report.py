@@ -11,9 +11,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from gristmill.dags.engine.summary import RuleOutcome
 from gristmill.dags.reports.corpus import CorpusTable
 from gristmill.dags.reports.model import ModelReport
-from gristmill.dags.summary import RuleOutcome
 
 
 @dataclass(frozen=True)

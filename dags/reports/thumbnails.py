@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gristmill.dags.engine.rows import RowReader
+from gristmill.dags.engine.run_folder import Layout
 from gristmill.dags.graph import stores_images
 from gristmill.dags.reports.report import Picture
-from gristmill.dags.rows import RowReader
-from gristmill.dags.run_folder import Layout
 from gristmill.pipelines.decode import DecodeError, Image, decode_rgb, encode_jpeg
 from gristmill.pipelines.media import PIECES, explode_pieces
 from gristmill.pipelines.stage import Map

@@ -18,9 +18,9 @@ from gristmill.dags.demos.images import demo_dag
 from gristmill.dags.demos.model import train_demo_model
 from gristmill.dags.demos.truth import CAUGHT_AS, COPY_KINDS, area_under_curve, judge, judge_rows
 from gristmill.dags.demos.web import CLEAN, PLANTED, Web, WebServer, as_served, build_web
-from gristmill.dags.execute import RunOptions, execute
+from gristmill.dags.engine.execute import RunOptions, execute
+from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.graph import Dag
-from gristmill.dags.progress import make_progress
 from gristmill.dags.reports.gather import gather_report
 from gristmill.dags.reports.report import render_html
 from gristmill.dags.trace import trace_sample

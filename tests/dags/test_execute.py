@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from toy_stages import ToyBrightness, ToyDraw, ToyLength, ToyRows
 
-from gristmill.dags.execute import RunOptions, execute
+from gristmill.dags.engine.execute import RunOptions, execute
+from gristmill.dags.engine.progress import make_progress
+from gristmill.dags.engine.score_operator import blocks
+from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.graph import Dag, Node
-from gristmill.dags.progress import make_progress
-from gristmill.dags.score_operator import blocks
-from gristmill.dags.supervision import Supervision
 from gristmill.errors import LedgerError, RunLockedError, WorkerError
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.storage import Folder
@@ -201,7 +201,7 @@ def test_retry_failed_tries_only_what_may_heal(tmp_path: Path) -> None:
 
 
 def fingerprint(dag: Dag, node: str) -> str:
-    from gristmill.dags.fingerprint import fingerprints
+    from gristmill.dags.engine.fingerprint import fingerprints
 
     return fingerprints(dag)[node]
 
@@ -211,7 +211,7 @@ def fingerprint_folder(out: Path, node: str) -> Path:
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    from gristmill.dags.run_folder import run_lock
+    from gristmill.dags.engine.run_folder import run_lock
 
     with run_lock(Folder(str(tmp_path))), pytest.raises(RunLockedError, match="being written by"):
         run(toy(), tmp_path)

@@ -6,9 +6,9 @@ import pytest
 from toy_stages import ToyBrightness, ToyDraw, ToyLength, ToyRows
 
 from gristmill.dags.dag_yaml import dump_dag, load_dag
-from gristmill.dags.fingerprint import fingerprints
+from gristmill.dags.engine.fingerprint import fingerprints
+from gristmill.dags.engine.schedule import Barrier, Chain, schedule
 from gristmill.dags.graph import Dag, Node
-from gristmill.dags.schedule import Barrier, Chain, schedule
 from gristmill.dags.settings import apply_settings
 from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.keep import Keep

@@ -30,10 +30,10 @@ from gristmill.dags.demos.images import free_port
 from gristmill.dags.demos.media import MediaDemo, Planted, World, judge
 from gristmill.dags.demos.video import write_video
 from gristmill.dags.demos.web import HOST, Web, WebServer
-from gristmill.dags.execute import RunOptions, execute
+from gristmill.dags.engine.execute import RunOptions, execute
+from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.forget import forget
 from gristmill.dags.graph import Dag
-from gristmill.dags.progress import make_progress
 from gristmill.dags.reports.gather import gather_report
 from gristmill.dags.reports.report import render_html
 from gristmill.dags.settings import apply_settings

@@ -13,13 +13,13 @@ from s3_server import FaultyApp, s3_server
 
 from gristmill.dags.clean import clean_run
 from gristmill.dags.dag_yaml import load_dag
-from gristmill.dags.execute import RunOptions, execute
+from gristmill.dags.engine.execute import RunOptions, execute
+from gristmill.dags.engine.progress import make_progress
+from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.forget import forget
 from gristmill.dags.graph import Dag
 from gristmill.dags.keep_run import choose
-from gristmill.dags.progress import make_progress
 from gristmill.dags.session import write_report
-from gristmill.dags.supervision import Supervision
 from gristmill.dags.verify_run import verify_run
 from gristmill.errors import StorageError
 from gristmill.pipelines.shards.reader import ShardSet

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gristmill.dags.progress import LiveProgress, make_progress
+from gristmill.dags.engine.progress import LiveProgress, make_progress
+from gristmill.dags.engine.summary import RuleOutcome
 from gristmill.dags.reports.report import (
     ErrorCause,
     FaultTruth,
@@ -24,7 +25,6 @@ from gristmill.dags.reports.report import (
     render_terminal,
     threshold_x,
 )
-from gristmill.dags.summary import RuleOutcome
 from gristmill.pipelines.storage import Folder
 
 NASTY = '<script>alert("x")</script> \u202e & \x00 ' + "long " * 500

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from model_world import make_world
 
-from gristmill.dags.on_ray import train_on_ray
+from gristmill.dags.engine.on_ray import train_on_ray
 from gristmill.errors import WorkerError
 from gristmill.model.train import train
 from gristmill.model.train_log import TrainLog, read_log

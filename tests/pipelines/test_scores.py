@@ -147,7 +147,7 @@ def test_every_stage_keeps_the_contract() -> None:
     import dataclasses
     import pickle
 
-    from gristmill.dags.fingerprint import stage_identity
+    from gristmill.dags.engine.fingerprint import stage_identity
 
     for name in STAGES:
         cls = stage_class(name)

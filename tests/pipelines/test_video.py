@@ -17,7 +17,7 @@ import pytest
 from loopback import serving
 from videos import encode, loudest, numbered, numbers_of
 
-from gristmill.dags.part_worker import _store_images
+from gristmill.dags.engine.part_worker import _store_images
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.download.videos import DownloadVideo
 from gristmill.pipelines.schema import ROW, SUCCESS

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gristmill.dags.run_folder import Layout
-from gristmill.dags.schedule import state_digest
-from gristmill.dags.tombstones import tombstones_digest
+from gristmill.dags.engine.run_folder import Layout
+from gristmill.dags.engine.schedule import state_digest
+from gristmill.dags.engine.tombstones import tombstones_digest
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.stage import Write
 from gristmill.pipelines.storage import Folder

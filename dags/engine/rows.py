@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from gristmill.dags.engine.run_folder import BLOBS, Layout, Record
+from gristmill.dags.engine.tombstones import read_tombstones
 from gristmill.dags.graph import columns_written, is_row_stage, stores_images
-from gristmill.dags.run_folder import BLOBS, Layout, Record
-from gristmill.dags.tombstones import read_tombstones
 from gristmill.pipelines.keep import KEPT, Keep
 from gristmill.pipelines.schema import GOING_ON
 from gristmill.pipelines.stage import Global, Map, Score

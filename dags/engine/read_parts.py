@@ -17,9 +17,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from gristmill.dags.operators import DROPPED_SCHEMA
-from gristmill.dags.rows import make_scratch
-from gristmill.dags.run_folder import DROPPED_ROWS, ROWS, Layout, PartStore
+from gristmill.dags.engine.operators import DROPPED_SCHEMA
+from gristmill.dags.engine.rows import make_scratch
+from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, Layout, PartStore
 from gristmill.errors import SourceError
 from gristmill.pipelines.schema import ROW
 from gristmill.pipelines.stage import Needs, Read

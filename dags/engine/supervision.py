@@ -10,8 +10,8 @@ from typing import Any
 
 import psutil
 
-from gristmill.dags.part_worker import PartWorker
-from gristmill.dags.run_folder import Layout
+from gristmill.dags.engine.part_worker import PartWorker
+from gristmill.dags.engine.run_folder import Layout
 from gristmill.pipelines.child import Child, ChildDied
 
 # Seconds for what only reads a part's columns.

@@ -25,7 +25,7 @@ import ray.data
 import ray.exceptions
 
 from gristmill import errors
-from gristmill.dags.on_local import Operator
+from gristmill.dags.engine.on_local import Operator
 from gristmill.errors import GristmillError, WorkerError
 from gristmill.pipelines.stage import Needs
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from gristmill.dags.operators import DROPPED_SCHEMA, PartOperator
-from gristmill.dags.part_worker import BlockScores
-from gristmill.dags.run_folder import DROPPED_ROWS, ROWS
+from gristmill.dags.engine.operators import DROPPED_SCHEMA, PartOperator
+from gristmill.dags.engine.part_worker import BlockScores
+from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS
 from gristmill.errors import WorkerError
 from gristmill.pipelines.child import ChildDied, ChildSilent
 from gristmill.pipelines.schema import POISONED

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import psutil
 
-from gristmill.dags.progress import Progress
-from gristmill.dags.run_folder import Layout
+from gristmill.dags.engine.progress import Progress
+from gristmill.dags.engine.run_folder import Layout
 from gristmill.errors import DiskFullError, StorageError
 from gristmill.pipelines.storage import Folder
 

@@ -13,22 +13,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gristmill.dags.barriers import claim, finish
 from gristmill.dags.dag_yaml import dump_dag
-from gristmill.dags.fingerprint import fingerprints
+from gristmill.dags.engine.barriers import claim, finish
+from gristmill.dags.engine.fingerprint import fingerprints
+from gristmill.dags.engine.ledger import NodeCount, write_ledger
+from gristmill.dags.engine.map_operator import MapOperator
+from gristmill.dags.engine.on_local import LocalRunner, Operator, Runner
+from gristmill.dags.engine.operators import ColumnsOperator, PartOperator, PhaseOperator
+from gristmill.dags.engine.progress import Progress
+from gristmill.dags.engine.read_parts import ScanOperator, cut_parts, parts_done
+from gristmill.dags.engine.run_folder import Layout, run_lock
+from gristmill.dags.engine.schedule import Barrier, Chain, schedule
+from gristmill.dags.engine.score_operator import ScoreOperator
+from gristmill.dags.engine.summary import keep_outcomes, rule_warnings, summarise
+from gristmill.dags.engine.supervision import Supervision
+from gristmill.dags.engine.watch import CommitWatch, ResourceWatch
 from gristmill.dags.graph import Dag
-from gristmill.dags.ledger import NodeCount, write_ledger
-from gristmill.dags.map_operator import MapOperator
-from gristmill.dags.on_local import LocalRunner, Operator, Runner
-from gristmill.dags.operators import ColumnsOperator, PartOperator, PhaseOperator
-from gristmill.dags.progress import Progress
-from gristmill.dags.read_parts import ScanOperator, cut_parts, parts_done
-from gristmill.dags.run_folder import Layout, run_lock
-from gristmill.dags.schedule import Barrier, Chain, schedule
-from gristmill.dags.score_operator import ScoreOperator
-from gristmill.dags.summary import keep_outcomes, rule_warnings, summarise
-from gristmill.dags.supervision import Supervision
-from gristmill.dags.watch import CommitWatch, ResourceWatch
 from gristmill.errors import ConfigurationError, LedgerError
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.stage import Global, Map, Read, Write
@@ -74,7 +74,7 @@ def make_runner(options: RunOptions) -> Runner:
     if options.runner == "local":
         return LocalRunner()
     if options.runner == "ray":
-        from gristmill.dags.on_ray import RayRunner
+        from gristmill.dags.engine.on_ray import RayRunner
 
         return RayRunner(options.address, options.workers)
     raise ConfigurationError(f"runner {options.runner!r}; choose ray or local")
@@ -171,7 +171,7 @@ class _Execution:
         self.parts = found
 
     def _scan_until(self, scan: Operator, chunks: int) -> int:
-        from gristmill.dags.read_parts import scans
+        from gristmill.dags.engine.read_parts import scans
 
         rows = 0
         for chunk in range(chunks):

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from gristmill.dags.engine.run_folder import Layout
 from gristmill.dags.graph import Dag
-from gristmill.dags.run_folder import Layout
 from gristmill.pipelines.stage import Global, Map, Score, Write
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gristmill.dags.engine.rows import node_workspace
+from gristmill.dags.engine.run_folder import ROWS, Layout, Record
+from gristmill.dags.engine.supervision import Supervised, Supervision
 from gristmill.dags.graph import is_row_stage
-from gristmill.dags.rows import node_workspace
-from gristmill.dags.run_folder import ROWS, Layout, Record
-from gristmill.dags.supervision import Supervised, Supervision
 from gristmill.pipelines.schema import POISONED
 from gristmill.pipelines.stage import Global, Needs, Write
 

@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gristmill.dags.engine.operators import failure_reasons
+from gristmill.dags.engine.rows import RowReader
+from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, Layout
 from gristmill.dags.graph import Dag, is_row_stage
-from gristmill.dags.operators import failure_reasons
-from gristmill.dags.rows import RowReader
-from gristmill.dags.run_folder import DROPPED_ROWS, ROWS, Layout
 from gristmill.errors import LedgerError
 from gristmill.pipelines.keep import DROPPED, KEPT, MERGED, Keep
 from gristmill.pipelines.schema import GOING_ON

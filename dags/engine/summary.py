@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gristmill.dags.ledger import NodeCount, kept_rows
-from gristmill.dags.run_folder import Layout
+from gristmill.dags.engine.ledger import NodeCount, kept_rows
+from gristmill.dags.engine.run_folder import Layout
 from gristmill.pipelines.stage import Write
 from gristmill.pipelines.storage import Folder
 

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gristmill.dags.engine.rows import RowReader
+from gristmill.dags.engine.run_folder import Layout
 from gristmill.dags.graph import BLOB, IMAGE, stores_images
-from gristmill.dags.rows import RowReader
-from gristmill.dags.run_folder import Layout
 from gristmill.errors import WorkerError
 from gristmill.pipelines.media import PIECES, Media, explode_pieces
 from gristmill.pipelines.stage import Map, Score

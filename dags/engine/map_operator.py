@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gristmill.dags.engine.operators import PartOperator, count_values, failure_reasons
+from gristmill.dags.engine.rows import make_scratch
+from gristmill.dags.engine.run_folder import BLOBS, ROWS, Layout, PartStore, Record
+from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.graph import BLOB
-from gristmill.dags.operators import PartOperator, count_values, failure_reasons
-from gristmill.dags.rows import make_scratch
-from gristmill.dags.run_folder import BLOBS, ROWS, Layout, PartStore, Record
-from gristmill.dags.supervision import Supervision
 from gristmill.pipelines.child import ChildDied, ChildSilent
 from gristmill.pipelines.schema import GOING_ON, MERGED, POISONED, SUCCESS, with_columns
 from gristmill.pipelines.stage import Map

@@ -1,0 +1,1 @@
+"""How a Dag runs: parts, operators, runners, commits and the ledger."""
