@@ -30,7 +30,7 @@ from gristmill.dags.demos.find import find_demo
 from gristmill.dags.demos.images import Trainer, demo_dag, free_port
 from gristmill.dags.demos.web import HOST, Web, WebServer, build_web
 from gristmill.dags.graph import Dag
-from gristmill.dags.verify_run import verify_run
+from gristmill.dags.runs.verify import verify_run
 
 
 def product(out: str) -> dict[str, bytes]:

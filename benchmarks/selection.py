@@ -32,8 +32,8 @@ from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.graph import Dag, Node
-from gristmill.dags.keep_run import choose
-from gristmill.dags.selections import SELECTIONS
+from gristmill.dags.runs.keep import choose
+from gristmill.dags.runs.selections import SELECTIONS
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.dedup.caption_duplicates import CaptionDuplicates
 from gristmill.pipelines.dedup.semantic_clusters import SemanticClusters, unit

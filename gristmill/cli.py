@@ -107,7 +107,7 @@ def plan(
     from rich.console import Console
 
     from gristmill.dags.dag_yaml import dump_dag
-    from gristmill.dags.plan import make_plan, render_plan
+    from gristmill.dags.runs.plan import make_plan, render_plan
 
     dag = _dag(recipe, source, images, column, settings)
     if show_yaml:
@@ -119,7 +119,7 @@ def plan(
     if pilot:
         from gristmill.dags.engine.execute import RunOptions
         from gristmill.dags.engine.progress import make_progress
-        from gristmill.dags.pilot import render_pilot, run_pilot
+        from gristmill.dags.runs.pilot import render_pilot, run_pilot
 
         with make_progress(console, None, log=None) as progress:
             found = run_pilot(dag, out, pilot, RunOptions(runner=runner), progress, rows)
@@ -131,7 +131,7 @@ def status(folder: RunFolder) -> None:
     """How far a run is."""
     from rich.console import Console
 
-    from gristmill.dags.plan import render_plan, run_status
+    from gristmill.dags.runs.plan import render_plan, run_status
 
     Console().print(render_plan(run_status(folder)))
 
@@ -147,7 +147,7 @@ def report(folder: RunFolder) -> None:
 @app.command()
 def verify(folder: RunFolder) -> None:
     """Check digests, the ledger and the shards of a run. Exits with 1 if anything is wrong."""
-    from gristmill.dags.verify_run import verify_run
+    from gristmill.dags.runs.verify import verify_run
 
     problems = verify_run(folder)
     for problem in problems:
@@ -163,7 +163,7 @@ def clean(
     dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
 ) -> None:
     """Remove what no current node of a run uses: stale fingerprints and left-over files."""
-    from gristmill.dags.clean import clean_run
+    from gristmill.dags.runs.clean import clean_run
 
     freed = clean_run(folder, dry_run=dry_run)
     print(f"{'would free' if dry_run else 'freed'} {freed / 1e6:.1f} MB")

@@ -42,8 +42,8 @@ def keep(
     """Choose anew from a finished run, by columns that are there: seconds, not hours."""
     from rich.console import Console
 
-    from gristmill.dags.keep_run import choose, render_choice
-    from gristmill.dags.selections import SELECTIONS
+    from gristmill.dags.runs.keep import choose, render_choice
+    from gristmill.dags.runs.selections import SELECTIONS
     from gristmill.errors import ConfigurationError
 
     console = Console()
@@ -86,7 +86,7 @@ def keep(
 
 def _changes(folder: str, recipe: str | None, rules: list[str]) -> dict[str, Any]:
     """Fields of the Keep stage by recipe and rules."""
-    from gristmill.dags.selections import find_selection, rules_of_run
+    from gristmill.dags.runs.selections import find_selection, rules_of_run
     from gristmill.errors import ConfigurationError
 
     if recipe is None and not rules:
@@ -120,8 +120,8 @@ def forget(
     checkpoint: Checkpoints = None,
 ) -> None:
     """Leave samples out from now on: readers and the trainer at once, shards when built again."""
-    from gristmill.dags.forget import forget as forget_now
-    from gristmill.dags.forget import read_list
+    from gristmill.dags.runs.forget import forget as forget_now
+    from gristmill.dags.runs.forget import read_list
 
     wanted = read_list(list_file) if list_file else []
     for kind, values in (("uid", uid), ("url", url), ("sha256", sha256)):
@@ -146,7 +146,7 @@ def trace(
     """Whence a sample came, each score, each verdict, its shard, and the steps that saw it."""
     from rich.console import Console
 
-    from gristmill.dags.trace import render_trace, trace_sample
+    from gristmill.dags.runs.trace import render_trace, trace_sample
 
     traces = trace_sample(folder, uid)
     Console().print(render_trace(traces))
@@ -180,7 +180,7 @@ def train_head(
     import pyarrow.csv
     import pyarrow.parquet
 
-    from gristmill.dags.columns_of_run import labelled_embeddings
+    from gristmill.dags.runs.export import labelled_embeddings
     from gristmill.pipelines.images.embedding_heads import save_head
     from gristmill.pipelines.images.fit_head import fit_head
 
@@ -223,7 +223,7 @@ def export(
     """Write columns of a run as one Parquet file: uid and whatever was scored."""
     import pyarrow.parquet
 
-    from gristmill.dags.columns_of_run import read_columns
+    from gristmill.dags.runs.export import read_columns
 
     writer, rows = None, 0
     for table in read_columns(folder, [name.strip() for name in columns.split(",")]):

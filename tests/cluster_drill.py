@@ -26,7 +26,7 @@ from ray.cluster_utils import Cluster
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.graph import Dag, Node
-from gristmill.dags.verify_run import verify_run
+from gristmill.dags.runs.verify import verify_run
 from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.shards.shards import Shards

@@ -21,7 +21,7 @@ from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.engine.read_parts import parts_done
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.graph import Dag
-from gristmill.dags.plan import open_run
+from gristmill.dags.runs.plan import open_run
 from gristmill.dags.session import write_report
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.storage import Folder

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gristmill.dags.demos.web import CLEAN, CONTROLS, PLANTED, Web
 from gristmill.dags.engine.read_parts import parts_done
 from gristmill.dags.engine.rows import RowReader
-from gristmill.dags.plan import open_run
+from gristmill.dags.runs.plan import open_run
 
 COPY = "copy of another image"
 # Fault -> reasons that count as catching it.

@@ -20,7 +20,6 @@ from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import Layout
 from gristmill.dags.engine.summary import RuleOutcome, keep_outcomes, rule_warnings
 from gristmill.dags.graph import columns_written, is_row_stage
-from gristmill.dags.plan import finished_parts, open_run
 from gristmill.dags.reports.corpus import gather_corpus
 from gristmill.dags.reports.model import gather_model
 from gristmill.dags.reports.report import (
@@ -37,6 +36,7 @@ from gristmill.dags.reports.report import (
     SplitOutcome,
 )
 from gristmill.dags.reports.thumbnails import RowPictures
+from gristmill.dags.runs.plan import finished_parts, open_run
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.stage import Map, Score, Write
 

@@ -16,12 +16,12 @@ from gristmill.dags.dag_yaml import load_dag
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.engine.supervision import Supervision
-from gristmill.dags.forget import forget, read_list
 from gristmill.dags.graph import Dag
-from gristmill.dags.keep_run import choose
-from gristmill.dags.pilot import render_pilot, run_pilot
 from gristmill.dags.recipes.image_text import image_text
-from gristmill.dags.selections import SELECTIONS, find_selection
+from gristmill.dags.runs.forget import forget, read_list
+from gristmill.dags.runs.keep import choose
+from gristmill.dags.runs.pilot import render_pilot, run_pilot
+from gristmill.dags.runs.selections import SELECTIONS, find_selection
 from gristmill.dags.settings import apply_settings
 from gristmill.errors import ConfigurationError, GraphError
 from gristmill.model.seen import sightings

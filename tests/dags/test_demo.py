@@ -23,8 +23,8 @@ from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.graph import Dag
 from gristmill.dags.reports.gather import gather_report
 from gristmill.dags.reports.report import render_html
-from gristmill.dags.trace import trace_sample
-from gristmill.dags.verify_run import verify_run
+from gristmill.dags.runs.trace import trace_sample
+from gristmill.dags.runs.verify import verify_run
 from gristmill.errors import RunError
 from gristmill.pipelines.decode import decode_rgb
 from gristmill.pipelines.download.http_client import Fetcher, FetchPolicy

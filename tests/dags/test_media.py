@@ -32,13 +32,13 @@ from gristmill.dags.demos.video import write_video
 from gristmill.dags.demos.web import HOST, Web, WebServer
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import make_progress
-from gristmill.dags.forget import forget
 from gristmill.dags.graph import Dag
 from gristmill.dags.reports.gather import gather_report
 from gristmill.dags.reports.report import render_html
+from gristmill.dags.runs.forget import forget
+from gristmill.dags.runs.trace import trace_sample
+from gristmill.dags.runs.verify import verify_run
 from gristmill.dags.settings import apply_settings
-from gristmill.dags.trace import trace_sample
-from gristmill.dags.verify_run import verify_run
 from gristmill.errors import ConfigurationError
 from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.pipelines.decode import decode_rgb, encode_jpeg

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from s3_server import FaultyApp, s3_server
 
-from gristmill.dags.clean import clean_run
 from gristmill.dags.dag_yaml import load_dag
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.engine.supervision import Supervision
-from gristmill.dags.forget import forget
 from gristmill.dags.graph import Dag
-from gristmill.dags.keep_run import choose
+from gristmill.dags.runs.clean import clean_run
+from gristmill.dags.runs.forget import forget
+from gristmill.dags.runs.keep import choose
+from gristmill.dags.runs.verify import verify_run
 from gristmill.dags.session import write_report
-from gristmill.dags.verify_run import verify_run
 from gristmill.errors import StorageError
 from gristmill.pipelines.shards.reader import ShardSet
 from gristmill.pipelines.storage import Folder

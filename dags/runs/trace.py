@@ -13,7 +13,7 @@ from rich.text import Text
 
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, Layout
 from gristmill.dags.graph import is_row_stage
-from gristmill.dags.plan import finished_parts, open_run
+from gristmill.dags.runs.plan import finished_parts, open_run
 from gristmill.errors import RunError
 from gristmill.pipelines.schema import normalise_url
 from gristmill.pipelines.stage import Map, Read, Write

@@ -17,8 +17,8 @@ from gristmill.dags.engine.operators import PhaseOperator
 from gristmill.dags.engine.rows import NodeWorkspace
 from gristmill.dags.engine.run_folder import Layout, run_lock
 from gristmill.dags.graph import Dag
-from gristmill.dags.plan import finished_parts, open_run
-from gristmill.dags.selections import SELECTIONS
+from gristmill.dags.runs.plan import finished_parts, open_run
+from gristmill.dags.runs.selections import SELECTIONS
 from gristmill.errors import GraphError
 from gristmill.pipelines.keep import KEPT, Keep
 

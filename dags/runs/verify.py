@@ -7,7 +7,7 @@ import xxhash
 from gristmill.dags.engine.ledger import check_counts, count_nodes, kept_rows, part_ledger
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import Layout, PartStore
-from gristmill.dags.plan import finished_parts, open_run
+from gristmill.dags.runs.plan import finished_parts, open_run
 from gristmill.errors import GristmillError
 from gristmill.pipelines.shards.verify import verify_shards
 from gristmill.pipelines.stage import Write

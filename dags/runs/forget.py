@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from gristmill.dags.engine.run_folder import ROWS, Layout, run_lock
 from gristmill.dags.engine.tombstones import add_tombstones, read_tombstones
-from gristmill.dags.plan import finished_parts, open_run
+from gristmill.dags.runs.plan import finished_parts, open_run
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.schema import MERGED, make_image_id, normalise_url
 from gristmill.pipelines.shards.reader import FORGOTTEN, ShardSet, read_manifest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gristmill.dags.engine.run_folder import run_lock
-from gristmill.dags.plan import open_run
+from gristmill.dags.runs.plan import open_run
 from gristmill.pipelines.storage import Folder
 
 

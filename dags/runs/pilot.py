@@ -15,7 +15,7 @@ from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import Progress
 from gristmill.dags.engine.run_folder import Layout
 from gristmill.dags.graph import Dag, is_row_stage
-from gristmill.dags.plan import open_run
+from gristmill.dags.runs.plan import open_run
 from gristmill.dags.reports.report import clock
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.sources.source import Source

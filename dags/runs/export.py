@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import Layout
-from gristmill.dags.plan import finished_parts, open_run
+from gristmill.dags.runs.plan import finished_parts, open_run
 from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.stage import Write, missing_column

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gristmill.dags.plan import open_run
+from gristmill.dags.runs.plan import open_run
 from gristmill.dags.recipes.image_text import RULES
 from gristmill.dags.settings import nearest
 from gristmill.errors import ConfigurationError
