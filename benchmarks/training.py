@@ -35,11 +35,11 @@ from shape_shards import build_shapes
 from gristmill.model import load
 from gristmill.model.auto_codecs import FsqCodec
 from gristmill.model.batch import PackedBatch
+from gristmill.model.center_crop import view
 from gristmill.model.codec import Codec
 from gristmill.model.codecs import CodecTraining, load_codec, save_codec, train_codec
 from gristmill.model.filter_network import train_filter_network
 from gristmill.model.paradigms import PARADIGMS, find_paradigm
-from gristmill.model.parts import make_parts
 from gristmill.model.patch_codecs import KMeansCodec, RawPatches
 from gristmill.model.sampling import Sampling
 from gristmill.model.shapes import caption, draw, make_scene
@@ -49,7 +49,7 @@ from gristmill.model.shard_sources import DataSource
 from gristmill.model.train import Trainer, keep_freed_memory, steps_of, train
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.train_log import Meter, TrainLog, read_log
-from gristmill.model.views import view
+from gristmill.model.training_setup import make_parts
 
 PAIRS = 5
 CODECS: dict[str, Callable[[], Codec]] = {

@@ -154,7 +154,7 @@ def trace(
 
 
 def _print_sightings(folder: str, uids: list[str], checkpoints: list[str]) -> None:
-    from gristmill.model.seen import sightings
+    from gristmill.model.sample_history import sightings
 
     for checkpoint in checkpoints:
         found = sightings(checkpoint, uids, f"{folder.rstrip('/')}/shards")

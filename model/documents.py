@@ -19,7 +19,7 @@ from gristmill.model.batch import (
     UNDERSTAND,
     Document,
 )
-from gristmill.model.columns import Columns, grid_places
+from gristmill.model.document_builder import Columns, grid_places
 from gristmill.model.paradigms import Paradigm
 from gristmill.model.vocabulary import BOS, EOS, IMAGE, IMAGE_END, MASK, Vocabulary
 

@@ -28,7 +28,7 @@ from gristmill.model.batch import (
     pack,
 )
 from gristmill.model.blocks import Cache
-from gristmill.model.parts import Reading
+from gristmill.model.training_setup import Reading
 from gristmill.model.transformer import Transformer
 from gristmill.model.vocabulary import EOS, MASK
 

@@ -12,14 +12,14 @@ import torch
 import yaml
 
 from gristmill.errors import ConfigurationError
+from gristmill.model.center_crop import view
 from gristmill.model.codec import Codec
 from gristmill.model.codecs import CODECS, CodecTraining, save_codec, train_codec
 from gristmill.model.filter_network import SMALL, Training, train_filter_network
 from gristmill.model.paradigms import find_paradigm
-from gristmill.model.parts import caption_texts
 from gristmill.model.shard_sources import DataSource, chosen_rows, open_samples
 from gristmill.model.train_config import TrainConfig
-from gristmill.model.views import view
+from gristmill.model.training_setup import caption_texts
 from gristmill.model.vocabulary import train_text
 from gristmill.pipelines.decode import DecodeError
 from gristmill.pipelines.storage import Folder

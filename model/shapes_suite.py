@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from gristmill.errors import ConfigurationError
+from gristmill.model.center_crop import view
 from gristmill.model.codec import Codec, to_bytes, to_unit
 from gristmill.model.sampling import Sampling
 from gristmill.model.shapes import Scene, Thing, captions, draw, make_scene
 from gristmill.model.shapes_questions import is_existence, questions
 from gristmill.model.shapes_reader import SIDE, agrees, read_caption, read_pictures, shows
 from gristmill.model.unified import Image, Unified
-from gristmill.model.views import view
 
 HELD_OUT = (("red", "star"), ("green", "circle"), ("blue", "triangle"), ("yellow", "square"))
 """(colour, shape) that training on `WITHOUT_HELD_OUT` never sees together."""

@@ -11,6 +11,7 @@ import torch
 
 from gristmill.errors import ConfigurationError, MissingWeightsError
 from gristmill.model.batch import pack
+from gristmill.model.center_crop import view
 from gristmill.model.codec import to_unit
 from gristmill.model.codecs import measure
 from gristmill.model.documents import Content, Segment
@@ -18,7 +19,6 @@ from gristmill.model.sampling import Sampling
 from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.model.tasks import describing, drawing
 from gristmill.model.unified import Image, Unified
-from gristmill.model.views import view
 
 _ROWS = 32
 

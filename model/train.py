@@ -22,12 +22,12 @@ from torch import nn
 from gristmill.errors import GristmillError, TrainingError
 from gristmill.model import checkpoint
 from gristmill.model.batch import PackedBatch
-from gristmill.model.data import Loader
+from gristmill.model.dataloader import Loader
 from gristmill.model.optimizer import MovingAverage, learning_rate, make_optimizer
-from gristmill.model.parts import Parts, make_parts
 from gristmill.model.planner import StreamConfig, StreamState
 from gristmill.model.train_config import TrainConfig, changed
 from gristmill.model.train_log import Meter, TrainLog
+from gristmill.model.training_setup import Parts, make_parts
 from gristmill.model.transformer import Losses, Transformer
 
 

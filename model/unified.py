@@ -17,15 +17,15 @@ from gristmill.model import checkpoint
 from gristmill.model.batch import Document
 from gristmill.model.codecs import load_codec
 from gristmill.model.documents import Content, Layout, Passage, Segment
-from gristmill.model.eyes import Eyes
+from gristmill.model.image_tokenizer import Eyes
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import find_paradigm
-from gristmill.model.parts import Reading
 from gristmill.model.planner import Planner
 from gristmill.model.sampling import DRAW, WRITE, Reader, Sampling, to_pictures
-from gristmill.model.semantic import SemanticEncoder
 from gristmill.model.tasks import answering, continuing, describing, drawing, editing, recounting
+from gristmill.model.training_setup import Reading
 from gristmill.model.transformer import Transformer
+from gristmill.model.vision_encoder import SemanticEncoder
 from gristmill.model.vocabulary import Vocabulary
 
 Image = NDArray[np.uint8]
@@ -237,7 +237,7 @@ def _weights(path: str, model: Transformer) -> dict[str, torch.Tensor]:
 def sample_sheet(model: Unified, planner: Planner, count: int = 8) -> Image:
     """Pictures drawn for the first captions of the data, above pictures and their captions."""
     from gristmill.model.contact_sheet import contact_sheet
-    from gristmill.model.data import RowBuilder
+    from gristmill.model.dataloader import RowBuilder
 
     rows = range(min(count, planner.samples[0].counts()[0]))
     table = planner.samples[0].table(0)

@@ -137,11 +137,11 @@ class Trainer:
         import pyarrow as pa
         import torch
 
+        from gristmill.model.center_crop import view
         from gristmill.model.codecs import save_codec, train_codec
         from gristmill.model.filter_network import train_filter_network
         from gristmill.model.patch_codecs import KMeansCodec
         from gristmill.model.shapes import caption, make_scene
-        from gristmill.model.views import view
         from gristmill.pipelines.images.clip_score import ClipScore
 
         first = 5 * 10**9 + 10**5 * self.seed

@@ -24,7 +24,7 @@ from gristmill.dags.runs.pilot import render_pilot, run_pilot
 from gristmill.dags.runs.selections import SELECTIONS, find_selection
 from gristmill.dags.settings import apply_settings
 from gristmill.errors import ConfigurationError, GraphError
-from gristmill.model.seen import sightings
+from gristmill.model.sample_history import sightings
 from gristmill.model.train import train
 from gristmill.model.train_log import TrainLog
 from gristmill.pipelines.keep import FORGOTTEN, Keep, read_subset, subset_file
@@ -181,7 +181,7 @@ def test_the_steps_that_saw_a_sample(world: World, tmp_path: Path) -> None:
 
 
 def test_the_trainer_skips_what_is_forgotten(world: World, tmp_path: Path) -> None:
-    from gristmill.model.parts import make_parts
+    from gristmill.model.training_setup import make_parts
 
     config = world.config(tmp_path / "x", "ar")
     planner = make_parts(config).planner

@@ -65,10 +65,10 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An image codec of few codes."""
     import torch
 
+    from gristmill.model.center_crop import view
     from gristmill.model.codecs import save_codec, train_codec
     from gristmill.model.patch_codecs import KMeansCodec
     from gristmill.model.shapes import draw, make_scene
-    from gristmill.model.views import view
 
     views = np.stack([view(draw(make_scene(i), 60), 24) for i in range(40)])
     path = str(tmp_path_factory.mktemp("codec") / "codec.safetensors")

@@ -95,11 +95,11 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> str:
     import torch
 
     from gristmill.dags.demos.images import CODEC
+    from gristmill.model.center_crop import view
     from gristmill.model.codecs import CodecTraining, save_codec, train_codec
     from gristmill.model.filter_network import train_filter_network
     from gristmill.model.patch_codecs import KMeansCodec
     from gristmill.model.shapes import caption, draw, make_scene
-    from gristmill.model.views import view
 
     scenes = [make_scene(i) for i in range(64)]
     folder = str(tmp_path_factory.mktemp("network"))
@@ -362,9 +362,9 @@ def test_a_model_trains_on_the_shards(
 def test_stored_codes_are_those_of_the_pictures(made: Made, done: Path, tmp_path: Path) -> None:
     """Whether a trainer reads codes or looks at pixels, and however many frames it asks for."""
     from gristmill.dags.demos.images import CODEC
-    from gristmill.model.data import RowBuilder
-    from gristmill.model.parts import make_parts
+    from gristmill.model.dataloader import RowBuilder
     from gristmill.model.train_config import TrainConfig
+    from gristmill.model.training_setup import make_parts
 
     codec = os.path.join(made.network, CODEC)
     for frames in (1, 2, 50):

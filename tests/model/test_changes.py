@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gristmill.model.center_crop import view
 from gristmill.model.documents import Passage, Picture
 from gristmill.model.shapes import draw
 from gristmill.model.shapes_changes import (
@@ -18,7 +19,6 @@ from gristmill.model.shapes_changes import (
 )
 from gristmill.model.shapes_reader import SIDE, read_pictures
 from gristmill.model.tasks import recounting, segments_for
-from gristmill.model.views import view
 
 
 def read(scenes: list[Any]) -> list[Any]:

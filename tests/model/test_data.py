@@ -19,14 +19,14 @@ from shape_shards import build_shapes
 from gristmill.errors import ConfigurationError, ShardError
 from gristmill.model.batch import PackedBatch
 from gristmill.model.codecs import load_codec, save_codec
-from gristmill.model.data import Loader, RowBuilder
+from gristmill.model.dataloader import Loader, RowBuilder
 from gristmill.model.documents import Passage
-from gristmill.model.eyes import Eyes
-from gristmill.model.parts import Parts, make_parts
+from gristmill.model.image_tokenizer import Eyes
 from gristmill.model.patch_codecs import KMeansCodec
 from gristmill.model.planner import StreamConfig, StreamState
 from gristmill.model.shard_sources import DataSource, SampleOrder, open_samples
 from gristmill.model.train_config import TrainConfig
+from gristmill.model.training_setup import Parts, make_parts
 from gristmill.model.vocabulary import DESCRIBE, DRAW, REPLY
 from gristmill.pipelines.schema import digest_fields
 from gristmill.pipelines.shards.verify import verify_shards

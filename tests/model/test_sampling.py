@@ -12,9 +12,9 @@ from model_world import World
 from gristmill.model.batch import pack
 from gristmill.model.blocks import Cache
 from gristmill.model.documents import Content
-from gristmill.model.parts import make_parts
 from gristmill.model.sampling import Reader, Sampling, draw_flow, draw_next
 from gristmill.model.tasks import describing, drawing
+from gristmill.model.training_setup import make_parts
 from gristmill.model.transformer import Transformer
 from gristmill.model.unified import Unified
 

@@ -71,8 +71,8 @@ def test_factorised_codes_train_and_sample(config: Make, world: World) -> None:
 
 
 def test_one_batch_is_learnt_by_heart(config: Make) -> None:
-    from gristmill.model.parts import make_parts
     from gristmill.model.train import Trainer, steps_of
+    from gristmill.model.training_setup import make_parts
 
     small = config(rows_per_step=2, rate=1e-2)
     parts = make_parts(small)

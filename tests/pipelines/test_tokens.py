@@ -13,11 +13,11 @@ import torch
 from gristmill.dags.recipes.image_text import ENCODER, image_text
 from gristmill.dags.settings import apply_settings
 from gristmill.errors import ConfigurationError
+from gristmill.model.center_crop import view
 from gristmill.model.codec import to_unit
 from gristmill.model.codecs import save_codec, train_codec
 from gristmill.model.patch_codecs import KMeansCodec, WhitenedPatches
 from gristmill.model.shapes import draw, make_scene
-from gristmill.model.views import view
 from gristmill.model.vocabulary import train_text
 from gristmill.pipelines.tokens.tokens import Tokens
 

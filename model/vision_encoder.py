@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, MissingWeightsError
-from gristmill.model.views import view
+from gristmill.model.center_crop import view
 
 # Least patches of a picture.
 _PLACES = 16

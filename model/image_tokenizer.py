@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
+from gristmill.model.center_crop import view
 from gristmill.model.codec import Codec, to_unit
 from gristmill.model.documents import Content
 from gristmill.model.paradigms import Paradigm
-from gristmill.model.semantic import SemanticEncoder
-from gristmill.model.views import view
+from gristmill.model.vision_encoder import SemanticEncoder
 
 
 class Eyes:

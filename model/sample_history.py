@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.checkpoint import read_facts, steps
-from gristmill.model.parts import make_parts
 from gristmill.model.planner import Planner
 from gristmill.model.train_config import TrainConfig
+from gristmill.model.training_setup import make_parts
 
 
 @dataclass

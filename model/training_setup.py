@@ -17,13 +17,13 @@ from gristmill.model.codec import Codec, balancing_weights
 from gristmill.model.codecs import load_codec
 from gristmill.model.configurations import describe, find_size, flops_per_token, for_paradigm
 from gristmill.model.documents import DocumentWriter, Layout
-from gristmill.model.eyes import Eyes
+from gristmill.model.image_tokenizer import Eyes
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import Paradigm, find_paradigm
 from gristmill.model.planner import Planner, StreamConfig
-from gristmill.model.semantic import SemanticEncoder
 from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.model.train_config import TrainConfig
+from gristmill.model.vision_encoder import SemanticEncoder
 from gristmill.model.vocabulary import Vocabulary, check_text, train_text
 
 # Captions that the text vocabulary is trained on, at most.

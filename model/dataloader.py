@@ -14,7 +14,7 @@ import torch
 from gristmill.errors import ConfigurationError
 from gristmill.model.batch import Document, PackedBatch, pack
 from gristmill.model.documents import Content, Picture
-from gristmill.model.eyes import Eyes
+from gristmill.model.image_tokenizer import Eyes
 from gristmill.model.planner import (
     DocumentPlan,
     Planner,
