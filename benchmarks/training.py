@@ -33,14 +33,14 @@ from PIL import Image
 from shape_shards import build_shapes
 
 from gristmill.model import load
-from gristmill.model.auto_codecs import FsqCodec
 from gristmill.model.batch import PackedBatch
 from gristmill.model.center_crop import view
-from gristmill.model.codec import Codec
-from gristmill.model.codecs import CodecTraining, load_codec, save_codec, train_codec
+from gristmill.model.codecs.autoencoders import FsqCodec
+from gristmill.model.codecs.base import Codec
+from gristmill.model.codecs.patches import KMeansCodec, RawPatches
+from gristmill.model.codecs.registry import CodecTraining, load_codec, save_codec, train_codec
 from gristmill.model.filter_network import train_filter_network
 from gristmill.model.paradigms import PARADIGMS, find_paradigm
-from gristmill.model.patch_codecs import KMeansCodec, RawPatches
 from gristmill.model.sampling import Sampling
 from gristmill.model.shapes import caption, draw, make_scene
 from gristmill.model.shapes_reader import SIDE

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.center_crop import view
-from gristmill.model.codec import Codec, to_unit
+from gristmill.model.codecs.base import Codec, to_unit
 from gristmill.model.documents import Content
 from gristmill.model.paradigms import Paradigm
 from gristmill.model.vision_encoder import SemanticEncoder

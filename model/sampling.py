@@ -360,7 +360,7 @@ WRITE: dict[str, Callable[[Reader], list[list[int]]]] = {
 
 def to_pictures(reading: Reading, drawn: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """What was drawn, decoded: uint8 RGB [n, side, side, 3]."""
-    from gristmill.model.codec import to_bytes
+    from gristmill.model.codecs.base import to_bytes
 
     grid = drawn.cpu().view(len(drawn), *reading.layout.grid, -1)
     with torch.no_grad():

@@ -13,8 +13,8 @@ import yaml
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.center_crop import view
-from gristmill.model.codec import Codec
-from gristmill.model.codecs import CODECS, CodecTraining, save_codec, train_codec
+from gristmill.model.codecs.base import Codec
+from gristmill.model.codecs.registry import CODECS, CodecTraining, save_codec, train_codec
 from gristmill.model.filter_network import SMALL, Training, train_filter_network
 from gristmill.model.paradigms import find_paradigm
 from gristmill.model.shard_sources import DataSource, chosen_rows, open_samples
@@ -68,7 +68,7 @@ def train_config(
 
 def _fitting_codec(config: TrainConfig, codes: bool) -> str:
     """The codec given, if it fits; else one trained on the data into the checkpoint's folder."""
-    from gristmill.model.codecs import load_codec
+    from gristmill.model.codecs.registry import load_codec
 
     if config.codec and (
         not os.path.exists(config.codec) or load_codec(config.codec).discrete == codes

@@ -16,7 +16,7 @@ import torch
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.center_crop import view
-from gristmill.model.codec import Codec, to_bytes, to_unit
+from gristmill.model.codecs.base import Codec, to_bytes, to_unit
 from gristmill.model.sampling import Sampling
 from gristmill.model.shapes import Scene, Thing, captions, draw, make_scene
 from gristmill.model.shapes_questions import is_existence, questions

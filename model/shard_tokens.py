@@ -9,8 +9,8 @@ import pyarrow as pa
 import torch
 
 from gristmill.model.center_crop import view
-from gristmill.model.codec import to_unit
-from gristmill.model.codecs import load_codec
+from gristmill.model.codecs.base import to_unit
+from gristmill.model.codecs.registry import load_codec
 from gristmill.model.vocabulary import check_text
 from gristmill.pipelines.decode import Image
 

@@ -12,8 +12,8 @@ import torch
 from gristmill.errors import ConfigurationError, MissingWeightsError
 from gristmill.model.batch import pack
 from gristmill.model.center_crop import view
-from gristmill.model.codec import to_unit
-from gristmill.model.codecs import measure
+from gristmill.model.codecs.base import to_unit
+from gristmill.model.codecs.registry import measure
 from gristmill.model.documents import Content, Segment
 from gristmill.model.sampling import Sampling
 from gristmill.model.shard_sources import DataSource, open_samples

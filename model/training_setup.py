@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.checkpoint import CODEC_FILE, barrier, rank
-from gristmill.model.codec import Codec, balancing_weights
-from gristmill.model.codecs import load_codec
+from gristmill.model.codecs.base import Codec, balancing_weights
+from gristmill.model.codecs.registry import load_codec
 from gristmill.model.configurations import describe, find_size, flops_per_token, for_paradigm
 from gristmill.model.documents import DocumentWriter, Layout
 from gristmill.model.image_tokenizer import Eyes

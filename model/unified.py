@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gristmill.errors import ConfigurationError, TrainingError
 from gristmill.model import checkpoint
 from gristmill.model.batch import Document
-from gristmill.model.codecs import load_codec
+from gristmill.model.codecs.registry import load_codec
 from gristmill.model.documents import Content, Layout, Passage, Segment
 from gristmill.model.image_tokenizer import Eyes
 from gristmill.model.model_config import ModelConfig

@@ -14,10 +14,10 @@ from shape_shards import build_shapes
 from gristmill.model import load
 from gristmill.model.batch import PackedBatch
 from gristmill.model.center_crop import view
-from gristmill.model.codecs import CodecTraining, save_codec, train_codec
+from gristmill.model.codecs.patches import KMeansCodec, WhitenedPatches
+from gristmill.model.codecs.registry import CodecTraining, save_codec, train_codec
 from gristmill.model.filter_network import train_filter_network
 from gristmill.model.paradigms import find_paradigm
-from gristmill.model.patch_codecs import KMeansCodec, WhitenedPatches
 from gristmill.model.shapes import caption, draw, make_scene
 from gristmill.model.shard_sources import DataSource
 from gristmill.model.train import Trainer, steps_of

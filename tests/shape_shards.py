@@ -13,7 +13,7 @@ from memory_workspace import MemoryWorkspace, run_phases
 from shard_set import SCHEMA
 
 from gristmill.model.center_crop import view
-from gristmill.model.codec import Codec, to_unit
+from gristmill.model.codecs.base import Codec, to_unit
 from gristmill.model.shapes import caption, draw, make_scene
 from gristmill.pipelines.schema import digest_fields
 from gristmill.pipelines.shards.shards import Shards

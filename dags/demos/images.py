@@ -138,9 +138,9 @@ class Trainer:
         import torch
 
         from gristmill.model.center_crop import view
-        from gristmill.model.codecs import save_codec, train_codec
+        from gristmill.model.codecs.patches import KMeansCodec
+        from gristmill.model.codecs.registry import save_codec, train_codec
         from gristmill.model.filter_network import train_filter_network
-        from gristmill.model.patch_codecs import KMeansCodec
         from gristmill.model.shapes import caption, make_scene
         from gristmill.pipelines.images.clip_score import ClipScore
 

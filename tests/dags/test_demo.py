@@ -66,8 +66,8 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> str:
     import torch
 
     from gristmill.model.center_crop import view
-    from gristmill.model.codecs import save_codec, train_codec
-    from gristmill.model.patch_codecs import KMeansCodec
+    from gristmill.model.codecs.patches import KMeansCodec
+    from gristmill.model.codecs.registry import save_codec, train_codec
     from gristmill.model.shapes import draw, make_scene
 
     views = np.stack([view(draw(make_scene(i), 60), 24) for i in range(40)])

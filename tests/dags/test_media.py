@@ -96,9 +96,9 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> str:
 
     from gristmill.dags.demos.images import CODEC
     from gristmill.model.center_crop import view
-    from gristmill.model.codecs import CodecTraining, save_codec, train_codec
+    from gristmill.model.codecs.patches import KMeansCodec
+    from gristmill.model.codecs.registry import CodecTraining, save_codec, train_codec
     from gristmill.model.filter_network import train_filter_network
-    from gristmill.model.patch_codecs import KMeansCodec
     from gristmill.model.shapes import caption, draw, make_scene
 
     scenes = [make_scene(i) for i in range(64)]

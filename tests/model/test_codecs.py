@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.auto_codecs import FsqCodec, VaeCodec
-from gristmill.model.codec import Codec, to_bytes, to_unit
-from gristmill.model.codecs import (
+from gristmill.model.codecs.autoencoders import FsqCodec, VaeCodec
+from gristmill.model.codecs.base import Codec, to_bytes, to_unit
+from gristmill.model.codecs.patches import KMeansCodec, RawPatches, WhitenedPatches
+from gristmill.model.codecs.registry import (
     CodecTraining,
     load_codec,
     measure,
     save_codec,
     train_codec,
 )
-from gristmill.model.patch_codecs import KMeansCodec, RawPatches, WhitenedPatches
 from gristmill.model.shapes import draw, make_scene
 
 PICTURES = torch.from_numpy(np.stack([draw(make_scene(i), 24) for i in range(120)]))

@@ -18,11 +18,11 @@ from shape_shards import build_shapes
 
 from gristmill.errors import ConfigurationError, ShardError
 from gristmill.model.batch import PackedBatch
-from gristmill.model.codecs import load_codec, save_codec
+from gristmill.model.codecs.patches import KMeansCodec
+from gristmill.model.codecs.registry import load_codec, save_codec
 from gristmill.model.dataloader import Loader, RowBuilder
 from gristmill.model.documents import Passage
 from gristmill.model.image_tokenizer import Eyes
-from gristmill.model.patch_codecs import KMeansCodec
 from gristmill.model.planner import StreamConfig, StreamState
 from gristmill.model.shard_sources import DataSource, SampleOrder, open_samples
 from gristmill.model.train_config import TrainConfig

@@ -13,9 +13,9 @@ from model_world import World
 
 from gristmill.errors import ConfigurationError
 from gristmill.model import load
-from gristmill.model.codec import to_unit
-from gristmill.model.codecs import load_codec, save_codec, train_codec
-from gristmill.model.pretrained_codecs import PretrainedVae, PretrainedVq
+from gristmill.model.codecs.base import to_unit
+from gristmill.model.codecs.pretrained import PretrainedVae, PretrainedVq
+from gristmill.model.codecs.registry import load_codec, save_codec, train_codec
 from gristmill.model.sampling import Sampling
 from gristmill.model.settings import codec_from_shards
 from gristmill.model.train import train

@@ -14,9 +14,9 @@ from gristmill.dags.recipes.image_text import ENCODER, image_text
 from gristmill.dags.settings import apply_settings
 from gristmill.errors import ConfigurationError
 from gristmill.model.center_crop import view
-from gristmill.model.codec import to_unit
-from gristmill.model.codecs import save_codec, train_codec
-from gristmill.model.patch_codecs import KMeansCodec, WhitenedPatches
+from gristmill.model.codecs.base import to_unit
+from gristmill.model.codecs.patches import KMeansCodec, WhitenedPatches
+from gristmill.model.codecs.registry import save_codec, train_codec
 from gristmill.model.shapes import draw, make_scene
 from gristmill.model.vocabulary import train_text
 from gristmill.pipelines.tokens.tokens import Tokens
@@ -43,7 +43,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_codes_are_those_of_the_codec_and_ids_those_of_the_tokenizer(files: dict[str, str]) -> None:
-    from gristmill.model.codecs import load_codec
+    from gristmill.model.codecs.registry import load_codec
 
     stage = Tokens(images=files["codes"], text=files["text"], encoder=ENCODER)
     stage.check()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.codec import Codec, from_patches, to_patches
+from gristmill.model.codecs.base import Codec, from_patches, to_patches
 
 
 class KMeansCodec(Codec):

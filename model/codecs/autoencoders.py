@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.codec import Codec
+from gristmill.model.codecs.base import Codec
 
 
 class _Block(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.codec import Codec
+from gristmill.model.codecs.base import Codec
 
 
 class _Pretrained(Codec):

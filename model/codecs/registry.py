@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.auto_codecs import FsqCodec, VaeCodec
-from gristmill.model.codec import Codec, to_unit
-from gristmill.model.patch_codecs import KMeansCodec, RawPatches, WhitenedPatches
-from gristmill.model.pretrained_codecs import PretrainedVae, PretrainedVq
+from gristmill.model.codecs.autoencoders import FsqCodec, VaeCodec
+from gristmill.model.codecs.base import Codec, to_unit
+from gristmill.model.codecs.patches import KMeansCodec, RawPatches, WhitenedPatches
+from gristmill.model.codecs.pretrained import PretrainedVae, PretrainedVq
 
 CODECS: dict[str, type[Codec]] = {
     cls.kind: cls

@@ -1,0 +1,1 @@
+"""Pictures to a grid of codes or latents and back."""
