@@ -42,9 +42,9 @@ from gristmill.model.codecs.registry import CodecTraining, load_codec, save_code
 from gristmill.model.filter_network import train_filter_network
 from gristmill.model.paradigms import PARADIGMS, find_paradigm
 from gristmill.model.sampling import Sampling
-from gristmill.model.shapes import caption, draw, make_scene
-from gristmill.model.shapes_reader import SIDE
-from gristmill.model.shapes_suite import WITHOUT_HELD_OUT, evaluate_shapes
+from gristmill.model.shapes.parser import SIDE
+from gristmill.model.shapes.scenes import caption, draw, make_scene
+from gristmill.model.shapes.suite import WITHOUT_HELD_OUT, evaluate_shapes
 from gristmill.model.shard_sources import DataSource
 from gristmill.model.train import Trainer, keep_freed_memory, steps_of, train
 from gristmill.model.train_config import TrainConfig

@@ -161,7 +161,7 @@ def evaluate(
     with open(os.path.join(checkpoint, "model.json"), encoding="utf-8") as file:
         trained = int(json.load(file)["step"])
     if suite == "shapes":
-        from gristmill.model.shapes_suite import evaluate_shapes
+        from gristmill.model.shapes.suite import evaluate_shapes
 
         scores = evaluate_shapes(model, count=count, seed=seed, sampling=sampling, steps=trained)
     elif suite == "shards":
@@ -172,7 +172,7 @@ def evaluate(
             steps=trained,
         )  # fmt: skip
     else:
-        from gristmill.model.changes_suite import SUITES
+        from gristmill.model.shapes.changes_suite import SUITES
 
         if suite not in SUITES:
             known = ", ".join(("shapes", *SUITES, "shards"))

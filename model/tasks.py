@@ -131,7 +131,7 @@ def find_questions(name: str) -> Questions | None:
     if not name:
         return None
     if name == "shapes":
-        from gristmill.model.shapes_questions import questions
+        from gristmill.model.shapes.questions import questions
 
         return questions
     import importlib

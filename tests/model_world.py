@@ -18,7 +18,7 @@ from gristmill.model.codecs.patches import KMeansCodec, WhitenedPatches
 from gristmill.model.codecs.registry import CodecTraining, save_codec, train_codec
 from gristmill.model.filter_network import train_filter_network
 from gristmill.model.paradigms import find_paradigm
-from gristmill.model.shapes import caption, draw, make_scene
+from gristmill.model.shapes.scenes import caption, draw, make_scene
 from gristmill.model.shard_sources import DataSource
 from gristmill.model.train import Trainer, steps_of
 from gristmill.model.train_config import TrainConfig

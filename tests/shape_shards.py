@@ -14,7 +14,7 @@ from shard_set import SCHEMA
 
 from gristmill.model.center_crop import view
 from gristmill.model.codecs.base import Codec, to_unit
-from gristmill.model.shapes import caption, draw, make_scene
+from gristmill.model.shapes.scenes import caption, draw, make_scene
 from gristmill.pipelines.schema import digest_fields
 from gristmill.pipelines.shards.shards import Shards
 

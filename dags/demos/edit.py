@@ -35,8 +35,8 @@ CAUGHT_AS: dict[str, tuple[str, ...]] = {
 
 def build(folder: str, base: str, seed: int, share: float) -> World:
     """Write pairs as InstructPix2Pix has them, and the truth."""
-    from gristmill.model.shapes import captions, draw, make_scene
-    from gristmill.model.shapes_changes import make_edit
+    from gristmill.model.shapes.changes import make_edit
+    from gristmill.model.shapes.scenes import captions, draw, make_scene
 
     first = 8 * 10**9 + seed * 10**5
     rng = np.random.Generator(np.random.PCG64([seed, 33]))
@@ -94,7 +94,7 @@ def build(folder: str, base: str, seed: int, share: float) -> World:
 
 def _removed(scene: Any) -> Any:
     """The same ground without the first thing, or with another in its place if it is alone."""
-    from gristmill.model.shapes import Scene, make_scene
+    from gristmill.model.shapes.scenes import Scene, make_scene
 
     if len(scene.things) > 1:
         return Scene(scene.seed, scene.things[1:])

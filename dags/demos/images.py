@@ -141,7 +141,7 @@ class Trainer:
         from gristmill.model.codecs.patches import KMeansCodec
         from gristmill.model.codecs.registry import save_codec, train_codec
         from gristmill.model.filter_network import train_filter_network
-        from gristmill.model.shapes import caption, make_scene
+        from gristmill.model.shapes.scenes import caption, make_scene
         from gristmill.pipelines.images.clip_score import ClipScore
 
         first = 5 * 10**9 + 10**5 * self.seed

@@ -43,8 +43,8 @@ CAUGHT_AS: dict[str, tuple[str, ...]] = {
 
 def build(folder: str, base: str, seed: int, share: float) -> World:
     """Write documents in the forms of MMC4 and OBELICS in turn, their pictures, and the truth."""
-    from gristmill.model.shapes import draw, make_scene
-    from gristmill.model.shapes_changes import make_story
+    from gristmill.model.shapes.changes import make_story
+    from gristmill.model.shapes.scenes import draw, make_scene
 
     first = 7 * 10**9 + seed * 10**5
     rng = np.random.Generator(np.random.PCG64([seed, 32]))
@@ -112,7 +112,7 @@ def _faulty(
     rng: np.random.Generator,
 ) -> str | None:
     """The address of a faulty picture, if the fault is one of a picture."""
-    from gristmill.model.shapes import draw, make_scene
+    from gristmill.model.shapes.scenes import draw, make_scene
 
     if fault == "logo of the site":
         # Sometimes the same file, mostly another encoding of it.

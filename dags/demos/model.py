@@ -33,7 +33,7 @@ def train_demo_model(
     training. What was trained before is trained no more."""
     from gristmill.model import load
     from gristmill.model.sampling import Sampling
-    from gristmill.model.shapes_suite import WITHOUT_HELD_OUT, evaluate_shapes
+    from gristmill.model.shapes.suite import WITHOUT_HELD_OUT, evaluate_shapes
     from gristmill.model.shard_sources import DataSource
     from gristmill.model.train import train
     from gristmill.model.train_config import TrainConfig
@@ -68,9 +68,9 @@ def train_demo_model(
 
 def _showcase(model: Any, sampling: Any, seed: int) -> dict[str, Any]:
     """Pictures drawn for prompts, and captions of pictures, each with whether it is right."""
-    from gristmill.model.shapes import captions, draw
-    from gristmill.model.shapes_reader import agrees, read_caption, read_pictures, shows
-    from gristmill.model.shapes_suite import suite_scenes
+    from gristmill.model.shapes.parser import agrees, read_caption, read_pictures, shows
+    from gristmill.model.shapes.scenes import captions, draw
+    from gristmill.model.shapes.suite import suite_scenes
 
     scenes, _ = suite_scenes(_SHOWN, seed + 500)
     prompts = [captions(scene)[0] for scene in scenes]

@@ -66,7 +66,7 @@ def write_video(
 
 def moving(seed: int, seconds: float = _SECONDS, side: int = SIDE) -> tuple[list[Image], str]:
     """Frames and caption of a clip in which a shape moves."""
-    from gristmill.model.shapes_changes import draw_motion, make_motion
+    from gristmill.model.shapes.changes import draw_motion, make_motion
 
     motion = make_motion(seed)
     return draw_motion(motion, round(seconds * FPS), side), motion.text

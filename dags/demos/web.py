@@ -164,7 +164,7 @@ def _pages(scenes: int, seed: int) -> list[_Page]:
 
 def _make_page(folder: str, i: int, page: _Page) -> tuple[str, dict[str, Any], list[str]]:
     """Draw a page's picture; returns its path, how it is served, and its captions."""
-    from gristmill.model.shapes import caption, draw, make_scene, wrong_caption
+    from gristmill.model.shapes.scenes import caption, draw, make_scene, wrong_caption
 
     scene = make_scene(page.seed)
     rng = np.random.Generator(np.random.PCG64([page.seed, i, 4]))
@@ -198,7 +198,7 @@ def _size_and_kind(i: int) -> tuple[int, str]:
 
 def as_served(seed: int, i: int) -> Image:
     """The scene of a seed as a clean page of that number shows it: of its size, and compressed."""
-    from gristmill.model.shapes import draw, make_scene
+    from gristmill.model.shapes.scenes import draw, make_scene
 
     side, kind = _size_and_kind(i)
     return decode_rgb(_encode(draw(make_scene(seed), side), kind))

@@ -49,7 +49,7 @@ def little(tmp_path_factory: pytest.TempPathFactory) -> Web:
 def network(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A filter network that has hardly learnt: its rule is left out here."""
     from gristmill.model.filter_network import train_filter_network
-    from gristmill.model.shapes import caption, draw, make_scene
+    from gristmill.model.shapes.scenes import caption, draw, make_scene
 
     scenes = [make_scene(i) for i in range(32)]
     folder = str(tmp_path_factory.mktemp("network"))
@@ -68,7 +68,7 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> str:
     from gristmill.model.center_crop import view
     from gristmill.model.codecs.patches import KMeansCodec
     from gristmill.model.codecs.registry import save_codec, train_codec
-    from gristmill.model.shapes import draw, make_scene
+    from gristmill.model.shapes.scenes import draw, make_scene
 
     views = np.stack([view(draw(make_scene(i), 60), 24) for i in range(40)])
     path = str(tmp_path_factory.mktemp("codec") / "codec.safetensors")

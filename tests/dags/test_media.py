@@ -99,7 +99,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> str:
     from gristmill.model.codecs.patches import KMeansCodec
     from gristmill.model.codecs.registry import CodecTraining, save_codec, train_codec
     from gristmill.model.filter_network import train_filter_network
-    from gristmill.model.shapes import caption, draw, make_scene
+    from gristmill.model.shapes.scenes import caption, draw, make_scene
 
     scenes = [make_scene(i) for i in range(64)]
     folder = str(tmp_path_factory.mktemp("network"))
@@ -340,8 +340,8 @@ def test_a_model_trains_on_the_shards(
     """From stored codes alone; then it draws what follows."""
     from gristmill.dags.demos.images import CODEC
     from gristmill.model import load
-    from gristmill.model.changes_suite import SUITES
     from gristmill.model.sampling import Sampling
+    from gristmill.model.shapes.changes_suite import SUITES
     from gristmill.model.train import train
     from gristmill.model.train_config import TrainConfig
 

@@ -9,15 +9,15 @@ import pytest
 
 from gristmill.model.center_crop import view
 from gristmill.model.documents import Passage, Picture
-from gristmill.model.shapes import draw
-from gristmill.model.shapes_changes import (
+from gristmill.model.shapes.changes import (
     draw_motion,
     make_edit,
     make_motion,
     make_story,
     shows_at,
 )
-from gristmill.model.shapes_reader import SIDE, read_pictures
+from gristmill.model.shapes.parser import SIDE, read_pictures
+from gristmill.model.shapes.scenes import draw
 from gristmill.model.tasks import recounting, segments_for
 
 

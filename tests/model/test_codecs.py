@@ -19,7 +19,7 @@ from gristmill.model.codecs.registry import (
     save_codec,
     train_codec,
 )
-from gristmill.model.shapes import draw, make_scene
+from gristmill.model.shapes.scenes import draw, make_scene
 
 PICTURES = torch.from_numpy(np.stack([draw(make_scene(i), 24) for i in range(120)]))
 MADE = {

@@ -16,7 +16,7 @@ from gristmill.errors import ConfigurationError
 from gristmill.model import load
 from gristmill.model.paradigms import PARADIGMS
 from gristmill.model.settings import parse_source, parse_tasks
-from gristmill.model.shapes import draw, make_scene
+from gristmill.model.shapes.scenes import draw, make_scene
 
 
 def _run(*arguments: str) -> str:

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from gristmill.model.shapes import (
+from gristmill.model.shapes.scenes import (
     COLOURS,
     SHAPES,
     SIZES,

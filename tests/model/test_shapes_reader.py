@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from gristmill.model.center_crop import view
-from gristmill.model.shapes import Scene, captions, draw, make_scene
-from gristmill.model.shapes_questions import is_existence, questions
-from gristmill.model.shapes_reader import SIDE, agrees, read_caption, read_pictures, shows
+from gristmill.model.shapes.parser import SIDE, agrees, read_caption, read_pictures, shows
+from gristmill.model.shapes.questions import is_existence, questions
+from gristmill.model.shapes.scenes import Scene, captions, draw, make_scene
 
 SCENES = [make_scene(88_000_000 + i) for i in range(300)]
 

@@ -21,7 +21,7 @@ from gristmill.errors import ConfigurationError, ShardError, TrainingError
 from gristmill.model import checkpoint, load
 from gristmill.model.paradigms import PARADIGMS
 from gristmill.model.sampling import Sampling
-from gristmill.model.shapes import draw, make_scene
+from gristmill.model.shapes.scenes import draw, make_scene
 from gristmill.model.train import train
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.train_log import TrainLog, read_log

@@ -99,7 +99,7 @@ def test_weights_that_are_missing_are_refused_before_any_work(tiny: Path) -> Non
 
 def test_a_filter_network_learns_and_scores(tmp_path: Path) -> None:
     from gristmill.model.filter_network import train_filter_network
-    from gristmill.model.shapes import caption, draw, make_scene
+    from gristmill.model.shapes.scenes import caption, draw, make_scene
 
     scenes = [make_scene(i) for i in range(96)]
     images = [draw(scene, 64) for scene in scenes]

@@ -13,7 +13,7 @@ import pytest
 from memory_workspace import MemoryWorkspace, run_global
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.shapes import draw, make_scene
+from gristmill.model.shapes.scenes import draw, make_scene
 from gristmill.pipelines.dedup.hamming import close_pairs, plan_bands, plan_tasks
 from gristmill.pipelines.dedup.image_duplicates import Duplicates, thumbnail_distance
 from gristmill.pipelines.images.perceptual_hash import PerceptualHash, thumbnail

@@ -17,7 +17,7 @@ from gristmill.model.center_crop import view
 from gristmill.model.codecs.base import to_unit
 from gristmill.model.codecs.patches import KMeansCodec, WhitenedPatches
 from gristmill.model.codecs.registry import save_codec, train_codec
-from gristmill.model.shapes import draw, make_scene
+from gristmill.model.shapes.scenes import draw, make_scene
 from gristmill.model.vocabulary import train_text
 from gristmill.pipelines.tokens.tokens import Tokens
 

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gristmill.model.shapes import (
+from gristmill.model.shapes.scenes import (
     COLOURS,
     SHAPES,
     SIZES,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gristmill.model.shapes import COLOURS, SHAPES
-from gristmill.model.shapes_reader import read_caption
+from gristmill.model.shapes.parser import read_caption
+from gristmill.model.shapes.scenes import COLOURS, SHAPES
 
 
 def questions(caption: str) -> list[tuple[str, str]]:

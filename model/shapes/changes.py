@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gristmill.model.shapes import COLOURS, Picture, Scene, Thing, captions, draw, make_scene
+from gristmill.model.shapes.scenes import COLOURS, Picture, Scene, Thing, captions, draw, make_scene
 
 # (row, column) of a step.
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}

@@ -18,9 +18,9 @@ from gristmill.errors import ConfigurationError
 from gristmill.model.center_crop import view
 from gristmill.model.codecs.base import Codec, to_bytes, to_unit
 from gristmill.model.sampling import Sampling
-from gristmill.model.shapes import Scene, Thing, captions, draw, make_scene
-from gristmill.model.shapes_questions import is_existence, questions
-from gristmill.model.shapes_reader import SIDE, agrees, read_caption, read_pictures, shows
+from gristmill.model.shapes.parser import SIDE, agrees, read_caption, read_pictures, shows
+from gristmill.model.shapes.questions import is_existence, questions
+from gristmill.model.shapes.scenes import Scene, Thing, captions, draw, make_scene
 from gristmill.model.unified import Image, Unified
 
 HELD_OUT = (("red", "star"), ("green", "circle"), ("blue", "triangle"), ("yellow", "square"))
