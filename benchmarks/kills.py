@@ -39,7 +39,7 @@ def product(out: str) -> dict[str, bytes]:
 
 
 def start(dag: str, out: str, runner: str) -> subprocess.Popen[bytes]:
-    program = [sys.executable, "-m", "gristmill.cli", "run", dag, "--out", out]
+    program = [sys.executable, "-m", "gristmill", "run", dag, "--out", out]
     return subprocess.Popen(
         [*program, "--runner", runner, "--plain"],
         stdout=subprocess.DEVNULL,

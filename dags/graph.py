@@ -67,7 +67,7 @@ class Dag:
         """The same graph without stages that have nothing to do; what took them takes their
         inputs."""
         nodes = dict(self.nodes)
-        for name in [name for name, node in nodes.items() if node.stage.idle()]:
+        for name in [name for name, node in nodes.items() if node.stage.is_disabled()]:
             bypass = nodes.pop(name).inputs
             for other, node in nodes.items():
                 if name in node.inputs:
@@ -112,7 +112,9 @@ class Dag:
         for other in self.upstream(name):
             stage = self.nodes[other].stage
             if isinstance(stage, Map):
-                fields = {name: field for name, field in fields.items() if stage.passes(name)}
+                fields = {
+                    name: field for name, field in fields.items() if stage.forwards_column(name)
+                }
             for column in columns_written(stage):
                 fields[column.name] = column
         return pa.schema(list(fields.values()))
@@ -132,7 +134,7 @@ class Dag:
         for name in self.order():
             node = self.nodes[name]
             try:
-                node.stage.bind(self.columns(name))
+                node.stage.resolve_columns(self.columns(name))
             except GraphError as error:
                 raise GraphError(f"node {name!r}: {error}") from error
 

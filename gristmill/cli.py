@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gristmill import __version__, cli_curate, cli_model
+from gristmill.command_line import command_line
 from gristmill.errors import GristmillError
 
 app = typer.Typer(
@@ -319,13 +320,6 @@ def _dag(
     return apply_settings(find_dag(recipe, fields), settings or [])
 
 
-def command_line() -> str:
-    """What was typed, for a report."""
-    import shlex
-
-    return shlex.join(["gristmill", *sys.argv[1:]])
-
-
 def main() -> None:
     """Entry point: errors of ours are one message, not a traceback; Ctrl-C is not an error."""
     try:
@@ -336,7 +330,3 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

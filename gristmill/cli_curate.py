@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from gristmill.command_line import command_line
+
 RunFolder = Annotated[
     str, typer.Argument(metavar="RUN", help="Folder of a run, local or any fsspec URL.")
 ]
@@ -71,7 +73,6 @@ def keep(
         np.save(subset_out, subset_file(list(itertools.chain.from_iterable(choice.uids()))))
         console.print(f"{choice.kept:,} uids in {subset_out}")
     if shards:
-        from gristmill.cli import command_line
         from gristmill.dags.engine.execute import RunOptions
         from gristmill.dags.session import run_and_report
 

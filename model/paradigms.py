@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from gristmill.errors import ConfigurationError
 from gristmill.model.batch import CAUSAL, FULL
 
-SEE = ("codes", "latents", "semantic")
 DRAW = ("next", "masked", "flow", "query")
 TEXT = ("next", "masked")
 

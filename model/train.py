@@ -1,7 +1,7 @@
 """The trainer: one loop for every paradigm, on one process or many.
 
 gristmill train tiny --paradigm ar --data runs/mine --codec codec.safetensors --out checkpoints/x
-torchrun --nproc-per-node 8 -m gristmill.model.train base --data ... --out ...
+torchrun --nproc-per-node 8 -m gristmill.model base --data ... --out ...
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import ctypes
 import math
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gristmill.errors import GristmillError, TrainingError
+from gristmill.errors import TrainingError
 from gristmill.model import checkpoint
 from gristmill.model.batch import PackedBatch
 from gristmill.model.dataloader import Loader
@@ -314,25 +313,3 @@ def steps_of(config: TrainConfig, parts: Parts) -> Iterator[PackedBatch]:
         guidance_dropout=config.guidance_dropout,
     )
     return iter(Loader(parts.planner, parts.eyes, stream, workers=config.workers))
-
-
-def main() -> None:
-    """`python -m gristmill.model.train ...` is `gristmill train ...`, for torchrun."""
-    import typer
-
-    from gristmill.model.commands import train as command
-
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(command)
-    try:
-        app()
-    except GristmillError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

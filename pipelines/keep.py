@@ -87,7 +87,7 @@ class Keep(Global):
                         f"rule {reason!r}: quantile {q} is not between 0 and 1"
                     )
 
-    def bind(self, available: pa.Schema) -> tuple[str, ...]:
+    def resolve_columns(self, available: pa.Schema) -> tuple[str, ...]:
         """The columns that the rules name; every rule is tried on a table of no rows."""
         used = self.columns_named(available)
         needed = used | ({self.best_by} if self.captions == "best" else set())
@@ -130,7 +130,7 @@ class Keep(Global):
         return workspace.load_table(f"verdicts/{part:06d}")
 
     def _decide(self, workspace: Workspace, _: int) -> None:
-        names = self.bind(workspace.schema)
+        names = self.resolve_columns(workspace.schema)
         gone = workspace.forgotten()
         needed = ["uid", "image_id", "row"]
         needed += ["sha256"] if "sha256" in gone["kind"].to_pylist() else []

@@ -14,11 +14,11 @@ from gristmill.pipelines.decode import decode_rgb
 
 BYTES_OF_A_PIXEL = 3
 # Where the pictures of a row lie that has several.
-PIECES = ("image_offsets", "image_sizes")
+MULTI_IMAGE_COLUMNS = ("image_offsets", "image_sizes")
 # What shards are of whose samples have several pictures, each a member `{key}.{name}.jpg`: pieces
 # that are stored, or frames of the clip that is.
-STORED_SEVERAL = ("document", "edit")
-SEVERAL = (*STORED_SEVERAL, "frames")
+STORED_MULTI_IMAGE = ("document", "edit")
+MULTI_IMAGE = (*STORED_MULTI_IMAGE, "frames")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Media:
     seconds: Callable[[pa.Table], list[float]]
     # True: a row has several pieces (`image_offsets`, `image_sizes`), each decoded on its own, and
     # a stage is handed their list.
-    several: bool = False
+    multi_image: bool = False
 
 
 def _area(table: pa.Table) -> list[int]:
@@ -76,7 +76,9 @@ def _as_it_is(data: bytes) -> bytes:
 # uint8 RGB [height, width, 3].
 PICTURE = Media("picture", decode_rgb, ("width", "height"), _area, no_seconds)
 # The pictures of a document or pair, in their order.
-PICTURES = Media("pictures", decode_rgb, ("image_sizes",), _stored_pieces, no_seconds, several=True)
+PICTURES = Media(
+    "pictures", decode_rgb, ("image_sizes",), _stored_pieces, no_seconds, multi_image=True
+)
 # The file as it is stored: a whole video, for stages that read it in passes.
 FILE = Media("file", _as_it_is, ("duration_s",), _stored, _playing_time)
 

@@ -5,7 +5,6 @@ Names and statuses follow img2dataset where it has one. No column is ever of nul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -112,13 +111,3 @@ def with_columns(table: pa.Table, columns: dict[str, Any], schema: pa.Schema) ->
         else:
             table = table.set_column(index, field, array)
     return table
-
-
-def empty_table(schema: pa.Schema) -> pa.Table:
-    """A table of no rows."""
-    return schema.empty_table()
-
-
-def select_schema(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
-    """The fields `names` of `schema`, in that order."""
-    return pa.schema([schema.field(name) for name in names])

@@ -67,7 +67,7 @@ class Stage:
     def check(self) -> None:
         """Raise `ConfigurationError` for whatever can be known to be wrong before any work."""
 
-    def bind(self, available: pa.Schema) -> tuple[str, ...]:
+    def resolve_columns(self, available: pa.Schema) -> tuple[str, ...]:
         """The columns this stage will read, given those that come in.
 
         Raises `GraphError`, naming the nearest column, if one that it needs is not among them.
@@ -77,7 +77,7 @@ class Stage:
                 raise GraphError(missing_column(type(self).__name__, name, available.names))
         return self.reads()
 
-    def idle(self) -> bool:
+    def is_disabled(self) -> bool:
         """Whether its fields leave it nothing to do; such a node is left out of a run."""
         return False
 
@@ -125,7 +125,7 @@ class Map(Stage):
     # True: `map` is called row by row, with the stored bytes in the column `image`.
     takes_bytes: ClassVar[bool] = False
     # Rows that share this column are never torn apart when a part is halved to find a poison row.
-    together: ClassVar[str] = ""
+    group_by: ClassVar[str] = ""
 
     def map(self, table: pa.Table) -> Iterator[pa.Table]:
         """Yield the rows of `table`, done, in any order and grouping; the caller restores the
@@ -137,11 +137,11 @@ class Map(Stage):
         """
         raise NotImplementedError
 
-    def heals(self, status: str, error: str) -> bool:
+    def is_retryable(self, status: str, error: str) -> bool:
         """Whether a failed row is worth another try when a person asks for it."""
         return False
 
-    def passes(self, column: str) -> bool:
+    def forwards_column(self, column: str) -> bool:
         """Whether a column that comes in goes on to what follows; else it must not come out."""
         return True
 
@@ -174,7 +174,7 @@ class Score(Stage):
         if self.media is not None:
             decode = self.media.decode
             stored = table["image"].to_pylist()
-            if self.media.several:
+            if self.media.multi_image:
                 images = [[decode(data) for data in pieces] for pieces in stored]
             else:
                 images = [decode(data) for data in stored]

@@ -2,7 +2,8 @@
 
 On a local file system a file is written beside its place and renamed into it. On an object store
 the object is put in one piece (or by a completed multipart upload), which is atomic there. What a
-reader may trust is named by a small commit record, written last; see `gristmill.dags.engine.run_folder`.
+reader may trust is named by a small commit record, written last; see
+`gristmill.dags.engine.run_folder`.
 """
 
 from __future__ import annotations

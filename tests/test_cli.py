@@ -26,7 +26,7 @@ ALLOWED = {
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "gristmill.cli", *arguments],
+        [sys.executable, "-m", "gristmill", *arguments],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -157,7 +157,7 @@ def imports(path: Path) -> list[tuple[str, bool]]:
 
 def test_import_directions() -> None:
     for room, allowed in ALLOWED.items():
-        files = list((ROOT / room).glob("*.py"))
+        files = list((ROOT / room).rglob("*.py"))
         assert files
         for file in files:
             for name, inside in imports(file):
@@ -167,7 +167,7 @@ def test_import_directions() -> None:
 
 def test_only_the_ray_runner_imports_ray() -> None:
     for room in ALLOWED:
-        for file in (ROOT / room).glob("*.py"):
+        for file in (ROOT / room).rglob("*.py"):
             lines = file.read_text().splitlines()
             importing = [x for x in lines if x.strip().startswith(("import ray", "from ray"))]
             assert not importing or file.name == "on_ray.py"
@@ -181,13 +181,26 @@ def test_the_wheel_holds_every_room_and_imports(tmp_path: Path) -> None:
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
     for room in ALLOWED:
-        for file in (ROOT / room).glob("*.py"):
-            assert f"gristmill/{room}/{file.name}" in names
+        for file in (ROOT / room).rglob("*.py"):
+            assert f"gristmill/{file.relative_to(ROOT)}" in names
     assert {"gristmill/py.typed", "gristmill/catalogs/cc12m.yaml"} <= names
-    assert "gristmill/dags/report.html.j2" in names
-    program = "import gristmill.dags.recipes.image_text as m; print(m.__file__)"
+    assert {
+        "gristmill/dags/reports/report.html.j2",
+        "gristmill/dags/cluster/slurm.sh",
+    } <= names
+    program = (
+        "import importlib, gristmill;"
+        "[importlib.import_module(name) for name in sys.argv[1:]];"
+        "print(gristmill.__file__)"
+    )
+    modules = sorted(
+        name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        for name in names
+        if name.endswith(".py") and not name.endswith("__main__.py")
+    )
+    assert len(modules) > 180
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", "import sys;" + program, *modules],
         env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
         capture_output=True,
         text=True,

@@ -88,7 +88,7 @@ class ToyDraw(Map):
             row = with_columns(row, values, ROW)
             yield row.append_column("image", pa.array([data], pa.binary()))
 
-    def heals(self, status: str, error: str) -> bool:
+    def is_retryable(self, status: str, error: str) -> bool:
         return error == "http 404"
 
 

@@ -113,7 +113,7 @@ def filter_network(folder: str, seed: int, console: Console) -> float:
             return float(facts["threshold"])
     console.print(f"training a filter network on {TRUSTED:,} trusted pairs, {STEPS} steps")
     # In a process of its own, whose memory is free again when curation starts.
-    child = Child(functools.partial(Trainer, folder, seed))
+    child = Child(functools.partial(FilterTrainer, folder, seed))
     facts = child.call("train", deadline_s=3600.0)
     child.close()
     console.print(
@@ -126,7 +126,7 @@ def filter_network(folder: str, seed: int, console: Console) -> float:
     return float(facts["threshold"])
 
 
-class Trainer:
+class FilterTrainer:
     """Draws the trusted slice and trains on it."""
 
     def __init__(self, folder: str, seed: int) -> None:

@@ -53,7 +53,7 @@ class World:
     routes: dict[str, dict[str, Any]]
 
 
-Fates = dict[tuple[int, str | None], list[dict[str, Any]]]
+Outcomes = dict[tuple[int, str | None], list[dict[str, Any]]]
 """(row, address) -> what became of the rows that it grew into."""
 Scores = dict[tuple[int, str | None], float]
 
@@ -138,11 +138,11 @@ def scaled(counts: Mapping[str, int], share: float) -> dict[str, int]:
 
 def judge(demo: MediaDemo, planted: Sequence[Planted], out: str) -> dict[str, Any]:
     """{"truth": {fault: counts}, "wrong_caption_auc": float} of a finished run."""
-    fates, scores, cuts = _read(demo, out)
+    outcomes, scores, cuts = _read(demo, out)
     truth: dict[str, Any] = {}
     for fault in dict.fromkeys(one.fault for one in planted):
         if fault in demo.caught_as:
-            truth[fault] = _judge_fault(fault, demo.caught_as[fault], planted, fates)
+            truth[fault] = _judge_fault(fault, demo.caught_as[fault], planted, outcomes)
     truth |= _judge_cuts(planted, cuts)
     of = {
         kind: np.array(
@@ -159,18 +159,18 @@ def judge(demo: MediaDemo, planted: Sequence[Planted], out: str) -> dict[str, An
     return {"truth": truth, "wrong_caption_auc": round(area, 5)}
 
 
-def _read(demo: MediaDemo, out: str) -> tuple[Fates, Scores, dict[int, list[int]]]:
-    """Fates and best scores by row and address, and cuts by row."""
+def _read(demo: MediaDemo, out: str) -> tuple[Outcomes, Scores, dict[int, list[int]]]:
+    """Outcomes and best scores by row and address, and cuts by row."""
     layout = open_run(out)
     reader = RowReader(layout)
-    fates: Fates = {}
+    outcomes: Outcomes = {}
     scores: Scores = {}
     cuts: dict[int, list[int]] = {}
     for part in range(parts_done(layout) or 0):
         for row in layout.folder.read_table(f"ledger/{part:06d}.parquet").to_pylist():
-            fate = {"reason": row["reason"], "verdict": row["verdict"]}
-            fates.setdefault((row["row"], row["url"]), []).append(fate)
-            fates.setdefault((row["row"], None), []).append(fate)
+            outcome = {"reason": row["reason"], "verdict": row["verdict"]}
+            outcomes.setdefault((row["row"], row["url"]), []).append(outcome)
+            outcomes.setdefault((row["row"], None), []).append(outcome)
         for row in reader.entering(demo.scored, part, ["row", "url", demo.score]).to_pylist():
             value = row[demo.score]
             for key in ((row["row"], row["url"]), (row["row"], None)):
@@ -179,11 +179,11 @@ def _read(demo: MediaDemo, out: str) -> tuple[Fates, Scores, dict[int, list[int]
         if "clips" in layout.dag.nodes:
             for row in reader.entering("clips", part, ["row", "cuts"]).to_pylist():
                 cuts[row["row"]] = row["cuts"]
-    return fates, scores, cuts
+    return outcomes, scores, cuts
 
 
 def _judge_fault(
-    fault: str, reasons: Sequence[str], planted: Sequence[Planted], fates: Fates
+    fault: str, reasons: Sequence[str], planted: Sequence[Planted], outcomes: Outcomes
 ) -> dict[str, Any]:
     """Caught: something of it went for one of the reasons, or, of a copy, of what it copies. False
     alarms: clean things that went for them."""
@@ -191,14 +191,14 @@ def _judge_fault(
     copies = {one.group for one in planted if one.group >= 0}
     by: dict[str, int] = {}
     for one in mine:
-        found = [fate["reason"] for fate in fates.get((one.row, one.url), [])]
+        found = [outcome["reason"] for outcome in outcomes.get((one.row, one.url), [])]
         if one.group >= 0:
-            found += [fate["reason"] for fate in fates.get((one.group, None), [])]
+            found += [outcome["reason"] for outcome in outcomes.get((one.group, None), [])]
         hit = next((reason for reason in found if reason in reasons), None)
         if hit is not None:
             by[hit] = by.get(hit, 0) + 1
     false = sum(
-        any(fate["reason"] in reasons for fate in fates.get((one.row, one.url), []))
+        any(outcome["reason"] in reasons for outcome in outcomes.get((one.row, one.url), []))
         for one in planted
         if one.fault == CLEAN and one.row not in copies
     )

@@ -55,24 +55,24 @@ def judge(found: Web, out: str) -> dict[str, Any]:
 
 
 def judge_rows(
-    truth: Sequence[Mapping[str, Any]], fates: Mapping[str, Mapping[str, Any]]
+    truth: Sequence[Mapping[str, Any]], outcomes: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """`truth`: rows of uid, fault, group; `fates`: uid -> reason (None if kept), kind, clip_score,
-    and under the key "repeated" how many rows were dropped as repeated."""
+    """`truth`: rows of uid, fault, group; `outcomes`: uid -> reason (None if kept), kind,
+    clip_score, and under the key "repeated" how many rows were dropped as repeated."""
     rows = [row for row in truth if row["fault"] != "repeated row"]
     result: dict[str, Any] = {}
     for fault in PLANTED:
         mine = [row for row in truth if row["fault"] == fault]
         if fault == "repeated row":
-            caught = int(fates["repeated"]["count"])
+            caught = int(outcomes["repeated"]["count"])
             right = min(caught, len(mine))
             result[fault] = _counts(len(mine), right, caught - right, {"repeated row": right})
         elif fault in CAUGHT_AS:
-            result[fault] = _judge_plain(fault, mine, rows, fates)
+            result[fault] = _judge_plain(fault, mine, rows, outcomes)
         else:
-            result[fault] = _judge_copies(fault, mine, rows, fates)
-    wrong = _scores([row for row in rows if row["fault"] == "wrong caption"], fates)
-    clean = _scores([row for row in rows if row["fault"] in (CLEAN, *CONTROLS)], fates)
+            result[fault] = _judge_copies(fault, mine, rows, outcomes)
+    wrong = _scores([row for row in rows if row["fault"] == "wrong caption"], outcomes)
+    clean = _scores([row for row in rows if row["fault"] in (CLEAN, *CONTROLS)], outcomes)
     return {"truth": result, "wrong_caption_auc": round(area_under_curve(clean, wrong), 5)}
 
 
@@ -90,15 +90,15 @@ def _judge_plain(
     fault: str,
     mine: Sequence[Mapping[str, Any]],
     rows: Sequence[Mapping[str, Any]],
-    fates: Mapping[str, Mapping[str, Any]],
+    outcomes: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     by: dict[str, int] = {}
     for row in mine:
-        reason = fates[row["uid"]]["reason"]
+        reason = outcomes[row["uid"]]["reason"]
         if reason in CAUGHT_AS[fault]:
             by[reason] = by.get(reason, 0) + 1
     false = sum(
-        row["fault"] != fault and fates[row["uid"]]["reason"] in CAUGHT_AS[fault] for row in rows
+        row["fault"] != fault and outcomes[row["uid"]]["reason"] in CAUGHT_AS[fault] for row in rows
     )
     return _counts(len(mine), sum(by.values()), false, by)
 
@@ -107,7 +107,7 @@ def _judge_copies(
     fault: str,
     mine: Sequence[Mapping[str, Any]],
     rows: Sequence[Mapping[str, Any]],
-    fates: Mapping[str, Mapping[str, Any]],
+    outcomes: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """A pair of original and copy is caught if one of the two went as a copy, whichever; a false
     alarm is a copy, of this kind, of a picture that has none, or a pair of which neither stays."""
@@ -117,25 +117,25 @@ def _judge_copies(
     caught = false = 0
     by: dict[str, int] = {}
     for row in mine:
-        pair = [fates[row["uid"]], fates[original[row["group"]]["uid"]]]
-        dropped = [fate for fate in pair if fate["reason"] == COPY]
+        pair = [outcomes[row["uid"]], outcomes[original[row["group"]]["uid"]]]
+        dropped = [outcome for outcome in pair if outcome["reason"] == COPY]
         caught += len(dropped) >= 1
         false += len(dropped) == 2
-        for fate in dropped[:1]:
-            name = f"{COPY} ({fate['kind']})"
+        for outcome in dropped[:1]:
+            name = f"{COPY} ({outcome['kind']})"
             by[name] = by.get(name, 0) + 1
     if fault in ("exact copy", "pixel copy", "near copy"):
         for row in rows:
-            fate = fates[row["uid"]]
+            outcome = outcomes[row["uid"]]
             alone = row["group"] not in copied
-            false += alone and fate["reason"] == COPY and fate["kind"] == kind
+            false += alone and outcome["reason"] == COPY and outcome["kind"] == kind
     return _counts(len(mine), caught, false, by)
 
 
 def _scores(
-    rows: Sequence[Mapping[str, Any]], fates: Mapping[str, Mapping[str, Any]]
+    rows: Sequence[Mapping[str, Any]], outcomes: Mapping[str, Mapping[str, Any]]
 ) -> NDArray[np.float64]:
-    found = [fates[row["uid"]]["clip_score"] for row in rows]
+    found = [outcomes[row["uid"]]["clip_score"] for row in rows]
     return np.array([score for score in found if score is not None], np.float64)
 
 
@@ -153,16 +153,16 @@ def _fates(out: str) -> dict[str, dict[str, Any]]:
     layout = open_run(out)
     parts = parts_done(layout) or 0
     reader = RowReader(layout)
-    fates: dict[str, dict[str, Any]] = {}
+    outcomes: dict[str, dict[str, Any]] = {}
     repeated = 0
     for part in range(parts):
         for row in layout.folder.read_table(f"ledger/{part:06d}.parquet").to_pylist():
             if row["reason"] == "repeated row":
                 repeated += 1
                 continue
-            fates[row["uid"]] = {"reason": row["reason"], "kind": None, "clip_score": None}
+            outcomes[row["uid"]] = {"reason": row["reason"], "kind": None, "clip_score": None}
         columns: pa.Table = reader.entering("keep", part, ["uid", "clip_score", "duplicate_kind"])
         for row in columns.to_pylist():
-            fates[row["uid"]] |= {"kind": row["duplicate_kind"], "clip_score": row["clip_score"]}
-    fates["repeated"] = {"count": repeated}
-    return fates
+            outcomes[row["uid"]] |= {"kind": row["duplicate_kind"], "clip_score": row["clip_score"]}
+    outcomes["repeated"] = {"count": repeated}
+    return outcomes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gristmill.dags.engine.run_folder import Layout
+from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.engine.schedule import state_digest
 from gristmill.dags.engine.tombstones import tombstones_digest
 from gristmill.pipelines.keep import Keep
@@ -12,7 +12,7 @@ from gristmill.pipelines.stage import Write
 from gristmill.pipelines.storage import Folder
 
 
-def claim(layout: Layout, node: str, parts: int) -> bool:
+def claim(layout: RunLayout, node: str, parts: int) -> bool:
     """Whether a barrier node is finished for exactly what lies above it; if not, make room.
 
     A product (a Write node's folder) belongs to one configuration at a time: another one's is
@@ -40,7 +40,7 @@ def claim(layout: Layout, node: str, parts: int) -> bool:
     return False
 
 
-def finish(layout: Layout, node: str, parts: int) -> None:
+def finish(layout: RunLayout, node: str, parts: int) -> None:
     """Say that a barrier node is done."""
     layout.folder.sub(layout.node_folder(node)).write_json("finished.json", {"parts": parts})
 

@@ -22,7 +22,7 @@ from gristmill.dags.engine.on_local import LocalRunner, Operator, Runner
 from gristmill.dags.engine.operators import ColumnsOperator, PartOperator, PhaseOperator
 from gristmill.dags.engine.progress import Progress
 from gristmill.dags.engine.read_parts import ScanOperator, cut_parts, parts_done
-from gristmill.dags.engine.run_folder import Layout, run_lock
+from gristmill.dags.engine.run_folder import RunLayout, run_lock
 from gristmill.dags.engine.schedule import Barrier, Chain, schedule
 from gristmill.dags.engine.score_operator import ScoreOperator
 from gristmill.dags.engine.summary import keep_outcomes, rule_warnings, summarise
@@ -54,7 +54,7 @@ class RunOptions:
     min_free_gb: float = 0.5
 
 
-def lay_out(dag: Dag, out: str, limit: int = 0) -> Layout:
+def lay_out(dag: Dag, out: str, limit: int = 0) -> RunLayout:
     """Validate a Dag and find where its nodes' parts lie. Reads the source's manifest, no rows."""
     if limit < 0:
         raise ConfigurationError(f"limit is {limit}; 0 means all rows")
@@ -66,7 +66,7 @@ def lay_out(dag: Dag, out: str, limit: int = 0) -> Layout:
     manifest = source.manifest()
     dag.check_stages()
     found = fingerprints(dag, limit=limit, manifest=manifest)
-    return Layout(Folder(out).url, dag, found, limit)
+    return RunLayout(Folder(out).url, dag, found, limit)
 
 
 def make_runner(options: RunOptions) -> Runner:
@@ -97,7 +97,7 @@ def execute(dag: Dag, out: str, options: RunOptions, progress: Progress) -> dict
 class _Execution:
     """One run of one Dag."""
 
-    def __init__(self, layout: Layout, options: RunOptions, progress: Progress) -> None:
+    def __init__(self, layout: RunLayout, options: RunOptions, progress: Progress) -> None:
         self.layout, self.options, self.progress = layout, options, progress
         self.dag = layout.dag
         self.parts = 0

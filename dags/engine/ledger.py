@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from gristmill.dags.engine.operators import failure_reasons
 from gristmill.dags.engine.rows import RowReader
-from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, Layout
+from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, RunLayout
 from gristmill.dags.graph import Dag, is_row_stage
 from gristmill.errors import LedgerError
 from gristmill.pipelines.keep import DROPPED, KEPT, MERGED, Keep
@@ -64,7 +64,7 @@ def deciding_nodes(dag: Dag) -> list[str]:
     ]
 
 
-def count_nodes(layout: Layout, parts: int) -> dict[str, NodeCount]:
+def count_nodes(layout: RunLayout, parts: int) -> dict[str, NodeCount]:
     """Counts of each deciding node, from its commit records."""
     counts: dict[str, NodeCount] = {}
     for node in deciding_nodes(layout.dag):
@@ -99,7 +99,7 @@ def ledger_schema(dag: Dag) -> pa.Schema:
     return pa.schema([*_FATE, *fields])
 
 
-def write_ledger(layout: Layout, parts: int) -> dict[str, NodeCount]:
+def write_ledger(layout: RunLayout, parts: int) -> dict[str, NodeCount]:
     """Write the ledger part by part and return the counts. Raises `LedgerError` on any mismatch."""
     counts = count_nodes(layout, parts)
     folder = layout.folder.sub("ledger")
@@ -159,7 +159,7 @@ def check_counts(dag: Dag, counts: dict[str, NodeCount]) -> list[str]:
     return problems
 
 
-def part_ledger(layout: Layout, reader: RowReader, part: int) -> pa.Table:
+def part_ledger(layout: RunLayout, reader: RowReader, part: int) -> pa.Table:
     """Fates of the rows of one part, in source order (children after their parents' place)."""
     schema = ledger_schema(layout.dag)
     pieces = [_fill(piece, schema) for piece in _fates(layout, reader, part)]
@@ -168,7 +168,7 @@ def part_ledger(layout: Layout, reader: RowReader, part: int) -> pa.Table:
     return table.sort_by([("row", "ascending"), ("uid", "ascending"), ("verdict", "ascending")])
 
 
-def _fates(layout: Layout, reader: RowReader, part: int) -> Iterator[pa.Table]:
+def _fates(layout: RunLayout, reader: RowReader, part: int) -> Iterator[pa.Table]:
     dag = layout.dag
     named = rule_columns(dag)
     nodes = deciding_nodes(dag)
@@ -222,7 +222,7 @@ def _there(dag: Dag, node: str, named: dict[str, pa.Field]) -> list[str]:
 
 
 def _with_origin(
-    layout: Layout, reader: RowReader, node: str, part: int, dropped: pa.Table
+    layout: RunLayout, reader: RowReader, node: str, part: int, dropped: pa.Table
 ) -> pa.Table:
     """Poisoned rows with the row number and URL they had."""
     above = layout.dag.row_node(node)

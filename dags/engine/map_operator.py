@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from gristmill.dags.engine.operators import PartOperator, count_values, failure_reasons
 from gristmill.dags.engine.rows import make_scratch
-from gristmill.dags.engine.run_folder import BLOBS, ROWS, Layout, PartStore, Record
+from gristmill.dags.engine.run_folder import BLOBS, ROWS, PartStore, Record, RunLayout
 from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.graph import BLOB
 from gristmill.pipelines.child import ChildDied, ChildSilent
@@ -26,7 +26,7 @@ class MapOperator(PartOperator):
     """One Map node on one part."""
 
     def __init__(
-        self, layout: Layout, node: str, supervision: Supervision, *, retry_failed: bool = False
+        self, layout: RunLayout, node: str, supervision: Supervision, *, retry_failed: bool = False
     ) -> None:
         super().__init__(layout, (node,), supervision)
         self.node, self.retry_failed = node, retry_failed
@@ -63,11 +63,11 @@ class MapOperator(PartOperator):
                 table["error"].to_pylist(),
                 strict=True,
             )
-            if status != SUCCESS and stage.heals(status, error or "")
+            if status != SUCCESS and stage.is_retryable(status, error or "")
         }
         if not failed:
             return []
-        entering = self.worker.ask("uids", record.part)
+        entering = self.worker.call_readonly("uids", record.part)
         return [i for i, uid in enumerate(entering) if uid in failed]
 
     def _segments(self, part: int, rows: list[int] | None, scratch: str) -> Iterator[str]:
@@ -86,8 +86,8 @@ class MapOperator(PartOperator):
                 if isinstance(error, ChildSilent) and attempt == 0:
                     break
         if rows is None:
-            rows = list(range(self.worker.ask("size", part)))
-        groups = self.worker.ask("groups", part, rows)
+            rows = list(range(self.worker.call_readonly("size", part)))
+        groups = self.worker.call_readonly("groups", part, rows)
         if len(groups) == 1:
             self._write_poisoned(part, rows, reason, path)
             yield path
@@ -98,7 +98,7 @@ class MapOperator(PartOperator):
 
     def _write_poisoned(self, part: int, rows: list[int], reason: str, path: str) -> None:
         """A segment with the rows, one or one group, that nothing could be done with."""
-        table = self.worker.ask("take", part, rows)
+        table = self.worker.call_readonly("take", part, rows)
         stage = self.layout.dag.stage(self.node)
         assert isinstance(stage, Map)
         for field in [*stage.writes(), *BLOB]:
@@ -134,7 +134,7 @@ class MapOperator(PartOperator):
                 rows = rows.take(_positions(old[0]["uid"], rows["uid"]))
             attempt.write_table(ROWS, rows)
             statuses = rows["status"].to_pylist()
-            rows_in = self.worker.ask("size", part)
+            rows_in = self.worker.call_readonly("size", part)
             attempt.commit(
                 inputs=self.input_digests(self.node, part),
                 rows_in=rows_in,

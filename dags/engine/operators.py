@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gristmill.dags.engine.rows import node_workspace
-from gristmill.dags.engine.run_folder import ROWS, Layout, Record
+from gristmill.dags.engine.run_folder import ROWS, Record, RunLayout
 from gristmill.dags.engine.supervision import Supervised, Supervision
 from gristmill.dags.graph import is_row_stage
 from gristmill.pipelines.schema import POISONED
@@ -35,7 +35,7 @@ class PartOperator:
 
     holds_worker = True
 
-    def __init__(self, layout: Layout, nodes: Sequence[str], supervision: Supervision) -> None:
+    def __init__(self, layout: RunLayout, nodes: Sequence[str], supervision: Supervision) -> None:
         self.layout, self.nodes, self.supervision = layout, tuple(nodes), supervision
         self._supervised: Supervised | None = None
 
@@ -86,7 +86,7 @@ class PhaseOperator:
 
     holds_worker = False
 
-    def __init__(self, layout: Layout, node: str, phase: str, parts: int) -> None:
+    def __init__(self, layout: RunLayout, node: str, phase: str, parts: int) -> None:
         self.layout, self.node, self.phase, self.parts = layout, node, phase, parts
 
     def needs(self) -> Needs:
@@ -124,7 +124,7 @@ class ColumnsOperator(PartOperator):
 
     holds_worker = False
 
-    def __init__(self, layout: Layout, node: str, parts: int) -> None:
+    def __init__(self, layout: RunLayout, node: str, parts: int) -> None:
         super().__init__(layout, (node,), Supervision())
         self.node, self.parts = node, parts
 

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.dags.engine.rows import RowReader
-from gristmill.dags.engine.run_folder import Layout
+from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.graph import BLOB, IMAGE, stores_images
 from gristmill.errors import WorkerError
-from gristmill.pipelines.media import PIECES, Media, explode_pieces
+from gristmill.pipelines.media import MULTI_IMAGE_COLUMNS, Media, explode_pieces
 from gristmill.pipelines.stage import Map, Score
 
 _PLACE = ("blob_offset", "blob_size")
@@ -34,7 +34,7 @@ class BlockScores:
 class PartWorker:
     """Holds the stages of one operator, with their models, for as long as its process lives."""
 
-    def __init__(self, layout: Layout, nodes: Sequence[str]) -> None:
+    def __init__(self, layout: RunLayout, nodes: Sequence[str]) -> None:
         self.layout, self.nodes = layout, tuple(nodes)
         self.reader = RowReader(layout)
         self._part: tuple[int, pa.Table] | None = None
@@ -57,10 +57,10 @@ class PartWorker:
     def groups(self, part: int, rows: Sequence[int]) -> list[list[int]]:
         """Rows that the Map must see together; without such, each alone."""
         stage = self.layout.dag.stage(self.nodes[0])
-        if not isinstance(stage, Map) or not stage.together:
+        if not isinstance(stage, Map) or not stage.group_by:
             return [[row] for row in rows]
         found: dict[str, list[int]] = {}
-        keys = self._entering(part)[stage.together].to_pylist()
+        keys = self._entering(part)[stage.group_by].to_pylist()
         for row in rows:
             found.setdefault(keys[row], []).append(row)
         return list(found.values())
@@ -153,7 +153,7 @@ class PartWorker:
         """What a stage is handed of each row of `table`; None but at `places`."""
         found: list[Any] = [None] * len(table)
         chosen = table.take(pa.array(places, pa.int64()))
-        if media.several:
+        if media.multi_image:
             owners, pieces = explode_pieces(chosen)
             for place in places:
                 found[place] = []
@@ -197,9 +197,9 @@ class PartWorker:
         columns = {"uid"}
         for name in self.nodes:
             stage = dag.stage(name)
-            columns |= set(stage.bind(available))
+            columns |= set(stage.resolve_columns(available))
             if isinstance(stage, Score) and stage.media is not None:
-                place = PIECES if stage.media.several else _PLACE
+                place = MULTI_IMAGE_COLUMNS if stage.media.multi_image else _PLACE
                 columns |= {*place, *stage.media.columns}
         wanted = [name for name in available.names if name in columns]
         table = self.reader.entering(node, part, wanted)

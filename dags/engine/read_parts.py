@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from gristmill.dags.engine.operators import DROPPED_SCHEMA
 from gristmill.dags.engine.rows import make_scratch
-from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, Layout, PartStore
+from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, PartStore, RunLayout
 from gristmill.errors import SourceError
 from gristmill.pipelines.schema import ROW
 from gristmill.pipelines.stage import Needs, Read
@@ -33,7 +33,7 @@ class ScanOperator:
 
     holds_worker = False
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: RunLayout) -> None:
         self.layout, self.node = layout, layout.dag.source
         stage = layout.dag.stage(self.node)
         assert isinstance(stage, Read)
@@ -71,12 +71,12 @@ class ScanOperator:
         """Nothing is held."""
 
 
-def scans(layout: Layout) -> PartStore:
+def scans(layout: RunLayout) -> PartStore:
     """Where scanned chunks lie."""
     return PartStore(layout.folder.sub(f"{layout.node_folder(layout.dag.source)}/scan"))
 
 
-def parts_done(layout: Layout) -> int | None:
+def parts_done(layout: RunLayout) -> int | None:
     """Number of parts of the source, if they have all been cut."""
     folder = layout.folder.sub(layout.node_folder(layout.dag.source))
     try:
@@ -85,7 +85,7 @@ def parts_done(layout: Layout) -> int | None:
         return None
 
 
-def cut_parts(layout: Layout, chunks: int) -> int:
+def cut_parts(layout: RunLayout, chunks: int) -> int:
     """Sort all scanned rows, set repeated ones aside, cut parts of `part_rows`. Returns how
     many."""
     store = layout.store(layout.dag.source)
@@ -124,7 +124,7 @@ def _remove(path: str) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _scanned(layout: Layout, chunks: int) -> pa.RecordBatchReader:
+def _scanned(layout: RunLayout, chunks: int) -> pa.RecordBatchReader:
     """All scanned rows in source order, `row` counted over the whole source, up to the limit."""
     store = scans(layout)
 

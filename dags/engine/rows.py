@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from gristmill.dags.engine.run_folder import BLOBS, Layout, Record
+from gristmill.dags.engine.run_folder import BLOBS, Record, RunLayout
 from gristmill.dags.engine.tombstones import read_tombstones
 from gristmill.dags.graph import columns_written, is_row_stage, stores_images
 from gristmill.pipelines.keep import KEPT, Keep
@@ -35,7 +35,7 @@ _MERGE_GAP = 256 * 1024
 class RowReader:
     """Reads what enters the nodes of a run."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: RunLayout) -> None:
         self.layout = layout
         self._records: dict[tuple[str, int], Record] = {}
 
@@ -162,7 +162,7 @@ def load_array(folder: Folder, name: str) -> NDArray[Any]:
 class NodeWorkspace:
     """The `Workspace` of a Global or Write node: its rows, its saved arrays, its product."""
 
-    def __init__(self, layout: Layout, node: str, parts: int, scratch: str) -> None:
+    def __init__(self, layout: RunLayout, node: str, parts: int, scratch: str) -> None:
         self.layout, self.node, self._parts, self._scratch = layout, node, parts, scratch
         self.rows_above = RowReader(layout)
         self.folder = layout.folder.sub(layout.node_folder(node))
@@ -235,7 +235,7 @@ class NodeWorkspace:
 
 
 @contextlib.contextmanager
-def node_workspace(layout: Layout, node: str, parts: int) -> Iterator[NodeWorkspace]:
+def node_workspace(layout: RunLayout, node: str, parts: int) -> Iterator[NodeWorkspace]:
     """A workspace for one task."""
     scratch = make_scratch(layout)
     try:
@@ -244,7 +244,7 @@ def node_workspace(layout: Layout, node: str, parts: int) -> Iterator[NodeWorksp
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def make_scratch(layout: Layout) -> str:
+def make_scratch(layout: RunLayout) -> str:
     """A new local folder for temporary files: on the run's own disk if that is local."""
     place = layout.folder.local_path("scratch")
     if place is not None:

@@ -65,7 +65,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Layout:
+class RunLayout:
     """Where each node's parts lie; small and picklable, so that every worker has it."""
 
     url: str

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gristmill.dags.engine.run_folder import Layout
+from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.graph import Dag
-from gristmill.pipelines.stage import Global, Map, Score, Write
+from gristmill.pipelines.stage import Map, Score
 
 
 @dataclass(frozen=True)
@@ -63,23 +63,10 @@ def _chain(dag: Dag, done: set[str]) -> list[tuple[str, ...]]:
         reached |= set(group)
 
 
-def state_digest(layout: Layout, node: str, parts: int) -> str:
+def state_digest(layout: RunLayout, node: str, parts: int) -> str:
     """Digest of everything a barrier node builds on: the records of its inputs, part by part."""
     digest = hashlib.sha256(str(parts).encode())
     for other in layout.dag.node(node).inputs:
         for part in range(parts):
             digest.update(f"{other}:{part}:{layout.digest(other, part)};".encode())
     return digest.hexdigest()
-
-
-def needs_phases(dag: Dag, node: str) -> bool:
-    """Whether a node runs in phases."""
-    return isinstance(dag.stage(node), (Global, Write))
-
-
-def node_groups(steps: Sequence[Chain | Barrier]) -> list[tuple[str, ...]]:
-    """All groups in order, a barrier being a group of one."""
-    found: list[tuple[str, ...]] = []
-    for step in steps:
-        found += step.groups if isinstance(step, Chain) else ((step.node,),)
-    return found

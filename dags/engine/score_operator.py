@@ -34,7 +34,7 @@ class ScoreOperator(PartOperator):
                 return rest(part)
             finally:
                 rest.close()
-        cost, seconds = self.worker.ask("costs", part)
+        cost, seconds = self.worker.call_readonly("costs", part)
         scored: list[BlockScores] = []
         poisoned: dict[str, dict[int, str]] = {node: {} for node in self.nodes}
         halved = 0
@@ -42,7 +42,7 @@ class ScoreOperator(PartOperator):
             for scores, cut in self._block(part, block, seconds, poisoned):
                 scored.append(scores)
                 halved += cut
-        uids = self.worker.ask("uids", part)
+        uids = self.worker.call_readonly("uids", part)
         for node in self.nodes:
             self._commit(node, part, uids, scored, poisoned[node], halved)
         return False

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gristmill.dags.engine.ledger import NodeCount, kept_rows
-from gristmill.dags.engine.run_folder import Layout
+from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.pipelines.stage import Write
 from gristmill.pipelines.storage import Folder
 
@@ -25,7 +25,7 @@ class RuleOutcome:
     warning: str
 
 
-def keep_outcomes(layout: Layout, node: str) -> list[RuleOutcome]:
+def keep_outcomes(layout: RunLayout, node: str) -> list[RuleOutcome]:
     """What each rule of a Keep node did, in order."""
     folder = layout.folder.sub(layout.node_folder(node))
     rules = folder.read_table("saved/rules.parquet").to_pylist()
@@ -55,7 +55,7 @@ def rule_warnings(outcomes: Sequence[RuleOutcome]) -> list[str]:
 
 
 def summarise(
-    layout: Layout,
+    layout: RunLayout,
     parts: int,
     counts: Mapping[str, NodeCount] | None,
     reused: Mapping[str, int],
@@ -94,7 +94,7 @@ def product_counts(folder: Folder) -> dict[str, Any]:
     return {"shards": shards, "samples": samples}
 
 
-def _node(layout: Layout, node: str, parts: int, reused: int) -> dict[str, Any]:
+def _node(layout: RunLayout, node: str, parts: int, reused: int) -> dict[str, Any]:
     """Parts, reused parts, and what the node cost when it was done."""
     store = layout.store(node)
     folder = store.folder

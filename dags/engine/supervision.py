@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from gristmill.dags.engine.part_worker import PartWorker
-from gristmill.dags.engine.run_folder import Layout
+from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.pipelines.child import Child, ChildDied
 
 # Seconds for what only reads a part's columns.
@@ -33,7 +33,7 @@ class Supervision:
 class Supervised:
     """A `PartWorker` in a child process, or in this one when debugging."""
 
-    def __init__(self, layout: Layout, nodes: Sequence[str], supervision: Supervision) -> None:
+    def __init__(self, layout: RunLayout, nodes: Sequence[str], supervision: Supervision) -> None:
         self.supervision = supervision
         self._make = functools.partial(PartWorker, layout, tuple(nodes))
         self._child = Child(self._make) if supervision.isolate else None
@@ -57,7 +57,7 @@ class Supervised:
             return self._child.call(method, *args, deadline_s=deadline_s)
         return getattr(self._worker(), method)(*args)
 
-    def ask(self, method: str, *args: Any) -> Any:
+    def call_readonly(self, method: str, *args: Any) -> Any:
         """Call a method that runs no stage; a worker that dies meanwhile was killed by chance."""
         for _ in range(2):
             with contextlib.suppress(ChildDied):

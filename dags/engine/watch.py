@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import psutil
 
 from gristmill.dags.engine.progress import Progress
-from gristmill.dags.engine.run_folder import Layout
+from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.errors import DiskFullError, StorageError
 from gristmill.pipelines.storage import Folder
 
@@ -46,7 +46,7 @@ class CommitWatch(_Watch):
 
     def __init__(
         self,
-        layout: Layout,
+        layout: RunLayout,
         nodes: Sequence[str],
         before: Mapping[str, Mapping[int, str]],
         progress: Progress,

@@ -17,7 +17,7 @@ import xxhash
 
 from gristmill.dags.engine.ledger import count_nodes, deciding_nodes
 from gristmill.dags.engine.rows import RowReader
-from gristmill.dags.engine.run_folder import Layout
+from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.engine.summary import RuleOutcome, keep_outcomes, rule_warnings
 from gristmill.dags.graph import columns_written, is_row_stage
 from gristmill.dags.reports.corpus import gather_corpus
@@ -30,10 +30,10 @@ from gristmill.dags.reports.report import (
     Histogram,
     HostOutcome,
     NodeTiming,
-    Picture,
     PictureGrid,
     ReportData,
     SplitOutcome,
+    Thumbnail,
 )
 from gristmill.dags.reports.thumbnails import RowPictures
 from gristmill.dags.runs.plan import finished_parts, open_run
@@ -62,7 +62,7 @@ def gather_report(out: str, command: str = "") -> ReportData:
 class _Gatherer:
     """Reads one run."""
 
-    def __init__(self, layout: Layout, parts: int, command: str) -> None:
+    def __init__(self, layout: RunLayout, parts: int, command: str) -> None:
         self.layout, self.parts, self.command = layout, parts, command
         self.dag, self.folder = layout.dag, layout.folder
         self.reader = RowReader(layout)
@@ -191,7 +191,7 @@ class _Gatherer:
 
     # -- pictures -------------------------------------------------------------------------------
 
-    def _pictures(self) -> tuple[list[Picture], list[PictureGrid]]:
+    def _pictures(self) -> tuple[list[Thumbnail], list[PictureGrid]]:
         """A sample by uid of what was kept, and of what each reason dropped."""
         best: dict[tuple[str, str], list[tuple[int, int, dict[str, Any]]]] = {}
         totals: Counter[tuple[str, str]] = Counter()
@@ -209,7 +209,7 @@ class _Gatherer:
                     held.sort(key=lambda item: item[0])
                     del held[most:]
         shown: list[PictureGrid] = []
-        kept: list[Picture] = []
+        kept: list[Thumbnail] = []
         for key, held in sorted(best.items(), key=lambda item: -totals[item[0]]):
             node, reason = key
             most = _PER_REASON if node else _PICTURES

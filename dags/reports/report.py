@@ -31,7 +31,7 @@ class FunnelStep:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Thumbnail:
     """A thumbnail with what is said about it."""
 
     uid: str
@@ -48,7 +48,7 @@ class PictureGrid:
     node: str
     reason: str
     total: int
-    pictures: list[Picture]
+    pictures: list[Thumbnail]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class DuplicateGroup:
     """A picture that stayed and copies of it that did not."""
 
     size: int
-    survivor: Picture
-    copies: list[Picture]
+    survivor: Thumbnail
+    copies: list[Thumbnail]
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class ReportData:
     rules: list[RuleOutcome] = field(default_factory=list)
     quantiles: list[tuple[str, float]] = field(default_factory=list)
     histograms: list[Histogram] = field(default_factory=list)
-    kept_pictures: list[Picture] = field(default_factory=list)
+    kept_pictures: list[Thumbnail] = field(default_factory=list)
     dropped_pictures: list[PictureGrid] = field(default_factory=list)
     duplicate_groups: list[DuplicateGroup] = field(default_factory=list)
     errors: list[ErrorCause] = field(default_factory=list)
@@ -239,7 +239,9 @@ def render_html(data: ReportData) -> str:
     environment.filters["mb"] = lambda value: f"{value / 1e6:,.1f} MB"
     environment.filters["clock"] = clock
     environment.globals.update(bars=histogram_bars, threshold_x=threshold_x, round=round)
-    text = importlib.resources.files("gristmill.dags").joinpath("report.html.j2").read_text()
+    text = (
+        importlib.resources.files("gristmill.dags.reports").joinpath("report.html.j2").read_text()
+    )
     return environment.from_string(text).render(data=data)
 
 

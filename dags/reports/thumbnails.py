@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gristmill.dags.engine.rows import RowReader
-from gristmill.dags.engine.run_folder import Layout
+from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.graph import stores_images
-from gristmill.dags.reports.report import Picture
+from gristmill.dags.reports.report import Thumbnail
 from gristmill.pipelines.decode import DecodeError, Image, decode_rgb, encode_jpeg
-from gristmill.pipelines.media import PIECES, explode_pieces
+from gristmill.pipelines.media import MULTI_IMAGE_COLUMNS, explode_pieces
 from gristmill.pipelines.stage import Map
 
 _THUMBNAIL, _CELL = 160, 100
@@ -28,7 +28,7 @@ _STRIP = 4
 class RowPictures:
     """Small pictures of rows, as the last Map that made something to look at left them."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: RunLayout) -> None:
         self.dag, self.reader = layout.dag, RowReader(layout)
         self.maps = [name for name in self.dag.order() if self._shows(name)]
 
@@ -36,9 +36,9 @@ class RowPictures:
         stage = self.dag.stage(node)
         if not isinstance(stage, Map):
             return False
-        return stores_images(stage) or PIECES[0] in stage.writes().names
+        return stores_images(stage) or MULTI_IMAGE_COLUMNS[0] in stage.writes().names
 
-    def load(self, wanted: Sequence[tuple[int, str, str]], end: str = "") -> list[Picture]:
+    def load(self, wanted: Sequence[tuple[int, str, str]], end: str = "") -> list[Thumbnail]:
         """Pictures of (part, uid, note) of rows that ended at a node, or reached the end; one that
         has nothing to show has an empty `src`."""
         above = self.dag.upstream(end) if end else self.maps
@@ -50,12 +50,12 @@ class RowPictures:
         for part in {part for part, _, _ in wanted}:
             uids = pa.array([uid for p, uid, _ in wanted if p == part])
             found |= self._of_part(node, part, uids)
-        return [Picture(uid, *found.get(uid, ("", "")), note) for _, uid, note in wanted]
+        return [Thumbnail(uid, *found.get(uid, ("", "")), note) for _, uid, note in wanted]
 
     def _of_part(self, node: str, part: int, uids: pa.Array) -> dict[str, tuple[str, str]]:
         stage = self.dag.stage(node)
-        several = PIECES[0] in stage.writes().names
-        place = PIECES if several else ("blob_offset", "blob_size")
+        several = MULTI_IMAGE_COLUMNS[0] in stage.writes().names
+        place = MULTI_IMAGE_COLUMNS if several else ("blob_offset", "blob_size")
         table = self.reader.leaving(node, part, ["caption", *place])
         table = table.filter(pc.is_in(table["uid"], uids))
         table = table.append_column("part", pa.array(np.full(len(table), part, np.int32)))

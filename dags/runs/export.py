@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gristmill.dags.engine.rows import RowReader
-from gristmill.dags.engine.run_folder import Layout
+from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.runs.plan import finished_parts, open_run
 from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.keep import Keep
@@ -33,7 +33,7 @@ def read_columns(out: str, names: Sequence[str]) -> Iterator[pa.Table]:
         yield reader.entering(node, part, list(dict.fromkeys(("uid", *names))))
 
 
-def _last_with_all(layout: Layout) -> str:
+def _last_with_all(layout: RunLayout) -> str:
     for kind in (Keep, Write):
         for name in layout.dag.order():
             if isinstance(layout.dag.stage(name), kind):

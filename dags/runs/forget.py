@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gristmill.dags.engine.run_folder import ROWS, Layout, run_lock
+from gristmill.dags.engine.run_folder import ROWS, RunLayout, run_lock
 from gristmill.dags.engine.tombstones import add_tombstones, read_tombstones
 from gristmill.dags.runs.plan import finished_parts, open_run
 from gristmill.errors import ConfigurationError
@@ -95,7 +95,7 @@ def _tombstone(kind: str, value: str) -> tuple[str, str]:
     return kind, value
 
 
-def _rows(layout: Layout, parts: int) -> list[pa.Table]:
+def _rows(layout: RunLayout, parts: int) -> list[pa.Table]:
     """uid, image_id, sha256, parent_uid and status of the rows of every Map, in order."""
     dag = layout.dag
     maps = [name for name in dag.order() if isinstance(dag.stage(name), Map)]
@@ -144,7 +144,7 @@ def _uids(table: pa.Table, mask: Any) -> list[str]:
     return uids
 
 
-def _tell_readers(layout: Layout, nodes: Sequence[pa.Table]) -> int:
+def _tell_readers(layout: RunLayout, nodes: Sequence[pa.Table]) -> int:
     """Lay the list of uids beside each product's manifest; how many samples it hides."""
     stones = read_tombstones(layout.folder)
     pairs = zip(stones["kind"].to_pylist(), stones["value"].to_pylist(), strict=True)

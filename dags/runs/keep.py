@@ -15,7 +15,7 @@ from gristmill.dags.engine.barriers import claim
 from gristmill.dags.engine.fingerprint import fingerprint
 from gristmill.dags.engine.operators import PhaseOperator
 from gristmill.dags.engine.rows import NodeWorkspace
-from gristmill.dags.engine.run_folder import Layout, run_lock
+from gristmill.dags.engine.run_folder import RunLayout, run_lock
 from gristmill.dags.graph import Dag
 from gristmill.dags.runs.plan import finished_parts, open_run
 from gristmill.dags.runs.selections import SELECTIONS
@@ -27,7 +27,7 @@ from gristmill.pipelines.keep import KEPT, Keep
 class Choice:
     """What a Keep stage would keep of a run."""
 
-    layout: Layout
+    layout: RunLayout
     node: str
     parts: int
     rows: int
@@ -74,12 +74,12 @@ def choose(out: str, changes: dict[str, object]) -> Choice:
     assert isinstance(stage, Keep)
     stage.check()
     try:
-        stage.bind(dag.columns(node))
+        stage.resolve_columns(dag.columns(node))
     except GraphError as error:
         raise GraphError(f"{error}\n{_remedy(stage)}") from error
     inputs = [layout.fingerprints[other] for other in dag.node(node).inputs]
     found = {**layout.fingerprints, node: fingerprint(stage, inputs, {})}
-    chosen = Layout(layout.url, dag, found, layout.limit)
+    chosen = RunLayout(layout.url, dag, found, layout.limit)
     with run_lock(layout.folder):
         if not claim(chosen, node, parts):
             operator = PhaseOperator(chosen, node, "verdicts", parts)

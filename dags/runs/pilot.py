@@ -13,7 +13,7 @@ from rich.text import Text
 
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import Progress
-from gristmill.dags.engine.run_folder import Layout
+from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.graph import Dag, is_row_stage
 from gristmill.dags.runs.plan import open_run
 from gristmill.dags.reports.report import clock
@@ -85,7 +85,7 @@ def run_pilot(
     return Pilot(sample, total, int(summary["kept"]), nodes, os.cpu_count() or 1)
 
 
-def _cost(layout: Layout, node: str, summary: dict[str, Any], factor: float) -> NodeCost:
+def _cost(layout: RunLayout, node: str, summary: dict[str, Any], factor: float) -> NodeCost:
     stage, store = layout.dag.stage(node), layout.store(node)
     records = [store.need(part) for part in store.parts()]
     rows_in = sum(record.rows_in for record in records)

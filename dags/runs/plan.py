@@ -12,7 +12,7 @@ from rich.text import Text
 from gristmill.dags.dag_yaml import load_dag
 from gristmill.dags.engine.execute import lay_out
 from gristmill.dags.engine.read_parts import parts_done
-from gristmill.dags.engine.run_folder import Layout
+from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.graph import Dag, stores_images
 from gristmill.errors import RunError
 from gristmill.pipelines.stage import Needs, Write
@@ -57,7 +57,7 @@ def make_plan(dag: Dag, out: str, limit: int = 0) -> Plan:
     return Plan(f"{dag.name} -> {layout.url}", nodes, notes)
 
 
-def dag_notes(layout: Layout) -> list[str]:
+def dag_notes(layout: RunLayout) -> list[str]:
     """What the source wants a person to know."""
     stage: Any = layout.dag.stage(layout.dag.source)
     return list(stage.notes())
@@ -70,7 +70,7 @@ def run_status(out: str) -> Plan:
     return Plan(plan.title, plan.nodes, plan.notes)
 
 
-def open_run(out: str) -> Layout:
+def open_run(out: str) -> RunLayout:
     """The layout of a run that exists. Raises `RunError` if the folder holds none.
 
     A finished run is found by what `run.json` says, so that it can be read when its source is gone.
@@ -84,11 +84,11 @@ def open_run(out: str) -> Layout:
     if folder.exists("run.json"):
         identity = folder.read_json("run.json")
         if set(identity["fingerprints"]) == set(dag.nodes):
-            return Layout(folder.url, dag, identity["fingerprints"], identity["limit"])
+            return RunLayout(folder.url, dag, identity["fingerprints"], identity["limit"])
     return lay_out(dag, out)
 
 
-def finished_parts(layout: Layout) -> int:
+def finished_parts(layout: RunLayout) -> int:
     """Number of parts of a run that came to its end; `RunError` otherwise."""
     folder = layout.folder
     parts = parts_done(layout)
@@ -97,7 +97,7 @@ def finished_parts(layout: Layout) -> int:
     return parts
 
 
-def _node_plan(layout: Layout, node: str, parts: int | None) -> NodePlan:
+def _node_plan(layout: RunLayout, node: str, parts: int | None) -> NodePlan:
     stage = layout.dag.stage(node)
     store = layout.store(node)
     done = len(store.parts())
@@ -118,7 +118,7 @@ def _node_plan(layout: Layout, node: str, parts: int | None) -> NodePlan:
     )
 
 
-def _disk(layout: Layout, parts: int | None) -> list[str]:
+def _disk(layout: RunLayout, parts: int | None) -> list[str]:
     """Bytes that pictures will take, twice: once stored, once in shards."""
     free = layout.folder.free_bytes()
     if parts is None:

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, Layout
+from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, RunLayout
 from gristmill.dags.graph import is_row_stage
 from gristmill.dags.runs.plan import finished_parts, open_run
 from gristmill.errors import RunError
@@ -57,7 +57,7 @@ def _named(table: pa.Table, wanted: set[str], by_url: bool) -> list[int]:
     return [i for i, uid in enumerate(table["uid"].to_pylist()) if uid in wanted]
 
 
-def _fates(layout: Layout, parts: int, wanted: set[str], by_url: bool) -> list[Trace]:
+def _fates(layout: RunLayout, parts: int, wanted: set[str], by_url: bool) -> list[Trace]:
     found = []
     for part in range(parts):
         ledger = layout.folder.read_table(f"ledger/{part:06d}.parquet")
@@ -67,7 +67,7 @@ def _fates(layout: Layout, parts: int, wanted: set[str], by_url: bool) -> list[T
     return found
 
 
-def _pieces(layout: Layout, parts: int, wanted: str, by_url: bool) -> set[str]:
+def _pieces(layout: RunLayout, parts: int, wanted: str, by_url: bool) -> set[str]:
     """uids of all that a row of the source was cut into."""
     names = ["uid", "url", "parent_uid"]
     found: set[str] = set()
@@ -87,7 +87,7 @@ def _pieces(layout: Layout, parts: int, wanted: str, by_url: bool) -> set[str]:
     return found
 
 
-def _trace(layout: Layout, part: int, fate: dict[str, Any]) -> Trace:
+def _trace(layout: RunLayout, part: int, fate: dict[str, Any]) -> Trace:
     uid = fate["uid"]
     trace = Trace(uid, fate)
     for node in layout.dag.order():
@@ -114,7 +114,7 @@ def _trace(layout: Layout, part: int, fate: dict[str, Any]) -> Trace:
     return trace
 
 
-def _shard_of(layout: Layout, node: str, uid: str) -> str | None:
+def _shard_of(layout: RunLayout, node: str, uid: str) -> str | None:
     """The shard whose metadata names the uid."""
     folder = layout.folder.sub(node)
     for name in folder.walk():

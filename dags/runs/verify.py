@@ -6,7 +6,7 @@ import xxhash
 
 from gristmill.dags.engine.ledger import check_counts, count_nodes, kept_rows, part_ledger
 from gristmill.dags.engine.rows import RowReader
-from gristmill.dags.engine.run_folder import Layout, PartStore
+from gristmill.dags.engine.run_folder import RunLayout, PartStore
 from gristmill.dags.runs.plan import finished_parts, open_run
 from gristmill.errors import GristmillError
 from gristmill.pipelines.shards.verify import verify_shards
@@ -59,7 +59,7 @@ def _digest(store: PartStore, name: str) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _check_ledger(layout: Layout, parts: int) -> list[str]:
+def _check_ledger(layout: RunLayout, parts: int) -> list[str]:
     """The counts add up, and the ledger on disk is what the committed parts say."""
     counts = count_nodes(layout, parts)
     problems = check_counts(layout.dag, counts)

@@ -57,7 +57,7 @@ class CleanCaptions(Map):
             if kind not in KINDS:
                 raise ConfigurationError(f"mask {kind!r}; choose among {', '.join(KINDS)}")
 
-    def idle(self) -> bool:
+    def is_disabled(self) -> bool:
         """Nothing to mend or mask."""
         return not (self.mend or self.mask)
 

@@ -1,1 +1,1 @@
-"""Global: what is alike in the whole corpus. Copies, clusters, near-duplicates, evaluation items."""
+"""Global: what is alike in the whole corpus: copies, clusters, near-duplicates, eval items."""

@@ -101,7 +101,7 @@ class Decontaminate(Global):
         both = [*self.sources, *paths, self.images]
         return tuple(path for path in both if path and os.path.exists(path))
 
-    def idle(self) -> bool:
+    def is_disabled(self) -> bool:
         """No evaluation is named."""
         return not self.sources
 

@@ -64,9 +64,9 @@ class RobustCopies(Global):
         base = ("image_id", "local_count", "local_points", "local_descriptors")
         return (*base, "original_width", "original_height", *self.prefer)
 
-    def bind(self, available: pa.Schema) -> tuple[str, ...]:
+    def resolve_columns(self, available: pa.Schema) -> tuple[str, ...]:
         """Also the hash's duplicates, where a node above finds them."""
-        names = super().bind(available)
+        names = super().resolve_columns(available)
         return (*names, "duplicate_of") if "duplicate_of" in available.names else names
 
     def writes(self) -> pa.Schema:
@@ -89,7 +89,7 @@ class RobustCopies(Global):
         """Words of all images, features of some."""
         return Needs(cpus=float(self.threads), memory_gb=3.0)
 
-    def idle(self) -> bool:
+    def is_disabled(self) -> bool:
         """Left out."""
         return not self.enabled
 
@@ -135,7 +135,7 @@ class RobustCopies(Global):
 
     def _features(self, workspace: Workspace, part: int) -> None:
         """Features of a part's images, each once."""
-        names = self.bind(workspace.schema)
+        names = self.resolve_columns(workspace.schema)
         table = workspace.rows(part, names)
         ids, rows, image = distinct_images(table["image_id"])
         chosen = table.take(pa.array(rows))

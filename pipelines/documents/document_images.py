@@ -26,7 +26,7 @@ from gristmill.pipelines.schema import (
     normalise_url,
     with_columns,
 )
-from gristmill.pipelines.sources.document_formats import Document, from_dict, parse_html
+from gristmill.pipelines.sources.document_formats import ParsedDocument, from_dict, parse_html
 from gristmill.pipelines.sources.documents import DOCUMENT
 from gristmill.pipelines.sources.pointer import PointerError, read_pointers
 from gristmill.pipelines.stage import Map, Needs, require_choice
@@ -103,7 +103,7 @@ class DocumentImages(Map):
             else:
                 yield _explode(one, values["uid"], document)
 
-    def _document(self, values: dict[str, Any]) -> Document:
+    def _document(self, values: dict[str, Any]) -> ParsedDocument:
         meta = json.loads(values["meta"] or "{}")
         if DOCUMENT in meta:
             return from_dict(meta[DOCUMENT])
@@ -114,7 +114,7 @@ class DocumentImages(Map):
             raise OSError(str(data))
         return parse_html(data, values["url"])
 
-    def _check_counts(self, document: Document) -> None:
+    def _check_counts(self, document: ParsedDocument) -> None:
         if len(document.images) < self.min_images:
             raise ValueError("too few images")
         if len(document.images) > self.max_images:
@@ -128,7 +128,7 @@ class DocumentImages(Map):
         return with_columns(one, {name: [value] for name, value in values.items()}, IMAGE_SCHEMA)
 
 
-def _explode(one: pa.Table, uid: str, document: Document) -> pa.Table:
+def _explode(one: pa.Table, uid: str, document: ParsedDocument) -> pa.Table:
     count = len(document.images)
     rows: dict[str, list[Any]] = {name: [] for name in IMAGE_SCHEMA.names}
     for number, image in enumerate(document.images):
@@ -205,7 +205,7 @@ class AssembleDocuments(Map):
     here with the reason, and so do pairs that lost one.
     """
 
-    together: ClassVar[str] = "document_uid"
+    group_by: ClassVar[str] = "document_uid"
 
     min_images: int = 1
     # Every picture that the document had must be left: edit pairs.
@@ -224,7 +224,7 @@ class AssembleDocuments(Map):
         """The document."""
         return DOCUMENT_SCHEMA
 
-    def passes(self, column: str) -> bool:
+    def forwards_column(self, column: str) -> bool:
         """What was said of single pictures ends here."""
         return column in _PASS
 

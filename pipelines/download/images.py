@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.download.resize import Boxes, Picture, ResizeSettings, quiet_worker
-from gristmill.pipelines.download.transfer import Opened, Transfer
+from gristmill.pipelines.download.resize import Boxes, ResizedImage, ResizeSettings, quiet_worker
+from gristmill.pipelines.download.transfer import FetchAndDecode, Opened
 from gristmill.pipelines.schema import ROW
 from gristmill.pipelines.stage import require_choice
 
@@ -33,7 +33,7 @@ NO_BOXES = "no blur boxes"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Download(Transfer):
+class Download(FetchAndDecode):
     """Fetch http(s) URLs (or read the pointers of rows that lie in their source) and resize.
 
     Every limit is a field. Rows that share an image are fetched once. EXIF, GPS and ICC are never
@@ -142,9 +142,9 @@ class Download(Transfer):
         """Factory of what decodes, run in each child."""
         return functools.partial(quiet_worker, self.resize_settings())
 
-    def failure(self, status: str, error: str) -> Picture:
+    def failure(self, status: str, error: str) -> ResizedImage:
         """No picture."""
-        return Picture(status, error)
+        return ResizedImage(status, error)
 
     def extra(self, metas: list[str | None]) -> Boxes | None:
         """Boxes to blur."""
@@ -157,7 +157,7 @@ class Download(Transfer):
 
     def columns_of(self, opened: Opened) -> dict[str, Any]:
         """Sizes and the picture."""
-        assert isinstance(opened, Picture)
+        assert isinstance(opened, ResizedImage)
         names = ("width", "height", "original_width", "original_height", "format", "orientation")
         return {**{name: getattr(opened, name) for name in names}, "image": opened.image}
 

@@ -57,7 +57,7 @@ class ResizeSettings:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ResizedImage:
     """A picture that is ready to be stored, or why there is none."""
 
     status: str
@@ -101,7 +101,7 @@ class PictureWorker:
         # For pass-through: another format is brought into the dataset's, at full size.
         self._encoder = resizer.Resizer(settings.image_size, "no", False, **common)
 
-    def process(self, data: bytes, boxes: Boxes | None = None) -> Picture:
+    def process(self, data: bytes, boxes: Boxes | None = None) -> ResizedImage:
         """Never raises for what the bytes are; crashes and hangs are the parent's to see.
 
         `boxes` are blurred, as img2dataset's blurrer does it.
@@ -109,9 +109,9 @@ class PictureWorker:
         try:
             return self._process(data, boxes)
         except MemoryError:
-            return Picture(POISONED, OUT_OF_MEMORY)
+            return ResizedImage(POISONED, OUT_OF_MEMORY)
 
-    def _process(self, data: bytes, boxes: Boxes | None) -> Picture:
+    def _process(self, data: bytes, boxes: Boxes | None) -> ResizedImage:
         refused = not_a_picture(data)
         if refused is not None:
             return refused
@@ -120,9 +120,9 @@ class PictureWorker:
         if header is not None:
             width, height, orientation, _ = header
             if width * height > self.settings.max_pixels:
-                return Picture(FAILED_TO_DECODE, "decompression bomb")
+                return ResizedImage(FAILED_TO_DECODE, "decompression bomb")
         if _ends_early(data):
-            return Picture(FAILED_TO_DECODE, "truncated image")
+            return ResizedImage(FAILED_TO_DECODE, "truncated image")
         if self.settings.pass_through:
             return self._pass_through(data, orientation)
         return self._resize(data, header, orientation, boxes)
@@ -133,12 +133,12 @@ class PictureWorker:
         header: tuple[int, int, int, str] | None,
         orientation: int,
         boxes: Boxes | None,
-    ) -> Picture:
+    ) -> ResizedImage:
         turned = self.settings.orient and orientation != 1
         source, original = data, None
         if self.settings.fast and header is not None:
             reduced = self._reduced(data, header, orientation if turned else 1)
-            if isinstance(reduced, Picture):
+            if isinstance(reduced, ResizedImage):
                 return reduced
             if reduced is not None:
                 source, original = reduced
@@ -151,7 +151,7 @@ class PictureWorker:
         stored = result.image or b""
         if self.settings.skip_reencode and stored == data:
             stored = strip_metadata(data) or stored
-        return Picture(
+        return ResizedImage(
             SUCCESS,
             image=stored,
             width=result.width,
@@ -162,22 +162,24 @@ class PictureWorker:
             orientation=orientation,
         )
 
-    def _run(self, resizer: Any, data: bytes, boxes: Boxes | None = None) -> Picture:
+    def _run(self, resizer: Any, data: bytes, boxes: Boxes | None = None) -> ResizedImage:
         """img2dataset's Resizer, its error as a countable reason."""
         image, width, height, original_width, original_height, error = resizer(
             io.BytesIO(data), boxes
         )
         if error is None:
-            return Picture(SUCCESS, None, image, width, height, original_width, original_height)
+            return ResizedImage(
+                SUCCESS, None, image, width, height, original_width, original_height
+            )
         if error in _RESIZER_REASONS:
-            return Picture(FAILED_TO_RESIZE, error)
+            return ResizedImage(FAILED_TO_RESIZE, error)
         if any(text in error for text in ("nsufficient memory", "to allocate", "MemoryError")):
-            return Picture(POISONED, OUT_OF_MEMORY)
-        return Picture(FAILED_TO_DECODE, "not decodable")
+            return ResizedImage(POISONED, OUT_OF_MEMORY)
+        return ResizedImage(FAILED_TO_DECODE, "not decodable")
 
     def _reduced(
         self, data: bytes, header: tuple[int, int, int, str], orientation: int
-    ) -> tuple[bytes, tuple[int, int]] | Picture | None:
+    ) -> tuple[bytes, tuple[int, int]] | ResizedImage | None:
         """A JPEG decoded at a half, a quarter or an eighth, whichever still covers the target."""
         import cv2
         import numpy as np
@@ -188,11 +190,11 @@ class PictureWorker:
             return None
         smaller, larger = min(width, height), max(width, height)
         if smaller < settings.min_image_size:
-            return Picture(FAILED_TO_RESIZE, "image too small")
+            return ResizedImage(FAILED_TO_RESIZE, "image too small")
         if width * height > settings.max_image_area:
-            return Picture(FAILED_TO_RESIZE, "image area too large")
+            return ResizedImage(FAILED_TO_RESIZE, "image area too large")
         if larger / smaller > settings.max_aspect_ratio:
-            return Picture(FAILED_TO_RESIZE, "aspect ratio too large")
+            return ResizedImage(FAILED_TO_RESIZE, "aspect ratio too large")
         by_smaller = settings.resize_mode in ("keep_ratio", "center_crop")
         side = smaller if by_smaller else larger
         if settings.resize_mode == "no":
@@ -209,19 +211,19 @@ class PictureWorker:
         size = (height, width) if orientation >= 5 else (width, height)
         return cv2.imencode(".bmp", pixels)[1].tobytes(), size
 
-    def _pass_through(self, data: bytes, orientation: int) -> Picture:
+    def _pass_through(self, data: bytes, orientation: int) -> ResizedImage:
         """Bytes as they came, without metadata, after a look whether they decode."""
         size = _decoded_size(data)
         if size is None:
-            return Picture(FAILED_TO_DECODE, "not decodable")
+            return ResizedImage(FAILED_TO_DECODE, "not decodable")
         width, height = size
         settings = self.settings
         if min(size) < settings.min_image_size:
-            return Picture(FAILED_TO_RESIZE, "image too small")
+            return ResizedImage(FAILED_TO_RESIZE, "image too small")
         if width * height > settings.max_image_area:
-            return Picture(FAILED_TO_RESIZE, "image area too large")
+            return ResizedImage(FAILED_TO_RESIZE, "image area too large")
         if max(size) / min(size) > settings.max_aspect_ratio:
-            return Picture(FAILED_TO_RESIZE, "aspect ratio too large")
+            return ResizedImage(FAILED_TO_RESIZE, "aspect ratio too large")
         kind = format_of(data)
         stored = strip_metadata(data)
         if stored is None or not (settings.mixed or kind == settings.encode_format):
@@ -229,7 +231,7 @@ class PictureWorker:
             if result.status != SUCCESS:
                 return result
             stored, kind = result.image, settings.encode_format
-        return Picture(SUCCESS, None, stored, width, height, width, height, kind, orientation)
+        return ResizedImage(SUCCESS, None, stored, width, height, width, height, kind, orientation)
 
 
 def quiet_worker(settings: ResizeSettings) -> PictureWorker:
@@ -273,15 +275,15 @@ def looks_like_text(data: bytes) -> str | None:
     return None
 
 
-def not_a_picture(data: bytes) -> Picture | None:
+def not_a_picture(data: bytes) -> ResizedImage | None:
     """Bytes that are plainly something else, by their beginning."""
     if not data:
-        return Picture(FAILED_TO_DOWNLOAD, "empty body")
+        return ResizedImage(FAILED_TO_DOWNLOAD, "empty body")
     found = looks_like_text(data)
     if found is None:
         return None
     said = "svg is not a raster image" if found == "svg" else f"{found} instead of image"
-    return Picture(FAILED_TO_DECODE, said)
+    return ResizedImage(FAILED_TO_DECODE, said)
 
 
 def _read_header(data: bytes) -> tuple[int, int, int, str] | None:

@@ -49,7 +49,7 @@ class Opened(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer(Map):
+class FetchAndDecode(Map):
     """Fetches http(s) URLs, or reads the pointers of rows that lie in their source, once for all
     rows that share an image, and has a supervised child open what came.
 
@@ -90,7 +90,7 @@ class Transfer(Map):
         Several workers on a core fill that time with other parts."""
         return Needs(cpus=0.25, memory_gb=2.0)
 
-    def heals(self, status: str, error: str) -> bool:
+    def is_retryable(self, status: str, error: str) -> bool:
         """Whether a failed row may succeed on another day."""
         return status == FAILED_TO_DOWNLOAD and is_transient(error)
 
@@ -210,7 +210,7 @@ class _Work:
 
     def __init__(
         self,
-        stage: Transfer,
+        stage: FetchAndDecode,
         table: pa.Table,
         groups: list[list[int]],
         results: queue.Queue[Any],

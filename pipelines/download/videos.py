@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.download.resize import looks_like_text
-from gristmill.pipelines.download.transfer import Opened, Transfer
+from gristmill.pipelines.download.transfer import FetchAndDecode, Opened
 from gristmill.pipelines.schema import (
     FAILED_TO_DECODE,
     FAILED_TO_DOWNLOAD,
@@ -50,7 +50,7 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, kw_only=True)
-class DownloadVideo(Transfer):
+class DownloadVideo(FetchAndDecode):
     """Fetch http(s) URLs (or read the pointers of rows that lie in their source) and probe them.
 
     The file is stored as it came; clips are cut from it later. Rows that share a URL are fetched

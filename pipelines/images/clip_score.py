@@ -91,7 +91,7 @@ class ClipScore(Score):
             return
         _check_tag(self.model, self.pretrained)
 
-    def idle(self) -> bool:
+    def is_disabled(self) -> bool:
         """No model is named."""
         return not self.model
 

@@ -62,7 +62,7 @@ class EmbeddingHeads(Score):
         for path in self.heads.values():
             load_head(path, self.activation)
 
-    def idle(self) -> bool:
+    def is_disabled(self) -> bool:
         """No heads."""
         return not self.heads
 

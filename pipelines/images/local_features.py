@@ -57,7 +57,7 @@ class LocalFeatures(Score):
                 f"count {self.count}, side {self.side}: they lie in 8..1024 and 64..2048"
             )
 
-    def idle(self) -> bool:
+    def is_disabled(self) -> bool:
         """No keypoints are wanted."""
         return self.count == 0
 

@@ -11,7 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.pipelines.decode import encode_jpeg
-from gristmill.pipelines.media import PIECES, SEVERAL, STORED_SEVERAL, explode_pieces
+from gristmill.pipelines.media import (
+    MULTI_IMAGE,
+    MULTI_IMAGE_COLUMNS,
+    STORED_MULTI_IMAGE,
+    explode_pieces,
+)
 from gristmill.pipelines.shards.sidecars import json_member
 from gristmill.pipelines.shards.tar import TarWriter
 from gristmill.pipelines.stage import Workspace
@@ -38,7 +43,7 @@ def _with_files(
         table = plan.slice(start, _READ_ROWS)
         rows = table.to_pylist()
         files: list[list[tuple[str, bytes]]] = [[] for _ in rows]
-        if media in STORED_SEVERAL:
+        if media in STORED_MULTI_IMAGE:
             owners, pieces = explode_pieces(table)
             for owner, data in zip(owners, workspace.images(pieces), strict=True):
                 row, number = rows[owner], len(files[owner])
@@ -56,7 +61,9 @@ def _with_files(
 
 def described_columns(plan: pa.Table) -> list[str]:
     """Columns that say something of a sample, and not where it lies."""
-    return [name for name in plan.column_names if name not in ("part", *PLACE, *PIECES)]
+    return [
+        name for name in plan.column_names if name not in ("part", *PLACE, *MULTI_IMAGE_COLUMNS)
+    ]
 
 
 def write_tar(
@@ -92,7 +99,7 @@ def metadata(plan: pa.Table, places: Sequence[Sequence[tuple[int, int]]], media:
         for one, many, values in (
             ("image_offset", "image_offsets", offsets), ("image_size", "image_sizes", lengths),
         ):  # fmt: skip
-            if media in SEVERAL:
+            if media in MULTI_IMAGE:
                 table = table.append_column(many, pa.array(values, pa.list_(pa.int64())))
             else:
                 table = table.append_column(one, pa.array([v[0] for v in values], pa.int64()))
@@ -106,8 +113,8 @@ def write_parquet(
     `images`, if `media` names something; captions and facts beside them."""
     columns = described_columns(plan)
     cell = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
-    name = "images" if media in SEVERAL else media
-    fields = [pa.field(name, pa.list_(cell) if media in SEVERAL else cell)] if media else []
+    name = "images" if media in MULTI_IMAGE else media
+    fields = [pa.field(name, pa.list_(cell) if media in MULTI_IMAGE else cell)] if media else []
     fields += [plan.schema.field(column) for column in columns]
     features = _hf_features(plan.schema, columns, media)
     schema = pa.schema(fields).with_metadata({"huggingface": features})
@@ -123,14 +130,14 @@ def write_parquet(
                     ]
                     for row, files in _with_files(table, workspace, media, longest)
                 ]
-                values = cells if media in SEVERAL else [files[0] for files in cells]
+                values = cells if media in MULTI_IMAGE else [files[0] for files in cells]
                 rows.insert(0, pa.array(values, fields[0].type))
             writer.write_table(pa.table(rows, schema=schema), row_group_size=_GROUP_ROWS)
 
 
 def _hf_features(schema: pa.Schema, columns: Sequence[str], media: str) -> str:
     features: dict[str, Any] = {}
-    if media in SEVERAL:
+    if media in MULTI_IMAGE:
         features["images"] = {"feature": {"_type": "Image"}, "length": -1, "_type": "Sequence"}
     elif media:
         features[media] = {"_type": media.capitalize()}

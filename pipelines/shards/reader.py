@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gristmill.errors import ShardError
-from gristmill.pipelines.media import SEVERAL
+from gristmill.pipelines.media import MULTI_IMAGE
 from gristmill.pipelines.storage import Folder
 
 FORGOTTEN = "forgotten.json"
@@ -145,7 +145,7 @@ class ShardSet:
             version = str(self.shards[shard]["sha256"])
             groups = _groups(self.url, name, version)
             group = bisect.bisect_right(groups, row)
-            column = "images" if self.media in SEVERAL else self.media
+            column = "images" if self.media in MULTI_IMAGE else self.media
             cells = _cells(self.url, name, version, group, column)
             images = cells[row - (groups[group - 1] if group else 0)]
         return Sample(str(columns["uid"]), tuple(images), columns["caption"] or "", columns)

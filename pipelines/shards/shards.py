@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from gristmill.errors import ConfigurationError, GraphError
-from gristmill.pipelines.media import PIECES, STORED_SEVERAL
+from gristmill.pipelines.media import MULTI_IMAGE_COLUMNS, STORED_MULTI_IMAGE
 from gristmill.pipelines.shards.files import (
     PLACE,
     metadata,
@@ -50,7 +50,7 @@ _INTERNAL = (
     "image_id", "parent_uid", "row", "pointer", "status", "error", "meta", "received_bytes",
     "blob_offset", "blob_size", "verdict", "reason", "value", "duplicate_of", "duplicate_kind",
     "duplicate_group_size", "duplicate_distance", "pixel_hash", "part", "frame_hashes",
-    "frame_details", "split_group", *PIECES,
+    "frame_details", "split_group", *MULTI_IMAGE_COLUMNS,
 )  # fmt: skip
 _NEEDED = ("uid", "caption", "sha256", "blob_offset", "blob_size", "format")
 _TOKENS = ("image_codes", "image_latents")
@@ -101,7 +101,7 @@ class Shards(Write):
         if not 0 <= self.val_share < 1:
             raise ConfigurationError(f"val_share is {self.val_share}; it lies in [0, 1)")
 
-    def bind(self, available: pa.Schema) -> tuple[str, ...]:
+    def resolve_columns(self, available: pa.Schema) -> tuple[str, ...]:
         """All that describes a sample, among what comes in."""
         for name in _NEEDED:
             if name not in available.names:
@@ -115,8 +115,8 @@ class Shards(Write):
             raise GraphError(missing_column("Shards", "duplicate_group", available.names))
         identity = [name for name in IDENTITY if name in available.names]
         split = ["split_group"] if "split_group" in available.names else []
-        pieces = [name for name in PIECES if name in available.names]
-        for name, media in ((PIECES[0], STORED_SEVERAL), ("frames", ("frames",))):
+        pieces = [name for name in MULTI_IMAGE_COLUMNS if name in available.names]
+        for name, media in ((MULTI_IMAGE_COLUMNS[0], STORED_MULTI_IMAGE), ("frames", ("frames",))):
             if self.media in media and name not in available.names:
                 raise GraphError(missing_column("Shards", name, available.names))
         return (*identity, *score_names(available), *split, *pieces, *PLACE)
@@ -137,7 +137,7 @@ class Shards(Write):
 
     def _plan(self, workspace: Workspace, _: int) -> None:
         """Which sample lies in which shard, with all that will be written about it."""
-        names = self.bind(workspace.schema)
+        names = self.resolve_columns(workspace.schema)
         machinery = ["shuffle_key", "is_val", *(n for n in names if n == "split_group")]
         counts = dict.fromkeys(SPLITS, 0)
         with duckdb.connect(":memory:") as database:
@@ -337,5 +337,5 @@ def _describe(workspace: Workspace, shards: Any) -> Mapping[str, Any]:
                     if found["min"] is not None:
                         low, high = ranges.get(field.name, [found["min"], found["max"]])
                         ranges[field.name] = [min(low, found["min"]), max(high, found["max"])]
-    names = [field for field in schema if field.name not in ("part", *PLACE, *PIECES)]
+    names = [field for field in schema if field.name not in ("part", *PLACE, *MULTI_IMAGE_COLUMNS)]
     return {"sources": sources, "licences": licences, "ranges": ranges, "schema": pa.schema(names)}

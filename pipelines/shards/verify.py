@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.errors import ShardError
-from gristmill.pipelines.media import SEVERAL
+from gristmill.pipelines.media import MULTI_IMAGE
 from gristmill.pipelines.shards.reader import FORGOTTEN, read_manifest
 from gristmill.pipelines.storage import Folder
 
@@ -77,7 +77,7 @@ def _tar_keys(folder: Folder, name: str, media: str, problems: list[str]) -> lis
 
     def close() -> None:
         files = len(members) - 2
-        right = files > 0 if media in SEVERAL else files == bool(media)
+        right = files > 0 if media in MULTI_IMAGE else files == bool(media)
         if not right or not {"json", "txt"} <= set(members):
             problems.append(f"{folder.url}/{name}: {keys[-1]} has the members {members}")
 
@@ -96,7 +96,7 @@ def _tar_keys(folder: Folder, name: str, media: str, problems: list[str]) -> lis
 
 
 def _parquet_keys(folder: Folder, name: str, media: str, problems: list[str]) -> list[str]:
-    column = "images" if media in SEVERAL else media
+    column = "images" if media in MULTI_IMAGE else media
     with folder.open(name) as file:
         table = pq.ParquetFile(file).read(columns=["uid", *([column] if media else [])])
     keys: list[str] = table["uid"].to_pylist()

@@ -46,7 +46,7 @@ class DocumentImage:
 
 
 @dataclass(frozen=True)
-class Document:
+class ParsedDocument:
     """Texts in order, and pictures between them, in order."""
 
     texts: list[str]
@@ -61,13 +61,13 @@ class Document:
         return asdict(self)
 
 
-def from_dict(values: Mapping[str, Any]) -> Document:
-    """The inverse of `Document.as_dict`."""
+def from_dict(values: Mapping[str, Any]) -> ParsedDocument:
+    """The inverse of `ParsedDocument.as_dict`."""
     images = [DocumentImage(**image) for image in values["images"]]
-    return Document(**{**values, "images": images})
+    return ParsedDocument(**{**values, "images": images})
 
 
-def parse_document(values: Mapping[str, Any]) -> Document:
+def parse_document(values: Mapping[str, Any]) -> ParsedDocument:
     """A document of a row in the form of MMC4 (`text_list`, `image_info`) or OBELICS (`texts`,
     `images` of one length, one of them null at each place).
 
@@ -83,7 +83,7 @@ def parse_document(values: Mapping[str, Any]) -> Document:
     raise ValueError("not a document")
 
 
-def _mmc4(values: Mapping[str, Any]) -> Document:
+def _mmc4(values: Mapping[str, Any]) -> ParsedDocument:
     """Each picture stands before the sentence that it was matched to."""
     texts = [clean_text(text) or "" for text in values["text_list"]]
     images = []
@@ -93,10 +93,10 @@ def _mmc4(values: Mapping[str, Any]) -> Document:
             raise ValueError("picture outside the text")
         images.append(DocumentImage(place=place, url=clean_text(info["raw_url"]), name=""))
     images.sort(key=lambda image: image.place)
-    return Document(texts, images, url=clean_text(values.get("url")))
+    return ParsedDocument(texts, images, url=clean_text(values.get("url")))
 
 
-def _obelics(values: Mapping[str, Any]) -> Document:
+def _obelics(values: Mapping[str, Any]) -> ParsedDocument:
     if len(values["texts"]) != len(values["images"]):
         raise ValueError("texts and images differ in number")
     facts = values.get("metadata")
@@ -113,10 +113,10 @@ def _obelics(values: Mapping[str, Any]) -> Document:
             alt = str((fact or {}).get("alt_text") or "")
             images.append(DocumentImage(place=len(texts), url=clean_text(image), alt=alt))
     url = (general or {}).get("url") if isinstance(general, Mapping) else None
-    return Document(texts, images, url=clean_text(url or values.get("url")))
+    return ParsedDocument(texts, images, url=clean_text(url or values.get("url")))
 
 
-def parse_html(data: bytes, url: str | None) -> Document:
+def parse_html(data: bytes, url: str | None) -> ParsedDocument:
     """Main texts and pictures of a page in their order; what surrounds them is left out by
     trafilatura (Barbaresi 2021).
 
@@ -152,7 +152,7 @@ def parse_html(data: bytes, url: str | None) -> Document:
         texts += [text for piece in pieces if (text := " ".join((piece or "").split()))]
     if not texts:
         raise ValueError("no main text")
-    return Document(texts, images, url=url, title=str(found.title or ""))
+    return ParsedDocument(texts, images, url=url, title=str(found.title or ""))
 
 
 def _own_text(element: Any) -> list[str]:
@@ -191,6 +191,6 @@ def map_pair(available: Sequence[str], given: Mapping[str, str], where: str) -> 
 
 def pair_document(
     source: DocumentImage, target: DocumentImage, instruction: str, captions: Sequence[str]
-) -> Document:
+) -> ParsedDocument:
     """Picture, instruction, picture."""
-    return Document([instruction], [source, target], captions=list(captions))
+    return ParsedDocument([instruction], [source, target], captions=list(captions))

@@ -14,8 +14,8 @@ import pyarrow as pa
 from gristmill.errors import SourceError
 from gristmill.pipelines.schema import FAILED_TO_DECODE, normalise_url
 from gristmill.pipelines.sources.document_formats import (
-    Document,
     DocumentImage,
+    ParsedDocument,
     map_pair,
     pair_document,
     parse_document,
@@ -137,7 +137,7 @@ class DocumentSource(Source):
         )  # fmt: skip
 
 
-def _located(document: Document, beside: Any) -> Document:
+def _located(document: ParsedDocument, beside: Any) -> ParsedDocument:
     """The same; pictures whose address is no URL are files beside the table."""
     images = [
         image
@@ -154,7 +154,7 @@ def _pair(
     where: str,
     beside: Any,
     place: tuple[str, int, int] | None,
-) -> Document:
+) -> ParsedDocument:
     mapping = map_pair(list(values), given, where)
     images = []
     for at, name in enumerate(("source", "target")):

@@ -29,7 +29,7 @@ class DocumentTokens(Tokens):
         """Encode the pictures of each row, and its caption."""
         assert images is not None
         schema = self.writes()
-        if self.idle():
+        if self.is_disabled():
             return schema.empty_table()
         shown = [self.pictures(thing) for thing in images]
         owner = [i for i, pictures in enumerate(shown) for _ in pictures]

@@ -45,7 +45,7 @@ class Tokens(Score):
     # `package.module:function` of the two files.
     encoder: str = ""
 
-    def idle(self) -> bool:
+    def is_disabled(self) -> bool:
         """Without files there is nothing to write."""
         return not self.images and not self.text
 
@@ -63,7 +63,7 @@ class Tokens(Score):
 
     def check(self) -> None:
         """Raise `ConfigurationError` for a file that is missing, or no encoder."""
-        if self.idle():
+        if self.is_disabled():
             raise ConfigurationError(
                 "Tokens has nothing to do: give it images or text, or take it out"
             )
@@ -78,20 +78,20 @@ class Tokens(Score):
 
     def writes(self) -> pa.Schema:
         """As the encoder says."""
-        if self.idle():
+        if self.is_disabled():
             return pa.schema([])
         self.check()
         return self._encoder().schema
 
     def prepare(self) -> None:
         """Load the files."""
-        if not self.idle():
+        if not self.is_disabled():
             self._encoder()
 
     def score(self, table: pa.Table, images: Sequence[Image] | None) -> pa.Table:
         """Encode each picture and caption."""
         assert images is not None
-        if self.idle():
+        if self.is_disabled():
             return self.writes().empty_table()
         return self._encoder().encode(images, [text or "" for text in table["caption"].to_pylist()])
 

@@ -94,7 +94,7 @@ class Clips(Map):
         """Place, size and file of each clip."""
         return SCHEMA
 
-    def passes(self, column: str) -> bool:
+    def forwards_column(self, column: str) -> bool:
         """What was said of the whole video ends here."""
         return column not in ("cuts", "cut_times", "decoded_frames", "decoded_s", "keyframes",
                               "rotation", "container")  # fmt: skip
@@ -220,7 +220,7 @@ class Clips(Map):
                 "has_audio": clip.has_audio,
                 "image": clip.data,
             }
-        names = [n for n in table.column_names if n in _OWN.names or self.passes(n)]
+        names = [n for n in table.column_names if n in _OWN.names or self.forwards_column(n)]
         columns = {name: [value] for name, value in values.items()}
         return with_columns(table.select(names), columns, SCHEMA)
 

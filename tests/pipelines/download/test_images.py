@@ -25,7 +25,7 @@ from gristmill.dags.demos.web import huge_png
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.decode import decode_rgb
 from gristmill.pipelines.download.images import Download
-from gristmill.pipelines.download.resize import Boxes, Picture, PictureWorker, ResizeSettings
+from gristmill.pipelines.download.resize import Boxes, PictureWorker, ResizedImage, ResizeSettings
 from gristmill.pipelines.download.transfer import cores
 from gristmill.pipelines.sources.pointer import file_pointer
 from gristmill.pipelines.sources.row_builder import RowBuilder
@@ -294,13 +294,13 @@ class PoisonedWorker(PictureWorker):
     def __init__(self, settings: ResizeSettings) -> None:
         super().__init__(settings)
 
-    def _process(self, data: bytes, boxes: Boxes | None) -> Picture:
+    def _process(self, data: bytes, boxes: Boxes | None) -> ResizedImage:
         if data == b"crash":
             os._exit(9)
         if data == b"hang":
             time.sleep(600)
         if data == b"eat":
-            return Picture("success", image=bytes(bytearray(8 * 2**30)))
+            return ResizedImage("success", image=bytes(bytearray(8 * 2**30)))
         return super()._process(data, boxes)
 
 
@@ -343,10 +343,10 @@ def test_a_worker_opens_with_its_share_of_the_cores(monkeypatch: pytest.MonkeyPa
 
 def test_only_what_may_heal_heals() -> None:
     stage = Download()
-    assert stage.heals("failed_to_download", "http 503")
-    assert stage.heals("failed_to_download", "timed out")
-    assert not stage.heals("failed_to_download", "http 404")
-    assert not stage.heals("failed_to_decode", "not decodable")
+    assert stage.is_retryable("failed_to_download", "http 503")
+    assert stage.is_retryable("failed_to_download", "timed out")
+    assert not stage.is_retryable("failed_to_download", "http 404")
+    assert not stage.is_retryable("failed_to_decode", "not decodable")
 
 
 @pytest.mark.parametrize(

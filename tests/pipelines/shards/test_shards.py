@@ -156,6 +156,6 @@ def test_wrong_fields_and_missing_columns_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="choose one of webdataset, parquet"):
         Shards(format="zip").check()
     with pytest.raises(GraphError, match="give the Tokens node"):
-        Shards(pictures=False).bind(SCHEMA)
+        Shards(pictures=False).resolve_columns(SCHEMA)
     with pytest.raises(GraphError, match="blob_offset"):
-        Shards().bind(pa.schema([f for f in SCHEMA if f.name != "blob_offset"]))
+        Shards().resolve_columns(pa.schema([f for f in SCHEMA if f.name != "blob_offset"]))

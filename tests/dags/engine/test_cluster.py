@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-DRILL = Path(__file__).parents[1] / "cluster_drill.py"
+DRILL = Path(__file__).parents[2] / "cluster_drill.py"
 
 
 def test_a_node_is_killed_in_the_middle_of_a_run(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_captions_are_found_too(evaluation: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
-    assert Decontaminate().idle()
+    assert Decontaminate().is_disabled()
     with pytest.raises(SourceError):
         Decontaminate(sources=(str(tmp_path / "nowhere"),)).check()
     with pytest.raises(ConfigurationError):

@@ -16,9 +16,9 @@ from gristmill.dags.reports.report import (
     FunnelStep,
     Histogram,
     HostOutcome,
-    Picture,
     PictureGrid,
     ReportData,
+    Thumbnail,
     clock,
     histogram_bars,
     render_html,
@@ -56,7 +56,7 @@ def test_a_ledger_that_does_not_add_up_cannot_be_overlooked() -> None:
 
 
 def test_hostile_text_stays_text() -> None:
-    picture = Picture("u", NASTY, "data:image/jpeg;base64,AA==", NASTY)
+    picture = Thumbnail("u", NASTY, "data:image/jpeg;base64,AA==", NASTY)
     data = report(
         rows_in=10, kept=1, dropped=9, warnings=[NASTY], kept_pictures=[picture],
         funnel=[FunnelStep("n", "S", 10, 1, 0, 0, {NASTY: 9})],

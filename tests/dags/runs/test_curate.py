@@ -110,7 +110,7 @@ def test_every_selection_fits_the_recipe(tmp_path: Path) -> None:
     settings = [f"semantic.target={tmp_path}/target.npy", "filter.model=ViT-B-32"]
     whole = apply_settings(image_text(path="x.parquet"), settings)
     for selection in SELECTIONS.values():
-        Keep(rules=selection.rules).bind(whole.columns("keep"))
+        Keep(rules=selection.rules).resolve_columns(whole.columns("keep"))
         for name in selection.needs:
             assert any(name in rule for rule in selection.rules.values())
 

@@ -128,7 +128,7 @@ def test_the_run_verifies_and_traces(finished: Path) -> None:
     assert verify_run(str(finished)) == []
     table = pq.read_table(next((finished / "shards/train/metadata").iterdir()))
     kept = trace_sample(str(finished), table["uid"][0].as_py())[0]
-    assert kept.shard == "shards/train/00000000.tar" and kept.fate["verdict"] == "kept"
+    assert kept.shard == "shards/train/00000000.tar" and kept.outcome["verdict"] == "kept"
     assert kept.nodes["clip"]["clip_score"] is not None and kept.nodes["download"]["sha256"]
     ledger = pq.read_table(finished / "ledger").to_pylist()
     dead = next(row for row in ledger if row["reason"] == "http 404")
@@ -242,8 +242,8 @@ def test_the_judge_counts_misses_and_false_alarms() -> None:
         made("wrong caption", "weak caption match", uid="g", clip_score=0.85),
         made("exact copy", "copy of another image", uid="h", group="b", kind="bytes"),
     ]
-    fates = {row["uid"]: fate for row, fate in pairs} | {"repeated": {"count": 0}}
-    found = judge_rows([row for row, _ in pairs], fates)
+    outcomes = {row["uid"]: outcome for row, outcome in pairs} | {"repeated": {"count": 0}}
+    found = judge_rows([row for row, _ in pairs], outcomes)
     counts = {f: (x["planted"], x["caught"], x["false_alarms"]) for f, x in found["truth"].items()}
     assert counts["dead link"] == (2, 1, 1)
     assert counts["near copy"] == (1, 0, 1)

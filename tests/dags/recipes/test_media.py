@@ -179,7 +179,7 @@ def test_killed_and_finished_on_ray_the_bytes_are_the_same(
     path = tmp_path / "dag.yaml"
     path.write_text(dump_dag(made.dag("part_rows=7")))
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "gristmill.cli", "run", str(path), "--out", str(out),
+    command = [sys.executable, "-m", "gristmill", "run", str(path), "--out", str(out),
                "--runner", "local", "--plain"]  # fmt: skip
     rng = np.random.default_rng(KINDS.index(made.kind))
     with WebServer(Web(str(made.folder), made.port)):

@@ -123,7 +123,7 @@ def test_what_a_hash_found_is_checked(tmp_path: Path) -> None:
     duplicates = {"duplicate_of": pa.array([None, first, first], pa.string())}
     stage = RobustCopies(prefer=())
     rows = table(images, duplicates)
-    assert "duplicate_of" in stage.bind(rows.schema)
+    assert "duplicate_of" in stage.resolve_columns(rows.schema)
     found = run_global(stage, MemoryWorkspace([rows], tmp_path))
     points = found["duplicate_points"].to_pylist()
     assert points[0] is None and points[1] >= 7 and points[2] < 7
@@ -151,4 +151,4 @@ def test_bad_fields() -> None:
         RobustCopies(least_points=2).check()
     with pytest.raises(ConfigurationError):
         LocalFeatures(count=2).check()
-    assert LocalFeatures(count=0).idle() and RobustCopies(enabled=False).idle()
+    assert LocalFeatures(count=0).is_disabled() and RobustCopies(enabled=False).is_disabled()

@@ -1,0 +1,29 @@
+"""`python -m gristmill.model base ...` is `gristmill train base ...`, for torchrun."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+import typer
+
+from gristmill.errors import GristmillError
+from gristmill.model.commands import train
+
+
+def main() -> None:
+    """Train; an error of ours is one line."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(train)
+    try:
+        app()
+    except GristmillError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
