@@ -57,7 +57,9 @@ def run(
     settings: Set = None,
     limit: Limit = 0,
     runner: Annotated[str, typer.Option(help="ray, or local: in this process.")] = "ray",
-    address: Annotated[str | None, typer.Option(help="Ray cluster, e.g. ray://head:10001.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster: auto on one of its nodes, or HEAD:6379.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Workers for each node at most.")] = None,
     retry_failed: Annotated[
         bool, typer.Option(help="Try again rows whose failure may heal.")

@@ -56,7 +56,7 @@ def train(
     seed: Seed = 0,
     settings: Settings = None,
     address: Annotated[
-        str | None, typer.Option(help="Train on a Ray cluster, e.g. ray://head:10001.")
+        str | None, typer.Option(help="Train on a Ray cluster: auto on one of its nodes.")
     ] = None,
     ranks: Annotated[int, typer.Option(help="Ray Train workers, with --address.")] = 1,
 ) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from gristmill.dags.dag_yaml import dump_dag
 from gristmill.dags.engine.barriers import claim, finish
+from gristmill.dags.engine.cluster_address import cluster_address
 from gristmill.dags.engine.fingerprint import fingerprints
 from gristmill.dags.engine.ledger import NodeCount, write_ledger
 from gristmill.dags.engine.map_operator import MapOperator
@@ -82,6 +83,8 @@ def make_runner(options: RunOptions) -> Runner:
 
 def execute(dag: Dag, out: str, options: RunOptions, progress: Progress) -> dict[str, Any]:
     """Run `dag` into the folder `out` and return the summary that `summary.json` holds."""
+    if options.runner == "ray":
+        cluster_address(options.address)
     layout = lay_out(dag, out, options.limit)
     folder = layout.folder
     with run_lock(folder):

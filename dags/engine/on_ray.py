@@ -25,6 +25,7 @@ import ray.data
 import ray.exceptions
 
 from gristmill import errors
+from gristmill.dags.engine.cluster_address import cluster_address
 from gristmill.dags.engine.on_local import Operator
 from gristmill.errors import GristmillError, WorkerError
 from gristmill.pipelines.stage import Needs
@@ -39,7 +40,7 @@ class RayRunner:
     """Runs on the cluster at `address` (or `RAY_ADDRESS`), or on a Ray started for this run."""
 
     def __init__(self, address: str | None = None, workers: int | None = None) -> None:
-        self.address = address or os.environ.get("RAY_ADDRESS") or None
+        self.address = cluster_address(address)
         # Workers for each operator at most; None: as many as the cluster has room for.
         self.workers = workers
         self._started = False
@@ -62,7 +63,8 @@ class RayRunner:
             except ConnectionError as error:
                 raise WorkerError(
                     f"no Ray cluster answers at {self.address}: {error}; start one with "
-                    "'ray start --head', or leave out --address to run on this machine"
+                    "'ray start --head' and give --address auto on one of its nodes, or leave out "
+                    "--address to run on this machine"
                 ) from error
             self._started = True
         return self
