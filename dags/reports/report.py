@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from gristmill.dags.engine.clock import clock
 from gristmill.dags.engine.summary import RuleOutcome
 from gristmill.dags.reports.corpus import CorpusTable
 from gristmill.dags.reports.model import ModelReport
@@ -247,15 +248,6 @@ def render_html(data: ReportData) -> str:
 
 def _percent(share: float) -> str:
     return f"{share:.2%}" if 0 < share < 0.01 else f"{share:.1%}"
-
-
-def clock(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def render_terminal(data: ReportData, where: str) -> Group:

@@ -11,12 +11,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from gristmill.dags.engine.clock import clock
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import Progress
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.graph import Dag, is_row_stage
 from gristmill.dags.runs.plan import open_run
-from gristmill.dags.reports.report import clock
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.stage import Global, Write
