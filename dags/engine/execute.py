@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gristmill.dags.dag_yaml import dump_dag
-from gristmill.dags.engine.barriers import claim, finish
+from gristmill.dags.engine.barriers import barrier_state, finish, is_finished, make_room
 from gristmill.dags.engine.cluster_address import cluster_address
 from gristmill.dags.engine.fingerprint import fingerprints
 from gristmill.dags.engine.ledger import NodeCount, write_ledger
@@ -230,9 +230,11 @@ class _Execution:
         node = barrier.node
         stage = self.dag.stage(node)
         assert isinstance(stage, (Global, Write))
-        fresh = claim(self.layout, node, self.parts)
+        state = barrier_state(self.layout, node, self.parts)
+        fresh = is_finished(self.layout, node, state)
         self.reused[node] = self.parts if fresh else 0
         if not fresh:
+            make_room(self.layout, node, state)
             for phase in stage.phases():
                 operator = PhaseOperator(self.layout, node, phase.name, self.parts)
                 count = operator.count()

@@ -1,7 +1,7 @@
 """The ledger: one row for each input row, with where it ended, why, and the value that decided.
 
-For every node rows_in + born = kept + dropped + merged, and over the run each row has exactly one
-fate. A ledger that does not add up is a defect, and the run fails.
+For every node rows_in + rows_added = kept + dropped + merged, and over the run each row has exactly
+one fate. A ledger that does not add up is a defect, and the run fails.
 """
 
 from __future__ import annotations
@@ -44,15 +44,17 @@ class NodeCount:
     """What went into and out of one node."""
 
     rows_in: int = 0
-    born: int = 0
+    rows_added: int = 0
     kept: int = 0
     merged: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
 
     @property
     def adds_up(self) -> bool:
-        """rows_in + born = kept + dropped + merged."""
-        return self.rows_in + self.born == self.kept + sum(self.dropped.values()) + self.merged
+        """rows_in + rows_added = kept + dropped + merged."""
+        return (
+            self.rows_in + self.rows_added == self.kept + sum(self.dropped.values()) + self.merged
+        )
 
 
 def deciding_nodes(dag: Dag) -> list[str]:
@@ -73,7 +75,7 @@ def count_nodes(layout: RunLayout, parts: int) -> dict[str, NodeCount]:
         for part in range(parts):
             record = store.need(part)
             count.rows_in += record.rows_in
-            count.born += record.born
+            count.rows_added += record.rows_added
             count.kept += record.rows_out
             count.merged += record.merged
             for reason, number in record.dropped.items():
@@ -112,7 +114,7 @@ def write_ledger(layout: RunLayout, parts: int) -> dict[str, NodeCount]:
             total[verdict] += 1
     _remove_others(folder, parts)
     problems = check_counts(layout.dag, counts)
-    rows_in = counts[layout.dag.source].rows_in + sum(count.born for count in counts.values())
+    rows_in = counts[layout.dag.source].rows_in + sum(count.rows_added for count in counts.values())
     if sum(total.values()) != rows_in:
         problems.append(f"{rows_in} rows came in, the ledger has {sum(total.values())}")
     if total[KEPT] != kept_rows(layout.dag, counts):
@@ -139,8 +141,8 @@ def check_counts(dag: Dag, counts: dict[str, NodeCount]) -> list[str]:
     for node, count in counts.items():
         if not count.adds_up:
             problems.append(
-                f"node {node!r}: {count.rows_in} in + {count.born} born is not {count.kept} kept "
-                f"+ {sum(count.dropped.values())} dropped + {count.merged} merged"
+                f"node {node!r}: {count.rows_in} in + {count.rows_added} added is not "
+                f"{count.kept} kept + {sum(count.dropped.values())} dropped + {count.merged} merged"
             )
     chain = [name for name in counts if is_row_stage(dag.stage(name))]
     for above, node in itertools.pairwise(chain):

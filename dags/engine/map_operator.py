@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gristmill.dags.engine.operators import PartOperator, count_values, failure_reasons
+from gristmill.dags.engine.records import Record
 from gristmill.dags.engine.rows import make_scratch
-from gristmill.dags.engine.run_folder import BLOBS, ROWS, PartStore, Record, RunLayout
+from gristmill.dags.engine.run_folder import BLOBS, ROWS, PartStore, RunLayout
 from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.graph import BLOB
 from gristmill.pipelines.child import ChildDied, ChildSilent
@@ -138,7 +139,7 @@ class MapOperator(PartOperator):
             attempt.commit(
                 inputs=self.input_digests(self.node, part),
                 rows_in=rows_in,
-                born=len(rows) - rows_in,
+                rows_added=len(rows) - rows_in,
                 rows_out=sum(statuses.count(status) for status in GOING_ON),
                 dropped=_reasons(rows),
                 merged=statuses.count(MERGED),

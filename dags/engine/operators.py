@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gristmill.dags.engine.records import Record
 from gristmill.dags.engine.rows import node_workspace
-from gristmill.dags.engine.run_folder import ROWS, Record, RunLayout
+from gristmill.dags.engine.run_folder import ROWS, RunLayout
 from gristmill.dags.engine.supervision import Supervised, Supervision
 from gristmill.dags.graph import is_row_stage
 from gristmill.pipelines.schema import POISONED

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from gristmill.dags.engine.run_folder import BLOBS, Record, RunLayout
+from gristmill.dags.engine.records import Record
+from gristmill.dags.engine.run_folder import BLOBS, RunLayout
 from gristmill.dags.engine.tombstones import read_tombstones
 from gristmill.dags.graph import columns_written, is_row_stage, stores_images
 from gristmill.pipelines.keep import KEPT, Keep

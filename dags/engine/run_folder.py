@@ -15,19 +15,19 @@ same part never harm each other, on a file system or on an object store.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
+from gristmill.dags.engine.records import CommitFacts, FileRecord, Record, load_record
 from gristmill.dags.graph import Dag
 from gristmill.errors import RunError, RunLockedError, StorageError
 from gristmill.pipelines.keep import Keep
@@ -36,32 +36,6 @@ from gristmill.pipelines.storage import DigestWriter, Folder
 ROWS = "rows"
 BLOBS = "blobs"
 DROPPED_ROWS = "dropped"
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a committed part consists of. `files`: kind -> {"name", "size", "xxh3"}."""
-
-    part: int
-    files: Mapping[str, Mapping[str, Any]]
-    # Digest of each input node's record for the same part.
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    rows_in: int = 0
-    rows_out: int = 0
-    # Reason -> rows that ended here.
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    born: int = 0
-    merged: int = 0
-    # Positions of blocks that had to be halved because they did not fit.
-    halved: int = 0
-    seconds: float = 0.0
-    peak_rss_mb: float = 0.0
-
-    @property
-    def digest(self) -> str:
-        """Digest of the contents: same files, same digest."""
-        text = ";".join(f"{kind}:{self.files[kind]['xxh3']}" for kind in sorted(self.files))
-        return xxhash.xxh3_64_hexdigest(text.encode())
 
 
 @dataclass(frozen=True)
@@ -107,7 +81,7 @@ class PartStore:
     def record(self, part: int) -> Record | None:
         """The commit record of a part, or None."""
         try:
-            return Record(**self.folder.read_json(f"{part:06d}.json"))
+            return load_record(self.folder.read_json(f"{part:06d}.json"))
         except FileNotFoundError:
             return None
 
@@ -143,7 +117,7 @@ class Attempt:
     def __init__(self, folder: Folder, part: int) -> None:
         self.folder, self.part = folder, part
         self.token = uuid.uuid4().hex[:8]
-        self.files: dict[str, dict[str, Any]] = {}
+        self.files: dict[str, FileRecord] = {}
         self.committed = False
 
     def _name(self, kind: str, suffix: str) -> str:
@@ -169,15 +143,15 @@ class Attempt:
         with self.output(kind, "parquet") as file:
             pq.write_table(table, pa.PythonFile(file, "w"), compression="zstd")
 
-    def write_array(self, kind: str, array: NDArray[Any]) -> None:
+    def write_array(self, kind: str, array: NDArray[np.generic]) -> None:
         """A .npy file of the part."""
         with self.output(kind, "npy") as file:
             np.lib.format.write_array(file, array, allow_pickle=False)
 
-    def commit(self, **facts: Any) -> Record:
+    def commit(self, **facts: Unpack[CommitFacts]) -> Record:
         """Write the record: from now on the part is there."""
         record = Record(part=self.part, files=self.files, **facts)
-        self.folder.write_json(f"{self.part:06d}.json", dataclasses.asdict(record))
+        self.folder.write_json(f"{self.part:06d}.json", record.stored())
         self.committed = True
         return record
 

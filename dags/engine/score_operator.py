@@ -37,14 +37,14 @@ class ScoreOperator(PartOperator):
         cost, seconds = self.worker.call_readonly("costs", part)
         scored: list[BlockScores] = []
         poisoned: dict[str, dict[int, str]] = {node: {} for node in self.nodes}
-        halved = 0
+        splits = 0
         for block in blocks(cost):
             for scores, cut in self._block(part, block, seconds, poisoned):
                 scored.append(scores)
-                halved += cut
+                splits += cut
         uids = self.worker.call_readonly("uids", part)
         for node in self.nodes:
-            self._commit(node, part, uids, scored, poisoned[node], halved)
+            self._commit(node, part, uids, scored, poisoned[node], splits)
         return False
 
     def _block(
@@ -54,7 +54,7 @@ class ScoreOperator(PartOperator):
         seconds: Sequence[float],
         poisoned: dict[str, dict[int, str]],
     ) -> Iterator[tuple[BlockScores, int]]:
-        """Score a block; yields scores and how often it had to be halved. `seconds`: what each row
+        """Score a block; yields scores and how often it had to be split. `seconds`: what each row
         may take beyond a row's deadline.
 
         If its worker dies twice, rows are tried one by one to find the poison, and the block goes
@@ -129,7 +129,7 @@ class ScoreOperator(PartOperator):
         uids: list[str],
         scored: list[BlockScores],
         poisoned: dict[int, str],
-        halved: int,
+        splits: int,
     ) -> None:
         stage = self.layout.dag.stage(node)
         schema = stage.writes()
@@ -166,7 +166,7 @@ class ScoreOperator(PartOperator):
                 rows_in=len(uids),
                 rows_out=len(rows),
                 dropped={POISONED: len(bad)} if bad else {},
-                halved=halved,
+                block_splits=splits,
                 seconds=sum(scores.seconds[node] for scores in scored),
                 peak_rss_mb=self.worker.peak_mb(),
             )

@@ -70,7 +70,7 @@ def summarise(
         "rows_in": counted[dag.source].rows_in if counts else 0,
         "kept": kept_rows(dag, counted) if counts else 0,
         "dropped": dropped,
-        "born": sum(count.born for count in counted.values()),
+        "born": sum(count.rows_added for count in counted.values()),
         "merged": sum(count.merged for count in counted.values()),
         "ledger_ok": counts is not None,
         "seconds": round(seconds, 2),

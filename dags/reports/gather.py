@@ -119,8 +119,8 @@ class _Gatherer:
             reasons = dict(sorted(count.dropped.items(), key=lambda item: (-item[1], item[0])))
             steps.append(
                 FunnelStep(
-                    node, type(stage).__name__, count.rows_in, count.kept, count.born, count.merged,
-                    reasons,
+                    node, type(stage).__name__, count.rows_in, count.kept,
+                    count.rows_added, count.merged, reasons,
                 )
             )  # fmt: skip
         return steps

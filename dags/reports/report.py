@@ -25,7 +25,7 @@ class FunnelStep:
     stage: str
     rows_in: int
     kept: int
-    born: int
+    rows_added: int
     merged: int
     # Reason -> rows, most first.
     dropped: Mapping[str, int]

@@ -61,8 +61,8 @@ def forget(out: str, wanted: Sequence[tuple[str, str]], why: str = "") -> Forgot
             if not uids:
                 found.unknown.append(said)
         # What a row grew into has another address; a rule would not know it by that of its parent.
-        born = _born(nodes, set(found.uids))
-        named = [{"kind": "uid", "value": uid, "when": now, "why": why} for uid in born]
+        cut = _cut_from(nodes, set(found.uids))
+        named = [{"kind": "uid", "value": uid, "when": now, "why": why} for uid in cut]
         add_tombstones(layout.folder, named)
         found.skipped = _tell_readers(layout, nodes)
     found.uids = sorted(set(found.uids))
@@ -130,7 +130,7 @@ def _reached(nodes: Sequence[pa.Table], stones: Sequence[tuple[str, str]]) -> li
     return sorted(found)
 
 
-def _born(nodes: Sequence[pa.Table], found: set[str]) -> list[str]:
+def _cut_from(nodes: Sequence[pa.Table], found: set[str]) -> list[str]:
     """Those of `found` that were cut from others of them. A document is not: without the picture it
     may be put together again."""
     cut = {uid for table in nodes for uid in _children(table, found)} & found

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from gristmill.dags.engine.barriers import claim
+from gristmill.dags.engine.barriers import barrier_state, is_finished, make_room
 from gristmill.dags.engine.fingerprint import fingerprint
 from gristmill.dags.engine.operators import PhaseOperator
 from gristmill.dags.engine.rows import NodeWorkspace
@@ -81,7 +81,9 @@ def choose(out: str, changes: dict[str, object]) -> Choice:
     found = {**layout.fingerprints, node: fingerprint(stage, inputs, {})}
     chosen = RunLayout(layout.url, dag, found, layout.limit)
     with run_lock(layout.folder):
-        if not claim(chosen, node, parts):
+        state = barrier_state(chosen, node, parts)
+        if not is_finished(chosen, node, state):
+            make_room(chosen, node, state)
             operator = PhaseOperator(chosen, node, "verdicts", parts)
             for task in range(operator.count()):
                 operator(task)

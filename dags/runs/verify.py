@@ -79,7 +79,7 @@ def _check_ledger(layout: RunLayout, parts: int) -> list[str]:
                 problems.append(f"ledger of part {part} is not what the nodes decided")
         except GristmillError as error:
             problems.append(str(error))
-    rows_in = counts[layout.dag.source].rows_in + sum(count.born for count in counts.values())
+    rows_in = counts[layout.dag.source].rows_in + sum(count.rows_added for count in counts.values())
     if rows != rows_in:
         problems.append(f"{rows_in} rows came in, the ledger has {rows}")
     if kept != kept_rows(layout.dag, counts):
