@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.dags.demos.images import free_port
-from gristmill.dags.demos.web import HOST, Web, WebServer
+from gristmill.dags.demos.web_server import HOST, Web, WebServer
 from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.sources.row_builder import RowBuilder
 

@@ -28,7 +28,8 @@ import psutil
 from gristmill.dags.dag_yaml import dump_dag
 from gristmill.dags.demos.find import find_demo
 from gristmill.dags.demos.images import Trainer, demo_dag, free_port
-from gristmill.dags.demos.web import HOST, Web, WebServer, build_web
+from gristmill.dags.demos.web import build_web
+from gristmill.dags.demos.web_server import HOST, Web, WebServer
 from gristmill.dags.graph import Dag
 from gristmill.dags.runs.verify import verify_run
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import make_progress
+from gristmill.dags.engine.summary import RunSummary
 from gristmill.dags.graph import Dag
 from gristmill.dags.reports.gather import gather_report
 from gristmill.dags.reports.report import render_html, render_terminal
@@ -16,7 +15,7 @@ from gristmill.pipelines.storage import Folder
 
 def run_and_report(
     dag: Dag, out: str, options: RunOptions, *, plain: bool = False, command: str = ""
-) -> dict[str, Any]:
+) -> RunSummary:
     """Run a Dag and write its report. Returns the summary."""
     console = Console()
     with make_progress(console, plain or None, log=Folder(out)) as progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,9 @@ from gristmill.dags.graph import Dag
 from gristmill.dags.recipes.edit import edit
 from gristmill.dags.settings import apply_settings
 from gristmill.pipelines.decode import Image, encode_jpeg
+
+if TYPE_CHECKING:
+    from gristmill.model.shapes.scenes import Scene
 
 _SIDE = 160
 _CLEAN = 240
@@ -40,7 +43,7 @@ def build(folder: str, base: str, seed: int, share: float) -> World:
 
     first = 8 * 10**9 + seed * 10**5
     rng = np.random.Generator(np.random.PCG64([seed, 33]))
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     planted: list[Planted] = []
     number = 0
     for fault, count in scaled({CLEAN: _CLEAN, **PLANTED}, share).items():
@@ -92,7 +95,7 @@ def build(folder: str, base: str, seed: int, share: float) -> World:
     return World("pairs.parquet", planted, {})
 
 
-def _removed(scene: Any) -> Any:
+def _removed(scene: Scene) -> Scene:
     """The same ground without the first thing, or with another in its place if it is alone."""
     from gristmill.model.shapes.scenes import Scene, make_scene
 

@@ -7,14 +7,16 @@ import json
 import os
 import socket
 import time
-from typing import Any
+from typing import cast
 
 import numpy as np
 from rich.console import Console
 
 from gristmill.dags.demos.model import train_demo_model
-from gristmill.dags.demos.truth import judge
-from gristmill.dags.demos.web import CLOSED_PORT, HOST, Web, WebServer, as_served, build_web
+from gristmill.dags.demos.truth import DemoSummary, judge
+from gristmill.dags.demos.web import build_web
+from gristmill.dags.demos.web_pages import as_served
+from gristmill.dags.demos.web_server import CLOSED_PORT, HOST, Web, WebServer
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.graph import Dag
@@ -35,7 +37,7 @@ CODEC = "codec.safetensors"
 
 def run_demo(
     out: str, *, scenes: int, seed: int, runner: str, plain: bool, command: str, steps: int
-) -> dict[str, Any]:
+) -> DemoSummary:
     """Do the whole job in `out`; the same command goes on where it stopped.
 
     `summary.json` gains "truth" and "wrong_caption_auc"; with `steps` a model is trained on the
@@ -49,8 +51,8 @@ def run_demo(
     codec = os.path.join(network, CODEC)
     dag = demo_dag(found, network, threshold, codec)
     with WebServer(found), make_progress(console, plain or None, log=Folder(out)) as progress:
-        summary = execute(dag, out, RunOptions(runner=runner), progress)
-    summary |= judge(found, out)
+        curated = execute(dag, out, RunOptions(runner=runner), progress)
+    summary = cast(DemoSummary, {**curated, **judge(found, out)})
     if steps:
         summary["model"] = train_demo_model(out, codec, steps=steps, seed=seed, console=console)
     summary["seconds"] = round(time.perf_counter() - start, 2)

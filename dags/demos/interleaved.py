@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gristmill.dags.demos.media import CLEAN, MediaDemo, Planted, World, common_settings, scaled
+from gristmill.dags.demos.web_server import Route
 from gristmill.dags.graph import Dag
 from gristmill.dags.recipes.interleaved import interleaved
 from gristmill.dags.settings import apply_settings
 from gristmill.pipelines.decode import Image, encode_jpeg
+
+if TYPE_CHECKING:
+    from gristmill.model.shapes.changes import Story
 
 _SIDE = 160
 _CLEAN = 160
@@ -50,7 +55,7 @@ def build(folder: str, base: str, seed: int, share: float) -> World:
     rng = np.random.Generator(np.random.PCG64([seed, 32]))
     lines: list[str] = []
     planted: list[Planted] = []
-    routes: dict[str, dict[str, Any]] = {}
+    routes: dict[str, Route] = {}
     logo = draw(make_scene(first + 90_000), _SIDE)
 
     def put(picture: Image, name: str, quality: int = 92) -> str:
@@ -104,8 +109,8 @@ def build(folder: str, base: str, seed: int, share: float) -> World:
 def _faulty(
     fault: str,
     row: int,
-    story: Any,
-    put: Any,
+    story: Story,
+    put: Callable[..., str],
     base: str,
     logo: Image,
     first: int,
@@ -116,26 +121,28 @@ def _faulty(
 
     if fault == "logo of the site":
         # Sometimes the same file, mostly another encoding of it.
-        return str(put(logo, f"logo-{row}.jpg", int(rng.integers(60, 95))))
+        return put(logo, f"logo-{row}.jpg", int(rng.integers(60, 95)))
     if fault == "tiny icon":
-        return str(put(draw(make_scene(first + 80_000 + row), 32), f"icon-{row}.jpg"))
+        return put(draw(make_scene(first + 80_000 + row), 32), f"icon-{row}.jpg")
     if fault == "dead image":
         return f"{base}/dead-{row}.jpg"
     if fault == "broken image":
-        return str(put(draw(make_scene(first + 70_000 + row), _SIDE), f"broken-{row}.jpg"))
+        return put(draw(make_scene(first + 70_000 + row), _SIDE), f"broken-{row}.jpg")
     if fault == "blank image":
         blank = np.full((_SIDE, _SIDE, 3), int(rng.integers(256)), np.uint8)
-        return str(put(blank, f"blank-{row}.jpg"))
+        return put(blank, f"blank-{row}.jpg")
     if fault == "picture of something else":
         told = {(t.colour, t.shape) for scene in story.scenes for t in scene.things}
         number = first + 60_000 + row
         while make_scene(number).content & told:
             number += 10_000
-        return str(put(draw(make_scene(number), _SIDE), f"other-{row}.jpg"))
+        return put(draw(make_scene(number), _SIDE), f"other-{row}.jpg")
     return None
 
 
-def _as_row(texts: list[str], images: list[tuple[str, int]], url: str, row: int) -> dict[str, Any]:
+def _as_row(
+    texts: list[str], images: list[tuple[str, int]], url: str, row: int
+) -> dict[str, object]:
     """MMC4 for even rows, OBELICS for odd ones."""
     if row % 2 == 0:
         info = [

@@ -8,14 +8,14 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import cast
 
 import numpy as np
 from rich.console import Console
 
 from gristmill.dags.demos.images import CODEC, filter_network, free_port
-from gristmill.dags.demos.truth import area_under_curve
-from gristmill.dags.demos.web import HOST, Web, WebServer
+from gristmill.dags.demos.truth import DemoSummary, FaultCounts, Judgement, area_under_curve
+from gristmill.dags.demos.web_server import HOST, Route, Web, WebServer
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.engine.read_parts import parts_done
@@ -50,11 +50,11 @@ class World:
     source: str
     planted: list[Planted]
     # Path -> how the server answers; files lie in `site/`.
-    routes: dict[str, dict[str, Any]]
+    routes: dict[str, Route]
 
 
-Outcomes = dict[tuple[int, str | None], list[dict[str, Any]]]
-"""(row, address) -> what became of the rows that it grew into."""
+Outcomes = dict[tuple[int, str | None], list[str | None]]
+"""(row, address) -> the reasons for which the rows that it grew into went; None: kept."""
 Scores = dict[tuple[int, str | None], float]
 
 
@@ -76,7 +76,7 @@ class MediaDemo:
 
 def run_media_demo(
     name: str, demo: MediaDemo, out: str, *, seed: int, runner: str, plain: bool, command: str
-) -> dict[str, Any]:
+) -> DemoSummary:
     """Draw the world, train a filter network, curate, judge, report; the same command goes on where
     it stopped. `summary.json` gains "truth" and what `judge` found beside."""
     start = time.perf_counter()
@@ -87,8 +87,8 @@ def run_media_demo(
     filter_network(network, seed, console)
     dag = demo.dag(os.path.join(folder, world.source), network, f"{HOST}:{found.port}")
     with WebServer(found), make_progress(console, plain or None, log=Folder(out)) as progress:
-        summary = execute(dag, out, RunOptions(runner=runner), progress)
-    summary |= judge(demo, world.planted, out)
+        curated = execute(dag, out, RunOptions(runner=runner), progress)
+    summary = cast(DemoSummary, {**curated, **judge(demo, world.planted, out)})
     summary["seconds"] = round(time.perf_counter() - start, 2)
     Folder(out).write_json("summary.json", summary)
     write_report(out, command=command, console=console)
@@ -136,10 +136,10 @@ def scaled(counts: Mapping[str, int], share: float) -> dict[str, int]:
 # -- judgement ----------------------------------------------------------------------------------
 
 
-def judge(demo: MediaDemo, planted: Sequence[Planted], out: str) -> dict[str, Any]:
+def judge(demo: MediaDemo, planted: Sequence[Planted], out: str) -> Judgement:
     """{"truth": {fault: counts}, "wrong_caption_auc": float} of a finished run."""
     outcomes, scores, cuts = _read(demo, out)
-    truth: dict[str, Any] = {}
+    truth: dict[str, FaultCounts] = {}
     for fault in dict.fromkeys(one.fault for one in planted):
         if fault in demo.caught_as:
             truth[fault] = _judge_fault(fault, demo.caught_as[fault], planted, outcomes)
@@ -168,9 +168,8 @@ def _read(demo: MediaDemo, out: str) -> tuple[Outcomes, Scores, dict[int, list[i
     cuts: dict[int, list[int]] = {}
     for part in range(parts_done(layout) or 0):
         for row in layout.folder.read_table(f"ledger/{part:06d}.parquet").to_pylist():
-            outcome = {"reason": row["reason"], "verdict": row["verdict"]}
-            outcomes.setdefault((row["row"], row["url"]), []).append(outcome)
-            outcomes.setdefault((row["row"], None), []).append(outcome)
+            outcomes.setdefault((row["row"], row["url"]), []).append(row["reason"])
+            outcomes.setdefault((row["row"], None), []).append(row["reason"])
         for row in reader.entering(demo.scored, part, ["row", "url", demo.score]).to_pylist():
             value = row[demo.score]
             for key in ((row["row"], row["url"]), (row["row"], None)):
@@ -184,21 +183,21 @@ def _read(demo: MediaDemo, out: str) -> tuple[Outcomes, Scores, dict[int, list[i
 
 def _judge_fault(
     fault: str, reasons: Sequence[str], planted: Sequence[Planted], outcomes: Outcomes
-) -> dict[str, Any]:
+) -> FaultCounts:
     """Caught: something of it went for one of the reasons, or, of a copy, of what it copies. False
     alarms: clean things that went for them."""
     mine = [one for one in planted if one.fault == fault]
     copies = {one.group for one in planted if one.group >= 0}
     by: dict[str, int] = {}
     for one in mine:
-        found = [outcome["reason"] for outcome in outcomes.get((one.row, one.url), [])]
+        found = list(outcomes.get((one.row, one.url), []))
         if one.group >= 0:
-            found += [outcome["reason"] for outcome in outcomes.get((one.group, None), [])]
+            found += outcomes.get((one.group, None), [])
         hit = next((reason for reason in found if reason in reasons), None)
         if hit is not None:
             by[hit] = by.get(hit, 0) + 1
     false = sum(
-        any(outcome["reason"] in reasons for outcome in outcomes.get((one.row, one.url), []))
+        any(reason in reasons for reason in outcomes.get((one.row, one.url), []))
         for one in planted
         if one.fault == CLEAN and one.row not in copies
     )
@@ -211,7 +210,9 @@ def _judge_fault(
     }
 
 
-def _judge_cuts(planted: Sequence[Planted], found: Mapping[int, list[int]]) -> dict[str, Any]:
+def _judge_cuts(
+    planted: Sequence[Planted], found: Mapping[int, list[int]]
+) -> dict[str, FaultCounts]:
     """Cuts within a frame of where they were planted."""
     known = [one for one in planted if one.cuts and one.row in found]
     if not known:

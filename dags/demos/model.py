@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import cv2
 import numpy as np
@@ -13,9 +13,21 @@ from rich.console import Console
 
 from gristmill.pipelines.storage import Folder
 
+if TYPE_CHECKING:
+    from gristmill.model.sampling import Sampling
+    from gristmill.model.unified import Unified
+
 # Scenes that the report shows, drawn and described.
 _SHOWN = 24
 _ENLARGED = 120
+
+
+class _Shown(TypedDict):
+    """One thing that the model drew or said; `src` is a data URI."""
+
+    words: str
+    src: str
+    right: bool
 
 
 def train_demo_model(
@@ -27,7 +39,7 @@ def train_demo_model(
     console: Console,
     scenes: int = 256,
     size: str = "tiny",
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Train on the shards of the run in `out`, evaluate on `scenes` scenes, and leave
     `out/evaluation.json` and `out/model/showcase.json`. Four (colour, shape) pairs are held out of
     training. What was trained before is trained no more."""
@@ -66,7 +78,7 @@ def train_demo_model(
     return scores
 
 
-def _showcase(model: Any, sampling: Any, seed: int) -> dict[str, Any]:
+def _showcase(model: Unified, sampling: Sampling, seed: int) -> dict[str, list[_Shown]]:
     """Pictures drawn for prompts, and captions of pictures, each with whether it is right."""
     from gristmill.model.shapes.parser import agrees, read_caption, read_pictures, shows
     from gristmill.model.shapes.scenes import captions, draw
@@ -97,7 +109,7 @@ def _showcase(model: Any, sampling: Any, seed: int) -> dict[str, Any]:
 def _data_uri(picture: NDArray[np.uint8]) -> str:
     """PNG, enlarged without smoothing: a picture of 24 pixels is what it is."""
     size = (_ENLARGED, _ENLARGED)
-    large: Any = cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST)
-    swapped: Any = cv2.cvtColor(large, cv2.COLOR_RGB2BGR)
+    large = cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST)
+    swapped = cv2.cvtColor(large, cv2.COLOR_RGB2BGR)
     data = cv2.imencode(".png", swapped)[1].tobytes()
     return "data:image/png;base64," + base64.b64encode(data).decode()

@@ -3,19 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gristmill.dags.demos.web import CLEAN, CONTROLS, PLANTED, Web
+from gristmill.dags.demos.web import CLEAN, CONTROLS, PLANTED
+from gristmill.dags.demos.web_server import Web
 from gristmill.dags.engine.read_parts import parts_done
 from gristmill.dags.engine.rows import RowReader
+from gristmill.dags.engine.summary import RunSummary
 from gristmill.dags.runs.plan import open_run
 
 COPY = "copy of another image"
+
+
+class TruthRow(TypedDict):
+    """One row of a little web: its uid, what is wrong with it, and what it is a copy of (its own
+    page's number otherwise)."""
+
+    uid: str
+    fault: str
+    group: int
+
+
+class Outcome(TypedDict):
+    """What became of a row; `reason` is None if it was kept, `kind` that of its copy."""
+
+    reason: str | None
+    kind: str | None
+    clip_score: float | None
+
+
+class FaultCounts(TypedDict):
+    """What was planted of a fault, and what was caught; `caught_by` is [[reason, rows], ...]."""
+
+    planted: int
+    caught: int
+    false_alarms: int
+    caught_by: list[list[str | int]]
+
+
+class Judgement(TypedDict):
+    """Fault -> counts, and how well the scores of wrong captions tell them from right ones."""
+
+    truth: dict[str, FaultCounts]
+    wrong_caption_auc: float
+
+
+class DemoSummary(RunSummary, Judgement):
+    """`summary.json` of a demo; `model` holds the scores of what was trained."""
+
+    model: NotRequired[dict[str, object]]
+
+
 # Fault -> reasons that count as catching it.
 CAUGHT_AS: dict[str, tuple[str, ...]] = {
     "dead link": ("http 404", "http 410", "http 500"),
@@ -47,26 +90,27 @@ COPY_KINDS = {
 }
 
 
-def judge(found: Web, out: str) -> dict[str, Any]:
+def judge(found: Web, out: str) -> Judgement:
     """{"truth": {fault: counts}, "wrong_caption_auc": float} of a finished run over a little
     web."""
     truth = pq.read_table(found.truth).to_pylist()
-    return judge_rows(truth, _fates(out))
+    outcomes, repeated = _fates(out)
+    return judge_rows(truth, outcomes, repeated)
 
 
 def judge_rows(
-    truth: Sequence[Mapping[str, Any]], outcomes: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """`truth`: rows of uid, fault, group; `outcomes`: uid -> reason (None if kept), kind,
-    clip_score, and under the key "repeated" how many rows were dropped as repeated."""
+    truth: Sequence[TruthRow], outcomes: Mapping[str, Outcome], repeated: int
+) -> Judgement:
+    """`truth`: what was planted; `outcomes`: uid -> what became of it; `repeated`: how many rows
+    were dropped as repeated."""
     rows = [row for row in truth if row["fault"] != "repeated row"]
-    result: dict[str, Any] = {}
+    result: dict[str, FaultCounts] = {}
     for fault in PLANTED:
         mine = [row for row in truth if row["fault"] == fault]
         if fault == "repeated row":
-            caught = int(outcomes["repeated"]["count"])
-            right = min(caught, len(mine))
-            result[fault] = _counts(len(mine), right, caught - right, {"repeated row": right})
+            right = min(repeated, len(mine))
+            by = {"repeated row": right}
+            result[fault] = _counts(len(mine), right, repeated - right, by)
         elif fault in CAUGHT_AS:
             result[fault] = _judge_plain(fault, mine, rows, outcomes)
         else:
@@ -76,7 +120,7 @@ def judge_rows(
     return {"truth": result, "wrong_caption_auc": round(area_under_curve(clean, wrong), 5)}
 
 
-def _counts(planted: int, caught: int, false: int, by: Mapping[str, int]) -> dict[str, Any]:
+def _counts(planted: int, caught: int, false: int, by: Mapping[str, int]) -> FaultCounts:
     ordered = sorted(by.items(), key=lambda item: (-item[1], item[0]))
     return {
         "planted": planted,
@@ -88,14 +132,14 @@ def _counts(planted: int, caught: int, false: int, by: Mapping[str, int]) -> dic
 
 def _judge_plain(
     fault: str,
-    mine: Sequence[Mapping[str, Any]],
-    rows: Sequence[Mapping[str, Any]],
-    outcomes: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
+    mine: Sequence[TruthRow],
+    rows: Sequence[TruthRow],
+    outcomes: Mapping[str, Outcome],
+) -> FaultCounts:
     by: dict[str, int] = {}
     for row in mine:
         reason = outcomes[row["uid"]]["reason"]
-        if reason in CAUGHT_AS[fault]:
+        if reason is not None and reason in CAUGHT_AS[fault]:
             by[reason] = by.get(reason, 0) + 1
     false = sum(
         row["fault"] != fault and outcomes[row["uid"]]["reason"] in CAUGHT_AS[fault] for row in rows
@@ -105,10 +149,10 @@ def _judge_plain(
 
 def _judge_copies(
     fault: str,
-    mine: Sequence[Mapping[str, Any]],
-    rows: Sequence[Mapping[str, Any]],
-    outcomes: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
+    mine: Sequence[TruthRow],
+    rows: Sequence[TruthRow],
+    outcomes: Mapping[str, Outcome],
+) -> FaultCounts:
     """A pair of original and copy is caught if one of the two went as a copy, whichever; a false
     alarm is a copy, of this kind, of a picture that has none, or a pair of which neither stays."""
     kind = COPY_KINDS[fault]
@@ -132,14 +176,12 @@ def _judge_copies(
     return _counts(len(mine), caught, false, by)
 
 
-def _scores(
-    rows: Sequence[Mapping[str, Any]], outcomes: Mapping[str, Mapping[str, Any]]
-) -> NDArray[np.float64]:
+def _scores(rows: Sequence[TruthRow], outcomes: Mapping[str, Outcome]) -> NDArray[np.float64]:
     found = [outcomes[row["uid"]]["clip_score"] for row in rows]
     return np.array([score for score in found if score is not None], np.float64)
 
 
-def area_under_curve(positive: NDArray[Any], negative: NDArray[Any]) -> float:
+def area_under_curve(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float:
     """Chance that a positive scores above a negative; ties count half."""
     if not len(positive) or not len(negative):
         return 0.5
@@ -148,12 +190,12 @@ def area_under_curve(positive: NDArray[Any], negative: NDArray[Any]) -> float:
     return float(above + equal / 2)
 
 
-def _fates(out: str) -> dict[str, dict[str, Any]]:
-    """What became of each uid."""
+def _fates(out: str) -> tuple[dict[str, Outcome], int]:
+    """What became of each uid, and how many rows were dropped as repeated."""
     layout = open_run(out)
     parts = parts_done(layout) or 0
     reader = RowReader(layout)
-    outcomes: dict[str, dict[str, Any]] = {}
+    outcomes: dict[str, Outcome] = {}
     repeated = 0
     for part in range(parts):
         for row in layout.folder.read_table(f"ledger/{part:06d}.parquet").to_pylist():
@@ -163,6 +205,6 @@ def _fates(out: str) -> dict[str, dict[str, Any]]:
             outcomes[row["uid"]] = {"reason": row["reason"], "kind": None, "clip_score": None}
         columns: pa.Table = reader.entering("keep", part, ["uid", "clip_score", "duplicate_kind"])
         for row in columns.to_pylist():
-            outcomes[row["uid"]] |= {"kind": row["duplicate_kind"], "clip_score": row["clip_score"]}
-    outcomes["repeated"] = {"count": repeated}
-    return outcomes
+            outcome = outcomes[row["uid"]]
+            outcome["kind"], outcome["clip_score"] = row["duplicate_kind"], row["clip_score"]
+    return outcomes, repeated

@@ -6,13 +6,13 @@ import csv
 import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any
 
 import av
 import cv2
 import numpy as np
 
 from gristmill.dags.demos.media import CLEAN, MediaDemo, Planted, World, common_settings, scaled
+from gristmill.dags.demos.web_server import Route
 from gristmill.dags.graph import Dag
 from gristmill.dags.recipes.video_text import video_text
 from gristmill.dags.settings import apply_settings
@@ -53,7 +53,7 @@ def write_video(
     """H.264 in mp4, a keyframe every so many frames."""
     with av.open(path, "w") as output:
         options = {"crf": str(crf), "preset": "ultrafast", "g": str(every)}
-        stream: Any = output.add_stream("libx264", rate=fps, options=options)
+        stream = output.add_stream("libx264", rate=fps, options=options)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
@@ -79,14 +79,21 @@ def build(folder: str, base: str, seed: int, share: float) -> World:
     first = 6 * 10**9 + seed * 10**5
     rows: list[tuple[str, str]] = []
     planted: list[Planted] = []
-    routes: dict[str, dict[str, Any]] = {}
+    routes: dict[str, Route] = {}
 
-    def add(fault: str, frames: Sequence[Image], caption: str, **facts: Any) -> None:
-        options = {name: facts.pop(name) for name in ("crf",) if name in facts}
+    def add(
+        fault: str,
+        frames: Sequence[Image],
+        caption: str,
+        *,
+        group: int = -1,
+        cuts: Sequence[int] = (),
+        crf: int = 18,
+    ) -> None:
         path = f"/{len(rows):04d}.mp4"
-        write_video(frames, os.path.join(folder, "site", path[1:]), **options)
+        write_video(frames, os.path.join(folder, "site", path[1:]), crf=crf)
         routes[path] = {"type": "video/mp4"}
-        planted.append(Planted(len(rows), fault, **facts))
+        planted.append(Planted(len(rows), fault, group=group, cuts=list(cuts)))
         rows.append((base + path, caption))
 
     for i in range(clean):
@@ -103,11 +110,11 @@ def build(folder: str, base: str, seed: int, share: float) -> World:
         frames, caption = moving(first + 5000 + i)
         add("black bars", [_barred(frame) for frame in frames], caption)
     copied = iter(rng.permutation(clean))
-    for fault, change, options in _COPIES:
+    for fault, change, crf in _COPIES:
         for _ in range(counts[fault]):
             of = int(next(copied))
             frames, caption = moving(first + of)
-            add(fault, change(frames), caption, group=of, **options)
+            add(fault, change(frames), caption, group=of, crf=crf)
     for fault in ("several shots", "shots with fades"):
         for i in range(counts[fault]):
             offset = 6000 if fault == "several shots" else 7000
@@ -132,7 +139,7 @@ def _add_broken(
     counts: dict[str, int],
     rows: list[tuple[str, str]],
     planted: list[Planted],
-    routes: dict[str, dict[str, Any]],
+    routes: dict[str, Route],
 ) -> None:
     for fault in ("corrupt tail", "html for video", "dead link", "still picture"):
         for i in range(counts[fault]):
@@ -217,12 +224,13 @@ def _trimmed(frames: Sequence[Image]) -> list[Image]:
 
 
 _Change = Callable[[Sequence[Image]], list[Image]]
-_COPIES: tuple[tuple[str, _Change, dict[str, int]], ...] = (
-    ("trimmed copy", _trimmed, {}),
-    ("re-encoded copy", list, {"crf": 34}),
-    ("resized copy", _resized, {}),
-    ("copy with a logo", _with_logo, {}),
-    ("grey copy", _grey, {}),
+# Fault, what is done to the frames, and how coarsely they are encoded.
+_COPIES: tuple[tuple[str, _Change, int], ...] = (
+    ("trimmed copy", _trimmed, 18),
+    ("re-encoded copy", list, 34),
+    ("resized copy", _resized, 18),
+    ("copy with a logo", _with_logo, 18),
+    ("grey copy", _grey, 18),
 )
 
 

@@ -11,7 +11,6 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from gristmill.dags.dag_yaml import dump_dag
 from gristmill.dags.engine.barriers import barrier_state, finish, is_finished, make_room
@@ -26,7 +25,7 @@ from gristmill.dags.engine.read_parts import ScanOperator, cut_parts, parts_done
 from gristmill.dags.engine.run_folder import RunLayout, run_lock
 from gristmill.dags.engine.schedule import Barrier, Chain, schedule
 from gristmill.dags.engine.score_operator import ScoreOperator
-from gristmill.dags.engine.summary import keep_outcomes, rule_warnings, summarise
+from gristmill.dags.engine.summary import RunSummary, keep_outcomes, rule_warnings, summarise
 from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.engine.watch import CommitWatch, ResourceWatch
 from gristmill.dags.graph import Dag
@@ -81,7 +80,7 @@ def make_runner(options: RunOptions) -> Runner:
     raise ConfigurationError(f"runner {options.runner!r}; choose ray or local")
 
 
-def execute(dag: Dag, out: str, options: RunOptions, progress: Progress) -> dict[str, Any]:
+def execute(dag: Dag, out: str, options: RunOptions, progress: Progress) -> RunSummary:
     """Run `dag` into the folder `out` and return the summary that `summary.json` holds."""
     if options.runner == "ray":
         cluster_address(options.address)
@@ -109,7 +108,7 @@ class _Execution:
         self._runner: Runner | None = None
         self._stack = contextlib.ExitStack()
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> RunSummary:
         start = time.perf_counter()
         with self._stack:
             self._stack.enter_context(self.resources)
@@ -122,7 +121,7 @@ class _Execution:
                     self._run_barrier(step)
             return self._close(time.perf_counter() - start)
 
-    def _close(self, seconds: float) -> dict[str, Any]:
+    def _close(self, seconds: float) -> RunSummary:
         counts: dict[str, NodeCount] | None = None
         problem: LedgerError | None = None
         try:
@@ -141,7 +140,7 @@ class _Execution:
             raise problem
         return summary
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self) -> dict[str, object]:
         return {
             "dag": self.dag.name,
             "fingerprints": dict(self.layout.fingerprints),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -243,7 +242,7 @@ def _fate(table: pa.Table, verdict: str, node: str) -> pa.Table:
 
 def _fill(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """`table` with exactly the columns of `schema`; those it lacks are null."""
-    columns: list[Any] = []
+    columns: list[pa.Array | pa.ChunkedArray] = []
     for column in schema:
         if column.name in table.column_names:
             columns.append(table[column.name].cast(column.type))

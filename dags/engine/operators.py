@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +17,7 @@ from gristmill.dags.engine.run_folder import ROWS, RunLayout
 from gristmill.dags.engine.supervision import Supervised, Supervision
 from gristmill.dags.graph import is_row_stage
 from gristmill.pipelines.schema import POISONED
-from gristmill.pipelines.stage import Global, Needs, Write
+from gristmill.pipelines.stage import Global, Needs, Phase, Write
 
 DROPPED_SCHEMA = pa.schema(
     [
@@ -74,7 +73,7 @@ class PartOperator:
             self._supervised.close()
             self._supervised = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_supervised": None}
 
     def __call__(self, part: int) -> bool:
@@ -99,7 +98,7 @@ class PhaseOperator:
         with node_workspace(self.layout, self.node, self.parts) as workspace:
             return int(self._phase().count(workspace))
 
-    def _phase(self) -> Any:
+    def _phase(self) -> Phase:
         stage = self.layout.dag.stage(self.node)
         assert isinstance(stage, (Global, Write))
         return next(phase for phase in stage.phases() if phase.name == self.phase)

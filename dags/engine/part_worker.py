@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -206,7 +206,7 @@ class PartWorker:
         return table.append_column("part", pa.array(np.full(len(table), part, np.int32)))
 
 
-def _store_images(table: pa.Table, blobs: Any) -> pa.Table:
+def _store_images(table: pa.Table, blobs: IO[bytes]) -> pa.Table:
     """Move the pictures of a table into the blob file, leaving the place where they lie; rows of
     one picture, which come one after the other, share it."""
     offsets: list[int | None] = []

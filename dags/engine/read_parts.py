@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -140,7 +139,7 @@ def _scanned(layout: RunLayout, chunks: int) -> pa.RecordBatchReader:
                     count = len(batch) if left is None else min(left, len(batch))
                     batch = batch.slice(0, count)
                     row = pa.array(np.arange(offset, offset + count, dtype=np.int64))
-                    columns: list[Any] = batch.columns
+                    columns: list[pa.Array] = batch.columns
                     columns[index] = row
                     yield pa.RecordBatch.from_arrays(columns, schema=ROW)
                     offset += count

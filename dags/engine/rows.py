@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -110,7 +110,7 @@ class RowReader:
                 table = table.append_column(taken.schema.field(name), taken[name])
         return table
 
-    def _sidecar(self, node: str, record: Record, name: str) -> NDArray[Any]:
+    def _sidecar(self, node: str, record: Record, name: str) -> NDArray[np.generic]:
         return load_array(self.layout.store(node).folder, record.files[name]["name"])
 
     def images(self, node: str, table: pa.Table) -> list[bytes]:
@@ -143,20 +143,22 @@ class RowReader:
         return [n for n in dag.upstream(node) if stores_images(dag.stage(n))][-1]
 
 
-def _runs(rows: NDArray[Any], offsets: NDArray[Any], sizes: NDArray[Any]) -> list[NDArray[Any]]:
+def _runs(
+    rows: NDArray[np.intp], offsets: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> list[NDArray[np.intp]]:
     """Rows sorted by offset, split where the gap is not worth reading."""
     gaps = offsets[rows[1:]] - (offsets[rows[:-1]] + sizes[rows[:-1]])
     return np.split(rows, np.flatnonzero(gaps > _MERGE_GAP) + 1)
 
 
-def load_array(folder: Folder, name: str) -> NDArray[Any]:
+def load_array(folder: Folder, name: str) -> NDArray[np.generic]:
     """A .npy file, memory-mapped; one that lies elsewhere is read whole."""
     path = folder.local_path(name)
     if path is not None:
-        mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        mapped: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
         return mapped
     with folder.open(name) as file:
-        loaded: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        loaded: NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
         return loaded
 
 
@@ -200,12 +202,12 @@ class NodeWorkspace:
         """Stored bytes of the rows of `table`."""
         return self.rows_above.images(self.node, table)
 
-    def save(self, name: str, array: NDArray[Any]) -> None:
+    def save(self, name: str, array: NDArray[np.generic]) -> None:
         """Store an array whole."""
         with self.folder.output(f"saved/{name}.npy") as file:
             np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
 
-    def load(self, name: str) -> NDArray[Any]:
+    def load(self, name: str) -> NDArray[np.generic]:
         """A saved array, memory-mapped."""
         return load_array(self.folder, f"saved/{name}.npy")
 
@@ -222,7 +224,7 @@ class NodeWorkspace:
         """Where a Write node's files go: the run's folder of the node's name."""
         return self.layout.folder.sub(self.node)
 
-    def output(self, path: str) -> contextlib.AbstractContextManager[Any]:
+    def output(self, path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
         """A file of the product that appears whole."""
         return self.product.output(path)
 

@@ -4,12 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from gristmill.dags.engine.ledger import NodeCount, kept_rows
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.pipelines.stage import Write
 from gristmill.pipelines.storage import Folder
+
+
+class NodeSummary(TypedDict):
+    """What one node did; `seconds` and `rows_per_s` are of when it was done, not of this run."""
+
+    parts: int
+    reused: int
+    seconds: float
+    rows_per_s: float
+
+
+class ProductCounts(TypedDict):
+    """Shards and samples of each split of the product."""
+
+    shards: dict[str, int]
+    samples: dict[str, int]
+
+
+class RunSummary(TypedDict):
+    """What `summary.json` holds."""
+
+    rows_in: int
+    kept: int
+    # Node -> reason -> rows.
+    dropped: dict[str, dict[str, int]]
+    # Rows that nodes added, such as the clips of a video.
+    born: int
+    merged: int
+    ledger_ok: bool
+    seconds: float
+    peak_rss_mb: float
+    nodes: dict[str, NodeSummary]
+    # Of runs that have a product.
+    shards: NotRequired[dict[str, int]]
+    samples: NotRequired[dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -61,12 +96,12 @@ def summarise(
     reused: Mapping[str, int],
     seconds: float,
     peak_rss_mb: float,
-) -> dict[str, Any]:
+) -> RunSummary:
     """The summary of a run; `counts` is None when the ledger does not add up."""
     dag = layout.dag
     counted = dict(counts or {})
     dropped = {node: dict(sorted(c.dropped.items())) for node, c in counted.items() if c.dropped}
-    summary: dict[str, Any] = {
+    summary: RunSummary = {
         "rows_in": counted[dag.source].rows_in if counts else 0,
         "kept": kept_rows(dag, counted) if counts else 0,
         "dropped": dropped,
@@ -79,11 +114,13 @@ def summarise(
     }
     written = [name for name in dag.order() if isinstance(dag.stage(name), Write)]
     if written:
-        summary |= product_counts(layout.folder.sub(written[0]))
+        counted_product = product_counts(layout.folder.sub(written[0]))
+        summary["shards"] = counted_product["shards"]
+        summary["samples"] = counted_product["samples"]
     return summary
 
 
-def product_counts(folder: Folder) -> dict[str, Any]:
+def product_counts(folder: Folder) -> ProductCounts:
     """Shards and samples of each split, from the product's manifest."""
     manifest = folder.read_json("manifest.json")
     shards = {split: len(found["shards"]) for split, found in manifest["splits"].items()}
@@ -94,7 +131,7 @@ def product_counts(folder: Folder) -> dict[str, Any]:
     return {"shards": shards, "samples": samples}
 
 
-def _node(layout: RunLayout, node: str, parts: int, reused: int) -> dict[str, Any]:
+def _node(layout: RunLayout, node: str, parts: int, reused: int) -> NodeSummary:
     """Parts, reused parts, and what the node cost when it was done."""
     store = layout.store(node)
     folder = store.folder

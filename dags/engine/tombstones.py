@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 
@@ -23,18 +23,29 @@ _SCHEMA = pa.schema(
 )
 
 
+class Tombstone(TypedDict):
+    """One thing to forget; `when` is ISO 8601, UTC."""
+
+    kind: str
+    value: str
+    when: str
+    why: str
+
+
 def read_tombstones(folder: Folder) -> pa.Table:
     """All tombstones of a run, in the order in which they were set."""
     return folder.read_table(FILE) if folder.exists(FILE) else _SCHEMA.empty_table()
 
 
-def add_tombstones(folder: Folder, rows: Sequence[dict[str, Any]]) -> None:
+def add_tombstones(folder: Folder, rows: Sequence[Tombstone]) -> None:
     """Set more; those that stand already are left as they are."""
     there = read_tombstones(folder)
     known = set(zip(there["kind"].to_pylist(), there["value"].to_pylist(), strict=True))
     new = [row for row in rows if (row["kind"], row["value"]) not in known]
     if new:
-        folder.write_table(FILE, pa.concat_tables([there, pa.Table.from_pylist(new, _SCHEMA)]))
+        folder.write_table(
+            FILE, pa.concat_tables([there, pa.Table.from_pylist(list(new), _SCHEMA)])
+        )
 
 
 def tombstones_digest(folder: Folder) -> str:

@@ -12,13 +12,12 @@ import datetime
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from gristmill.dags.engine.run_folder import ROWS, RunLayout, run_lock
-from gristmill.dags.engine.tombstones import add_tombstones, read_tombstones
+from gristmill.dags.engine.tombstones import Tombstone, add_tombstones, read_tombstones
 from gristmill.dags.runs.plan import finished_parts, open_run
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.schema import MERGED, make_image_id, normalise_url
@@ -52,7 +51,7 @@ def forget(out: str, wanted: Sequence[tuple[str, str]], why: str = "") -> Forgot
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     found = Forgotten()
     with run_lock(layout.folder):
-        new = [{"kind": k, "value": v, "when": now, "why": why} for k, v in sorted(stones)]
+        new: list[Tombstone] = [{"kind": k, "value": v, "when": now, "why": why} for k, v in sorted(stones)]
         add_tombstones(layout.folder, new)
         nodes = _rows(layout, parts)
         for (kind, value), said in stones.items():
@@ -62,7 +61,7 @@ def forget(out: str, wanted: Sequence[tuple[str, str]], why: str = "") -> Forgot
                 found.unknown.append(said)
         # What a row grew into has another address; a rule would not know it by that of its parent.
         cut = _cut_from(nodes, set(found.uids))
-        named = [{"kind": "uid", "value": uid, "when": now, "why": why} for uid in cut]
+        named: list[Tombstone] = [{"kind": "uid", "value": uid, "when": now, "why": why} for uid in cut]
         add_tombstones(layout.folder, named)
         found.skipped = _tell_readers(layout, nodes)
     found.uids = sorted(set(found.uids))
@@ -139,7 +138,7 @@ def _cut_from(nodes: Sequence[pa.Table], found: set[str]) -> list[str]:
     return sorted(cut)
 
 
-def _uids(table: pa.Table, mask: Any) -> list[str]:
+def _uids(table: pa.Table, mask: pa.BooleanArray) -> list[str]:
     uids: list[str] = table.filter(pc.fill_null(mask, False))["uid"].to_pylist()
     return uids
 

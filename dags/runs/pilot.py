@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from gristmill.dags.engine.summary import RunSummary
 from gristmill.dags.engine.clock import clock
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import Progress
@@ -85,7 +85,7 @@ def run_pilot(
     return Pilot(sample, total, int(summary["kept"]), nodes, os.cpu_count() or 1)
 
 
-def _cost(layout: RunLayout, node: str, summary: dict[str, Any], factor: float) -> NodeCost:
+def _cost(layout: RunLayout, node: str, summary: RunSummary, factor: float) -> NodeCost:
     stage, store = layout.dag.stage(node), layout.store(node)
     records = [store.need(part) for part in store.parts()]
     rows_in = sum(record.rows_in for record in records)

@@ -17,7 +17,9 @@ from rich.console import Console
 from gristmill.dags.demos.images import demo_dag
 from gristmill.dags.demos.model import train_demo_model
 from gristmill.dags.demos.truth import CAUGHT_AS, COPY_KINDS, area_under_curve, judge, judge_rows
-from gristmill.dags.demos.web import CLEAN, PLANTED, Web, WebServer, as_served, build_web
+from gristmill.dags.demos.web import CLEAN, PLANTED, build_web
+from gristmill.dags.demos.web_pages import as_served
+from gristmill.dags.demos.web_server import Web, WebServer
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.graph import Dag
@@ -242,8 +244,8 @@ def test_the_judge_counts_misses_and_false_alarms() -> None:
         made("wrong caption", "weak caption match", uid="g", clip_score=0.85),
         made("exact copy", "copy of another image", uid="h", group="b", kind="bytes"),
     ]
-    outcomes = {row["uid"]: outcome for row, outcome in pairs} | {"repeated": {"count": 0}}
-    found = judge_rows([row for row, _ in pairs], outcomes)
+    outcomes = {row["uid"]: outcome for row, outcome in pairs}
+    found = judge_rows([row for row, _ in pairs], outcomes, repeated=0)
     counts = {f: (x["planted"], x["caught"], x["false_alarms"]) for f, x in found["truth"].items()}
     assert counts["dead link"] == (2, 1, 1)
     assert counts["near copy"] == (1, 0, 1)

@@ -29,7 +29,7 @@ from gristmill.dags.demos.find import find_demo
 from gristmill.dags.demos.images import free_port
 from gristmill.dags.demos.media import MediaDemo, Planted, World, judge
 from gristmill.dags.demos.video import write_video
-from gristmill.dags.demos.web import HOST, Web, WebServer
+from gristmill.dags.demos.web_server import HOST, Web, WebServer
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.graph import Dag

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from loopback import Loopback
 
-from gristmill.dags.demos.web import huge_png
+from gristmill.dags.demos.web_pages import huge_png
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.decode import decode_rgb
 from gristmill.pipelines.download.images import Download
