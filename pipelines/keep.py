@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, GraphError
+from gristmill.pipelines.rule_stability import unstable_calls
 from gristmill.pipelines.stage import Global, Phase, Workspace, missing_column, require_choice
 
 KEPT = "kept"
@@ -101,8 +102,14 @@ class Keep(Global):
                 for column, _ in _QUANTILE.findall(rule):
                     if column not in available.names:
                         raise GraphError(missing_column("Keep", column, available.names))
+                sql = _QUANTILE.sub("0.0::DOUBLE", rule)
+                if calls := unstable_calls(database, sql, names):
+                    raise GraphError(
+                        f"rule {reason!r} ({rule}) asks {', '.join(calls)}, which answers "
+                        "otherwise every time: another run would keep other rows; compare with a "
+                        "fixed value"
+                    )
                 try:
-                    sql = _QUANTILE.sub("0.0::DOUBLE", rule)
                     relation = database.sql(f"SELECT ({sql}) AS broken FROM rows")
                     if str(relation.types[0]) != "BOOLEAN":
                         raise GraphError(
