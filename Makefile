@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/gristmill demo --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=10
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,11 +1,18 @@
-"""What all tests share: one Ray, and no way out to the network or to a home folder's caches."""
+"""What all tests share: one Ray, no way out to the network or to a home folder's caches, and a
+check that they leave the checkout as it was."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, os.path.dirname(__file__))
+
+from checkout import Snapshot, changes, take_snapshot
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -17,6 +24,37 @@ os.environ.update(
         path for path in (os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")) if path
     ),
 )
+
+ROOT = Path(__file__).parents[1]
+_BEFORE = pytest.StashKey[Snapshot]()
+_LEFT = pytest.StashKey[list[str]]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Remember what lies in the checkout."""
+    session.config.stash[_BEFORE] = take_snapshot(ROOT)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run of tests that leaves the checkout otherwise than it found it has failed."""
+    left = changes(session.config.stash[_BEFORE], take_snapshot(ROOT))
+    session.config.stash[_LEFT] = left
+    if left and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Name the files."""
+    if left := config.stash.get(_LEFT, []):
+        terminalreporter.section("the checkout is not as it was", red=True)
+        for line in left:
+            terminalreporter.write_line(line)
+        terminalreporter.write_line(
+            "a test writes below tmp_path alone; or did somebody work here meanwhile?"
+        )
 
 
 @pytest.fixture(scope="session")
