@@ -1,0 +1,106 @@
+"""The run folder: a part is there when its record is; one writer at a time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from toy_run import lay, put, toy_dag
+
+from gristmill.dags.engine.run_folder import BLOBS, ROWS, PartStore, run_lock
+from gristmill.errors import RunError, RunLockedError
+from gristmill.pipelines.storage import Folder
+
+TABLE = pa.table({"uid": ["a", "b"], "n": [1, 2]})
+
+
+def test_nothing_of_a_part_is_seen_before_its_commit_and_nothing_left_without(
+    tmp_path: Path,
+) -> None:
+    store = PartStore(Folder(str(tmp_path)))
+    with pytest.raises(ZeroDivisionError), store.attempt(3) as attempt:
+        attempt.write_table(ROWS, TABLE)
+        assert store.record(3) is None and store.parts() == []
+        raise ZeroDivisionError
+    assert store.folder.names() == []
+    with store.attempt(3) as attempt:
+        attempt.write_table(ROWS, TABLE)
+        attempt.write_array("vectors", np.eye(2, dtype=np.float16))
+        with attempt.output(BLOBS, "bin") as file:
+            file.write(b"12345")
+        written = attempt.commit(rows_in=2, rows_out=2)
+    record = store.need(3)
+    assert record == written and store.parts() == [3]
+    assert store.table(record).equals(TABLE)
+    assert store.table(record, columns=["n"]).column_names == ["n"]
+    assert record.files[BLOBS]["size"] == 5
+    assert (np.load(tmp_path / record.files["vectors"]["name"]) == np.eye(2)).all()
+
+
+def test_two_attempts_do_not_harm_each_other(tmp_path: Path) -> None:
+    store = PartStore(Folder(str(tmp_path)))
+    with store.attempt(0) as one, store.attempt(0) as two:
+        one.write_table(ROWS, TABLE)
+        two.write_table(ROWS, TABLE.slice(1))
+        one.commit()
+        last = two.commit()
+    assert store.need(0).files == last.files
+    assert store.table(store.need(0)).equals(TABLE.slice(1))
+
+
+def test_a_part_that_must_be_there_and_is_not(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"part 5 of .* is not committed; run again"):
+        PartStore(Folder(str(tmp_path))).need(5)
+
+
+def test_parts_are_told_from_whatever_else_lies_there(tmp_path: Path) -> None:
+    for name in ("000000.json", "000012.json", "parts.json", "000001-ab.rows.parquet", "x"):
+        (tmp_path / name).write_text("{}")
+    assert PartStore(Folder(str(tmp_path))).parts() == [0, 12]
+
+
+def test_a_keep_node_says_what_lies_above_it_too(tmp_path: Path) -> None:
+    layout = lay(tmp_path, toy_dag())
+    for node in ("draw", "keep"):
+        put(layout, node, 0, TABLE)
+    before = {node: layout.digest(node, 0) for node in ("draw", "keep")}
+    put(layout, "draw", 0, TABLE.slice(1))
+    assert layout.digest("draw", 0) != before["draw"]
+    assert layout.digest("keep", 0) != before["keep"]
+    assert layout.node_folder("keep").startswith("nodes/keep-")
+
+
+@pytest.mark.parametrize("place", ["disk", "memory"])
+def test_a_second_writer_is_refused_and_the_lock_goes(place: str, tmp_path: Path) -> None:
+    url = str(tmp_path) if place == "disk" else f"memory://{uuid.uuid4().hex}"
+    folder = Folder(url)
+    with run_lock(folder):
+        if place == "disk":
+            with pytest.raises(RunLockedError, match=f"process {os.getpid()}"), run_lock(folder):
+                pass
+        else:
+            assert folder.read_bytes("run.lock").decode().endswith(f":{os.getpid()}")
+    with run_lock(folder):
+        pass
+    if place == "memory":
+        assert not folder.exists("run.lock")
+
+
+def test_a_store_s_lock_of_another_machine_holds_and_of_a_dead_process_does_not() -> None:
+    folder = Folder(f"memory://{uuid.uuid4().hex}")
+    folder.write_bytes("run.lock", b"elsewhere:17")
+    with (
+        pytest.raises(RunLockedError, match=r"by elsewhere:17.*remove .*run\.lock"),
+        run_lock(folder),
+    ):
+        pass
+    with subprocess.Popen(["true"]) as dead:
+        dead.wait()
+    folder.write_bytes("run.lock", f"{os.uname().nodename}:{dead.pid}".encode())
+    with run_lock(folder):
+        assert folder.read_bytes("run.lock").decode().endswith(f":{os.getpid()}")
