@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.rule_stability import unstable_calls
-from gristmill.pipelines.stage import Global, Phase, Workspace, missing_column, require_choice
+from gristmill.pipelines.schema import ColumnFacts
+from gristmill.pipelines.stage import (
+    Global,
+    Phase,
+    Workspace,
+    missing_column,
+    require_choice,
+    setting,
+)
 
 KEPT = "kept"
 DROPPED = "dropped"
@@ -45,10 +53,10 @@ class Keep(Global):
 
     # Reason -> SQL expression, in the order in which they are tried.
     rules: Mapping[str, str] = field(default_factory=dict)
-    # What a rule without a value does: "drop" or "keep" the row.
-    missing: str = "drop"
-    # Which captions of one image stay: "all", the "first" in the source, or the "best".
-    captions: str = "all"
+    # What a rule without a value does with the row.
+    missing: str = setting("drop", choices=("drop", "keep"))
+    # Which captions of one image stay: all, the first in the source, or the best.
+    captions: str = setting("all", choices=("all", "first", "best"))
     # Column that decides which caption is the best; higher is better.
     best_by: str = "clip_score"
     # .npy of uids as DataComp publishes subsets (pairs of uint64: the halves of 128 bits); rows of
@@ -69,6 +77,16 @@ class Keep(Global):
             ]
         )
 
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "verdict": ColumnFacts("kept, dropped or merged."),
+            "reason": ColumnFacts(
+                "The first rule that the row breaks; null for rows that are kept."
+            ),
+            "value": ColumnFacts("The columns that the rule names, with their values, as text."),
+        }
+
     def files(self) -> tuple[str, ...]:
         """The subset."""
         return (self.subset,) if self.subset else ()
@@ -79,8 +97,8 @@ class Keep(Global):
             read_subset(self.subset)
         if self.subset_by != "uid" and not self.subset_by.startswith("meta."):
             raise ConfigurationError(f"subset_by is {self.subset_by!r}; write uid or meta.NAME")
-        require_choice(self, "missing", ("drop", "keep"))
-        require_choice(self, "captions", ("all", "first", "best"))
+        require_choice(self, "missing")
+        require_choice(self, "captions")
         for reason, rule in self.rules.items():
             for _, q in _QUANTILE.findall(rule):
                 if not 0 <= float(q) <= 1:

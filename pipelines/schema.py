@@ -5,6 +5,7 @@ Names and statuses follow img2dataset where it has one. No column is ever of nul
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -23,39 +24,71 @@ GOING_ON = (SUCCESS, PENDING)
 # Its content went into another row, such as the pictures of a document.
 MERGED = "merged"
 
+
+@dataclass(frozen=True)
+class ColumnFacts:
+    """What a column means, for people: written beside the schema, never into it, so that stored
+    bytes do not depend on words."""
+
+    meaning: str
+    unit: str = ""
+    # Lowest and highest value that can occur; None where there is no end.
+    low: float | None = None
+    high: float | None = None
+    # What must be set for the column to be there; empty: it always is.
+    only_with: str = ""
+
+
 ROW = pa.schema(
     [
-        # 32 hex digits, see `make_uid`; stable over runs and machines.
         pa.field("uid", pa.string(), nullable=False),
-        # The same without the caption: rows that share it are captions of one image.
         pa.field("image_id", pa.string(), nullable=False),
-        # uid of the row this one was cut from; null for rows of a source.
         pa.field("parent_uid", pa.string()),
-        # Position in the source, from 0.
         pa.field("row", pa.int64(), nullable=False),
-        # Name of the source.
         pa.field("source", pa.string(), nullable=False),
-        # http(s) URL; null for rows whose bytes lie in the source itself.
         pa.field("url", pa.string()),
-        # Where the bytes lie when there is no URL: see gristmill.pipelines.sources.pointer.
         pa.field("pointer", pa.string()),
         pa.field("caption", pa.string()),
-        # `pending` until the bytes are there, then `success` or a failure's kind.
         pa.field("status", pa.string(), nullable=False),
-        # Short, countable reason of a failure ("http 404"); null on success.
         pa.field("error", pa.string()),
-        # Of the bytes received.
         pa.field("sha256", pa.string()),
-        # Pixels, as stored, then as received.
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("original_width", pa.int32()),
         pa.field("original_height", pa.int32()),
         pa.field("licence", pa.string()),
-        # JSON object: every other column of the source.
         pa.field("meta", pa.string()),
     ]
 )
+# Of these columns and of others that several stages write with one meaning.
+ROW_FACTS = {
+    "uid": ColumnFacts("32 hex digits, see `make_uid`; stable over runs and machines."),
+    "image_id": ColumnFacts("The same without the caption: captions of one image share it."),
+    "parent_uid": ColumnFacts("uid of the row this one was cut from; null for rows of a source."),
+    "row": ColumnFacts("Position in the source, from 0.", low=0),
+    "source": ColumnFacts("Name of the source."),
+    "url": ColumnFacts("http(s) URL; null for rows whose bytes lie in the source itself."),
+    "pointer": ColumnFacts("Where the bytes lie when there is no URL: a place in the source."),
+    "caption": ColumnFacts("Text of the row; null if it has none."),
+    "status": ColumnFacts("pending until the bytes are there, then success or a failure's kind."),
+    "error": ColumnFacts('Short, countable reason of a failure ("http 404"); null on success.'),
+    "sha256": ColumnFacts("Of the bytes received, hex."),
+    "width": ColumnFacts("As stored.", "pixels", low=1),
+    "height": ColumnFacts("As stored.", "pixels", low=1),
+    "original_width": ColumnFacts("As received.", "pixels", low=1),
+    "original_height": ColumnFacts("As received.", "pixels", low=1),
+    "licence": ColumnFacts("Licence of the row, as its source says."),
+    "meta": ColumnFacts("JSON object: every other column of the source."),
+    "image": ColumnFacts("Bytes of the picture or clip, stored beside the part, not in it."),
+    "blob_offset": ColumnFacts("Where the stored bytes begin in the part's file.", "bytes", low=0),
+    "blob_size": ColumnFacts("How many bytes are stored.", "bytes", low=0),
+    "received_bytes": ColumnFacts("Size of what was received.", "bytes", low=0),
+    "format": ColumnFacts("Of the bytes stored: jpg, png, webp, mp4."),
+    "has_audio": ColumnFacts("Whether there is sound."),
+    "fps": ColumnFacts("Frames a second, on average.", "1/s", low=0),
+    "duration_s": ColumnFacts("How long it plays.", "s", low=0),
+    "frames": ColumnFacts("Frames that the container holds.", "frames", low=0),
+}
 
 
 def _prefixed(text: str) -> bytes:

@@ -9,24 +9,46 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.media import Media
-from gristmill.pipelines.schema import ROW
+from gristmill.pipelines.schema import ROW, ColumnFacts
+
+_T = TypeVar("_T")
 
 
-def execution(default: Any) -> Any:
+def setting(
+    default: _T,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[str] = (),
+) -> _T:
+    """Declare a field with its unit, and the values that it may have.
+
+    The comment above a field says what it is for; `gristmill stages` shows both, and a run checks
+    the values before it starts (`check_settings`).
+    """
+    metadata = {"unit": unit, "low": low, "high": high, "choices": tuple(choices)}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def execution(
+    default: _T, *, unit: str = "", low: float | None = None, high: float | None = None
+) -> _T:
     """Declare a field that changes how fast a stage runs but never what it writes.
 
     Such fields stay out of fingerprints, so changing them reuses finished work.
     """
-    return dataclasses.field(default=default, metadata={"execution": True})
+    metadata = {"execution": True, "unit": unit, "low": low, "high": high}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +77,11 @@ class Stage:
     def writes(self) -> pa.Schema:
         """Columns that this stage adds or replaces, typed; never of null type."""
         return pa.schema([])
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What those columns mean, in which unit, between which ends; those of `ROW_FACTS` need no
+        entry. A rule that compares a column with what it can never be is warned of."""
+        return {}
 
     def needs(self) -> Needs:
         """What one worker occupies."""
@@ -278,10 +305,38 @@ def is_execution(field: dataclasses.Field[Any]) -> bool:
     return bool(field.metadata.get("execution", False))
 
 
-def require_choice(stage: Stage, field: str, choices: Sequence[str]) -> None:
-    """Raise `ConfigurationError` unless `stage.field` is one of `choices`."""
-    value = getattr(stage, field)
-    if value not in choices:
-        raise ConfigurationError(
-            f"{type(stage).__name__}.{field} is {value!r}; choose one of {', '.join(choices)}"
-        )
+def require_choice(stage: Stage, name: str) -> None:
+    """Raise `ConfigurationError` unless the field `name`, or each item of it, is one of the choices
+    that it was declared with."""
+    declared = next(field for field in dataclasses.fields(stage) if field.name == name)
+    choices = declared.metadata["choices"]
+    value = getattr(stage, name)
+    for one in value if isinstance(value, tuple) else (value,):
+        if one not in choices:
+            raise ConfigurationError(
+                f"{type(stage).__name__}.{name} is {one!r}; choose one of {', '.join(choices)}"
+            )
+
+
+def check_settings(stage: Stage) -> None:
+    """Raise `ConfigurationError` for a field that is not what it was declared to be."""
+    for declared in dataclasses.fields(stage):
+        facts, value = declared.metadata, getattr(stage, declared.name)
+        if facts.get("choices"):
+            require_choice(stage, declared.name)
+        if isinstance(value, (int, float)):
+            low, high = facts.get("low"), facts.get("high")
+            if (low is not None and value < low) or (high is not None and value > high):
+                raise ConfigurationError(
+                    f"{type(stage).__name__}.{declared.name} is {value:g}; "
+                    f"it must be {range_text(low, high)}"
+                )
+
+
+def range_text(low: float | None, high: float | None) -> str:
+    """The ends between which a value lies: "0..1", "at least 1"; empty without an end."""
+    if low is not None and high is not None:
+        return f"{low:g}..{high:g}"
+    if low is not None:
+        return f"at least {low:g}"
+    return f"at most {high:g}" if high is not None else ""

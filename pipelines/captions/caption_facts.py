@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.captions.pii import holds
 from gristmill.pipelines.decode import Image
+from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Score
 
 # Phrases that describe a page or a file rather than a picture.
@@ -64,9 +65,7 @@ class CaptionFacts(Score):
             [
                 pa.field("caption_chars", pa.int32()),
                 pa.field("caption_words", pa.int32()),
-                # Letters of any alphabet by characters that are no space, 0..1.
                 pa.field("caption_alpha_share", pa.float32()),
-                # Share of words and word pairs that came before (Gopher, Rae et al. 2021), 0..1.
                 pa.field("caption_repetition", pa.float32()),
                 pa.field("caption_boilerplate", pa.bool_()),
                 pa.field("caption_markup", pa.bool_()),
@@ -75,6 +74,26 @@ class CaptionFacts(Score):
                 pa.field("caption_phone", pa.bool_()),
             ]
         )
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "caption_chars": ColumnFacts("Length; 0 without a caption.", "characters", low=0),
+            "caption_words": ColumnFacts("Length; 0 without a caption.", "words", low=0),
+            "caption_alpha_share": ColumnFacts(
+                "Letters of any alphabet by characters that are no space.", low=0, high=1
+            ),
+            "caption_repetition": ColumnFacts(
+                "Share of words and word pairs that came before (Gopher, Rae et al. 2021).",
+                low=0,
+                high=1,
+            ),
+            "caption_boilerplate": ColumnFacts("Whether an expression of `boilerplate` finds it."),
+            "caption_markup": ColumnFacts("Whether it has tags or entities of HTML."),
+            "caption_url": ColumnFacts("Whether it has a web address."),
+            "caption_email": ColumnFacts("Whether it has an e-mail address."),
+            "caption_phone": ColumnFacts("Whether it has a telephone number."),
+        }
 
     def check(self) -> None:
         """Compile the expressions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.decode import Image
+from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Score
 
 
@@ -36,14 +37,21 @@ class CaptionLanguage(Score):
         """Language and confidence are null where there is no letter."""
         return pa.schema(
             [
-                # ISO 639-1.
                 pa.field("caption_language", pa.string()),
-                # Posterior probability, 0..1.
                 pa.field("caption_language_confidence", pa.float32()),
-                # Tokens of CLIP's BPE, without start and end; CLIP reads 75.
                 pa.field("caption_clip_tokens", pa.int32()),
             ]
         )
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "caption_language": ColumnFacts("ISO 639-1."),
+            "caption_language_confidence": ColumnFacts("Posterior probability.", low=0, high=1),
+            "caption_clip_tokens": ColumnFacts(
+                "Of CLIP's BPE, without start and end; CLIP reads 75.", "tokens", low=0
+            ),
+        }
 
     def check(self) -> None:
         """Validate the codes."""

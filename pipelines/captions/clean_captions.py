@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pyarrow as pa
 
-from gristmill.errors import ConfigurationError
 from gristmill.pipelines.captions.pii import KINDS, mask
-from gristmill.pipelines.schema import ROW, with_columns
-from gristmill.pipelines.stage import Map
+from gristmill.pipelines.schema import ROW, ColumnFacts, with_columns
+from gristmill.pipelines.stage import Map, require_choice, setting
 
 _SPACE = re.compile(r"\s+")
 _ROWS = 2000
@@ -32,9 +31,10 @@ class CleanCaptions(Map):
 
     libraries: ClassVar[tuple[str, ...]] = ("ftfy",)
 
+    # Whether captions are mended at all.
     mend: bool = True
-    # Of "email", "card", "phone", "network": replaced by <EMAIL> and so on.
-    mask: tuple[str, ...] = ()
+    # Replaced by <EMAIL> and so on.
+    mask: tuple[str, ...] = setting((), choices=tuple(KINDS))
 
     def reads(self) -> tuple[str, ...]:
         """The caption."""
@@ -45,17 +45,22 @@ class CleanCaptions(Map):
         return pa.schema(
             [
                 ROW.field("caption"),
-                # Null where nothing changed.
                 pa.field("caption_original", pa.string()),
                 pa.field("caption_masked", pa.int32()),
             ]
         )
 
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "caption": ColumnFacts("The caption, mended and masked."),
+            "caption_original": ColumnFacts("What it was; null where nothing changed."),
+            "caption_masked": ColumnFacts("How many private things were masked.", low=0),
+        }
+
     def check(self) -> None:
         """Validate the kinds to mask."""
-        for kind in self.mask:
-            if kind not in KINDS:
-                raise ConfigurationError(f"mask {kind!r}; choose among {', '.join(KINDS)}")
+        require_choice(self, "mask")
 
     def is_disabled(self) -> bool:
         """Nothing to mend or mask."""

@@ -11,6 +11,7 @@ is then computed exactly. Everything is written as facts, so that a rule decides
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,7 +30,8 @@ from gristmill.pipelines.dedup.minhash import (
     minhash,
     shingle_hashes,
 )
-from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
+from gristmill.pipelines.schema import ColumnFacts
+from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
 
 # Pairs that are verified at a time.
 _CHUNK = 200_000
@@ -45,13 +47,16 @@ class CaptionDuplicates(Global):
     libraries: ClassVar[tuple[str, ...]] = ("rensa", "scipy")
 
     # Words in a shingle; the ends of the caption count as words.
-    shingle: int = 2
+    shingle: int = setting(2, unit="words", low=1)
     # Jaccard similarity from which captions are near-duplicates.
-    threshold: float = 0.8
-    bands: int = 20
-    band_rows: int = 6
+    threshold: float = setting(0.8, low=0, high=1)
+    # Bands of a signature: more meet more pairs, and cost more.
+    bands: int = setting(20, low=1)
+    # Rows of a band: more meet fewer pairs that are not alike.
+    band_rows: int = setting(6, low=1)
     # Columns that say which row of a group comes first, higher is better.
     prefer: tuple[str, ...] = ("clip_score",)
+    # Of the signatures.
     seed: int = 0
 
     def reads(self) -> tuple[str, ...]:
@@ -62,18 +67,29 @@ class CaptionDuplicates(Global):
         """Of rows without a caption: no group, counts of 0."""
         return pa.schema(
             [
-                # Digest of the commonest caption of the group; null without a caption.
                 pa.field("caption_group", pa.string()),
-                # Rows in the group, and the row's place among them from 0.
                 pa.field("caption_group_size", pa.int32()),
                 pa.field("caption_group_rank", pa.int32()),
-                # Jaccard similarity to the commonest caption of the group, 0..1.
                 pa.field("caption_jaccard", pa.float32()),
-                # Rows with the very same words, and the row's place among them from 0.
                 pa.field("caption_copies", pa.int32()),
                 pa.field("caption_copy_rank", pa.int32()),
             ]
         )
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "caption_group": ColumnFacts(
+                "Digest of the commonest caption of the group; null without a caption."
+            ),
+            "caption_group_size": ColumnFacts("In the group.", "rows", low=1),
+            "caption_group_rank": ColumnFacts("The row's place in the group, from 0.", low=0),
+            "caption_jaccard": ColumnFacts(
+                "Jaccard similarity to the commonest caption of the group.", low=0, high=1
+            ),
+            "caption_copies": ColumnFacts("With the very same words.", "rows", low=1),
+            "caption_copy_rank": ColumnFacts("The row's place among those, from 0.", low=0),
+        }
 
     def needs(self) -> Needs:
         """Signatures of one band, shingles of all."""

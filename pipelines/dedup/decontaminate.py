@@ -31,9 +31,9 @@ from gristmill.pipelines.dedup.minhash import (
 )
 from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.images.perceptual_hash import THUMBNAIL_BYTES, PerceptualHash
-from gristmill.pipelines.schema import SUCCESS
+from gristmill.pipelines.schema import SUCCESS, ColumnFacts
 from gristmill.pipelines.sources.source import Source
-from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
+from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
 
 _BANDS, _BAND_ROWS = 20, 6
 KINDS = ("bytes", "pixels", "near", "caption")
@@ -41,7 +41,6 @@ _ITEMS = pa.schema(
     [
         pa.field("name", pa.string()),
         pa.field("caption", pa.string()),
-        # Null for items without a picture.
         pa.field("sha256", pa.string()),
         pa.field("pixel_hash", pa.string()),
         pa.field("phash", pa.uint64()),
@@ -66,15 +65,20 @@ class Decontaminate(Global):
     columns_map: Mapping[str, str] = field(default_factory=dict)
     # Folder of the pictures that COCO files name.
     images: str = ""
+    # Compare pictures: bytes, pixels, hash and thumbnail.
     compare_images: bool = True
+    # Compare captions by their shingles.
     compare_captions: bool = True
-    # Bits of 64, and difference of thumbnails; as in `Duplicates`.
-    radius: int = 8
-    thumbnail_tolerance: float = 0.25
-    # Jaccard similarity of captions; those of fewer words are too common to tell anything.
-    threshold: float = 0.8
-    shingle: int = 2
-    least_words: int = 6
+    # Bits by which hashes may differ, as in `Duplicates`.
+    radius: int = setting(8, unit="bits", low=0, high=64)
+    # Difference of thumbnails, as in `Duplicates`.
+    thumbnail_tolerance: float = setting(0.25, low=0)
+    # Jaccard similarity of captions.
+    threshold: float = setting(0.8, low=0, high=1)
+    # Words in a shingle.
+    shingle: int = setting(2, unit="words", low=1)
+    # Captions of fewer are too common to tell anything.
+    least_words: int = setting(6, unit="words", low=0)
 
     def reads(self) -> tuple[str, ...]:
         """Caption, digests, hash and thumbnail."""
@@ -84,12 +88,21 @@ class Decontaminate(Global):
         """Null for rows that no evaluation knows."""
         return pa.schema(
             [
-                # Source and name of the item.
                 pa.field("contaminated_by", pa.string()),
-                # One of KINDS, the surest that applies.
                 pa.field("contamination", pa.string()),
             ]
         )
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "contaminated_by": ColumnFacts(
+                "Source and name of the evaluation item; null for rows that no evaluation knows."
+            ),
+            "contamination": ColumnFacts(
+                "bytes, pixels, near or caption: the surest that applies."
+            ),
+        }
 
     def needs(self) -> Needs:
         """The evaluation's items and one part."""

@@ -9,6 +9,7 @@ not by where they lie.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,7 +30,8 @@ from gristmill.pipelines.dedup.image_ids import (
     preference,
 )
 from gristmill.pipelines.images.perceptual_hash import THUMBNAIL_BYTES
-from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
+from gristmill.pipelines.schema import ColumnFacts
+from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
 
 _KINDS = ("bytes", "pixels", "near")
 # A thumbnail with less contrast than this (grey levels) is compared as if it had this much, so that
@@ -48,14 +50,17 @@ class Duplicates(Global):
 
     libraries: ClassVar[tuple[str, ...]] = ("scipy",)
 
+    # Equal bytes make copies.
     exact_bytes: bool = True
+    # Equal pixels make copies.
     exact_pixels: bool = True
+    # Near hashes and thumbnails make copies.
     near: bool = True
-    # Bits of 64 by which the hashes of near copies may differ.
-    radius: int = 8
+    # Bits by which the hashes of near copies may differ.
+    radius: int = setting(8, unit="bits", low=0, high=64)
     # Mean absolute difference of two thumbnails after each is brought to zero mean and unit
     # contrast; 0 is equal, unrelated pictures lie around 1.
-    thumbnail_tolerance: float = 0.25
+    thumbnail_tolerance: float = setting(0.25, low=0)
     # Columns that decide between copies of the same size, higher is better.
     prefer: tuple[str, ...] = ("clip_score",)
 
@@ -68,18 +73,27 @@ class Duplicates(Global):
         """Null for images that stay, but for the group and its size."""
         return pa.schema(
             [
-                # image_id of the survivor; null for survivors and single images.
                 pa.field("duplicate_of", pa.string()),
-                # bytes, pixels or near.
                 pa.field("duplicate_kind", pa.string()),
-                # image_id of the group's survivor, for every image.
                 pa.field("duplicate_group", pa.string()),
-                # Images in the group.
                 pa.field("duplicate_group_size", pa.int32()),
-                # Bits by which the hash differs from the survivor's.
                 pa.field("duplicate_distance", pa.int32()),
             ]
         )
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "duplicate_of": ColumnFacts(
+                "image_id of the survivor; null for survivors and single images."
+            ),
+            "duplicate_kind": ColumnFacts("bytes, pixels or near."),
+            "duplicate_group": ColumnFacts("image_id of the group's survivor, for every image."),
+            "duplicate_group_size": ColumnFacts("In the group.", "images", low=1),
+            "duplicate_distance": ColumnFacts(
+                "By which the hash differs from the survivor's.", "bits", low=0, high=64
+            ),
+        }
 
     def needs(self) -> Needs:
         """Arrays of one band."""

@@ -7,6 +7,7 @@ is put to the pairs that a `Duplicates` node above found by their hashes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,7 +26,8 @@ from gristmill.pipelines.dedup.image_ids import (
     preference,
 )
 from gristmill.pipelines.images.local_features import DESCRIPTOR, POINT, matching_points, mirrored
-from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
+from gristmill.pipelines.schema import ColumnFacts
+from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
 
 # Descriptors for each visual word, and the most and fewest words.
 _WORD_DESCRIPTORS, _MOST_WORDS, _FEWEST_WORDS = 50, 65_536, 64
@@ -44,20 +46,22 @@ class RobustCopies(Global):
     # False leaves the node out.
     enabled: bool = True
     # Keypoints at different places that must fit.
-    least_points: int = 7
+    least_points: int = setting(7, unit="keypoints", low=1)
     # Share of the keypoints' area of one of the two pictures that they must cover, so that pictures
     # with the same logo or banner are no copies.
-    least_area: float = 0.4
+    least_area: float = setting(0.4, low=0, high=1)
     # Pictures that are compared with each, the likeliest.
-    candidates: int = 12
-    # 0: one visual word for each fifty descriptors.
-    words: int = 0
-    iterations: int = 8
-    # Between copies of the same size, higher is better.
+    candidates: int = setting(12, unit="pictures", low=1)
+    # Visual words; 0: one for each fifty descriptors.
+    words: int = setting(0, low=0)
+    # Of k-means, for the visual words.
+    iterations: int = setting(8, low=1)
+    # Columns that decide between copies of the same size, higher is better.
     prefer: tuple[str, ...] = ("clip_score",)
+    # Of the sample and the first centroids.
     seed: int = 0
-    # Part of the result's last bits.
-    threads: int = 2
+    # Of a worker; part of the result's last bits.
+    threads: int = setting(2, low=1)
 
     def reads(self) -> tuple[str, ...]:
         """Features, size, what is preferred."""
@@ -73,17 +77,31 @@ class RobustCopies(Global):
         """Null for images that stay."""
         return pa.schema(
             [
-                # image_id of the survivor; it has the most pixels, then the best `prefer`.
                 pa.field("copy_of", pa.string()),
-                # Keypoints that fit, with whichever copy fits best; null without one.
                 pa.field("copy_points", pa.int32()),
-                # Whether that copy is a mirror image.
                 pa.field("copy_mirrored", pa.bool_()),
                 pa.field("copy_group_size", pa.int32()),
-                # Keypoints that fit between the image and its `duplicate_of`; null without one.
                 pa.field("duplicate_points", pa.int32()),
             ]
         )
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "copy_of": ColumnFacts(
+                "image_id of the survivor; it has the most pixels, then the best `prefer`."
+            ),
+            "copy_points": ColumnFacts(
+                "That fit, with whichever copy fits best; null without one.", "keypoints", low=0
+            ),
+            "copy_mirrored": ColumnFacts("Whether that copy is a mirror image."),
+            "copy_group_size": ColumnFacts("In the group.", "images", low=1),
+            "duplicate_points": ColumnFacts(
+                "That fit between the image and its `duplicate_of`; null without one.",
+                "keypoints",
+                low=0,
+            ),
+        }
 
     def needs(self) -> Needs:
         """Words of all images, features of some."""

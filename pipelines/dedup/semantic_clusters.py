@@ -14,6 +14,7 @@ for a radius, a share, or a cap, and ask again for another:
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,7 +31,8 @@ from gristmill.pipelines.dedup.image_ids import (
     hex_digests,
     preference,
 )
-from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
+from gristmill.pipelines.schema import ColumnFacts
+from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
 
 # Images for each cluster when their number is not given, and the most of them.
 _CLUSTER_IMAGES, _MOST_CLUSTERS = 1000, 50_000
@@ -51,21 +53,23 @@ class SemanticClusters(Global):
     # Column of embeddings; they need not be of unit length.
     embedding: str = "image_embedding"
     # 0: one for each thousand images.
-    clusters: int = 0
+    clusters: int = setting(0, low=0)
     # Clusters in which the neighbours of an image are looked for.
-    probes: int = 4
+    probes: int = setting(4, low=1)
     # Columns that say which of two neighbours is the better one, higher is better.
     prefer: tuple[str, ...] = ("clip_score",)
     # Images from which the centroids are learnt, for each cluster.
-    sample: int = 64
-    iterations: int = 15
+    sample: int = setting(64, unit="images", low=1)
+    # Of k-means, for the centroids.
+    iterations: int = setting(15, low=1)
     # Softness of density-based pruning.
-    temperature: float = 0.1
+    temperature: float = setting(0.1, low=0)
     # .npy of embeddings [m, width]: images in clusters next to one of them are `near_target`.
     target: str = ""
+    # Of the sample, the first centroids and the order in clusters.
     seed: int = 0
-    # Part of the result's last bits.
-    threads: int = 2
+    # Of a worker; part of the result's last bits.
+    threads: int = setting(2, low=1)
 
     def reads(self) -> tuple[str, ...]:
         """Image, embedding, what is preferred."""
@@ -75,22 +79,42 @@ class SemanticClusters(Global):
         """Facts of the row's image."""
         fields = [
             pa.field("semantic_cluster", pa.int32()),
-            # Images in the cluster.
             pa.field("semantic_cluster_size", pa.int32()),
-            # Place of the image in its cluster, in random order, from 0.
             pa.field("semantic_cluster_rank", pa.int32()),
-            # Cosine to the centroid.
             pa.field("centroid_similarity", pa.float32()),
-            # Highest cosine to an image that is preferred to this one; -1 if none was near.
             pa.field("semantic_similarity", pa.float32()),
-            # image_id of that image.
             pa.field("semantic_duplicate_of", pa.string()),
-            # The smallest share of the corpus, 0..1, that density-based pruning keeps it in.
             pa.field("density_share", pa.float32()),
         ]
         if self.target:
             fields.append(pa.field("near_target", pa.bool_()))
         return pa.schema(fields)
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "semantic_cluster": ColumnFacts("Number of the cluster.", low=0),
+            "semantic_cluster_size": ColumnFacts("In the cluster.", "images", low=1),
+            "semantic_cluster_rank": ColumnFacts(
+                "Place of the image in its cluster, in random order, from 0.", low=0
+            ),
+            "centroid_similarity": ColumnFacts("Cosine to the centroid.", low=-1, high=1),
+            "semantic_similarity": ColumnFacts(
+                "Highest cosine to an image that is preferred to this one; -1 if none was near.",
+                low=-1,
+                high=1,
+            ),
+            "semantic_duplicate_of": ColumnFacts("image_id of that image."),
+            "density_share": ColumnFacts(
+                "The smallest share of the corpus that density-based pruning keeps it in.",
+                low=0,
+                high=1,
+            ),
+            "near_target": ColumnFacts(
+                "Whether its cluster is next to an image of the target.",
+                only_with="target=FILE.npy",
+            ),
+        }
 
     def needs(self) -> Needs:
         """Threads, and the vectors of some clusters."""

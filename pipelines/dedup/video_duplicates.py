@@ -7,6 +7,7 @@ then counted over all frames, so that one shared title card makes no copy.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,7 +26,8 @@ from gristmill.pipelines.dedup.image_ids import (
     hex_digests,
     preference,
 )
-from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
+from gristmill.pipelines.schema import ColumnFacts
+from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
 
 # Frames that must agree at least, whatever their share.
 _LEAST_FRAMES = 4
@@ -43,13 +45,13 @@ class ClipDuplicates(Global):
 
     libraries: ClassVar[tuple[str, ...]] = ("scipy",)
 
-    # Bits of 128, coarse and fine, by which hashes of the same moment may differ.
-    radius: int = 12
+    # Bits, coarse and fine, by which hashes of the same moment may differ.
+    radius: int = setting(12, unit="bits", low=0, high=128)
     # Bits of the 64 coarse ones within which candidates are sought; lower is faster and misses
     # heavier changes.
-    search_radius: int = 6
+    search_radius: int = setting(6, unit="bits", low=0, high=64)
     # Share of the shorter clip's frames that must agree.
-    overlap: float = 0.6
+    overlap: float = setting(0.6, low=0, high=1)
     # Columns that decide between copies of the same length and size, higher is better.
     prefer: tuple[str, ...] = ()
 
@@ -62,18 +64,31 @@ class ClipDuplicates(Global):
         """Null for clips that stay, but for the group and its size."""
         return pa.schema(
             [
-                # image_id of the survivor; null for survivors and single clips.
                 pa.field("duplicate_of", pa.string()),
-                # Share of the shorter's frames that agree, with the copy it is most alike.
                 pa.field("duplicate_overlap", pa.float32()),
-                # image_id of the group's survivor, for every clip.
                 pa.field("duplicate_group", pa.string()),
-                # Clips in the group.
                 pa.field("duplicate_group_size", pa.int32()),
-                # Clips of one video, and copies of them, have it in common: never split them.
                 pa.field("split_group", pa.string()),
             ]
         )
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "duplicate_of": ColumnFacts(
+                "image_id of the survivor; null for survivors and single clips."
+            ),
+            "duplicate_overlap": ColumnFacts(
+                "Share of the shorter's frames that agree, with the copy it is most alike.",
+                low=0,
+                high=1,
+            ),
+            "duplicate_group": ColumnFacts("image_id of the group's survivor, for every clip."),
+            "duplicate_group_size": ColumnFacts("In the group.", "clips", low=1),
+            "split_group": ColumnFacts(
+                "Clips of one video, and copies of them, have it in common: never split them."
+            ),
+        }
 
     def needs(self) -> Needs:
         """Hashes of all clips."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Score
 
 
@@ -27,14 +28,28 @@ class DocumentFacts(Score):
                 pa.field("text_count", pa.int32()),
                 pa.field("text_chars", pa.int32()),
                 pa.field("words_per_image", pa.float32()),
-                # Share of texts that occurred before in the document.
                 pa.field("repeated_text_share", pa.float32()),
-                # Most pictures in a row without a text between.
                 pa.field("images_in_a_row", pa.int32()),
-                # Mean of the pictures' CLIP scores; null if none has one.
                 pa.field("mean_image_score", pa.float32()),
             ]
         )
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "text_count": ColumnFacts("Texts of the document.", "texts", low=0),
+            "text_chars": ColumnFacts("Length of all texts.", "characters", low=0),
+            "words_per_image": ColumnFacts("Words by pictures.", low=0),
+            "repeated_text_share": ColumnFacts(
+                "Share of texts that occurred before in the document.", low=0, high=1
+            ),
+            "images_in_a_row": ColumnFacts(
+                "Most of them without a text between.", "pictures", low=0
+            ),
+            "mean_image_score": ColumnFacts(
+                "Mean of the pictures' CLIP scores; null if none has one.", low=-1, high=1
+            ),
+        }
 
     def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
         """Measure each document."""

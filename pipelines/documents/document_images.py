@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from gristmill.pipelines.schema import (
     PENDING,
     ROW,
     SUCCESS,
+    ColumnFacts,
     make_child_uid,
     make_image_id,
     normalise_url,
@@ -29,23 +30,18 @@ from gristmill.pipelines.schema import (
 from gristmill.pipelines.sources.document_formats import ParsedDocument, from_dict, parse_html
 from gristmill.pipelines.sources.documents import DOCUMENT
 from gristmill.pipelines.sources.pointer import PointerError, read_pointers
-from gristmill.pipelines.stage import Map, Needs, require_choice
+from gristmill.pipelines.stage import Map, Needs, require_choice, setting
 
 _OF_IMAGE = pa.schema(
     [
-        # The document that the picture belongs to: uid of its row, and its address.
         pa.field("document_uid", pa.string()),
         pa.field("document_url", pa.string()),
-        # Number of the picture in the document, from 0, what it is called, and its alt text.
         pa.field("image_number", pa.int32()),
         pa.field("image_name", pa.string()),
         pa.field("image_alt", pa.string()),
-        # Number of texts before it, and all texts.
         pa.field("image_place", pa.int32()),
         pa.field("texts", pa.list_(pa.string())),
-        # Captions of the document's pictures, where the source has them.
         pa.field("image_captions", pa.list_(pa.string())),
-        # Pictures that the document had.
         pa.field("document_images", pa.int32()),
     ]
 )
@@ -62,12 +58,14 @@ class DocumentImages(Map):
 
     libraries: ClassVar[tuple[str, ...]] = ("trafilatura",)
 
-    min_images: int = 1
-    max_images: int = 50
+    # Fewest pictures of a document.
+    min_images: int = setting(1, unit="pictures", low=1)
+    # Most pictures of a document.
+    max_images: int = setting(50, unit="pictures", low=1)
     # Texts that a document must have.
-    min_texts: int = 1
-    # Bytes of an HTML file.
-    max_bytes: int = 20_000_000
+    min_texts: int = setting(1, unit="texts", low=0)
+    # Of an HTML file.
+    max_bytes: int = setting(20_000_000, unit="bytes", low=1)
 
     def reads(self) -> tuple[str, ...]:
         """The columns of a row."""
@@ -76,6 +74,24 @@ class DocumentImages(Map):
     def writes(self) -> pa.Schema:
         """Which picture of which document."""
         return IMAGE_SCHEMA
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "document_uid": ColumnFacts(
+                "uid of the row of the document that the picture belongs to."
+            ),
+            "document_url": ColumnFacts("Address of that document."),
+            "image_number": ColumnFacts("Number of the picture in the document, from 0.", low=0),
+            "image_name": ColumnFacts("What the picture is called."),
+            "image_alt": ColumnFacts("Alternative text of the picture."),
+            "image_place": ColumnFacts("Number of texts before the picture.", "texts", low=0),
+            "texts": ColumnFacts("All texts of the document, in order."),
+            "image_captions": ColumnFacts(
+                "Captions of the document's pictures, where the source has them."
+            ),
+            "document_images": ColumnFacts("That the document had.", "pictures", low=0),
+        }
 
     def check(self) -> None:
         """Validate the limits."""
@@ -161,10 +177,8 @@ def _explode(one: pa.Table, uid: str, document: ParsedDocument) -> pa.Table:
 
 _OF_DOCUMENT = pa.schema(
     [
-        # Texts in order, and the number of texts before each picture.
         pa.field("texts", pa.list_(pa.string())),
         pa.field("image_places", pa.list_(pa.int32())),
-        # What each picture is called in shards, its format, address, size and score.
         pa.field("image_names", pa.list_(pa.string())),
         pa.field("image_formats", pa.list_(pa.string())),
         pa.field("image_uids", pa.list_(pa.string())),
@@ -174,17 +188,13 @@ _OF_DOCUMENT = pa.schema(
         pa.field("image_scores", pa.list_(pa.float32())),
         pa.field("image_alts", pa.list_(pa.string())),
         pa.field("image_captions", pa.list_(pa.string())),
-        # Pictures left, and pictures that the document had.
         pa.field("image_count", pa.int32()),
         pa.field("document_images", pa.int32()),
-        # Where their bytes lie.
         pa.field("image_offsets", pa.list_(pa.int64())),
         pa.field("image_sizes", pa.list_(pa.int64())),
         pa.field("blob_offset", pa.int64()),
         pa.field("blob_size", pa.int64()),
-        # Of the texts and of all pictures' bytes.
         ROW.field("sha256"),
-        # jpg; of the pictures.
         pa.field("format", pa.string()),
     ]
 )
@@ -207,12 +217,13 @@ class AssembleDocuments(Map):
 
     group_by: ClassVar[str] = "document_uid"
 
-    min_images: int = 1
+    # Fewest pictures that must be left of a document.
+    min_images: int = setting(1, unit="pictures", low=0)
     # Every picture that the document had must be left: edit pairs.
     complete: bool = False
     # "keep": pictures stay where they stood. "match": each goes before the text that fits it best,
     # no text taken twice (needs `text_scores`; Zhu et al. 2023).
-    placement: str = "keep"
+    placement: str = setting("keep", choices=("keep", "match"))
 
     def reads(self) -> tuple[str, ...]:
         """What the pictures are, and where their bytes lie."""
@@ -224,6 +235,28 @@ class AssembleDocuments(Map):
         """The document."""
         return DOCUMENT_SCHEMA
 
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "texts": ColumnFacts("Texts in order."),
+            "image_places": ColumnFacts("Number of texts before each picture."),
+            "image_names": ColumnFacts("What each picture is called in shards."),
+            "image_formats": ColumnFacts("Format of each picture."),
+            "image_uids": ColumnFacts("uid of each picture."),
+            "image_urls": ColumnFacts("Address of each picture."),
+            "image_widths": ColumnFacts("Width of each picture.", "pixels"),
+            "image_heights": ColumnFacts("Height of each picture.", "pixels"),
+            "image_scores": ColumnFacts("CLIP score of each picture."),
+            "image_alts": ColumnFacts("Alternative text of each picture."),
+            "image_captions": ColumnFacts("Caption of each picture."),
+            "image_count": ColumnFacts("That are left.", "pictures", low=0),
+            "document_images": ColumnFacts("That the document had.", "pictures", low=0),
+            "image_offsets": ColumnFacts("Where the bytes of each picture begin.", "bytes"),
+            "image_sizes": ColumnFacts("How many bytes each picture has.", "bytes"),
+            "sha256": ColumnFacts("Of the texts and of all pictures' bytes, hex."),
+            "format": ColumnFacts("jpg; of the pictures."),
+        }
+
     def forwards_column(self, column: str) -> bool:
         """What was said of single pictures ends here."""
         return column in _PASS
@@ -234,7 +267,7 @@ class AssembleDocuments(Map):
 
     def check(self) -> None:
         """Validate the choice."""
-        require_choice(self, "placement", ("keep", "match"))
+        require_choice(self, "placement")
 
     def map(self, table: pa.Table) -> Iterator[pa.Table]:
         """Yield each document, and the rows of its pictures."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
 
+from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
 
 
@@ -24,6 +26,14 @@ class RepeatedImages(Global):
     def writes(self) -> pa.Schema:
         """One whole number."""
         return pa.schema([pa.field("image_documents", pa.int32())])
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "image_documents": ColumnFacts(
+                "That the picture or a near copy of it occurs in.", "documents", low=1
+            ),
+        }
 
     def needs(self) -> Needs:
         """A hash table of groups."""

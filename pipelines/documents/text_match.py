@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from gristmill.pipelines.images.clip_score import ClipScore
+from gristmill.pipelines.schema import ColumnFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,21 @@ class TextMatch(ClipScore):
             pa.field("text_scores", pa.list_(pa.float32())),
         ]
         return pa.schema([*fields, *self.embedding_fields()[:1]])
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            self.name: ColumnFacts(
+                "Cosine of the picture and the text that fits it best; null without a text.",
+                low=-1,
+                high=1,
+            ),
+            "best_text": ColumnFacts("Number of that text, from 0.", low=0),
+            "text_scores": ColumnFacts(
+                "Cosine of the picture and each text of its document, -1..1."
+            ),
+            "image_embedding": ColumnFacts("Of the picture, unit length, float16."),
+        }
 
     def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
         """Score pictures; a text that several of them have is read once."""

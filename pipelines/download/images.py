@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,15 +13,16 @@ import pyarrow as pa
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.download.resize import Boxes, ResizedImage, ResizeSettings, quiet_worker
 from gristmill.pipelines.download.transfer import FetchAndDecode, Opened
-from gristmill.pipelines.schema import ROW
-from gristmill.pipelines.stage import require_choice
+from gristmill.pipelines.schema import ROW, ColumnFacts
+from gristmill.pipelines.stage import require_choice, setting
 
+INTERPOLATIONS = (
+    "nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4",
+)  # fmt: skip
 RESIZE_MODES = ("no", "keep_ratio", "center_crop", "border", "keep_ratio_largest")
 _OWN = pa.schema(
     [
-        # jpg, png, webp: of the bytes stored.
         pa.field("format", pa.string()),
-        # EXIF tag of what was received; 1: upright, or no tag.
         pa.field("orientation", pa.int8()),
         pa.field("received_bytes", pa.int64()),
         pa.field("image", pa.binary()),
@@ -44,22 +45,24 @@ class Download(FetchAndDecode):
         "img2dataset", "albumentations", "opencv-python-headless", "pillow",
     )  # fmt: skip
 
-    # Pixels; which side is meant depends on `resize_mode`.
-    image_size: int = 256
-    # no, keep_ratio (smaller side), center_crop, border, keep_ratio_largest (larger side).
-    resize_mode: str = "keep_ratio_largest"
+    # Which side is meant depends on `resize_mode`.
+    image_size: int = setting(256, unit="pixels", low=1)
+    # keep_ratio is about the smaller side, keep_ratio_largest about the larger.
+    resize_mode: str = setting("keep_ratio_largest", choices=RESIZE_MODES)
     # Leave smaller pictures at their size.
     resize_only_if_bigger: bool = True
-    upscale_interpolation: str = "lanczos"
-    downscale_interpolation: str = "area"
-    # jpg, png or webp.
-    encode_format: str = "jpg"
-    # 0-100; for png the compression, 0-9.
-    encode_quality: int = 95
+    # How pictures are made larger.
+    upscale_interpolation: str = setting("lanczos", choices=INTERPOLATIONS)
+    # How pictures are made smaller.
+    downscale_interpolation: str = setting("area", choices=INTERPOLATIONS)
+    # What pictures are stored as.
+    encode_format: str = setting("jpg", choices=("jpg", "png", "webp"))
+    # For png the compression, 0..9.
+    encode_quality: int = setting(95, low=0, high=100)
     # Keep the bytes of a picture of this format that needs no resizing.
     skip_reencode: bool = False
     # "always" resizes; "never" passes bytes through, without metadata, as they came.
-    reencode: str = "always"
+    reencode: str = setting("always", choices=("always", "never"))
     # With reencode=never: keep jpg, png and webp side by side; else others are brought into
     # `encode_format` at full size.
     mixed: bool = False
@@ -67,22 +70,30 @@ class Download(FetchAndDecode):
     orient: bool = True
     # "exact": as img2dataset. "fast": JPEGs are decoded at 1/2, 1/4 or 1/8 where that still covers
     # the target: two to four times faster, pixels differ by a few grey levels (see benchmarks/).
-    decode: str = "exact"
-    # Smaller side, pixels; 0: no limit.
-    min_image_size: int = 0
-    # Pixels; 0: no limit.
-    max_image_area: int = 0
+    decode: str = setting("exact", choices=("exact", "fast"))
+    # Of the smaller side; 0: no limit.
+    min_image_size: int = setting(0, unit="pixels", low=0)
+    # Of the picture as received; 0: no limit.
+    max_image_area: int = setting(0, unit="pixels", low=0)
     # Longer side by shorter side; 0: no limit.
-    max_aspect_ratio: float = 0.0
+    max_aspect_ratio: float = setting(0.0, low=0)
     # Column of the source with boxes to blur, faces for instance: lists of [left, top, right,
     # bottom], each 0..1 of the upright picture. A row without them fails; an empty list is none.
     blur_boxes: str = ""
-    # Pixels, read from the header before anything is decoded.
-    max_pixels: int = 89_000_000
+    # Read from the header before anything is decoded.
+    max_pixels: int = setting(89_000_000, unit="pixels", low=1)
 
     def writes(self) -> pa.Schema:
         """Status, sizes, digest and the picture."""
         return SCHEMA
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "orientation": ColumnFacts(
+                "EXIF tag of what was received; 1: upright, or no tag.", low=1, high=8
+            ),
+        }
 
     def reads(self) -> tuple[str, ...]:
         """The columns of a row."""
@@ -91,15 +102,12 @@ class Download(FetchAndDecode):
 
     def check(self) -> None:
         """Validate the choices, as img2dataset's Resizer would, and the limits."""
-        require_choice(self, "resize_mode", RESIZE_MODES)
-        require_choice(self, "encode_format", ("jpg", "png", "webp"))
-        require_choice(self, "reencode", ("always", "never"))
-        require_choice(self, "decode", ("exact", "fast"))
+        require_choice(self, "resize_mode")
+        require_choice(self, "encode_format")
+        require_choice(self, "reencode")
+        require_choice(self, "decode")
         for name in ("upscale_interpolation", "downscale_interpolation"):
-            require_choice(
-                self, name, ("nearest", "linear", "bilinear", "cubic", "bicubic", "area",
-                             "lanczos", "lanczos4"),
-            )  # fmt: skip
+            require_choice(self, name)
         if self.blur_boxes and (self.reencode == "never" or self.skip_reencode):
             raise ConfigurationError(
                 "blur_boxes changes pixels: it goes neither with reencode=never nor skip_reencode"

@@ -27,7 +27,7 @@ from gristmill.pipelines.schema import (
     with_columns,
 )
 from gristmill.pipelines.sources.pointer import PointerError, read_pointers
-from gristmill.pipelines.stage import Map, Needs, execution
+from gristmill.pipelines.stage import Map, Needs, execution, setting
 
 # Finished results waiting to be written, and bytes waiting to be opened.
 _WAITING_RESULTS = 64
@@ -56,30 +56,33 @@ class FetchAndDecode(Map):
     Every limit is a field. What crashes, hangs or fills the child ends as `poisoned`, alone.
     """
 
-    # Bytes of one transfer, inflated.
-    max_bytes: int = 50_000_000
-    # Seconds for one try: name, connection, redirects and the whole body.
-    timeout_s: float = 15.0
-    max_redirects: int = 5
+    # Of one transfer, inflated.
+    max_bytes: int = setting(50_000_000, unit="bytes", low=1)
+    # For one try: name, connection, redirects and the whole body.
+    timeout_s: float = setting(15.0, unit="s", low=0)
+    # Redirects of one try; the address is checked at each.
+    max_redirects: int = setting(5, low=0)
     # Further tries for what may heal: connection, 429 with Retry-After, 5xx.
-    retries: int = 2
+    retries: int = setting(2, low=0)
     # "host" or "host:port" that may lie in a private network.
     allow_hosts: tuple[str, ...] = ()
     # URL of a trusted proxy.
     proxy: str = ""
+    # What servers are told of who asks.
     user_agent: str = USER_AGENT
     # X-Robots-Tag directives that are respected; none: the header is ignored.
     robots: tuple[str, ...] = NO_AI
-    # Seconds for opening what one transfer brought.
-    decode_deadline_s: float = 20.0
-    # GiB that opening it may take.
-    decode_memory_gb: float = 2.0
-    # Transfers at once of one worker, in all and to one host and port.
-    connections: int = execution(64)
-    per_host: int = execution(16)
+    # For opening what one transfer brought.
+    decode_deadline_s: float = setting(20.0, unit="s", low=0)
+    # What opening it may take.
+    decode_memory_gb: float = setting(2.0, unit="GiB", low=0)
+    # Transfers at once of one worker.
+    connections: int = execution(64, low=1)
+    # Transfers at once of one worker to one host and port.
+    per_host: int = execution(16, low=1)
     # Processes that open; 0: as many as this process has cores, or OMP_NUM_THREADS, which Ray sets
     # to a worker's share of them.
-    decoders: int = execution(0)
+    decoders: int = execution(0, low=0)
 
     def reads(self) -> tuple[str, ...]:
         """The columns of a row."""

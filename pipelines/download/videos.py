@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,7 +20,9 @@ from gristmill.pipelines.schema import (
     POISONED,
     ROW,
     SUCCESS,
+    ColumnFacts,
 )
+from gristmill.pipelines.stage import setting
 from gristmill.pipelines.videos.video import Probe, VideoError, probe
 
 SCHEMA = pa.schema(
@@ -28,19 +30,13 @@ SCHEMA = pa.schema(
         *[ROW.field(name) for name in ("status", "error", "sha256", "width", "height")],
         ROW.field("original_width"),
         ROW.field("original_height"),
-        # Container as received (mov, matroska, ...), and codec (h264, hevc, av1, vp9, ...).
         pa.field("container", pa.string()),
         pa.field("codec", pa.string()),
-        # Frames a second, on average.
         pa.field("fps", pa.float32()),
         pa.field("duration_s", pa.float32()),
-        # Frames and keyframes that the container holds.
         pa.field("frames", pa.int32()),
         pa.field("keyframes", pa.int32()),
-        # Degrees counter-clockwise by which the file asks to be turned; sizes are those once
-        # turned.
         pa.field("rotation", pa.int16()),
-        # PQ or HLG: needs more than 8 bits to be shown as meant.
         pa.field("hdr", pa.bool_()),
         pa.field("has_audio", pa.bool_()),
         pa.field("received_bytes", pa.int64()),
@@ -60,19 +56,37 @@ class DownloadVideo(FetchAndDecode):
 
     libraries: ClassVar[tuple[str, ...]] = ("av",)
 
-    max_bytes: int = 500_000_000
-    timeout_s: float = 300.0
-    decode_deadline_s: float = 60.0
-    # Pixels of a frame; 0: no limit. 8192 x 4320 is the largest that codecs commonly allow.
-    max_pixels: int = 8192 * 4320
-    # Shorter side in pixels, and seconds; 0: no limit.
-    min_side: int = 0
-    min_duration_s: float = 0.0
-    max_duration_s: float = 0.0
+    # Of one transfer, inflated.
+    max_bytes: int = setting(500_000_000, unit="bytes", low=1)
+    # For one try: name, connection, redirects and the whole body.
+    timeout_s: float = setting(300.0, unit="s", low=0)
+    # For opening what one transfer brought.
+    decode_deadline_s: float = setting(60.0, unit="s", low=0)
+    # Of a frame; 0: no limit. 8192 x 4320 is the largest that codecs commonly allow.
+    max_pixels: int = setting(8192 * 4320, unit="pixels", low=0)
+    # Shorter side; 0: no limit.
+    min_side: int = setting(0, unit="pixels", low=0)
+    # Shorter videos fail.
+    min_duration_s: float = setting(0.0, unit="s", low=0)
+    # Longer videos fail; 0: no limit.
+    max_duration_s: float = setting(0.0, unit="s", low=0)
 
     def writes(self) -> pa.Schema:
         """Status, sizes, what the file says of itself, and the file."""
         return SCHEMA
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "container": ColumnFacts("As received: mov, matroska, ..."),
+            "codec": ColumnFacts("As received: h264, hevc, av1, vp9, ..."),
+            "keyframes": ColumnFacts("That the container holds.", "frames", low=0),
+            "rotation": ColumnFacts(
+                "Counter-clockwise, as the file asks to be turned; sizes are those once turned.",
+                "degrees",
+            ),
+            "hdr": ColumnFacts("PQ or HLG: needs more than 8 bits to be shown as meant."),
+        }
 
     def check(self) -> None:
         """Validate the limits."""

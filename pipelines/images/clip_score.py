@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from gristmill.errors import ConfigurationError, MissingWeightsError
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.media import PICTURE, Media
-from gristmill.pipelines.stage import Needs, Score, execution, require_choice
+from gristmill.pipelines.schema import ColumnFacts
+from gristmill.pipelines.stage import Needs, Score, execution, require_choice, setting
 
 _LOCAL, _HUB = "local-dir:", "hf-hub:"
 
@@ -33,23 +34,24 @@ class ClipScore(Score):
     media: ClassVar[Media | None] = PICTURE
     libraries: ClassVar[tuple[str, ...]] = ("torch", "open_clip_torch")
 
+    # A name that open_clip knows, "hf-hub:org/name", "local-dir:/folder" or a .json.
     model: str = "ViT-B-32"
     # Tag of published weights, or the path of a .pt or .safetensors file.
     pretrained: str = "datacomp_xl_s13b_b90k"
     # auto: fp32 on a CPU, bf16 on a GPU.
-    precision: str = "auto"
+    precision: str = setting("auto", choices=("auto", "fp32", "fp16", "bf16"))
     # auto: cuda if there is one.
     device: str = "auto"
     # Rows of one forward pass; part of the result's last bits.
-    batch_size: int = 64
+    batch_size: int = setting(64, unit="rows", low=1)
     # CPU threads of a worker; part of the result's last bits.
-    threads: int = 1
+    threads: int = setting(1, low=1)
     # Also store the unit-length embeddings of picture and caption, float16.
     embeddings: bool = True
     # Name of the score's column; a second model, such as a filter network, needs another.
     name: str = "clip_score"
     # GPUs of one worker on a cluster; a share such as 0.5 puts two on one.
-    gpus: float = execution(0.0)
+    gpus: float = execution(0.0, low=0)
 
     def reads(self) -> tuple[str, ...]:
         """The caption; pictures come decoded."""
@@ -58,6 +60,14 @@ class ClipScore(Score):
     def writes(self) -> pa.Schema:
         """The score, null without a caption, and the embeddings."""
         return pa.schema([pa.field(self.name, pa.float32()), *self.embedding_fields()])
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            self.name: ColumnFacts("Cosine of picture and caption.", low=-1, high=1),
+            "image_embedding": ColumnFacts("Of the picture, unit length, float16."),
+            "text_embedding": ColumnFacts("Of the caption, unit length, float16."),
+        }
 
     def embedding_fields(self) -> list[pa.Field]:
         """Fields of the embeddings, if they are wanted."""
@@ -77,7 +87,7 @@ class ClipScore(Score):
 
     def check(self) -> None:
         """Raise `MissingWeightsError` for weights that cannot be had, with the remedy."""
-        require_choice(self, "precision", ("auto", "fp32", "fp16", "bf16"))
+        require_choice(self, "precision")
         if self.batch_size < 1 or self.threads < 1:
             raise ConfigurationError("batch_size and threads must be at least 1")
         _model_config(self.model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.images.clip_score import ClipScore
 from gristmill.pipelines.media import PICTURES, Media
+from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Score
 
 # Longer side at which pictures are compared, and grey levels that a pixel must change by.
@@ -34,19 +35,32 @@ class EditFacts(Score):
         """Shares, 0..1."""
         return pa.schema(
             [
-                # Share of pixels that differ by more than 24 levels in some channel, smoothed so
-                # that the noise of compression does not count.
                 pa.field("change_share", pa.float32()),
-                # Mean absolute difference, of the whole range.
                 pa.field("change_mean", pa.float32()),
-                # Share of the picture in the smallest box that holds what changed.
                 pa.field("change_box", pa.float32()),
-                # Whether both have the same shape, within a hundredth.
                 pa.field("same_shape", pa.bool_()),
-                # Words of the instruction.
                 pa.field("instruction_words", pa.int32()),
             ]
         )
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "change_share": ColumnFacts(
+                "Share of pixels that differ by more than 24 levels in some channel, "
+                "smoothed so that the noise of compression does not count.",
+                low=0,
+                high=1,
+            ),
+            "change_mean": ColumnFacts(
+                "Mean absolute difference, of the whole range.", low=0, high=1
+            ),
+            "change_box": ColumnFacts(
+                "Share of the picture in the smallest box that holds what changed.", low=0, high=1
+            ),
+            "same_shape": ColumnFacts("Whether both have the same shape, within a hundredth."),
+            "instruction_words": ColumnFacts("Length of the instruction.", "words", low=0),
+        }
 
     def reads(self) -> tuple[str, ...]:
         """The instruction."""
@@ -107,14 +121,27 @@ class EditScore(ClipScore):
         """Cosines."""
         return pa.schema(
             [
-                # Second picture against the instruction, or its caption where there is one.
                 pa.field(self.name, pa.float32()),
-                # The pictures against each other.
                 pa.field("edit_similarity", pa.float32()),
-                # Change of the picture against change of the caption; null without captions.
                 pa.field("edit_direction", pa.float32()),
             ]
         )
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            self.name: ColumnFacts(
+                "Second picture against the instruction, or its caption where there is one.",
+                low=-1,
+                high=1,
+            ),
+            "edit_similarity": ColumnFacts("The pictures against each other.", low=-1, high=1),
+            "edit_direction": ColumnFacts(
+                "Change of the picture against change of the caption; null without captions.",
+                low=-1,
+                high=1,
+            ),
+        }
 
     def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
         """Score the pairs."""

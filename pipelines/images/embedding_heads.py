@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, MissingWeightsError
 from gristmill.pipelines.decode import Image
-from gristmill.pipelines.stage import Needs, Score, require_choice
+from gristmill.pipelines.schema import ColumnFacts
+from gristmill.pipelines.stage import Needs, Score, require_choice, setting
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.weight$")
 
@@ -35,10 +36,10 @@ class EmbeddingHeads(Score):
 
     # Column -> file.
     heads: Mapping[str, str] = field(default_factory=dict)
+    # Column of embeddings that the heads read.
     embedding: str = "image_embedding"
-    # Between layers: "none" (LAION's second predictor), "relu" or "gelu". A file of ours says its
-    # own.
-    activation: str = "none"
+    # Between layers: none is LAION's second predictor; a file of ours says its own.
+    activation: str = setting("none", choices=("none", "relu", "gelu"))
 
     def reads(self) -> tuple[str, ...]:
         """The embedding."""
@@ -47,6 +48,14 @@ class EmbeddingHeads(Score):
     def writes(self) -> pa.Schema:
         """A float for each head."""
         return pa.schema([pa.field(name, pa.float32()) for name in self.heads])
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        known = {
+            name: ColumnFacts(f"What the head {path} says of the embedding, on its own scale.")
+            for name, path in self.heads.items()
+        }
+        return known or {"NAME": ColumnFacts("What a head says.", only_with="heads={NAME: FILE}")}
 
     def needs(self) -> Needs:
         """Very little."""
@@ -58,7 +67,7 @@ class EmbeddingHeads(Score):
 
     def check(self) -> None:
         """Raise `MissingWeightsError` for files that are not there or hold something else."""
-        require_choice(self, "activation", ("none", "relu", "gelu"))
+        require_choice(self, "activation")
         for path in self.heads.values():
             load_head(path, self.activation)
 

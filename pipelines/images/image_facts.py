@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.media import PICTURE, Media
+from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Score
 
 # Facts are measured at this longer side, so that they do not depend on the size stored.
@@ -32,23 +33,37 @@ class ImageFacts(Score):
     def writes(self) -> pa.Schema:
         """One float or truth value a fact."""
         floats = {
-            # Variance of the Laplacian of grey levels (Pech-Pacheco 2000); below ~50 looks blurred.
             "sharpness": pa.float32(),
-            # Bits of the grey-level histogram, 0..8.
             "entropy": pa.float32(),
-            # Share of pixels within 8 levels of the median colour, 0..1.
             "blank_share": pa.float32(),
-            # Mean and standard deviation of grey levels, 0..1.
             "brightness": pa.float32(),
             "contrast": pa.float32(),
-            # Hasler & Suesstrunk 2003; 0 grey, ~15 slight, ~109 extreme.
             "colourfulness": pa.float32(),
-            # Longer side by shorter side, >= 1.
             "aspect": pa.float32(),
-            # Whether all three channels are alike.
             "is_grey": pa.bool_(),
         }
         return pa.schema([pa.field(name, kind) for name, kind in floats.items()])
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "sharpness": ColumnFacts(
+                "Variance of the Laplacian of grey levels (Pech-Pacheco 2000); "
+                "below ~50 looks blurred.",
+                low=0,
+            ),
+            "entropy": ColumnFacts("Of the grey-level histogram.", "bits", low=0, high=8),
+            "blank_share": ColumnFacts(
+                "Share of pixels within 8 levels of the median colour.", low=0, high=1
+            ),
+            "brightness": ColumnFacts("Mean of grey levels.", low=0, high=1),
+            "contrast": ColumnFacts("Standard deviation of grey levels.", low=0, high=1),
+            "colourfulness": ColumnFacts(
+                "Hasler & Suesstrunk 2003; 0 grey, ~15 slight, ~109 extreme.", low=0
+            ),
+            "aspect": ColumnFacts("Longer side by shorter side.", low=1),
+            "is_grey": ColumnFacts("Whether all three channels are alike."),
+        }
 
     def score(self, table: pa.Table, images: Sequence[Image] | None) -> pa.Table:
         """Measure each picture."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.media import PICTURE, Media
-from gristmill.pipelines.stage import Needs, Score
+from gristmill.pipelines.schema import ColumnFacts
+from gristmill.pipelines.stage import Needs, Score, setting
 
 DESCRIPTOR = 128
 # x and y from the middle of the picture, size (pixels of the working size), angle (degrees).
@@ -32,9 +33,9 @@ class LocalFeatures(Score):
     libraries: ClassVar[tuple[str, ...]] = ("opencv-python-headless",)
 
     # Keypoints of a picture; 0 leaves the node out.
-    count: int = 64
-    # Longer side at which they are looked for, pixels.
-    side: int = 256
+    count: int = setting(64, unit="keypoints", low=0)
+    # Longer side at which they are looked for.
+    side: int = setting(256, unit="pixels", low=1)
 
     def writes(self) -> pa.Schema:
         """Points and descriptors, zeros where a picture has fewer."""
@@ -45,6 +46,16 @@ class LocalFeatures(Score):
                 pa.field("local_descriptors", pa.list_(pa.uint8(), self.count * DESCRIPTOR)),
             ]
         )
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "local_count": ColumnFacts("Keypoints found.", "keypoints", low=0),
+            "local_points": ColumnFacts(
+                "x, y, size and angle of each keypoint, one after the other."
+            ),
+            "local_descriptors": ColumnFacts("RootSIFT descriptor of each keypoint, in 8 bits."),
+        }
 
     def needs(self) -> Needs:
         """One picture's pyramid."""

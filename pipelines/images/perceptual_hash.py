@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.media import PICTURE, Media
+from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Score
 
 THUMBNAIL_SIDE = 16
@@ -36,12 +37,18 @@ class PerceptualHash(Score):
         return pa.schema(
             [
                 pa.field("phash", pa.uint64()),
-                # xxh3-128 of size and RGB pixels, 32 hex digits.
                 pa.field("pixel_hash", pa.string()),
-                # 16x16x3 bytes, RGB, area-averaged.
                 pa.field("thumbnail", pa.binary(THUMBNAIL_BYTES)),
             ]
         )
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "phash": ColumnFacts("The hash, 64 bits; near pictures differ in few.", "bits"),
+            "pixel_hash": ColumnFacts("xxh3-128 of size and RGB pixels, 32 hex digits."),
+            "thumbnail": ColumnFacts("16x16x3 bytes, RGB, area-averaged."),
+        }
 
     def score(self, table: pa.Table, images: Sequence[Image] | None) -> pa.Table:
         """Hash each picture."""

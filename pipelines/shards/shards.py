@@ -36,7 +36,15 @@ from gristmill.pipelines.shards.sidecars import (
     stats,
     wids_index,
 )
-from gristmill.pipelines.stage import Needs, Phase, Workspace, Write, missing_column, require_choice
+from gristmill.pipelines.stage import (
+    Needs,
+    Phase,
+    Workspace,
+    Write,
+    missing_column,
+    require_choice,
+    setting,
+)
 from gristmill.pipelines.storage import DigestWriter
 
 SPLITS = ("train", "val")
@@ -63,37 +71,40 @@ class Shards(Write):
     # The last two decode and encode frames of clips.
     libraries: ClassVar[tuple[str, ...]] = ("pyarrow", "av", "opencv-python-headless")
 
-    # "webdataset" or "parquet".
-    format: str = "webdataset"
+    # Tars, or Parquet as Hugging Face reads it.
+    format: str = setting("webdataset", choices=("webdataset", "parquet"))
     # What a sample is: an image or a video with its caption, a document, an edit of an image, or
     # frames of a clip in the clip's stead.
-    media: str = "image"
-    # With media=frames: how many, evenly spread, and their longer side at most, in pixels.
-    frames: int = 8
-    frame_side: int = 512
+    media: str = setting("image", choices=("image", "video", "document", "edit", "frames"))
+    # With media=frames: how many, evenly spread.
+    frames: int = setting(8, unit="frames", low=1)
+    # With media=frames: their longer side at most.
+    frame_side: int = setting(512, unit="pixels", low=2)
     # False: tokens instead of pictures, for readers that need no pixels.
     pictures: bool = True
-    # A shard is closed at this many samples or bytes of pictures, whichever comes first.
-    samples_per_shard: int = 10_000
-    bytes_per_shard: int = 1_000_000_000
-    # Share of groups that goes to val/, 0..1.
-    val_share: float = 0.01
+    # A shard is closed at this many samples.
+    samples_per_shard: int = setting(10_000, unit="samples", low=1)
+    # A shard is closed at this many bytes of pictures, if that comes first.
+    bytes_per_shard: int = setting(1_000_000_000, unit="bytes", low=1)
+    # Share of groups that goes to val/.
+    val_share: float = setting(0.01, low=0, high=1)
     # "group": copies, and clips of one video, stay on one side (needs a node that finds copies);
     # "bytes": by digest of what was received. "auto": by group if there are groups.
-    split_by: str = "auto"
+    split_by: str = setting("auto", choices=("auto", "group", "bytes"))
     # Order of the global shuffle.
     seed: int = 0
-    # For the dataset card.
+    # Of the dataset card.
     title: str = "A dataset made with Gristmill"
+    # Of the dataset card.
     description: str = ""
     # Of the dataset as a whole; the licences of its samples are counted in the card.
     licence: str = ""
 
     def check(self) -> None:
         """Validate the choices."""
-        require_choice(self, "format", ("webdataset", "parquet"))
-        require_choice(self, "split_by", ("auto", "group", "bytes"))
-        require_choice(self, "media", ("image", "video", "document", "edit", "frames"))
+        require_choice(self, "format")
+        require_choice(self, "split_by")
+        require_choice(self, "media")
         if self.frames < 1 or self.frame_side < 2:
             raise ConfigurationError("frames must be at least 1, and frame_side at least 2")
         if self.samples_per_shard < 1 or self.bytes_per_shard < 1:

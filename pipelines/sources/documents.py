@@ -25,6 +25,7 @@ from gristmill.pipelines.sources.pointer import file_pointer, parquet_pointer
 from gristmill.pipelines.sources.row_builder import RowBuilder, clean_text
 from gristmill.pipelines.sources.source import Chunk, Source
 from gristmill.pipelines.sources.tables import open_parquet, read_lines
+from gristmill.pipelines.stage import setting
 from gristmill.pipelines.storage import Folder
 
 DOCUMENT = "document"
@@ -39,12 +40,8 @@ class DocumentSource(Source):
     files beside the table, or URLs) and an instruction, under the names that public datasets use.
     """
 
-    # document or pair.
-    kind: str = "document"
-
-    def kinds(self) -> tuple[str, ...]:
-        """What rows of this source may be of."""
-        return ("document", "pair")
+    # What the rows are of.
+    kind: str = setting("document", choices=("document", "pair"))
 
     def _read(self, chunk: Chunk) -> Iterator[pa.Table]:
         first = chunk.files[0]

@@ -25,7 +25,7 @@ from gristmill.pipelines.sources.tables import (
     read_url_list,
 )
 from gristmill.pipelines.sources.tars import read_img2dataset, read_tar
-from gristmill.pipelines.stage import Read, require_choice
+from gristmill.pipelines.stage import Read, require_choice, setting
 from gristmill.pipelines.storage import Folder
 
 FORMATS = (
@@ -77,25 +77,25 @@ class Source(Read):
 
     # File, folder, glob or fsspec URL.
     path: str = ""
-    # One of FORMATS; "auto" goes by ending and content.
-    format: str = "auto"
+    # "auto" goes by ending and content.
+    format: str = setting("auto", choices=FORMATS)
     # Folder of the pictures that a COCO file names; without it their URLs are downloaded.
     images: str = ""
     # Our column -> theirs, for odd names: {"caption": "TEXT", "url": "link"}.
     columns: Mapping[str, str] = field(default_factory=dict)
     # Name in the `source` column; the path's stem if empty.
     name: str = ""
-    # What the rows are of: image or video.
-    kind: str = "image"
+    # What the rows are of.
+    kind: str = setting("image", choices=("image", "video"))
     # Endings that count as pictures (or videos) in a folder; none: the usual ones; "*": every file.
     extensions: tuple[str, ...] = ()
     # Only about so many rows, the first of places spread over the source; 0: all.
-    sample: int = 0
+    sample: int = setting(0, unit="rows", low=0)
 
     def check(self) -> None:
         """Validate the fields."""
-        require_choice(self, "format", FORMATS)
-        require_choice(self, "kind", self.kinds())
+        require_choice(self, "format")
+        require_choice(self, "kind")
         if not self.path:
             raise ConfigurationError("the source has no path; give one with --source")
         if self.path.startswith("catalog:"):
@@ -103,10 +103,6 @@ class Source(Read):
                 f"{self.path}: a catalog entry is resolved by the command line or by "
                 "gristmill.catalogs.catalog.resolve"
             )
-
-    def kinds(self) -> tuple[str, ...]:
-        """What rows of this source may be of."""
-        return ("image", "video")
 
     def title(self) -> str:
         """The name in the `source` column."""

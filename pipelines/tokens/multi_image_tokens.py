@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,6 +11,8 @@ import pyarrow as pa
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.media import PICTURES, Media
+from gristmill.pipelines.schema import ColumnFacts
+from gristmill.pipelines.stage import setting
 from gristmill.pipelines.tokens.tokens import Tokens
 from gristmill.pipelines.videos.frames import CLIP, FRAMES, moments_of
 
@@ -64,8 +66,8 @@ class FrameTokens(DocumentTokens):
     media: ClassVar[Media | None] = CLIP
     libraries: ClassVar[tuple[str, ...]] = ("av", *Tokens.libraries)
 
-    # Frames of each clip, evenly spread, at most 12.
-    frames: int = 4
+    # Of each clip, evenly spread.
+    frames: int = setting(4, unit="frames", low=1, high=12)
 
     def check(self) -> None:
         """Validate the number of frames beside what `Tokens` asks for."""
@@ -83,6 +85,13 @@ class FrameTokens(DocumentTokens):
         if not self.images:
             return written
         return written.append(pa.field("frame_index", pa.list_(pa.int32())))
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        index = ColumnFacts(
+            "Which frames of the clip they are.", only_with="images=CODEC.safetensors"
+        )
+        return {**super().describes(), "frame_index": index}
 
     def pictures(self, thing: Any) -> list[Image]:
         """Frames evenly spread."""

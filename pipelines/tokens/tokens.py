@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.media import PICTURE, Media
+from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Needs, Score
 
 
@@ -39,10 +40,11 @@ class Tokens(Score):
     media: ClassVar[Media | None] = PICTURE
     libraries: ClassVar[tuple[str, ...]] = ("torch", "tokenizers", "opencv-python-headless")
 
-    # Codec of pictures and `tokenizers` file of captions; empty: none of these.
+    # Codec of pictures; empty: no codes.
     images: str = ""
+    # `tokenizers` file of captions; empty: no ids.
     text: str = ""
-    # `package.module:function` of the two files.
+    # `package.module:function` that makes the encoder of these two files.
     encoder: str = ""
 
     def is_disabled(self) -> bool:
@@ -82,6 +84,18 @@ class Tokens(Score):
             return pa.schema([])
         self.check()
         return self._encoder().schema
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        codec = "images=CODEC.safetensors"
+        return {
+            "image_codes": ColumnFacts("Codes of the picture, in raster order.", only_with=codec),
+            "image_latents": ColumnFacts(
+                "Latents of the picture.", only_with=codec + ", of latents"
+            ),
+            "image_codec": ColumnFacts("Digest of the codec's file.", only_with=codec),
+            "text_tokens": ColumnFacts("Ids of the caption.", only_with="text=TOKENIZER.json"),
+        }
 
     def prepare(self) -> None:
         """Load the files."""

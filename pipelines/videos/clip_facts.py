@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.pipelines.media import Media
+from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Score
 from gristmill.pipelines.videos.frames import CLIP, ClipFrames
 
@@ -39,25 +40,51 @@ class ClipFacts(Score):
         """One float a fact."""
         return pa.schema(
             [
-                # Motion of things: mean over the clip of the fastest twentieth of the frame, in
-                # diagonals of the frame a second.
                 pa.field("motion", pa.float32()),
-                # Motion of the camera, likewise; shaking counts as much as panning.
                 pa.field("camera_motion", pa.float32()),
-                # Share of moments at which nothing changes, and at which the frame is black.
                 pa.field("static_share", pa.float32()),
                 pa.field("black_share", pa.float32()),
-                # Share of the frame that black bars take, at all moments.
                 pa.field("letterbox_share", pa.float32()),
-                # Median variance of the Laplacian of grey levels; below ~50 looks blurred.
                 pa.field("sharpness", pa.float32()),
-                # Mean grey level and its standard deviation, 0..1.
                 pa.field("brightness", pa.float32()),
                 pa.field("contrast", pa.float32()),
-                # Share of the frame that looks like lettering: dense fine strokes in lines.
                 pa.field("text_share", pa.float32()),
             ]
         )
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "motion": ColumnFacts(
+                "Of things: mean over the clip of the fastest twentieth of the frame.",
+                "frame diagonals/s",
+                low=0,
+            ),
+            "camera_motion": ColumnFacts(
+                "Of the camera, likewise; shaking counts as much as panning.",
+                "frame diagonals/s",
+                low=0,
+            ),
+            "static_share": ColumnFacts(
+                "Share of moments at which nothing changes.", low=0, high=1
+            ),
+            "black_share": ColumnFacts(
+                "Share of moments at which the frame is black.", low=0, high=1
+            ),
+            "letterbox_share": ColumnFacts(
+                "Share of the frame that black bars take, at all moments.", low=0, high=1
+            ),
+            "sharpness": ColumnFacts(
+                "Median variance of the Laplacian of grey levels; below ~50 looks blurred.", low=0
+            ),
+            "brightness": ColumnFacts("Mean grey level.", low=0, high=1),
+            "contrast": ColumnFacts("Standard deviation of grey levels.", low=0, high=1),
+            "text_share": ColumnFacts(
+                "Share of the frame that looks like lettering: dense fine strokes in lines.",
+                low=0,
+                high=1,
+            ),
+        }
 
     def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
         """Measure each clip."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,6 +11,8 @@ import pyarrow as pa
 
 from gristmill.pipelines.images.clip_score import ClipScore
 from gristmill.pipelines.media import Media
+from gristmill.pipelines.schema import ColumnFacts
+from gristmill.pipelines.stage import setting
 from gristmill.pipelines.videos.frames import CLIP
 
 
@@ -24,19 +26,29 @@ class FrameClipScore(ClipScore):
     media: ClassVar[Media | None] = CLIP
     libraries: ClassVar[tuple[str, ...]] = ("av", "torch", "open_clip_torch")
 
-    # Frames of each clip, evenly spread, at most 12.
-    frames: int = 4
+    # Of each clip, evenly spread.
+    frames: int = setting(4, unit="frames", low=1, high=12)
 
     def writes(self) -> pa.Schema:
         """Scores, null without a caption; steadiness, 1 for clips of one frame; embeddings."""
         fields = [
             pa.field(self.name, pa.float32()),
-            # Of the frame that fits best.
             pa.field(f"{self.name}_max", pa.float32()),
-            # Mean cosine of neighbouring frames.
             pa.field("temporal_consistency", pa.float32()),
         ]
         return pa.schema([*fields, *self.embedding_fields()])
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            **super().describes(),
+            self.name: ColumnFacts("Mean cosine of frames and caption.", low=-1, high=1),
+            f"{self.name}_max": ColumnFacts("Of the frame that fits best.", low=-1, high=1),
+            "temporal_consistency": ColumnFacts(
+                "Mean cosine of neighbouring frames.", low=-1, high=1
+            ),
+            "image_embedding": ColumnFacts("Unit mean of the frames' embeddings, float16."),
+        }
 
     def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
         """Score clips, their frames in batches of `batch_size`."""

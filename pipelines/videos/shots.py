@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,20 +10,17 @@ import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.media import FILE, Media
-from gristmill.pipelines.stage import Needs, Score, require_choice
+from gristmill.pipelines.schema import ColumnFacts
+from gristmill.pipelines.stage import Needs, Score, require_choice, setting
 from gristmill.pipelines.videos.video import open_video, pixels, play
 
 # Seconds that a fade may stay dark or light between two shots.
 _LONGEST_FADE_S = 1.0
 _FIELDS = pa.schema(
     [
-        # Frame with which each shot after the first begins; frames count from 0 as shown.
         pa.field("cuts", pa.list_(pa.int32())),
-        # Seconds of those frames.
         pa.field("cut_times", pa.list_(pa.float64())),
-        # Frames that decoded; fewer than `frames` where the tail is broken.
         pa.field("decoded_frames", pa.int32()),
-        # Seconds from the first frame to the end of the last that decoded.
         pa.field("decoded_s", pa.float32()),
     ]
 )
@@ -39,15 +36,15 @@ class Shots(Score):
     libraries: ClassVar[tuple[str, ...]] = ("av", "scenedetect-headless")
 
     # adaptive: change against that of the frames around; content: change alone.
-    detector: str = "adaptive"
+    detector: str = setting("adaptive", choices=("adaptive", "content"))
     # Of the detector: 3 for adaptive, 27 for content; 0: its default.
-    threshold: float = 0.0
-    # Mean grey level, 0..255, below which a frame is taken for faded out; 0: fades are not sought.
-    fade_level: float = 12.0
-    # Shots shorter than this are joined to the one before, in seconds.
-    min_shot_s: float = 0.4
-    # Pixels of the longer side at which frames are compared.
-    side: int = 256
+    threshold: float = setting(0.0, low=0)
+    # Mean grey level below which a frame is taken for faded out; 0: fades are not sought.
+    fade_level: float = setting(12.0, low=0, high=255)
+    # Shots shorter than this are joined to the one before.
+    min_shot_s: float = setting(0.4, unit="s", low=0)
+    # Longer side at which frames are compared.
+    side: int = setting(256, unit="pixels", low=32)
 
     def reads(self) -> tuple[str, ...]:
         """Frames a second."""
@@ -57,13 +54,28 @@ class Shots(Score):
         """Cuts, and how much of the video decoded."""
         return _FIELDS
 
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "cuts": ColumnFacts(
+                "Frame with which each shot after the first begins; frames count from 0 as shown."
+            ),
+            "cut_times": ColumnFacts("When those frames are shown.", "s"),
+            "decoded_frames": ColumnFacts(
+                "That decoded; fewer than `frames` where the tail is broken.", "frames", low=0
+            ),
+            "decoded_s": ColumnFacts(
+                "From the first frame to the end of the last that decoded.", "s", low=0
+            ),
+        }
+
     def needs(self) -> Needs:
         """One decoder and the file."""
         return Needs(memory_gb=1.5)
 
     def check(self) -> None:
         """Validate the choices."""
-        require_choice(self, "detector", ("adaptive", "content"))
+        require_choice(self, "detector")
         if self.side < 32:
             raise ConfigurationError(f"Shots.side is {self.side}; it must be at least 32 pixels")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,28 +15,25 @@ from gristmill.errors import ConfigurationError
 from gristmill.pipelines.schema import (
     FAILED_TO_CUT,
     ROW,
+    ColumnFacts,
     make_child_uid,
     make_image_id,
     with_columns,
 )
-from gristmill.pipelines.stage import Map, Needs, require_choice
+from gristmill.pipelines.stage import Map, Needs, require_choice, setting
 from gristmill.pipelines.videos.cut_video import Clip, Encoding, copy_pieces, encode_pieces
 from gristmill.pipelines.videos.video import VideoError
 
 _OWN = pa.schema(
     [
         pa.field("format", pa.string()),
-        # uid of the row of the video.
         pa.field("video_uid", pa.string()),
-        # Frames and seconds of the video at which the clip begins and ends; the end is not in it.
         pa.field("start_frame", pa.int32()),
         pa.field("end_frame", pa.int32()),
         pa.field("start_s", pa.float64()),
         pa.field("end_s", pa.float64()),
-        # Number of the shot within the video, and of the clip within the shot, from 0.
         pa.field("shot", pa.int32()),
         pa.field("shot_part", pa.int32()),
-        # Whether frames were encoded again, or packets copied.
         pa.field("encoded", pa.bool_()),
         pa.field("has_audio", pa.bool_()),
         pa.field("fps", pa.float32()),
@@ -70,19 +67,22 @@ class Clips(Map):
 
     # "exact": encoded again, exact to the frame. "keyframe": packets are copied, many times faster,
     # from keyframe to keyframe within the shot.
-    cut: str = "exact"
-    # Seconds.
-    min_s: float = 1.0
-    max_s: float = 20.0
-    # Seconds left away at both ends of a shot, where the last of a fade may lie.
-    margin_s: float = 0.0
+    cut: str = setting("exact", choices=("exact", "keyframe"))
+    # Shorter shots fail.
+    min_s: float = setting(1.0, unit="s", low=0)
+    # Longer shots are cut into even pieces.
+    max_s: float = setting(20.0, unit="s", low=0)
+    # Left away at both ends of a shot, where the last of a fade may lie.
+    margin_s: float = setting(0.0, unit="s", low=0)
     # Cut also stretches that the source names at the shots within.
     split_segments: bool = False
-    # Shorter side of what is encoded, in pixels; 0: as it is.
-    short_side: int = 480
+    # Shorter side of what is encoded; 0: as it is.
+    short_side: int = setting(480, unit="pixels", low=0)
     # Quality of x264: 0 lossless, 18 hardly to be told apart, 51 worst.
-    crf: int = 18
+    crf: int = setting(18, low=0, high=51)
+    # How long x264 may look for a smaller file, from ultrafast to veryslow.
     preset: str = "veryfast"
+    # Whether sound goes along.
     audio: bool = True
 
     def reads(self) -> tuple[str, ...]:
@@ -93,6 +93,21 @@ class Clips(Map):
     def writes(self) -> pa.Schema:
         """Place, size and file of each clip."""
         return SCHEMA
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "video_uid": ColumnFacts("uid of the row of the video."),
+            "start_frame": ColumnFacts(
+                "Of the video, with which the clip begins.", "frames", low=0
+            ),
+            "end_frame": ColumnFacts("Of the video, before which the clip ends.", "frames", low=0),
+            "start_s": ColumnFacts("When the clip begins in the video.", "s", low=0),
+            "end_s": ColumnFacts("When the clip ends in the video.", "s", low=0),
+            "shot": ColumnFacts("Number of the shot within the video, from 0.", low=0),
+            "shot_part": ColumnFacts("Number of the clip within the shot, from 0.", low=0),
+            "encoded": ColumnFacts("Whether frames were encoded again, or packets copied."),
+        }
 
     def forwards_column(self, column: str) -> bool:
         """What was said of the whole video ends here."""
@@ -105,7 +120,7 @@ class Clips(Map):
 
     def check(self) -> None:
         """Validate the choices."""
-        require_choice(self, "cut", ("exact", "keyframe"))
+        require_choice(self, "cut")
         if not 0 <= self.min_s <= self.max_s or self.max_s <= 0:
             raise ConfigurationError(
                 f"min_s is {self.min_s} and max_s {self.max_s}; it needs 0 <= min_s <= max_s"

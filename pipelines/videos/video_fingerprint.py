@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gristmill.pipelines.images.perceptual_hash import hash_details, hash_grey
 from gristmill.pipelines.media import Media
+from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Score
 from gristmill.pipelines.videos.frames import CLIP
 
@@ -34,6 +35,17 @@ class ClipSignature(Score):
         """Hashes in time; 0 for a frame that shows nothing."""
         names = ("frame_hashes", "frame_details")
         return pa.schema([pa.field(name, pa.list_(pa.uint64())) for name in names])
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        """What the columns mean."""
+        return {
+            "frame_hashes": ColumnFacts(
+                "Hash of each moment, 64 coarse bits; 0 for a frame that shows nothing."
+            ),
+            "frame_details": ColumnFacts(
+                "Hash of each moment, 64 finer bits; 0 for a frame that shows nothing."
+            ),
+        }
 
     def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
         """Hash the frames of each clip."""
