@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.stage import Global, Map, Read, Score, Stage, Write
+from gristmill.pipelines.stage import Global, Map, Read, Score, Stage, Write, check_settings
 
 IMAGE = "image"
 BLOB = pa.schema(
@@ -142,6 +142,7 @@ class Dag:
         """Have every stage check its fields and its weights."""
         for name, node in self.nodes.items():
             try:
+                check_settings(node.stage)
                 node.stage.check()
             except ConfigurationError as error:
                 raise type(error)(f"node {name!r}: {error}") from error

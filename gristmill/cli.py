@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gristmill import __version__, cli_curate, cli_model
+from gristmill import __version__, cli_curate, cli_describe, cli_model
 from gristmill.command_line import command_line
 from gristmill.errors import GristmillError
 
@@ -213,6 +213,7 @@ def demo(
 
 
 cli_curate.add_commands(app)
+cli_describe.add_commands(app)
 cli_model.add_commands(app)
 
 

@@ -80,7 +80,7 @@ class Keep(Global):
     def describes(self) -> Mapping[str, ColumnFacts]:
         """What the columns mean."""
         return {
-            "verdict": ColumnFacts("kept, dropped or merged."),
+            "verdict": ColumnFacts("What became of the row: kept, dropped or merged."),
             "reason": ColumnFacts(
                 "The first rule that the row breaks; null for rows that are kept."
             ),

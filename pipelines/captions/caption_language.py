@@ -46,10 +46,12 @@ class CaptionLanguage(Score):
     def describes(self) -> Mapping[str, ColumnFacts]:
         """What the columns mean."""
         return {
-            "caption_language": ColumnFacts("ISO 639-1."),
-            "caption_language_confidence": ColumnFacts("Posterior probability.", low=0, high=1),
+            "caption_language": ColumnFacts("Language, ISO 639-1."),
+            "caption_language_confidence": ColumnFacts(
+                "Posterior probability of that language.", low=0, high=1
+            ),
             "caption_clip_tokens": ColumnFacts(
-                "Of CLIP's BPE, without start and end; CLIP reads 75.", "tokens", low=0
+                "Length in CLIP's BPE, without start and end; CLIP reads 75.", "tokens", low=0
             ),
         }
 

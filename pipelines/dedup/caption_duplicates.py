@@ -82,12 +82,12 @@ class CaptionDuplicates(Global):
             "caption_group": ColumnFacts(
                 "Digest of the commonest caption of the group; null without a caption."
             ),
-            "caption_group_size": ColumnFacts("In the group.", "rows", low=1),
+            "caption_group_size": ColumnFacts("Rows in the group.", "rows", low=1),
             "caption_group_rank": ColumnFacts("The row's place in the group, from 0.", low=0),
             "caption_jaccard": ColumnFacts(
                 "Jaccard similarity to the commonest caption of the group.", low=0, high=1
             ),
-            "caption_copies": ColumnFacts("With the very same words.", "rows", low=1),
+            "caption_copies": ColumnFacts("Rows with the very same words.", "rows", low=1),
             "caption_copy_rank": ColumnFacts("The row's place among those, from 0.", low=0),
         }
 

@@ -100,7 +100,7 @@ class Decontaminate(Global):
                 "Source and name of the evaluation item; null for rows that no evaluation knows."
             ),
             "contamination": ColumnFacts(
-                "bytes, pixels, near or caption: the surest that applies."
+                "By what: bytes, pixels, near or caption, the surest that applies."
             ),
         }
 

@@ -87,11 +87,11 @@ class Duplicates(Global):
             "duplicate_of": ColumnFacts(
                 "image_id of the survivor; null for survivors and single images."
             ),
-            "duplicate_kind": ColumnFacts("bytes, pixels or near."),
+            "duplicate_kind": ColumnFacts("By what it is a copy: bytes, pixels or near."),
             "duplicate_group": ColumnFacts("image_id of the group's survivor, for every image."),
-            "duplicate_group_size": ColumnFacts("In the group.", "images", low=1),
+            "duplicate_group_size": ColumnFacts("Images in the group.", "images", low=1),
             "duplicate_distance": ColumnFacts(
-                "By which the hash differs from the survivor's.", "bits", low=0, high=64
+                "Bits by which the hash differs from the survivor's.", "bits", low=0, high=64
             ),
         }
 

@@ -92,12 +92,14 @@ class RobustCopies(Global):
                 "image_id of the survivor; it has the most pixels, then the best `prefer`."
             ),
             "copy_points": ColumnFacts(
-                "That fit, with whichever copy fits best; null without one.", "keypoints", low=0
+                "Keypoints that fit, with whichever copy fits best; null without one.",
+                "keypoints",
+                low=0,
             ),
             "copy_mirrored": ColumnFacts("Whether that copy is a mirror image."),
-            "copy_group_size": ColumnFacts("In the group.", "images", low=1),
+            "copy_group_size": ColumnFacts("Images in the group.", "images", low=1),
             "duplicate_points": ColumnFacts(
-                "That fit between the image and its `duplicate_of`; null without one.",
+                "Keypoints that fit between the image and its `duplicate_of`; null without one.",
                 "keypoints",
                 low=0,
             ),

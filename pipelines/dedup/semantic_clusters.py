@@ -94,7 +94,7 @@ class SemanticClusters(Global):
         """What the columns mean."""
         return {
             "semantic_cluster": ColumnFacts("Number of the cluster.", low=0),
-            "semantic_cluster_size": ColumnFacts("In the cluster.", "images", low=1),
+            "semantic_cluster_size": ColumnFacts("Images in the cluster.", "images", low=1),
             "semantic_cluster_rank": ColumnFacts(
                 "Place of the image in its cluster, in random order, from 0.", low=0
             ),

@@ -84,7 +84,7 @@ class ClipDuplicates(Global):
                 high=1,
             ),
             "duplicate_group": ColumnFacts("image_id of the group's survivor, for every clip."),
-            "duplicate_group_size": ColumnFacts("In the group.", "clips", low=1),
+            "duplicate_group_size": ColumnFacts("Clips in the group.", "clips", low=1),
             "split_group": ColumnFacts(
                 "Clips of one video, and copies of them, have it in common: never split them."
             ),

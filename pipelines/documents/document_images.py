@@ -90,7 +90,7 @@ class DocumentImages(Map):
             "image_captions": ColumnFacts(
                 "Captions of the document's pictures, where the source has them."
             ),
-            "document_images": ColumnFacts("That the document had.", "pictures", low=0),
+            "document_images": ColumnFacts("Pictures that the document had.", "pictures", low=0),
         }
 
     def check(self) -> None:
@@ -249,12 +249,12 @@ class AssembleDocuments(Map):
             "image_scores": ColumnFacts("CLIP score of each picture."),
             "image_alts": ColumnFacts("Alternative text of each picture."),
             "image_captions": ColumnFacts("Caption of each picture."),
-            "image_count": ColumnFacts("That are left.", "pictures", low=0),
-            "document_images": ColumnFacts("That the document had.", "pictures", low=0),
+            "image_count": ColumnFacts("Pictures that are left.", "pictures", low=0),
+            "document_images": ColumnFacts("Pictures that the document had.", "pictures", low=0),
             "image_offsets": ColumnFacts("Where the bytes of each picture begin.", "bytes"),
             "image_sizes": ColumnFacts("How many bytes each picture has.", "bytes"),
-            "sha256": ColumnFacts("Of the texts and of all pictures' bytes, hex."),
-            "format": ColumnFacts("jpg; of the pictures."),
+            "sha256": ColumnFacts("Digest of the texts and of all pictures' bytes, hex."),
+            "format": ColumnFacts("Format of the pictures: jpg."),
         }
 
     def forwards_column(self, column: str) -> bool:

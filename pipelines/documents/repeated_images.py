@@ -31,7 +31,7 @@ class RepeatedImages(Global):
         """What the columns mean."""
         return {
             "image_documents": ColumnFacts(
-                "That the picture or a near copy of it occurs in.", "documents", low=1
+                "Documents that the picture or a near copy of it occurs in.", "documents", low=1
             ),
         }
 

@@ -44,7 +44,7 @@ class TextMatch(ClipScore):
             "text_scores": ColumnFacts(
                 "Cosine of the picture and each text of its document, -1..1."
             ),
-            "image_embedding": ColumnFacts("Of the picture, unit length, float16."),
+            "image_embedding": ColumnFacts("Embedding of the picture, unit length, float16."),
         }
 
     def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:

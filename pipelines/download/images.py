@@ -57,7 +57,7 @@ class Download(FetchAndDecode):
     downscale_interpolation: str = setting("area", choices=INTERPOLATIONS)
     # What pictures are stored as.
     encode_format: str = setting("jpg", choices=("jpg", "png", "webp"))
-    # For png the compression, 0..9.
+    # Of jpg and webp; of png it is the compression, 0..9.
     encode_quality: int = setting(95, low=0, high=100)
     # Keep the bytes of a picture of this format that needs no resizing.
     skip_reencode: bool = False

@@ -78,11 +78,11 @@ class DownloadVideo(FetchAndDecode):
     def describes(self) -> Mapping[str, ColumnFacts]:
         """What the columns mean."""
         return {
-            "container": ColumnFacts("As received: mov, matroska, ..."),
-            "codec": ColumnFacts("As received: h264, hevc, av1, vp9, ..."),
-            "keyframes": ColumnFacts("That the container holds.", "frames", low=0),
+            "container": ColumnFacts("Container as received: mov, matroska, ..."),
+            "codec": ColumnFacts("Codec as received: h264, hevc, av1, vp9, ..."),
+            "keyframes": ColumnFacts("Keyframes that the container holds.", "frames", low=0),
             "rotation": ColumnFacts(
-                "Counter-clockwise, as the file asks to be turned; sizes are those once turned.",
+                "Turn that the file asks for, counter-clockwise; sizes are those once turned.",
                 "degrees",
             ),
             "hdr": ColumnFacts("PQ or HLG: needs more than 8 bits to be shown as meant."),

@@ -65,8 +65,8 @@ class ClipScore(Score):
         """What the columns mean."""
         return {
             self.name: ColumnFacts("Cosine of picture and caption.", low=-1, high=1),
-            "image_embedding": ColumnFacts("Of the picture, unit length, float16."),
-            "text_embedding": ColumnFacts("Of the caption, unit length, float16."),
+            "image_embedding": ColumnFacts("Embedding of the picture, unit length, float16."),
+            "text_embedding": ColumnFacts("Embedding of the caption, unit length, float16."),
         }
 
     def embedding_fields(self) -> list[pa.Field]:

@@ -131,13 +131,13 @@ class EditScore(ClipScore):
         """What the columns mean."""
         return {
             self.name: ColumnFacts(
-                "Second picture against the instruction, or its caption where there is one.",
+                "Cosine of the second picture and its caption, or the instruction.",
                 low=-1,
                 high=1,
             ),
-            "edit_similarity": ColumnFacts("The pictures against each other.", low=-1, high=1),
+            "edit_similarity": ColumnFacts("Cosine of the two pictures.", low=-1, high=1),
             "edit_direction": ColumnFacts(
-                "Change of the picture against change of the caption; null without captions.",
+                "Cosine of the picture's change and the caption's; null without captions.",
                 low=-1,
                 high=1,
             ),

@@ -52,7 +52,7 @@ class ImageFacts(Score):
                 "below ~50 looks blurred.",
                 low=0,
             ),
-            "entropy": ColumnFacts("Of the grey-level histogram.", "bits", low=0, high=8),
+            "entropy": ColumnFacts("Entropy of the grey-level histogram.", "bits", low=0, high=8),
             "blank_share": ColumnFacts(
                 "Share of pixels within 8 levels of the median colour.", low=0, high=1
             ),

@@ -56,12 +56,12 @@ class ClipFacts(Score):
         """What the columns mean."""
         return {
             "motion": ColumnFacts(
-                "Of things: mean over the clip of the fastest twentieth of the frame.",
+                "Motion of things: mean over the clip of the fastest twentieth of the frame.",
                 "frame diagonals/s",
                 low=0,
             ),
             "camera_motion": ColumnFacts(
-                "Of the camera, likewise; shaking counts as much as panning.",
+                "Motion of the camera, likewise; shaking counts as much as panning.",
                 "frame diagonals/s",
                 low=0,
             ),

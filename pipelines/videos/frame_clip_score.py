@@ -43,7 +43,9 @@ class FrameClipScore(ClipScore):
         return {
             **super().describes(),
             self.name: ColumnFacts("Mean cosine of frames and caption.", low=-1, high=1),
-            f"{self.name}_max": ColumnFacts("Of the frame that fits best.", low=-1, high=1),
+            f"{self.name}_max": ColumnFacts(
+                "Cosine of the caption and the frame that fits best.", low=-1, high=1
+            ),
             "temporal_consistency": ColumnFacts(
                 "Mean cosine of neighbouring frames.", low=-1, high=1
             ),

@@ -62,10 +62,12 @@ class Shots(Score):
             ),
             "cut_times": ColumnFacts("When those frames are shown.", "s"),
             "decoded_frames": ColumnFacts(
-                "That decoded; fewer than `frames` where the tail is broken.", "frames", low=0
+                "Frames that decoded; fewer than `frames` where the tail is broken.",
+                "frames",
+                low=0,
             ),
             "decoded_s": ColumnFacts(
-                "From the first frame to the end of the last that decoded.", "s", low=0
+                "Time from the first frame to the end of the last that decoded.", "s", low=0
             ),
         }
 

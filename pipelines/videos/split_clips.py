@@ -99,9 +99,11 @@ class Clips(Map):
         return {
             "video_uid": ColumnFacts("uid of the row of the video."),
             "start_frame": ColumnFacts(
-                "Of the video, with which the clip begins.", "frames", low=0
+                "Frame of the video with which the clip begins.", "frames", low=0
             ),
-            "end_frame": ColumnFacts("Of the video, before which the clip ends.", "frames", low=0),
+            "end_frame": ColumnFacts(
+                "Frame of the video before which the clip ends.", "frames", low=0
+            ),
             "start_s": ColumnFacts("When the clip begins in the video.", "s", low=0),
             "end_s": ColumnFacts("When the clip ends in the video.", "s", low=0),
             "shot": ColumnFacts("Number of the shot within the video, from 0.", low=0),

@@ -69,7 +69,7 @@ def test_masked_in_the_column_and_counted() -> None:
 
 
 def test_unknown_kind() -> None:
-    with pytest.raises(ConfigurationError, match="choose among"):
+    with pytest.raises(ConfigurationError, match="choose one of email"):
         CleanCaptions(mask=("shoe size",)).check()
 
 
