@@ -40,6 +40,12 @@ def load_dag(text: str, where: str = "the DAG file") -> Dag:
         raise GraphError(f"{where} is not YAML: {error}") from error
     if not isinstance(document, Mapping) or not isinstance(document.get("nodes"), Mapping):
         raise GraphError(f"{where}: expected the keys 'dag' and 'nodes'")
+    document = dict(document)
+    if "name" in document:
+        # What most people write first, and what the field of a Dag is called.
+        if "dag" in document:
+            raise GraphError(f"{where}: 'dag' and 'name' say the same; leave one out")
+        document["dag"] = document.pop("name")
     unknown = set(document) - {"dag", "part_rows", "nodes", "doc"}
     if unknown:
         raise GraphError(

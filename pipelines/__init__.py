@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 
-from gristmill.errors import GraphError
+from gristmill.errors import ConfigurationError, GraphError
+from gristmill.pipelines.user_code import import_named
 
 # Name in a DAG file -> module. Imported on demand, so that `plan` never loads torch.
 STAGES = {
@@ -48,19 +49,22 @@ STAGES = {
 
 def stage_class(name: str) -> type:
     """The class of a stage: a name of ours, or `package.module:Class` for anybody else's."""
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         if name not in STAGES:
             import difflib
 
             near = difflib.get_close_matches(name, STAGES, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(STAGES)}"
             raise GraphError(f"unknown stage {name!r}; {hint} (others: 'package.module:Class')")
-        module, attribute = STAGES[name], name
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise GraphError(f"stage {name!r} cannot be imported: {error}") from error
+        try:
+            found: object = getattr(importlib.import_module(STAGES[name]), name)
+        except ImportError as error:
+            raise GraphError(f"stage {name!r} cannot be imported: {error}") from error
+    else:
+        try:
+            found = import_named(name)
+        except ConfigurationError as error:
+            raise GraphError(f"stage {error}") from error
     if not isinstance(found, type):
         raise GraphError(f"{name!r} is not a class")
     return found

@@ -24,6 +24,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import cloudpickle
+
 from gristmill.errors import RunError, WorkerError
 
 _LENGTH = struct.Struct("<Q")
@@ -40,7 +42,7 @@ class ChildSilent(RunError):
 class Child:
     """Serves the object that `factory()` returns. The process starts at the first call.
 
-    `factory` must be importable (pickled by name, arguments by value):
+    `factory` is pickled by name where it can be imported, else by value; its arguments by value:
     `functools.partial(Resizer, 256)`. `memory_gb` limits the address space beyond what the object
     holds after it was built. An exception raised by the object is raised here, as `WorkerError`
     with the child's traceback.
@@ -65,10 +67,12 @@ class Child:
         ours, theirs = socket.socketpair()
         life_read, self._life = os.pipe()
         environment = dict(os.environ)
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self._process = subprocess.Popen(
             [
                 sys.executable,
+                # The child looks for modules where this process does, in that order.
+                "-P",
                 "-m",
                 "gristmill.pipelines.child",
                 str(theirs.fileno()),
@@ -82,12 +86,13 @@ class Child:
         os.close(life_read)
         self._socket = ours
         try:
-            payload = pickle.dumps((self._factory, self._memory_gb), protocol=5)
+            # By value what lies in no module: stages typed into a notebook or a script.
+            payload = cloudpickle.dumps((self._factory, self._memory_gb), protocol=5)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             self.kill()
             raise WorkerError(
                 f"{self._factory!r} cannot be sent to a child process ({error}); "
-                "define the stage in an importable module, or run with --debug"
+                "open what it holds in prepare(), or run with --debug"
             ) from error
         self._send(payload)
         for _ in self._replies(deadline_s):

@@ -25,6 +25,7 @@ from gristmill.dags.engine.read_parts import ScanOperator, cut_parts, parts_done
 from gristmill.dags.engine.run_folder import RunLayout, run_lock
 from gristmill.dags.engine.schedule import Barrier, Chain, schedule
 from gristmill.dags.engine.score_operator import ScoreOperator
+from gristmill.dags.engine.stage_code import shipped_code
 from gristmill.dags.engine.summary import RunSummary, keep_outcomes, rule_warnings, summarise
 from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.engine.watch import CommitWatch, ResourceWatch
@@ -69,14 +70,14 @@ def lay_out(dag: Dag, out: str, limit: int = 0) -> RunLayout:
     return RunLayout(Folder(out).url, dag, found, limit)
 
 
-def make_runner(options: RunOptions) -> Runner:
+def make_runner(options: RunOptions, dag: Dag) -> Runner:
     """The runner that the options name."""
     if options.runner == "local":
         return LocalRunner()
     if options.runner == "ray":
         from gristmill.dags.engine.on_ray import RayRunner
 
-        return RayRunner(options.address, options.workers)
+        return RayRunner(options.address, options.workers, shipped_code(dag))
     raise ConfigurationError(f"runner {options.runner!r}; choose ray or local")
 
 
@@ -261,7 +262,7 @@ class _Execution:
         if len(tasks) == 0:
             return
         if self._runner is None:
-            self._runner = self._stack.enter_context(make_runner(self.options))
+            self._runner = self._stack.enter_context(make_runner(self.options, self.dag))
         yield from self._runner.run(tasks, operators)
 
     def _names(self, node: str) -> dict[int, str]:

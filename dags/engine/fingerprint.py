@@ -1,8 +1,9 @@
 """What a node's output depends on, as a digest: same fingerprint, same output, reused.
 
-Semantic fields only (execution fields such as concurrency are left out), the stage's version, the
-versions of the libraries that decide its bytes, the digests of the files it loads, the
-fingerprints of its inputs, the part size, and for a source its manifest.
+Semantic fields only (execution fields such as concurrency are left out), the stage's version (of a
+stage from outside also its code, with the user's modules that it imports), the versions of the
+libraries that decide its bytes, the digests of the files it loads, the fingerprints of its inputs,
+the part size, and for a source its manifest.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gristmill.dags.dag_yaml import plain
+from gristmill.dags.engine.stage_code import code_digest
 from gristmill.dags.graph import Dag
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines import stage_name
@@ -51,13 +53,17 @@ def stage_identity(stage: Stage) -> dict[str, Any]:
         for field in dataclasses.fields(stage)
         if not is_execution(field)
     }
-    return {
+    identity = {
         "stage": stage_name(type(stage)),
         "version": stage.version,
         "fields": fields,
         "libraries": {name: _library_version(name) for name in stage.libraries},
         "files": {path: digest_path(path) for path in stage.files()},
     }
+    # Stages of ours have none: what they mean is said by `version`.
+    if code := code_digest(stage):
+        identity["code"] = code
+    return identity
 
 
 def _ordered(value: Any) -> Any:

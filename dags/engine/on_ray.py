@@ -15,6 +15,7 @@ import os
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 # Ray's C++ side writes to the terminal by itself; what matters reaches us as exceptions.
@@ -27,6 +28,7 @@ import ray.exceptions
 from gristmill import errors
 from gristmill.dags.engine.cluster_address import cluster_address
 from gristmill.dags.engine.on_local import Operator
+from gristmill.dags.engine.stage_code import ShippedCode
 from gristmill.errors import GristmillError, WorkerError
 from gristmill.pipelines.stage import Needs
 
@@ -39,10 +41,17 @@ OBJECT_STORE_BYTES = 100 * 2**20
 class RayRunner:
     """Runs on the cluster at `address` (or `RAY_ADDRESS`), or on a Ray started for this run."""
 
-    def __init__(self, address: str | None = None, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        workers: int | None = None,
+        code: ShippedCode | None = None,
+    ) -> None:
         self.address = cluster_address(address)
         # Workers for each operator at most; None: as many as the cluster has room for.
         self.workers = workers
+        # Files of the user's that workers import; None: they have all they need.
+        self.code = code
         self._started = False
 
     def __enter__(self) -> RayRunner:
@@ -133,16 +142,17 @@ class RayRunner:
     def _map(
         self, data: ray.data.Dataset, operator: Operator, needs: Needs, cpus: float, most: int
     ) -> ray.data.Dataset:
+        parcel = Parcel(self.code, ray.cloudpickle.dumps(operator))
         if not operator.holds_worker:
             return data.map(
-                functools.partial(_do, operator),
+                functools.partial(_do_once, parcel),
                 compute=ray.data.TaskPoolStrategy(size=most),
                 num_cpus=cpus,
                 max_retries=MAX_RESTARTS,
             )
         return data.map(
             _Worker,  # type: ignore[arg-type]
-            fn_constructor_args=(operator,),
+            fn_constructor_args=(parcel,),
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
             num_cpus=cpus,
             num_gpus=needs.gpus or None,
@@ -151,14 +161,34 @@ class RayRunner:
         )
 
 
+@dataclass(frozen=True)
+class Parcel:
+    """An operator on its way to a worker, with the code that it is made of: a worker must have that
+    before it can unpickle the operator."""
+
+    code: ShippedCode | None
+    operator: bytes
+
+    def open(self) -> Operator:
+        """The operator, its code installed in this process."""
+        if self.code is not None:
+            self.code.install()
+        operator: Operator = ray.cloudpickle.loads(self.operator)
+        return operator
+
+
 class _Worker:
     """One operator in one actor. Errors travel as data, so that the driver can name them."""
 
-    def __init__(self, operator: Operator) -> None:
-        self.operator = operator
+    def __init__(self, parcel: Parcel) -> None:
+        self.operator = parcel.open()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         return _do(self.operator, row)
+
+
+def _do_once(parcel: Parcel, row: dict[str, Any]) -> dict[str, Any]:
+    return _do(parcel.open(), row)
 
 
 def _do(operator: Operator, row: dict[str, Any]) -> dict[str, Any]:

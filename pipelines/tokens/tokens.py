@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from gristmill.pipelines.decode import Image
 from gristmill.pipelines.media import PICTURE, Media
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Needs, Score
+from gristmill.pipelines.user_code import import_named
 
 
 class Encoder(Protocol):
@@ -115,12 +115,11 @@ class Tokens(Score):
 
 @functools.lru_cache(maxsize=2)
 def _load(encoder: str, images: str, text: str) -> Encoder:
-    module, colon, attribute = encoder.partition(":")
-    if not colon:
-        raise ConfigurationError(f"Tokens.encoder {encoder!r}: write package.module:function")
     try:
-        make = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"Tokens.encoder {encoder!r}: {error}") from error
+        make = import_named(encoder)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"Tokens.encoder {error}") from error
+    if not callable(make):
+        raise ConfigurationError(f"Tokens.encoder {encoder!r} is no function of the two files")
     made: Encoder = make(images, text)
     return made

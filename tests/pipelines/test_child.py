@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -108,5 +109,6 @@ def _runs(pid: int) -> bool:
 
 
 def test_what_cannot_be_pickled_is_refused_with_the_remedy() -> None:
-    with pytest.raises(WorkerError, match="importable module"):
-        Child(lambda: Served(1)).start()
+    lock = threading.Lock()
+    with pytest.raises(WorkerError, match=r"cannot be sent .* in prepare\(\)"):
+        Child(lambda: Served(lock)).start()
