@@ -23,22 +23,21 @@ import numpy as np
 import pyarrow as pa
 from memory_workspace import MemoryWorkspace, run_global
 
+from gristmill.pipelines.decode import Image
 from gristmill.pipelines.dedup.image_duplicates import Duplicates
 from gristmill.pipelines.dedup.local_feature_duplicates import RobustCopies
 from gristmill.pipelines.images.local_features import LocalFeatures
 from gristmill.pipelines.images.perceptual_hash import PerceptualHash
 from gristmill.pipelines.schema import digest_fields
 
-Picture = Any
 
-
-def jpeg(image: Picture, quality: int) -> Picture:
+def jpeg(image: Image, quality: int) -> Image:
     """Encoded and decoded."""
     data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return cv2.imdecode(data, cv2.IMREAD_COLOR)
 
 
-def crop(image: Picture, share: float, left: float = 0.5, top: float = 0.5) -> Picture:
+def crop(image: Image, share: float, left: float = 0.5, top: float = 0.5) -> Image:
     """A window of `share` of each side."""
     height, width = image.shape[:2]
     h, w = int(height * share), int(width * share)
@@ -46,7 +45,7 @@ def crop(image: Picture, share: float, left: float = 0.5, top: float = 0.5) -> P
     return np.ascontiguousarray(image[y : y + h, x : x + w])
 
 
-def overlay(image: Picture) -> Picture:
+def overlay(image: Image) -> Image:
     """A banner with text over the lower fifth."""
     image = image.copy()
     height, width = image.shape[:2]
@@ -56,7 +55,7 @@ def overlay(image: Picture) -> Picture:
     return image
 
 
-def turned(image: Picture, degrees: float) -> Picture:
+def turned(image: Image, degrees: float) -> Image:
     """Turned about the middle, the corners cut."""
     height, width = image.shape[:2]
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0)
@@ -64,14 +63,14 @@ def turned(image: Picture, degrees: float) -> Picture:
     return crop(whole, 0.8)
 
 
-def framed(image: Picture) -> Picture:
+def framed(image: Image) -> Image:
     """A wide frame."""
     height, width = image.shape[:2]
     border = (height // 6, height // 6, width // 6, width // 6)
     return cv2.copyMakeBorder(image, *border, cv2.BORDER_CONSTANT, value=(255, 255, 255))
 
 
-TRANSFORMS: dict[str, Callable[[Picture], Picture]] = {
+TRANSFORMS: dict[str, Callable[[Image], Image]] = {
     "jpeg 40": lambda image: jpeg(image, 40),
     "half size": lambda image: cv2.resize(image, None, fx=0.5, fy=0.5),
     "brighter": lambda image: np.clip(image * 1.25 + 10, 0, 255).astype(np.uint8),
@@ -87,7 +86,7 @@ TRANSFORMS: dict[str, Callable[[Picture], Picture]] = {
 }
 
 
-def make_corpus(pictures: list[Picture]) -> tuple[list[Picture], list[int], list[str]]:
+def make_corpus(pictures: list[Image]) -> tuple[list[Image], list[int], list[str]]:
     """Originals, then each third picture under each transform: pictures, original, transform."""
     images, original, kind = list(pictures), list(range(len(pictures))), ["" for _ in pictures]
     for number, (name, change) in enumerate(TRANSFORMS.items()):
@@ -115,7 +114,7 @@ def judge(group: list[str], original: list[int], kind: list[str]) -> dict[str, A
     return {"recall": recall, "precision": round(right / max(right + wrong, 1), 4)}
 
 
-def compare(pictures: list[Picture], folder: Path) -> dict[str, Any]:
+def compare(pictures: list[Image], folder: Path) -> dict[str, Any]:
     """Both ways on the same corpus."""
     images, original, kind = make_corpus(pictures)
     rgb = [np.ascontiguousarray(image[..., ::-1]) for image in images]

@@ -34,7 +34,7 @@ from shape_shards import build_shapes
 
 from gristmill.model import load
 from gristmill.model.batch import PackedBatch
-from gristmill.model.center_crop import view
+from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.autoencoders import FsqCodec
 from gristmill.model.codecs.base import Codec
 from gristmill.model.codecs.patches import KMeansCodec, RawPatches
@@ -49,7 +49,7 @@ from gristmill.model.shard_sources import DataSource
 from gristmill.model.train import Trainer, keep_freed_memory, steps_of, train
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.train_log import Meter, TrainLog, read_log
-from gristmill.model.training_setup import make_parts
+from gristmill.model.training_setup import make_setup
 
 PAIRS = 5
 CODECS: dict[str, Callable[[], Codec]] = {
@@ -68,7 +68,9 @@ def make_data(folder: Path, scenes: int) -> TrainConfig:
     if missing or not (folder / "shards" / "product" / "manifest.json").exists():
         pictures = [draw(make_scene(5 * 10**9 + i), 128) for i in range(2100)]
         texts = [caption(make_scene(5 * 10**9 + i), i) for i in range(2100)]
-        views = torch.from_numpy(np.stack([view(picture, SIDE) for picture in pictures]))
+        views = torch.from_numpy(
+            np.stack([resize_center_crop(picture, SIDE) for picture in pictures])
+        )
         for name in missing:
             made = train_codec(CODECS[name](), views, CodecTraining(steps=1500))
             print(name, made.ceiling, flush=True)
@@ -103,7 +105,7 @@ def configure(
         paradigm=paradigm,
         experts=experts,
         codec=str(folder / (codec if kind.codes else "patches")),
-        encoder=f"local-dir:{folder / 'clip'}" if "semantic" in kind.see else "",
+        encoder=f"local-dir:{folder / 'clip'}" if "semantic" in kind.image_inputs else "",
     )
 
 
@@ -119,11 +121,11 @@ def measure_loader(config: TrainConfig, folder: Path) -> dict[str, Any]:
     pixels = configure(config, folder, "flow", "dense")
     pixels = dataclasses.replace(pixels, cache_mb=0.0)
     loaders = {
-        "codes": steps_of(config, make_parts(config)),
-        "pixels, not cached": steps_of(pixels, make_parts(pixels)),
+        "codes": steps_of(config, make_setup(config)),
+        "pixels, not cached": steps_of(pixels, make_setup(pixels)),
     }
-    trainer = Trainer(config, make_parts(config), torch.device("cpu"))
-    meter = Meter(trainer.parts.vocabulary, trainer.parts.titles)
+    trainer = Trainer(config, make_setup(config), torch.device("cpu"))
+    meter = Meter(trainer.setup.vocabulary, trainer.setup.titles)
     held = next(loaders["codes"])
     rates: dict[str, list[float]] = {"model": []}
     for _ in range(PAIRS):
@@ -149,7 +151,7 @@ def samples_per_s(config: TrainConfig, folder: Path) -> dict[str, float]:
     start = time.perf_counter()
     for number in range(600):
         shard, row = order[number]
-        view(samples.picture(shard, row), SIDE)
+        resize_center_crop(samples.picture(shard, row), SIDE)
         samples.table(shard)["caption"][row].as_py()
     ours = 600 / (time.perf_counter() - start)
     tars = sorted(str(p) for p in Path(config.data[0].url, "train").glob("*.tar"))
@@ -159,7 +161,7 @@ def samples_per_s(config: TrainConfig, folder: Path) -> dict[str, float]:
     start, stream = time.perf_counter(), iter(reader)
     for _ in range(600):
         data, text = next(stream)
-        view(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), SIDE)
+        resize_center_crop(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), SIDE)
         text.decode()
     return {"samples/s": ours, "samples/s, webdataset": 600 / (time.perf_counter() - start)}
 
@@ -167,10 +169,10 @@ def samples_per_s(config: TrainConfig, folder: Path) -> dict[str, float]:
 def measure_step(config: TrainConfig) -> dict[str, Any]:
     """The speed of steps with the loader against that of the same steps, the same batches lying in
     memory; medians of pairs, one first and then the other."""
-    parts = make_parts(config)
-    trainer = Trainer(config, parts, torch.device("cpu"))
-    meter = Meter(parts.vocabulary, parts.titles)
-    loaded, copied = steps_of(config, parts), steps_of(config, parts)
+    setup = make_setup(config)
+    trainer = Trainer(config, setup, torch.device("cpu"))
+    meter = Meter(setup.vocabulary, setup.titles)
+    loaded, copied = steps_of(config, setup), steps_of(config, setup)
 
     def seconds(batches: Iterable[PackedBatch]) -> float:
         start = time.perf_counter()
@@ -204,7 +206,7 @@ def measure_paradigms(config: TrainConfig, folder: Path, options: argparse.Names
         )  # fmt: skip
         result = train(chosen, TrainLog(chosen.out, quiet=True))
         model = load(chosen.out)
-        flows = find_paradigm(paradigm).draw in ("flow", "query")
+        flows = find_paradigm(paradigm).image_objective in ("flow", "query")
         sampling = Sampling(temperature=0.4, steps=24, guidance=1.5 if flows else 1.35)
         scores = evaluate_shapes(
             model, count=options.judged, seed=seed, sampling=sampling, steps=steps

@@ -1,8 +1,8 @@
 """Who sees whom: one rule, two backends that are tested equal.
 
 allow(q, k) = doc[q] == doc[k]
-              and (k <= q or (seg[q] == seg[k] >= 0 and kind[q] >= 1))
-              and not (kind[k] == 2 and seg[q] != seg[k])
+              and (k <= q or (span[q] == span[k] >= 0 and attn_mode[q] >= 1))
+              and not (attn_mode[k] == 2 and span[q] != span[k])
 """
 
 from __future__ import annotations
@@ -19,55 +19,55 @@ from gristmill.model.batch import FULL, NOISE
 
 
 @dataclass
-class Places:
+class TokenMeta:
     """Where positions stand: all [B, L]. `index` orders them."""
 
     index: Tensor
     doc: Tensor
-    seg: Tensor
-    kind: Tensor
+    span: Tensor
+    attn_mode: Tensor
 
-    def join(self, other: Places) -> Places:
+    def join(self, other: TokenMeta) -> TokenMeta:
         """These, then the others."""
-        return Places(
+        return TokenMeta(
             torch.cat([self.index, other.index], dim=1),
             torch.cat([self.doc, other.doc], dim=1),
-            torch.cat([self.seg, other.seg], dim=1),
-            torch.cat([self.kind, other.kind], dim=1),
+            torch.cat([self.span, other.span], dim=1),
+            torch.cat([self.attn_mode, other.attn_mode], dim=1),
         )
 
 
-def allow(queries: Places, keys: Places) -> Tensor:
+def allow(queries: TokenMeta, keys: TokenMeta) -> Tensor:
     """The rule as a boolean mask, [B, 1, Lq, Lk]; True is seen. Padding sees padding."""
     same_doc = queries.doc[:, :, None] == keys.doc[:, None]
     before = keys.index[:, None] <= queries.index[:, :, None]
-    same_seg = (queries.seg[:, :, None] == keys.seg[:, None]) & (keys.seg[:, None] >= 0)
-    spans = same_seg & (queries.kind[:, :, None] >= FULL)
-    hidden = (keys.kind[:, None] == NOISE) & ~same_seg
+    same_span = (queries.span[:, :, None] == keys.span[:, None]) & (keys.span[:, None] >= 0)
+    spans = same_span & (queries.attn_mode[:, :, None] >= FULL)
+    hidden = (keys.attn_mode[:, None] == NOISE) & ~same_span
     return (same_doc & (before | spans) & ~hidden)[:, None]
 
 
-def block_mask(places: Places) -> Any:
+def block_mask(meta: TokenMeta) -> Any:
     """The same rule as a FlexAttention BlockMask, for positions that see one another."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    doc, seg, kind = places.doc, places.seg, places.kind
+    doc, span, attn_mode = meta.doc, meta.span, meta.attn_mode
 
     def rule(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        same_seg = (seg[b, q] == seg[b, k]) & (seg[b, k] >= 0)
-        seen = (k <= q) | (same_seg & (kind[b, q] >= FULL))
-        return (doc[b, q] == doc[b, k]) & seen & ~((kind[b, k] == NOISE) & ~same_seg)
+        same_span = (span[b, q] == span[b, k]) & (span[b, k] >= 0)
+        seen = (k <= q) | (same_span & (attn_mode[b, q] >= FULL))
+        return (doc[b, q] == doc[b, k]) & seen & ~((attn_mode[b, k] == NOISE) & ~same_span)
 
     rows, length = doc.shape
     return create_block_mask(rule, rows, None, length, length, device=doc.device.type)
 
 
-def make_mask(places: Places) -> Any:
+def make_mask(meta: TokenMeta) -> Any:
     """What `attend` takes: a BlockMask on CUDA, numbers to add to the logits elsewhere, which the
     kernels would make of a boolean mask anew in every layer."""
-    if places.doc.device.type == "cuda":
-        return block_mask(places)
-    hidden = ~allow(places, places)
+    if meta.doc.device.type == "cuda":
+        return block_mask(meta)
+    hidden = ~allow(meta, meta)
     return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -torch.inf)
 
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 CAUSAL, FULL, NOISE = 0, 1, 2
-"""Kinds of a position: sees what came before; sees its whole span; is seen by its span alone."""
+"""`attn_mode`: sees what came before; sees its whole span; is seen by its span alone."""
 UNDERSTAND, GENERATE = 0, 1
-"""Routes, the modality experts of a mixture of transformers."""
+"""`expert` of a position: which of the two of a mixture of transformers."""
 IGNORE = -100
 
 
@@ -26,18 +26,18 @@ class Document:
     ids: NDArray[np.int64]
     labels: NDArray[np.int64]
     weight: NDArray[np.float32]
-    seg: NDArray[np.int32]
-    kind: NDArray[np.uint8]
-    route: NDArray[np.uint8]
+    span: NDArray[np.int32]
+    attn_mode: NDArray[np.uint8]
+    expert: NDArray[np.uint8]
     pos: NDArray[np.int32]
-    lat: NDArray[np.float32]
-    lat_idx: NDArray[np.int64]
-    lat_t: NDArray[np.float32]
-    lat_loss: NDArray[np.float32]
-    lat_eps: NDArray[np.float32]
-    und: NDArray[np.float32]
-    und_idx: NDArray[np.int64]
-    und_spans: list[int]
+    latent: NDArray[np.float32]
+    latent_idx: NDArray[np.int64]
+    latent_t: NDArray[np.float32]
+    latent_loss: NDArray[np.float32]
+    latent_eps: NDArray[np.float32]
+    semantic: NDArray[np.float32]
+    semantic_idx: NDArray[np.int64]
+    semantic_spans: list[int]
     source: int
 
     def __len__(self) -> int:
@@ -48,26 +48,26 @@ class Document:
 class PackedBatch:
     """B rows of length L; a row holds whole documents.
 
-    `lat_eps` is the noise of each latent: drawn with the documents, so that a step does not depend
-    on how many ranks share it.
+    `latent_eps` is the noise of each latent: drawn with the documents, so that a step does not
+    depend on how many ranks share it.
     """
 
     ids: Tensor  # [B, L] int64; -1 where the position is continuous
     labels: Tensor  # [B, L] int64, at the position that emits them; -100 none
     weight: Tensor  # [B, L] f32
     doc: Tensor  # [B, L] int32; -1 = pad
-    seg: Tensor  # [B, L] int32, unique per span in a row; -1 for plain text
-    kind: Tensor  # [B, L] uint8
-    route: Tensor  # [B, L] uint8
+    span: Tensor  # [B, L] int32, unique per span in a row; -1 for plain text
+    attn_mode: Tensor  # [B, L] uint8
+    expert: Tensor  # [B, L] uint8
     pos: Tensor  # [B, L, 3] int32: t, h, w
-    lat: Tensor  # [N, C] f32, clean latents
-    lat_idx: Tensor  # [N] int64, flat index
-    lat_t: Tensor  # [N] f32, 0 = clean
-    lat_loss: Tensor  # [N] f32
-    lat_eps: Tensor  # [N, C] f32
-    und: Tensor  # [M, Du] f32
-    und_idx: Tensor  # [M] int64, flat index
-    und_cu: Tensor  # [S+1] int32, where each span of `und` starts
+    latent: Tensor  # [N, C] f32, clean latents
+    latent_idx: Tensor  # [N] int64, flat index
+    latent_t: Tensor  # [N] f32, 0 = clean
+    latent_loss: Tensor  # [N] f32
+    latent_eps: Tensor  # [N, C] f32
+    semantic: Tensor  # [M, Du] f32
+    semantic_idx: Tensor  # [M] int64, flat index
+    semantic_cu_seqlens: Tensor  # [S+1] int32, where each span of `semantic` starts
     source: list[list[int]]  # per row, per document: number of its dataset
 
     def to(self, device: torch.device | str) -> PackedBatch:
@@ -90,23 +90,23 @@ class PackedBatch:
         """Some of the rows."""
         length = self.ids.shape[1]
         first, last = start * length, stop * length
-        lat = (self.lat_idx >= first) & (self.lat_idx < last)
-        und = (self.und_idx >= first) & (self.und_idx < last)
-        spans = self.und_cu[1:] - self.und_cu[:-1]
+        latent = (self.latent_idx >= first) & (self.latent_idx < last)
+        semantic = (self.semantic_idx >= first) & (self.semantic_idx < last)
+        spans = self.semantic_cu_seqlens[1:] - self.semantic_cu_seqlens[:-1]
         # A span lies in one row, so it is inside or outside as its first patch is.
-        inside = und[self.und_cu[:-1].long()] if len(spans) else und[:0]
+        inside = semantic[self.semantic_cu_seqlens[:-1].long()] if len(spans) else semantic[:0]
         cu = torch.cat([spans.new_zeros(1), spans[inside].cumsum(0, dtype=spans.dtype)])
         placed: dict[str, Any] = {name: getattr(self, name)[start:stop] for name in _PLACED}
         return PackedBatch(
             **placed,
-            lat=self.lat[lat],
-            lat_idx=self.lat_idx[lat] - first,
-            lat_t=self.lat_t[lat],
-            lat_loss=self.lat_loss[lat],
-            lat_eps=self.lat_eps[lat],
-            und=self.und[und],
-            und_idx=self.und_idx[und] - first,
-            und_cu=cu,
+            latent=self.latent[latent],
+            latent_idx=self.latent_idx[latent] - first,
+            latent_t=self.latent_t[latent],
+            latent_loss=self.latent_loss[latent],
+            latent_eps=self.latent_eps[latent],
+            semantic=self.semantic[semantic],
+            semantic_idx=self.semantic_idx[semantic] - first,
+            semantic_cu_seqlens=cu,
             source=self.source[start:stop],
         )
 
@@ -116,48 +116,49 @@ class PackedBatch:
         return int((self.doc >= 0).sum())
 
 
-_PLACED = ("ids", "labels", "weight", "doc", "seg", "kind", "route", "pos")
-_PADDING = {"ids": 0, "labels": IGNORE, "weight": 0, "doc": -1, "seg": -1, "kind": 0, "route": 0}
+_PLACED = ("ids", "labels", "weight", "doc", "span", "attn_mode", "expert", "pos")
 
 
 def pack(rows: Sequence[Sequence[Document]], length: int) -> PackedBatch:
     """Documents that were assigned to rows, as one batch. Every row must fit its length."""
     placed: dict[str, NDArray[Any]] = {
-        "ids": np.full((len(rows), length), _PADDING["ids"], np.int64),
-        "labels": np.full((len(rows), length), _PADDING["labels"], np.int64),
+        "ids": np.full((len(rows), length), 0, np.int64),
+        "labels": np.full((len(rows), length), IGNORE, np.int64),
         "weight": np.zeros((len(rows), length), np.float32),
         "doc": np.full((len(rows), length), -1, np.int32),
-        "seg": np.full((len(rows), length), -1, np.int32),
-        "kind": np.zeros((len(rows), length), np.uint8),
-        "route": np.zeros((len(rows), length), np.uint8),
+        "span": np.full((len(rows), length), -1, np.int32),
+        "attn_mode": np.zeros((len(rows), length), np.uint8),
+        "expert": np.zeros((len(rows), length), np.uint8),
         "pos": np.zeros((len(rows), length, 3), np.int32),
     }
     loose: dict[str, list[NDArray[Any]]] = {name: [] for name in _LOOSE}
     spans: list[int] = []
     for number, row in enumerate(rows):
-        at = segment = 0
+        at = first_span = 0
         for count, document in enumerate(row):
             end = at + len(document)
             assert end <= length, f"{end} positions in a row of {length}"
-            for name in ("ids", "labels", "weight", "kind", "route", "pos"):
+            for name in ("ids", "labels", "weight", "attn_mode", "expert", "pos"):
                 placed[name][number, at:end] = getattr(document, name)
             placed["doc"][number, at:end] = count
-            spanned = document.seg >= 0
-            placed["seg"][number, at:end] = np.where(spanned, document.seg + segment, -1)
-            segment += int(document.seg.max(initial=-1)) + 1
+            spanned = document.span >= 0
+            placed["span"][number, at:end] = np.where(spanned, document.span + first_span, -1)
+            first_span += int(document.span.max(initial=-1)) + 1
             first = number * length + at
             for name in _LOOSE:
                 value = getattr(document, name)
                 loose[name].append(value + first if name.endswith("_idx") else value)
-            spans += document.und_spans
+            spans += document.semantic_spans
             at = end
     tensors = {name: torch.from_numpy(value) for name, value in placed.items()}
     tensors |= {name: torch.from_numpy(_joined(parts)) for name, parts in loose.items()}
-    tensors["und_cu"] = torch.tensor([0, *np.cumsum(spans)], dtype=torch.int32)
+    tensors["semantic_cu_seqlens"] = torch.tensor([0, *np.cumsum(spans)], dtype=torch.int32)
     return PackedBatch(**tensors, source=[[d.source for d in row] for row in rows])
 
 
-_LOOSE = ("lat", "lat_idx", "lat_t", "lat_loss", "lat_eps", "und", "und_idx")
+_LOOSE = (
+    "latent", "latent_idx", "latent_t", "latent_loss", "latent_eps", "semantic", "semantic_idx",
+)  # fmt: skip
 
 
 def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gristmill.model.attention import Places, attend, kernel_dtype
+from gristmill.model.attention import TokenMeta, attend, kernel_dtype
 from gristmill.model.experts import ExpertLinear, ExpertNorm, Sorting
 from gristmill.model.model_config import ModelConfig
 
@@ -68,12 +68,12 @@ class Cache:
     def __init__(self) -> None:
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
-        self.places: Places | None = None
+        self.meta: TokenMeta | None = None
 
     @property
     def length(self) -> int:
         """Slots in use."""
-        return 0 if self.places is None else self.places.doc.shape[1]
+        return 0 if self.meta is None else self.meta.doc.shape[1]
 
     def put(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Lay new keys and values [B, H, S, D] behind those in use; all of them, [B, H, L+S, D].
@@ -98,7 +98,7 @@ class Context:
     mask: Any
     cos: Tensor
     sin: Tensor
-    route: Tensor | None  # [N]
+    expert: Tensor | None  # [N]
     sorting: Sorting | None
 
 
@@ -122,12 +122,12 @@ class Attention(nn.Module):
         sorting = context.sorting
         mixed = self.qkv(x if sorting is None else x[sorting.order], sorting)
         if sorting is not None:
-            mixed = mixed[sorting.back]
+            mixed = mixed[sorting.inverse]
         sizes = [self.heads, self.kv_heads, self.kv_heads]
         heads = mixed.view(rows * length, sum(sizes), self.dim)
         q, k, v = heads.split(sizes, dim=1)
         # Normed and turned in float32.
-        q, k = self.q_norm(q.float(), context.route), self.k_norm(k.float(), context.route)
+        q, k = self.q_norm(q.float(), context.expert), self.k_norm(k.float(), context.expert)
         q, k = rotate(q, context.cos, context.sin), rotate(k, context.cos, context.sin)
         q, k, v = (
             t.to(kernel_dtype(v)).view(rows, length, -1, self.dim).transpose(1, 2)
@@ -138,7 +138,7 @@ class Attention(nn.Module):
         seen = attend(q, k, v, context.mask).to(mixed.dtype)
         flat = seen.transpose(1, 2).reshape(rows * length, -1)
         out: Tensor = self.out(flat if sorting is None else flat[sorting.order], sorting)
-        return out if sorting is None else out[sorting.back]
+        return out if sorting is None else out[sorting.inverse]
 
 
 class FeedForward(nn.Module):
@@ -153,7 +153,7 @@ class FeedForward(nn.Module):
         sorting = context.sorting
         gate, up = self.up(x if sorting is None else x[sorting.order], sorting).chunk(2, dim=-1)
         out = self.down(F.silu(gate) * up, sorting)
-        return (out if sorting is None else out[sorting.back]), None
+        return (out if sorting is None else out[sorting.inverse]), None
 
 
 class MixtureOfExperts(nn.Module):
@@ -175,7 +175,7 @@ class MixtureOfExperts(nn.Module):
         sorting = Sorting.of(chosen.reshape(-1), self.experts)
         token = sorting.order // self.top_k
         gate, up = self.up(x[token], sorting).chunk(2, dim=-1)
-        out = self.down(F.silu(gate) * up, sorting)[sorting.back]
+        out = self.down(F.silu(gate) * up, sorting)[sorting.inverse]
         out = out.view(len(x), self.top_k, -1)
         mixed = (out * weights.to(out.dtype)[:, :, None]).sum(dim=1)
         used = sorting.counts.float() / (len(x) * self.top_k)
@@ -204,7 +204,7 @@ class Block(nn.Module):
         layer: int = 0,
     ) -> tuple[Tensor, Tensor | None]:
         """x: [N, width] -> the same, and the balance term if there is one."""
-        normed = self.attention_norm(x, context.route)
+        normed = self.attention_norm(x, context.expert)
         x = x + self.attention(normed, shape, context, cache, layer)
-        out, balance = self.feed_forward(self.forward_norm(x, context.route), context)
+        out, balance = self.feed_forward(self.forward_norm(x, context.expert), context)
         return x + out, balance

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def view(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+def resize_center_crop(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """uint8 RGB [h, w, 3] -> [side, side, 3]: the shorter side to `side` by averaging, then the
     centre square. Deterministic: the same pixels give the same view."""
     height, width = picture.shape[:2]

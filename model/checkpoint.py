@@ -15,6 +15,11 @@ from torch import nn
 
 from gristmill.errors import TrainingError
 from gristmill.model.optimizer import MovingAverage
+from gristmill.model.renamed_parameters import (
+    has_former_names,
+    with_former_names,
+    with_present_names,
+)
 
 _FORMAT = 1
 MODEL_FILE, WEIGHTS_FILE, CODEC_FILE = "model.json", "model.safetensors", "codec.safetensors"
@@ -121,20 +126,25 @@ def load(
     """Bring weights, moments and averages back in place. Raises `TrainingError` for a checkpoint of
     another shape or a broken one."""
     from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.state_dict import set_state_dict
     from torch.distributed.checkpoint.state_dict_loader import load as load_state
 
     path = os.path.join(folder, f"step-{step:08d}")
     state = _state(model, optimizer, average)
     try:
+        former = has_former_names(FileSystemReader(path).read_metadata().state_dict_metadata)
+        # Tensors are filled in place, whatever they are called meanwhile.
+        stored = with_former_names(state) if former else state
         with _alone():
-            load_state(state, checkpoint_id=path)
+            load_state(stored, checkpoint_id=path)
     except (Exception, CheckpointException) as error:
         raise TrainingError(
             f"checkpoint {path} cannot be loaded into this model: {_first_line(error)}; it is "
             "broken or of another shape: remove it to go on from the one before, or train into "
             "another --out"
         ) from error
+    state = with_present_names(stored) if former else stored
     set_state_dict(
         model,
         optimizer,

@@ -13,8 +13,8 @@ import torch
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.batch import Document, PackedBatch, pack
-from gristmill.model.documents import Content, Picture
-from gristmill.model.image_tokenizer import Eyes
+from gristmill.model.documents import Content, ImageSegment
+from gristmill.model.image_tokenizer import ImageTokenizer
 from gristmill.model.planner import (
     DocumentPlan,
     Planner,
@@ -25,11 +25,11 @@ from gristmill.model.planner import (
 )
 
 
-class RowBuilder(torch.utils.data.Dataset[list[Document]]):
+class PackedRowBuilder(torch.utils.data.Dataset[list[Document]]):
     """Opens the pictures of a planned row and writes its documents."""
 
-    def __init__(self, planner: Planner, eyes: Eyes) -> None:
-        self.planner, self.eyes = planner, eyes
+    def __init__(self, planner: Planner, image_tokenizer: ImageTokenizer) -> None:
+        self.planner, self.image_tokenizer = planner, image_tokenizer
 
     def __getitem__(self, plan: RowPlan) -> list[Document]:
         return [self.build(document) for document in plan] or [self.planner.writer.nothing()]
@@ -37,8 +37,8 @@ class RowBuilder(torch.utils.data.Dataset[list[Document]]):
     def build(self, plan: DocumentPlan) -> Document:
         """One document."""
         contents = []
-        if any(isinstance(segment, Picture) for segment in plan.segments):
-            shown = {s.number for s in plan.segments if isinstance(s, Picture)}
+        if any(isinstance(segment, ImageSegment) for segment in plan.segments):
+            shown = {s.number for s in plan.segments if isinstance(s, ImageSegment)}
             contents = [
                 self.content(plan.source, *place) if number in shown else Content()
                 for number, place in enumerate(plan.pictures)
@@ -47,17 +47,17 @@ class RowBuilder(torch.utils.data.Dataset[list[Document]]):
         return self.planner.writer.write(plan.segments, contents, rng, source=plan.source)
 
     def content(self, source: int, shard: int, row: int, number: int = 0) -> Content:
-        """What the eyes see of one picture of a sample: its stored tokens, or its pixels looked
-        at."""
+        """What the model sees of one picture of a sample: its stored tokens, or its pixels
+        tokenized."""
         columns = self.planner.columns(source, shard, row)
         samples = self.planner.samples[source]
-        if not self.eyes.needs_pixels(columns):
+        if not self.image_tokenizer.needs_pixels(columns):
             if samples.media == "video" and columns.get("frame_index") is not None:
                 # Of more frames than are asked for, those that are spread as evenly.
                 there = len(columns["frame_index"])
                 number = int((number + 0.5) * there / self.planner.frames(source, columns))
-            return self.eyes.stored(columns, number)
-        return self.eyes.look_once(
+            return self.image_tokenizer.stored(columns, number)
+        return self.image_tokenizer.tokenize_cached(
             (source, shard, row, number),
             lambda: samples.picture(shard, row, number, self.planner.frames(source, columns)),
         )
@@ -73,7 +73,7 @@ class Loader:
     def __init__(
         self,
         planner: Planner,
-        eyes: Eyes,
+        image_tokenizer: ImageTokenizer,
         config: StreamConfig,
         *,
         rank: int = 0,
@@ -100,7 +100,7 @@ class Loader:
             options = {"prefetch_factor": 4, "persistent_workers": True}
             options["multiprocessing_context"] = "spawn"
         self._loader = torch.utils.data.DataLoader(
-            RowBuilder(planner, eyes),
+            PackedRowBuilder(planner, image_tokenizer),
             batch_sampler=_Plans(self),
             num_workers=workers,
             collate_fn=functools.partial(pack, length=config.row_length),

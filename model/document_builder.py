@@ -18,9 +18,9 @@ class Columns:
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     weight: list[float] = field(default_factory=list)
-    seg: list[int] = field(default_factory=list)
-    kind: list[int] = field(default_factory=list)
-    route: list[int] = field(default_factory=list)
+    span: list[int] = field(default_factory=list)
+    attn_mode: list[int] = field(default_factory=list)
+    expert: list[int] = field(default_factory=list)
     # The three axes of `pos`.
     times: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
@@ -28,10 +28,11 @@ class Columns:
     # What comes with some positions only.
     loose: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
     time: int = 0
-    segments: int = 0
-    # Whether the last position is text that was learnt, so that it may emit a picture's mark.
-    telling: bool = False
-    und_spans: list[int] = field(default_factory=list)
+    # Spans so far.
+    spans: int = 0
+    # Whether the last position is text that was learnt, so that it may emit `<image>`.
+    after_text: bool = False
+    semantic_spans: list[int] = field(default_factory=list)
 
     def add(
         self,
@@ -39,18 +40,18 @@ class Columns:
         labels: Sequence[int],
         weight: Sequence[float],
         *,
-        seg: int,
-        kind: int,
-        route: int,
+        span: int,
+        attn_mode: int,
+        expert: int,
     ) -> None:
         """Positions, all but where they stand."""
         count = len(ids)
         self.ids += ids
         self.labels += labels
         self.weight += weight
-        self.seg += [seg] * count
-        self.kind += [kind] * count
-        self.route += [route] * count
+        self.span += [span] * count
+        self.attn_mode += [attn_mode] * count
+        self.expert += [expert] * count
 
     def stand(self, times: Iterable[int], rows: Sequence[int], columns: Sequence[int]) -> None:
         """Where positions stand."""
@@ -62,9 +63,9 @@ class Columns:
         """The last position emits what comes."""
         self.labels[-1], self.weight[-1] = label, weight
 
-    def add_loose(self, name: str, values: Any, kind: Any) -> None:
+    def add_loose(self, name: str, values: Any, dtype: Any) -> None:
         """Values that not every position has."""
-        self.loose.setdefault(name, []).append(np.asarray(values, kind))
+        self.loose.setdefault(name, []).append(np.asarray(values, dtype))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The columns as a `Document` has them."""
@@ -73,9 +74,9 @@ class Columns:
             "ids": np.array(self.ids, np.int64),
             "labels": np.array(self.labels, np.int64),
             "weight": np.array(self.weight, np.float32),
-            "seg": np.array(self.seg, np.int32),
-            "kind": np.array(self.kind, np.uint8),
-            "route": np.array(self.route, np.uint8),
+            "span": np.array(self.span, np.int32),
+            "attn_mode": np.array(self.attn_mode, np.uint8),
+            "expert": np.array(self.expert, np.uint8),
             "pos": pos,
             **{name: np.concatenate(parts) for name, parts in self.loose.items()},
         }

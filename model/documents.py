@@ -1,4 +1,4 @@
-"""Writes documents: passages and pictures, laid out as a paradigm wants them."""
+"""Writes documents: texts and pictures, laid out as a paradigm wants them."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from gristmill.model.vocabulary import BOS, EOS, IMAGE, IMAGE_END, MASK, Vocabul
 
 
 @dataclass(frozen=True)
-class Passage:
-    """A mark, then a text; learnt or only given."""
+class TextSegment:
+    """A special token, then a text; a target of the loss or only given."""
 
     text: str
-    learn: bool = False
-    mark: int | None = None
+    is_target: bool = False
+    special_token: int | None = None
     # Whether the document may end here.
     ends: bool = False
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One of the document's pictures, by number; drawn (learnt) or only seen."""
+class ImageSegment:
+    """One of the document's pictures, by number; drawn (a target of the loss) or only seen."""
 
     number: int = 0
-    learn: bool = False
+    is_target: bool = False
 
 
-Segment = Passage | Picture
+Segment = TextSegment | ImageSegment
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Content:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class DocumentLayout:
     """What fixes how many positions a picture takes, and how noise and masks are drawn."""
 
     # Rows and columns of codes or latents, of semantic patches; latents to a query.
@@ -88,7 +88,7 @@ class DocumentWriter:
         self,
         vocabulary: Vocabulary,
         paradigm: Paradigm,
-        layout: Layout,
+        layout: DocumentLayout,
         code_weights: NDArray[np.float32] | None = None,
     ) -> None:
         """`code_weights`: one for each code of all codebooks; all alike if there are none."""
@@ -106,19 +106,19 @@ class DocumentWriter:
         total = 1
         for place, segment in enumerate(segments):
             follows = place + 1 < len(segments)
-            if isinstance(segment, Picture):
-                total += 4 + self._picture_length(segment.learn, follows)
+            if isinstance(segment, ImageSegment):
+                total += 4 + self._image_length(segment.is_target, follows)
             else:
-                total += self._passage_length(segment)
+                total += self._text_length(segment)
         return total
 
-    def _passage_length(self, passage: Passage) -> int:
-        mark = passage.mark is not None
-        if passage.learn and self.paradigm.text == "masked":
-            return mark + self.layout.text_block
-        return mark + len(self.vocabulary.encode(passage.text)) + passage.ends
+    def _text_length(self, segment: TextSegment) -> int:
+        special = segment.special_token is not None
+        if segment.is_target and self.paradigm.text_objective == "masked":
+            return special + self.layout.text_block
+        return special + len(self.vocabulary.encode(segment.text)) + segment.ends
 
-    def _picture_length(self, learn: bool, follows: bool) -> int:
+    def _image_length(self, is_target: bool, follows: bool) -> int:
         places = self.layout.grid[0] * self.layout.grid[1]
         codes = places * max(1, len(self.vocabulary.codebooks))
         sizes = {
@@ -126,19 +126,21 @@ class DocumentWriter:
             "latents": places,
             "semantic": self.layout.semantic_grid[0] * self.layout.semantic_grid[1],
         }
-        seen = sum(sizes[way] for way in self.paradigm.see)
-        if not learn:
+        seen = sum(sizes[way] for way in self.paradigm.image_inputs)
+        if not is_target:
             return seen
         drawn = {
             "next": codes, "masked": codes, "flow": places, "query": self.layout.queries,
-        }[self.paradigm.draw]  # fmt: skip
+        }[self.paradigm.image_objective]  # fmt: skip
         return drawn + (seen if self._needs_copy(follows) else 0)
 
     def _needs_copy(self, follows: bool) -> bool:
         """Whether a drawn picture must be repeated as it is seen: what follows cannot use noise,
         masks or queries."""
-        unseen = self.paradigm.draw == "next" and "codes" not in self.paradigm.see
-        mixed = self.paradigm.draw in ("masked", "query")
+        unseen = (
+            self.paradigm.image_objective == "next" and "codes" not in self.paradigm.image_inputs
+        )
+        mixed = self.paradigm.image_objective in ("masked", "query")
         return follows and (self.paradigm.clean_copy or mixed or unseen)
 
     def write(
@@ -161,21 +163,21 @@ class DocumentWriter:
             follows = place + 1 < len(segments)
             if prompt and not follows:
                 self._open(out, segment)
-            elif isinstance(segment, Picture):
-                self._picture(out, segment, pictures[segment.number], rng, weight, follows)
-            elif segment.learn and self.paradigm.text == "masked":
-                self._masked_passage(out, segment, rng, weight * self.layout.text_weight)
+            elif isinstance(segment, ImageSegment):
+                self._image(out, segment, pictures[segment.number], rng, weight, follows)
+            elif segment.is_target and self.paradigm.text_objective == "masked":
+                self._masked_text(out, segment, rng, weight * self.layout.text_weight)
             else:
-                self._passage(out, segment, weight * self.layout.text_weight)
+                self._text(out, segment, weight * self.layout.text_weight)
         return self._finish(out, source)
 
     def _open(self, out: Columns, segment: Segment) -> None:
-        """The marks before what is to come."""
-        if isinstance(segment, Picture):
+        """The special tokens before what is to come."""
+        if isinstance(segment, ImageSegment):
             ids = [IMAGE, *(self.vocabulary.side(count) for count in self.layout.grid)]
             self._plain(out, ids, GENERATE)
-        elif segment.mark is not None:
-            self._plain(out, [segment.mark], UNDERSTAND)
+        elif segment.special_token is not None:
+            self._plain(out, [segment.special_token], UNDERSTAND)
 
     def nothing(self) -> Document:
         """A document of no positions, for rows that are padding alone."""
@@ -185,7 +187,7 @@ class DocumentWriter:
         self,
         out: Columns,
         ids: Sequence[int],
-        route: int,
+        expert: int,
         labels: Sequence[int] = (),
         weight: Sequence[float] = (),
     ) -> None:
@@ -193,34 +195,34 @@ class DocumentWriter:
         count = len(ids)
         out.add(
             ids, labels or [IGNORE] * count, weight or [0.0] * count,
-            seg=-1, kind=CAUSAL, route=route,
+            span=-1, attn_mode=CAUSAL, expert=expert,
         )  # fmt: skip
         out.stand(range(out.time, out.time + count), [0] * count, [0] * count)
         out.time += count
-        out.telling = False
+        out.after_text = False
 
-    def _passage(self, out: Columns, passage: Passage, weight: float) -> None:
-        marks = [] if passage.mark is None else [passage.mark]
-        text = self.vocabulary.encode(passage.text) + ([EOS] if passage.ends else [])
-        if passage.learn and text:
+    def _text(self, out: Columns, segment: TextSegment, weight: float) -> None:
+        special = [] if segment.special_token is None else [segment.special_token]
+        text = self.vocabulary.encode(segment.text) + ([EOS] if segment.ends else [])
+        if segment.is_target and text:
             each = weight / math.sqrt(len(text))
             labels, per = [*text, IGNORE], [each] * len(text) + [0.0]
-            if not marks:
+            if not special:
                 # The position before emits the first id.
                 out.emit(labels.pop(0), per.pop(0))
-            self._plain(out, [*marks, *text], UNDERSTAND, labels, per)
+            self._plain(out, [*special, *text], UNDERSTAND, labels, per)
         else:
-            self._plain(out, [*marks, *text], UNDERSTAND)
-        out.telling = passage.learn and bool(text) and not passage.ends
+            self._plain(out, [*special, *text], UNDERSTAND)
+        out.after_text = segment.is_target and bool(text) and not segment.ends
 
-    def _masked_passage(
-        self, out: Columns, passage: Passage, rng: np.random.Generator, weight: float
+    def _masked_text(
+        self, out: Columns, segment: TextSegment, rng: np.random.Generator, weight: float
     ) -> None:
         """A block that is unmasked in any order; ends fill it up (LLaDA, Nie et al. 2025)."""
-        if passage.mark is not None:
-            self._plain(out, [passage.mark], UNDERSTAND)
+        if segment.special_token is not None:
+            self._plain(out, [segment.special_token], UNDERSTAND)
         block = self.layout.text_block
-        text = (self.vocabulary.encode(passage.text) + [EOS] * block)[:block]
+        text = (self.vocabulary.encode(segment.text) + [EOS] * block)[:block]
         ids, labels, per = _mask(np.array(text), rng, weight, share=rng.uniform())
         self._span(out, ids, FULL, UNDERSTAND, labels.tolist(), per.tolist())
         out.stand(range(out.time, out.time + block), [0] * block, [0] * block)
@@ -230,8 +232,8 @@ class DocumentWriter:
         self,
         out: Columns,
         ids: NDArray[np.int64],
-        kind: int,
-        route: int,
+        attn_mode: int,
+        expert: int,
         labels: Sequence[int] = (),
         weight: Sequence[float] = (),
     ) -> None:
@@ -239,55 +241,55 @@ class DocumentWriter:
         count = len(ids)
         out.add(
             ids.tolist(), labels or [IGNORE] * count, weight or [0.0] * count,
-            seg=out.segments, kind=kind, route=route,
+            span=out.spans, attn_mode=attn_mode, expert=expert,
         )  # fmt: skip
-        out.segments += 1
+        out.spans += 1
 
     def _grid_pos(self, out: Columns, grid: tuple[int, int], repeat: int = 1) -> None:
         """A picture shares one time; rows and columns are those of the layout's grid."""
         rows, columns = grid_places(grid, self.layout.grid, repeat)
         out.stand([out.time] * len(rows), rows, columns)
 
-    def _picture(
+    def _image(
         self,
         out: Columns,
-        picture: Picture,
+        segment: ImageSegment,
         content: Content,
         rng: np.random.Generator,
         weight: float,
         follows: bool,
     ) -> None:
-        route = GENERATE if picture.learn else UNDERSTAND
+        expert = GENERATE if segment.is_target else UNDERSTAND
         sides = [self.vocabulary.side(count) for count in self.layout.grid]
-        if picture.learn and out.telling:
+        if segment.is_target and out.after_text:
             out.emit(IMAGE, weight / 10)
-        if picture.learn:
+        if segment.is_target:
             per = [weight / 10, weight / 10, 0.0]
-            self._plain(out, [IMAGE, *sides], route, [*sides, IGNORE], per)
+            self._plain(out, [IMAGE, *sides], expert, [*sides, IGNORE], per)
             {
                 "next": self._draw_next,
                 "masked": self._draw_masked,
                 "flow": self._draw_flow,
                 "query": self._draw_query,
-            }[self.paradigm.draw](out, content, rng, weight)
+            }[self.paradigm.image_objective](out, content, rng, weight)
         else:
-            self._plain(out, [IMAGE, *sides], route)
-        if not picture.learn or self._needs_copy(follows):
-            for way in self.paradigm.see:
+            self._plain(out, [IMAGE, *sides], expert)
+        if not segment.is_target or self._needs_copy(follows):
+            for way in self.paradigm.image_inputs:
                 {"codes": self._codes, "latents": self._latents, "semantic": self._semantic}[way](
                     out, content, GENERATE if way == "latents" else UNDERSTAND
                 )
         out.time += 1
-        self._plain(out, [IMAGE_END], route)
+        self._plain(out, [IMAGE_END], expert)
 
     def _code_ids(self, content: Content) -> NDArray[np.int64]:
         assert content.codes is not None
         starts = np.array(self.vocabulary.code_starts, np.int64)
         return (content.codes.astype(np.int64) + starts).reshape(-1)
 
-    def _codes(self, out: Columns, content: Content, route: int) -> None:
+    def _codes(self, out: Columns, content: Content, expert: int) -> None:
         ids = self._code_ids(content)
-        self._span(out, ids, self.paradigm.see_kind, route)
+        self._span(out, ids, self.paradigm.input_attn_mode, expert)
         self._grid_pos(out, self.layout.grid, len(self.vocabulary.codebooks))
 
     def _draw_next(
@@ -318,22 +320,24 @@ class DocumentWriter:
     ) -> None:
         assert content.latents is not None
         values = content.latents.reshape(-1, content.latents.shape[-1])
-        out.add_loose("lat", values, np.float32)
-        out.add_loose("lat_eps", eps if eps is not None else np.zeros_like(values), np.float32)
-        out.add_loose("lat_idx", index, np.int64)
-        out.add_loose("lat_t", np.full(len(values), time), np.float32)
-        out.add_loose("lat_loss", np.full(len(values), loss), np.float32)
+        out.add_loose("latent", values, np.float32)
+        out.add_loose("latent_eps", eps if eps is not None else np.zeros_like(values), np.float32)
+        out.add_loose("latent_idx", index, np.int64)
+        out.add_loose("latent_t", np.full(len(values), time), np.float32)
+        out.add_loose("latent_loss", np.full(len(values), loss), np.float32)
 
-    def _continuous(self, out: Columns, count: int, kind: int, route: int) -> NDArray[np.int64]:
+    def _continuous(
+        self, out: Columns, count: int, attn_mode: int, expert: int
+    ) -> NDArray[np.int64]:
         """A span without ids; returns where it lies."""
         at = len(out.ids)
-        self._span(out, np.full(count, -1), kind, route)
+        self._span(out, np.full(count, -1), attn_mode, expert)
         return at + np.arange(count)
 
-    def _latents(self, out: Columns, content: Content, route: int) -> None:
+    def _latents(self, out: Columns, content: Content, expert: int) -> None:
         assert content.latents is not None
         count = content.latents.shape[0] * content.latents.shape[1]
-        index = self._continuous(out, count, self.paradigm.see_kind, route)
+        index = self._continuous(out, count, self.paradigm.input_attn_mode, expert)
         self._grid_pos(out, self.layout.grid)
         self._add_latents(out, content, index, 0.0, None, 0.0)
 
@@ -351,8 +355,8 @@ class DocumentWriter:
         self, out: Columns, content: Content, rng: np.random.Generator, weight: float
     ) -> None:
         time, eps = self._noise(content, rng)
-        kind = NOISE if self.paradigm.clean_copy else FULL
-        index = self._continuous(out, len(eps), kind, GENERATE)
+        attn_mode = NOISE if self.paradigm.clean_copy else FULL
+        index = self._continuous(out, len(eps), attn_mode, GENERATE)
         self._grid_pos(out, self.layout.grid)
         self._add_latents(out, content, index, time, eps, weight)
 
@@ -367,26 +371,28 @@ class DocumentWriter:
         bound = at + np.arange(len(eps)) * count // len(eps)
         self._add_latents(out, content, bound, time, eps, weight)
 
-    def _semantic(self, out: Columns, content: Content, route: int) -> None:
+    def _semantic(self, out: Columns, content: Content, expert: int) -> None:
         assert content.semantic is not None
         rows, columns, width = content.semantic.shape
-        index = self._continuous(out, rows * columns, self.paradigm.see_kind, route)
+        index = self._continuous(out, rows * columns, self.paradigm.input_attn_mode, expert)
         self._grid_pos(out, (rows, columns))
-        out.add_loose("und", content.semantic.reshape(-1, width), np.float32)
-        out.add_loose("und_idx", index, np.int64)
-        out.und_spans.append(rows * columns)
+        out.add_loose("semantic", content.semantic.reshape(-1, width), np.float32)
+        out.add_loose("semantic_idx", index, np.int64)
+        out.semantic_spans.append(rows * columns)
 
     def _finish(self, out: Columns, source: int) -> Document:
         empty: dict[str, Any] = {
-            "lat": np.zeros((0, self.layout.latent_channels), np.float32),
-            "lat_eps": np.zeros((0, self.layout.latent_channels), np.float32),
-            "lat_idx": np.zeros(0, np.int64),
-            "lat_t": np.zeros(0, np.float32),
-            "lat_loss": np.zeros(0, np.float32),
-            "und": np.zeros((0, self.layout.semantic_width), np.float32),
-            "und_idx": np.zeros(0, np.int64),
+            "latent": np.zeros((0, self.layout.latent_channels), np.float32),
+            "latent_eps": np.zeros((0, self.layout.latent_channels), np.float32),
+            "latent_idx": np.zeros(0, np.int64),
+            "latent_t": np.zeros(0, np.float32),
+            "latent_loss": np.zeros(0, np.float32),
+            "semantic": np.zeros((0, self.layout.semantic_width), np.float32),
+            "semantic_idx": np.zeros(0, np.int64),
         }
-        return Document(**{**empty, **out.arrays()}, und_spans=out.und_spans, source=source)
+        return Document(
+            **{**empty, **out.arrays()}, semantic_spans=out.semantic_spans, source=source
+        )
 
 
 def _mask(

@@ -14,7 +14,7 @@ class Sorting:
     """Tokens sorted by expert, once for a batch."""
 
     order: Tensor  # [N] int64: sorted position -> token
-    back: Tensor  # [N] int64: token -> sorted position
+    inverse: Tensor  # [N] int64: token -> sorted position
     counts: Tensor  # [E] int64
     sizes: list[int]  # the same on the host; empty on CUDA, where nobody needs them
 
@@ -22,11 +22,11 @@ class Sorting:
     def of(cls, expert: Tensor, experts: int) -> Sorting:
         """`expert`: [N], the expert of each token."""
         order = torch.argsort(expert, stable=True)
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order), device=order.device)
+        inverse = torch.empty_like(order)
+        inverse[order] = torch.arange(len(order), device=order.device)
         counts = torch.bincount(expert, minlength=experts)
         sizes = counts.tolist() if not _can_group(counts) else []
-        return cls(order, back, counts, sizes)
+        return cls(order, inverse, counts, sizes)
 
 
 def _can_group(tensor: Tensor) -> bool:
@@ -36,10 +36,10 @@ def _can_group(tensor: Tensor) -> bool:
 class ExpertLinear(nn.Module):
     """[N, in] sorted by expert -> [N, out]; with one expert an ordinary linear map, no bias."""
 
-    def __init__(self, experts: int, entering: int, leaving: int) -> None:
+    def __init__(self, experts: int, in_features: int, out_features: int) -> None:
         super().__init__()
-        self.experts, self.entering, self.leaving = experts, entering, leaving
-        self.weight = nn.Parameter(torch.empty(experts, leaving, entering))
+        self.experts, self.in_features, self.out_features = experts, in_features, out_features
+        self.weight = nn.Parameter(torch.empty(experts, out_features, in_features))
 
     def forward(self, x: Tensor, sorting: Sorting | None) -> Tensor:
         """`sorting` is None for one expert."""

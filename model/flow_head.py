@@ -49,20 +49,20 @@ class FlowHead(nn.Module):
     """Queries of a span, then its noisy latents, through a few layers; velocities out."""
 
     def __init__(
-        self, *, entering: int, channels: int, width: int, layers: int, head_dim: int
+        self, *, in_features: int, channels: int, width: int, layers: int, head_dim: int
     ) -> None:
         super().__init__()
-        self.condition = nn.Linear(entering, width)
-        self.lat_in = nn.Linear(channels, width)
+        self.condition = nn.Linear(in_features, width)
+        self.latent_in = nn.Linear(channels, width)
         self.time_in = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
         self.place = nn.Embedding(4096, width)
         self.layers = nn.ModuleList(_Layer(width, head_dim) for _ in range(layers))
         self.norm = nn.RMSNorm(width, eps=1e-6)
-        self.lat_out = nn.Linear(width, channels)
+        self.latent_out = nn.Linear(width, channels)
 
     def reset_last(self) -> None:
         """Zero what must start at zero."""
-        nn.init.zeros_(self.lat_out.weight)
+        nn.init.zeros_(self.latent_out.weight)
         nn.init.normal_(self.place.weight, std=0.5)
         for layer in self.layers:
             assert isinstance(layer, _Layer)
@@ -75,33 +75,33 @@ class FlowHead(nn.Module):
                 layer.modulate.bias[5 * width :] = 1
 
     def packed(
-        self, hidden: Tensor, lat_idx: Tensor, noisy: Tensor, time: Tensor, doc: Tensor
+        self, hidden: Tensor, latent_idx: Tensor, noisy: Tensor, time: Tensor, doc: Tensor
     ) -> Tensor:
         """Velocities [N, C] of latents [N, C].
 
-        `lat_idx`: the flat index of the query to which a latent is bound; latents of a span are
+        `latent_idx`: the flat index of the query to which a latent is bound; latents of a span are
         contiguous and bound to queries in order, so where it falls a new span begins. `doc`: [N].
         """
-        new = torch.ones_like(lat_idx, dtype=torch.bool)
-        gap = lat_idx[1:] - lat_idx[:-1]
-        # Consecutive queries are one apart; between spans lie marks, at least one position.
+        new = torch.ones_like(latent_idx, dtype=torch.bool)
+        gap = latent_idx[1:] - latent_idx[:-1]
+        # Consecutive queries are one apart; between spans lies at least one other position.
         new[1:] = (gap < 0) | (gap > 1) | (doc[1:] != doc[:-1])
         span = new.cumsum(0) - 1
         spans = int(span[-1]) + 1
         within = torch.arange(len(span), device=span.device) - new.nonzero()[:, 0][span]
-        first_query = lat_idx[new]
-        query = lat_idx - first_query[span]
+        first_query = latent_idx[new]
+        query = latent_idx - first_query[span]
         queries, latents = int(query.max()) + 1, int(within.max()) + 1
         size = queries + latents
-        width = self.lat_in.out_features
+        width = self.latent_in.out_features
         # What blocks add to is kept in float32, as in the transformer.
-        bound = self.condition(hidden[lat_idx]).float()
+        bound = self.condition(hidden[latent_idx]).float()
         x = bound.new_zeros(spans, size, width)
         present = torch.zeros(spans, size, dtype=torch.bool, device=span.device)
         # Several latents share a query; they write the same value.
         x = x.index_put((span, query), bound)
         present[span, query] = True
-        inner = self.lat_in(noisy).to(bound.dtype) + self.place(within).to(bound.dtype) + bound
+        inner = self.latent_in(noisy).to(bound.dtype) + self.place(within).to(bound.dtype) + bound
         x = x.index_put((span, queries + within), inner)
         present[span, queries + within] = True
         times = torch.zeros(spans, device=span.device)
@@ -109,5 +109,5 @@ class FlowHead(nn.Module):
         moved = self.time_in(time_features(times)).to(x.dtype)[:, None].expand(-1, size, -1)
         for layer in self.layers:
             x = layer(x, moved, present[:, None, None])
-        out: Tensor = self.lat_out(self.norm(x))[span, queries + within]
+        out: Tensor = self.latent_out(self.norm(x))[span, queries + within]
         return out

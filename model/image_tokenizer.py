@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.center_crop import view
+from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import Codec, to_unit
 from gristmill.model.documents import Content
 from gristmill.model.paradigms import Paradigm
 from gristmill.model.vision_encoder import SemanticEncoder
 
 
-class Eyes:
-    """A codec and an encoder, and the pictures that they have just looked at."""
+class ImageTokenizer:
+    """A codec and an encoder, and what they made of the pictures that came last."""
 
     def __init__(
         self,
@@ -30,18 +30,20 @@ class Eyes:
         cache_mb: float = 256.0,
     ) -> None:
         self.paradigm, self.codec, self.encoder = paradigm, codec, encoder
-        needs_latents = paradigm.draw in ("flow", "query") or "latents" in paradigm.see
+        needs_latents = (
+            paradigm.image_objective in ("flow", "query") or "latents" in paradigm.image_inputs
+        )
         if paradigm.codes != codec.discrete:
             wanted = "codes" if paradigm.codes else "latents"
             raise ConfigurationError(
                 f"paradigm {paradigm.name} draws by {wanted}, a {codec.kind} codec gives "
                 f"{'codes' if codec.discrete else 'latents'}; train another codec"
             )
-        if "semantic" in paradigm.see and encoder is None:
+        if "semantic" in paradigm.image_inputs and encoder is None:
             raise ConfigurationError(
                 f"paradigm {paradigm.name} sees through a semantic encoder; give --encoder"
             )
-        self._wants = (paradigm.codes, needs_latents, "semantic" in paradigm.see)
+        self._wants = (paradigm.codes, needs_latents, "semantic" in paradigm.image_inputs)
         self._column = "image_codes" if codec.discrete else "image_latents"
         self._cache: OrderedDict[Any, Content] = OrderedDict()
         self._room = cache_mb * 1e6
@@ -75,13 +77,15 @@ class Eyes:
             )
         return Content(codes=shaped)
 
-    def look(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Content]:
+    def tokenize(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Content]:
         """Content of uint8 RGB pictures of any size."""
         codes, latents, semantic = self._wants
         found = [Content() for _ in pictures]
         with torch.no_grad():
             if codes or latents:
-                small = np.stack([view(picture, self.codec.side) for picture in pictures])
+                small = np.stack(
+                    [resize_center_crop(picture, self.codec.side) for picture in pictures]
+                )
                 grids = self.codec.encode(to_unit(torch.from_numpy(small))).numpy()
                 for content, grid in zip(found, grids, strict=True):
                     if codes:
@@ -94,13 +98,13 @@ class Eyes:
                     content.semantic = patches
         return found
 
-    def look_once(self, key: Any, picture: Any) -> Content:
+    def tokenize_cached(self, key: Any, picture: Any) -> Content:
         """The same, remembered under a key; `picture` is called only if it is not known."""
         known = self._cache.get(key)
         if known is not None:
             self._cache.move_to_end(key)
             return known
-        content = self.look([picture()])[0]
+        content = self.tokenize([picture()])[0]
         self._room -= _size(content)
         self._cache[key] = content
         while self._room < 0 and self._cache:

@@ -1,4 +1,4 @@
-"""The paradigms of the surveys, as settings: how pictures are seen, and how they are drawn."""
+"""The paradigms of the surveys, as settings: what is read of a picture, and how one is drawn."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from gristmill.errors import ConfigurationError
 from gristmill.model.batch import CAUSAL, FULL
 
-DRAW = ("next", "masked", "flow", "query")
-TEXT = ("next", "masked")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Paradigm:
@@ -17,47 +14,64 @@ class Paradigm:
 
     name: str
     # Copies of a picture that is given: codes, clean latents, semantic patches; in this order.
-    see: tuple[str, ...]
-    # Kind of the positions of such copies.
-    see_kind: int
+    image_inputs: tuple[str, ...]
+    # `attn_mode` of the positions of such copies.
+    input_attn_mode: int
     # How a picture is drawn: codes one after the other, codes unmasked in any order, a flow on
     # latents in place, or a flow head on learnable queries.
-    draw: str
+    image_objective: str
     # How an answer is written: token by token, or unmasked in any order.
-    text: str = "next"
+    text_objective: str = "next"
     # A noise copy that its span alone sees, followed by clean copies for what comes after.
     clean_copy: bool = False
 
     @property
     def codes(self) -> bool:
         """Whether pictures are codes on their way out."""
-        return self.draw in ("next", "masked")
+        return self.image_objective in ("next", "masked")
 
 
 PARADIGMS = {
     paradigm.name: paradigm
     for paradigm in (
         # Chameleon, Emu3.
-        Paradigm(name="ar", see=("codes",), see_kind=CAUSAL, draw="next"),
+        Paradigm(
+            name="ar", image_inputs=("codes",), input_attn_mode=CAUSAL, image_objective="next"
+        ),
         # Show-o.
-        Paradigm(name="masked", see=("codes",), see_kind=FULL, draw="masked"),
+        Paradigm(
+            name="masked", image_inputs=("codes",), input_attn_mode=FULL, image_objective="masked"
+        ),
         # MMaDA, UniDisc, Muddit.
         Paradigm(
-            name="discrete-diffusion", see=("codes",), see_kind=FULL, draw="masked", text="masked"
+            name="discrete-diffusion",
+            image_inputs=("codes",),
+            input_attn_mode=FULL,
+            image_objective="masked",
+            text_objective="masked",
         ),
         # Transfusion.
-        Paradigm(name="flow", see=("latents",), see_kind=FULL, draw="flow"),
+        Paradigm(
+            name="flow", image_inputs=("latents",), input_attn_mode=FULL, image_objective="flow"
+        ),
         # BAGEL, Mogao, JanusFlow.
         Paradigm(
-            name="flow-semantic", see=("latents", "semantic"), see_kind=FULL, draw="flow",
+            name="flow-semantic",
+            image_inputs=("latents", "semantic"),
+            input_attn_mode=FULL,
+            image_objective="flow",
             clean_copy=True,
         ),
         # Janus.
-        Paradigm(name="janus", see=("semantic",), see_kind=CAUSAL, draw="next"),
+        Paradigm(
+            name="janus", image_inputs=("semantic",), input_attn_mode=CAUSAL, image_objective="next"
+        ),
         # MetaQueries, BLIP3-o.
-        Paradigm(name="query", see=("semantic",), see_kind=FULL, draw="query"),
+        Paradigm(
+            name="query", image_inputs=("semantic",), input_attn_mode=FULL, image_objective="query"
+        ),
     )
-}  # fmt: skip
+}
 
 
 def find_paradigm(name: str) -> Paradigm:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.batch import best_fit
-from gristmill.model.documents import DocumentWriter, Picture, Segment
+from gristmill.model.documents import DocumentWriter, ImageSegment, Segment
 from gristmill.model.shard_sources import (
     TOKEN_COLUMNS,
     DataSource,
@@ -258,7 +258,7 @@ class Planner:
         self, source: int, shard: int, row: int, segments: Sequence[Segment]
     ) -> tuple[tuple[int, int, int], ...]:
         """Where the pictures of segments lie."""
-        numbers = [segment.number for segment in segments if isinstance(segment, Picture)]
+        numbers = [segment.number for segment in segments if isinstance(segment, ImageSegment)]
         last = max(numbers, default=-1)
         if last > 0 and self.samples[source].media == "image":
             # The picture before an edit is a sample of its own.
@@ -303,11 +303,16 @@ class Planner:
                 rng,
                 questions=self._questions[source],
                 guidance_dropout=self.config.guidance_dropout,
-                turns=1 if self.writer.paradigm.text == "masked" else self.sources[source].turns,
+                turns=self._turns(source),
             )
             if segments is not None:
                 return self._window(segments, rng) if task == "interleaved" else segments
         return None
+
+    def _turns(self, source: int) -> int:
+        """Most questions of one picture: one, if its answer is unmasked in any order."""
+        masked = self.writer.paradigm.text_objective == "masked"
+        return 1 if masked else self.sources[source].turns
 
     def _window(self, segments: list[Segment], rng: np.random.Generator) -> list[Segment]:
         """A document that is longer than a row: what fits from a place drawn by chance on."""

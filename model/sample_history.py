@@ -11,7 +11,7 @@ from gristmill.errors import ConfigurationError
 from gristmill.model.checkpoint import read_facts, steps
 from gristmill.model.planner import Planner
 from gristmill.model.train_config import TrainConfig
-from gristmill.model.training_setup import make_parts
+from gristmill.model.training_setup import make_setup
 
 
 @dataclass
@@ -47,7 +47,7 @@ def sightings(folder: str, uids: Collection[str], product: str = "") -> Sighting
     ]
     if not sources:
         return found
-    planner = make_parts(dataclasses.replace(config, out=folder)).planner
+    planner = make_setup(dataclasses.replace(config, out=folder)).planner
     digests = facts.get("data", [])
     if any(planner.digests[n] != (digests[n] if n < len(digests) else "") for n in sources):
         found.unknown = "its shards were written anew since; steps cannot be told"

@@ -21,6 +21,7 @@ from gristmill.model.batch import (
     CAUSAL,
     FULL,
     GENERATE,
+    IGNORE,
     NOISE,
     UNDERSTAND,
     Document,
@@ -28,7 +29,7 @@ from gristmill.model.batch import (
     pack,
 )
 from gristmill.model.blocks import Cache
-from gristmill.model.training_setup import Reading
+from gristmill.model.training_setup import ModelBundle
 from gristmill.model.transformer import Transformer
 from gristmill.model.vocabulary import EOS, MASK
 
@@ -66,13 +67,17 @@ class Sampling:
             )
 
 
-class Reader:
+class DecodingSession:
     """Rows of one prompt each, and what was read on from them."""
 
     def __init__(
-        self, model: Transformer, reading: Reading, prompts: Sequence[Document], sampling: Sampling
+        self,
+        model: Transformer,
+        bundle: ModelBundle,
+        prompts: Sequence[Document],
+        sampling: Sampling,
     ) -> None:
-        self.model, self.reading, self.sampling = model, reading, sampling
+        self.model, self.bundle, self.sampling = model, bundle, sampling
         self.device = next(model.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(sampling.seed)
         length = max(len(prompt) for prompt in prompts)
@@ -84,7 +89,7 @@ class Reader:
         # Output of the last position of each row, and the time that comes next.
         self.last = hidden[rows, ends - 1]
         self.time = batch.pos[rows, ends - 1, 0] + 1
-        self.segments = int(batch.seg.max()) + 1
+        self.spans = int(batch.span.max()) + 1
         self.rows = len(prompts)
 
     def read(
@@ -92,9 +97,9 @@ class Reader:
         ids: Tensor,
         pos: Tensor,
         *,
-        kind: int,
-        route: int,
-        seg: int,
+        attn_mode: int,
+        expert: int,
+        span: int,
         commit: bool,
         latents: tuple[Tensor, float] | None = None,
     ) -> Tensor:
@@ -102,7 +107,7 @@ class Reader:
         [B, S, C] with their time."""
         rows = len(ids)
         zero = torch.zeros_like(ids)
-        channels = self.reading.layout.latent_channels
+        channels = self.bundle.layout.latent_channels
         values = torch.zeros(0, channels, device=self.device)
         time, index = torch.zeros(0, device=self.device), zero.reshape(-1)[:0]
         if latents is not None:
@@ -110,20 +115,31 @@ class Reader:
             time = torch.full((len(values),), latents[1], device=self.device)
             index = torch.arange(len(values), device=self.device)
         batch = PackedBatch(
-            ids=ids, labels=zero - 100, weight=zero.float(), doc=zero.int(),
-            seg=(zero + seg).int(), kind=(zero + kind).byte(), route=(zero + route).byte(),
+            ids=ids,
+            labels=zero + IGNORE,
+            weight=zero.float(),
+            doc=zero.int(),
+            span=(zero + span).int(),
+            attn_mode=(zero + attn_mode).byte(),
+            expert=(zero + expert).byte(),
+            pos=pos,
+            latent=values,
+            latent_idx=index,
+            latent_t=time,
+            latent_loss=time,
             # Mixed with itself, a noisy latent stays what it is.
-            pos=pos, lat=values, lat_idx=index, lat_t=time, lat_loss=time, lat_eps=values,
-            und=torch.zeros(0, self.reading.layout.semantic_width, device=self.device),
-            und_idx=index[:0], und_cu=torch.zeros(1, dtype=torch.int32, device=self.device),
+            latent_eps=values,
+            semantic=torch.zeros(0, self.bundle.layout.semantic_width, device=self.device),
+            semantic_idx=index[:0],
+            semantic_cu_seqlens=torch.zeros(1, dtype=torch.int32, device=self.device),
             source=[[0]] * rows,
-        )  # fmt: skip
+        )
         return self.model.extend(batch, self.cache, commit=commit)
 
     def grid_pos(self) -> Tensor:
         """pos [B, h * w * codebooks, 3] of a picture at the present time."""
-        rows, columns = self.reading.layout.grid
-        repeat = max(1, len(self.reading.vocabulary.codebooks))
+        rows, columns = self.bundle.layout.grid
+        repeat = max(1, len(self.bundle.vocabulary.codebooks))
         y, x = torch.meshgrid(
             torch.arange(rows, device=self.device),
             torch.arange(columns, device=self.device),
@@ -140,7 +156,7 @@ class Reader:
 
     def adjustment(self) -> Tensor:
         """Log weights of all codes, which were learnt with and must not be drawn with."""
-        return self.reading.code_weights.log().to(self.device)
+        return self.bundle.code_weights.log().to(self.device)
 
     def guided(self, values: Tensor) -> Tensor:
         """Rows with and without prompt -> rows with more prompt: without + g (with - without)."""
@@ -170,48 +186,53 @@ def _axis(device: torch.device) -> Tensor:
     return torch.tensor([1, 0, 0], device=device)
 
 
-def write_next(reader: Reader) -> list[list[int]]:
+def generate_text_ar(session: DecodingSession) -> list[list[int]]:
     """Text token by token until its end."""
-    vocabulary, model = reader.reading.vocabulary, reader.model
+    vocabulary, model = session.bundle.vocabulary, session.model
     text_end = vocabulary.text_start + vocabulary.text_size
-    done = torch.zeros(reader.rows, dtype=torch.bool, device=reader.device)
-    written: list[list[int]] = [[] for _ in range(reader.rows)]
-    hidden = reader.last
-    for _ in range(reader.sampling.longest):
+    done = torch.zeros(session.rows, dtype=torch.bool, device=session.device)
+    written: list[list[int]] = [[] for _ in range(session.rows)]
+    hidden = session.last
+    for _ in range(session.sampling.longest):
         logits = model.logits(hidden, 0, text_end)
         # The grammar: text, or the end.
         logits[:, : vocabulary.text_start] = logits[:, : vocabulary.text_start].masked_fill(
-            torch.arange(vocabulary.text_start, device=reader.device) != EOS, -math.inf
+            torch.arange(vocabulary.text_start, device=session.device) != EOS, -math.inf
         )
-        ids = reader.choose(logits)
+        ids = session.choose(logits)
         done |= ids == EOS
         if bool(done.all()):
             break
         for row, token in enumerate(ids.tolist()):
             if not done[row]:
                 written[row].append(token)
-        out = reader.read(
-            ids[:, None], reader.line_pos(1), kind=CAUSAL, route=UNDERSTAND, seg=-1, commit=True
+        out = session.read(
+            ids[:, None],
+            session.line_pos(1),
+            attn_mode=CAUSAL,
+            expert=UNDERSTAND,
+            span=-1,
+            commit=True,
         )
         hidden = out[:, 0]
-        reader.time = reader.time + 1
+        session.time = session.time + 1
     return written
 
 
-def write_masked(reader: Reader) -> list[list[int]]:
+def generate_text_masked(session: DecodingSession) -> list[list[int]]:
     """A block of text, the surest tokens first (low-confidence remasking, LLaDA)."""
-    vocabulary, layout = reader.reading.vocabulary, reader.reading.layout
+    vocabulary, layout = session.bundle.vocabulary, session.bundle.layout
     block, text_end = layout.text_block, vocabulary.text_start + vocabulary.text_size
-    ids = torch.full((reader.rows, block), MASK, device=reader.device)
-    pos = reader.line_pos(block)
-    banned = torch.arange(text_end, device=reader.device) < vocabulary.text_start
+    ids = torch.full((session.rows, block), MASK, device=session.device)
+    pos = session.line_pos(block)
+    banned = torch.arange(text_end, device=session.device) < vocabulary.text_start
     banned[EOS] = False
-    passes = min(reader.sampling.steps, block)
+    passes = min(session.sampling.steps, block)
     for step in range(passes):
-        hidden = reader.read(
-            ids, pos, kind=FULL, route=UNDERSTAND, seg=reader.segments, commit=False
+        hidden = session.read(
+            ids, pos, attn_mode=FULL, expert=UNDERSTAND, span=session.spans, commit=False
         )
-        logits = reader.model.logits(hidden, 0, text_end).masked_fill(banned, -math.inf)
+        logits = session.model.logits(hidden, 0, text_end).masked_fill(banned, -math.inf)
         sure, best = logits.softmax(dim=-1).max(dim=-1)
         sure = sure.masked_fill(ids != MASK, -1)
         count = block * (step + 1) // passes - block * step // passes
@@ -221,52 +242,59 @@ def write_masked(reader: Reader) -> list[list[int]]:
     return [row[: row.index(EOS)] if EOS in row else row for row in rows]
 
 
-def draw_next(reader: Reader) -> Tensor:
+def generate_image_ar(session: DecodingSession) -> Tensor:
     """Codes in raster order, [B, places * codebooks], counted within their codebook."""
-    vocabulary = reader.reading.vocabulary
-    pos = reader.grid_pos()
+    vocabulary = session.bundle.vocabulary
+    pos = session.grid_pos()
     books = len(vocabulary.codebooks)
-    hidden = reader.last
-    start, adjust = vocabulary.code_starts[0], reader.adjustment()
+    hidden = session.last
+    start, adjust = vocabulary.code_starts[0], session.adjustment()
     codes = []
     for place in range(pos.shape[1]):
         book = place % books
         first, size = vocabulary.code_starts[book], vocabulary.codebooks[book]
-        logits = reader.model.logits(hidden, first, first + size)
-        chosen = reader.choose(reader.guided(logits) - adjust[first - start : first - start + size])
+        logits = session.model.logits(hidden, first, first + size)
+        chosen = session.choose(
+            session.guided(logits) - adjust[first - start : first - start + size]
+        )
         codes.append(chosen)
         if place + 1 == pos.shape[1]:
             break
-        out = reader.read(
-            reader.doubled(chosen + first)[:, None], pos[:, place : place + 1],
-            kind=CAUSAL, route=GENERATE, seg=reader.segments, commit=True,
+        out = session.read(
+            session.doubled(chosen + first)[:, None], pos[:, place : place + 1],
+            attn_mode=CAUSAL, expert=GENERATE, span=session.spans, commit=True,
         )  # fmt: skip
         hidden = out[:, 0]
     return torch.stack(codes, dim=1)
 
 
-def draw_masked(reader: Reader) -> Tensor:
+def generate_image_masked(session: DecodingSession) -> Tensor:
     """Codes unmasked in passes, the surest first, by the cosine schedule (MaskGIT)."""
-    vocabulary, sampling = reader.reading.vocabulary, reader.sampling
-    pos = reader.grid_pos()
+    vocabulary, sampling = session.bundle.vocabulary, session.sampling
+    pos = session.grid_pos()
     count, books = pos.shape[1], len(vocabulary.codebooks)
-    starts = torch.tensor(vocabulary.code_starts, device=reader.device).repeat(count // books)
-    rows = reader.rows if sampling.guidance == 1 else reader.rows // 2
-    ids = torch.full((rows, count), MASK, device=reader.device)
+    starts = torch.tensor(vocabulary.code_starts, device=session.device).repeat(count // books)
+    rows = session.rows if sampling.guidance == 1 else session.rows // 2
+    ids = torch.full((rows, count), MASK, device=session.device)
     last = vocabulary.code_starts[-1] + vocabulary.codebooks[-1]
-    ranges = torch.arange(vocabulary.code_starts[0], last, device=reader.device)
-    ends = starts + torch.tensor(vocabulary.codebooks, device=reader.device).repeat(count // books)
+    ranges = torch.arange(vocabulary.code_starts[0], last, device=session.device)
+    ends = starts + torch.tensor(vocabulary.codebooks, device=session.device).repeat(count // books)
     outside = (ranges < starts[:, None]) | (ranges >= ends[:, None])
     for step in range(sampling.steps):
-        hidden = reader.read(
-            reader.doubled(ids), pos, kind=FULL, route=GENERATE, seg=reader.segments, commit=False
+        hidden = session.read(
+            session.doubled(ids),
+            pos,
+            attn_mode=FULL,
+            expert=GENERATE,
+            span=session.spans,
+            commit=False,
         )
-        logits = reader.guided(reader.model.logits(hidden, vocabulary.code_starts[0], last))
-        logits = (logits - reader.adjustment()).masked_fill(outside, -math.inf)
-        chosen = reader.choose(logits)
+        logits = session.guided(session.model.logits(hidden, vocabulary.code_starts[0], last))
+        logits = (logits - session.adjustment()).masked_fill(outside, -math.inf)
+        chosen = session.choose(logits)
         sure = logits.log_softmax(dim=-1).gather(2, chosen[:, :, None])[:, :, 0]
         share = (step + 1) / sampling.steps
-        noise = torch.rand(sure.shape, generator=reader.generator, device=reader.device)
+        noise = torch.rand(sure.shape, generator=session.generator, device=session.device)
         gumbel = -torch.log(-torch.log(noise.clamp(1e-9, 1 - 1e-7)))
         sure = sure + sampling.choice_temperature * (1 - share) * gumbel
         known = ids != MASK
@@ -279,67 +307,67 @@ def draw_masked(reader: Reader) -> Tensor:
     return ids - starts
 
 
-def draw_flow(reader: Reader) -> Tensor:
+def generate_image_flow(session: DecodingSession) -> Tensor:
     """Latents [B, places, channels] by integrating velocities of positions in place."""
-    paradigm = reader.reading.paradigm
-    kind = NOISE if paradigm.clean_copy else FULL
-    rows, columns = reader.reading.layout.grid
-    pos = reader.grid_pos()
-    ids = torch.full((reader.rows, rows * columns), -1, device=reader.device)
+    paradigm = session.bundle.paradigm
+    attn_mode = NOISE if paradigm.clean_copy else FULL
+    rows, columns = session.bundle.layout.grid
+    pos = session.grid_pos()
+    ids = torch.full((session.rows, rows * columns), -1, device=session.device)
 
     def velocity(x: Tensor, time: float) -> Tensor:
-        hidden = reader.read(
-            ids, pos, kind=kind, route=GENERATE, seg=reader.segments, commit=False,
+        hidden = session.read(
+            ids, pos, attn_mode=attn_mode, expert=GENERATE, span=session.spans, commit=False,
             latents=(x, time),
         )  # fmt: skip
-        return reader.model.lat_out(hidden).float()  # type: ignore[no-any-return]
+        return session.model.latent_out(hidden).float()  # type: ignore[no-any-return]
 
-    return _integrate(reader, velocity)
+    return _integrate(session, velocity)
 
 
-def draw_query(reader: Reader) -> Tensor:
+def generate_image_query(session: DecodingSession) -> Tensor:
     """Latents by the flow head on what the queries found out, which is found out once."""
-    layout, vocabulary = reader.reading.layout, reader.reading.vocabulary
+    layout, vocabulary = session.bundle.layout, session.bundle.vocabulary
     count, places = layout.queries, layout.grid[0] * layout.grid[1]
-    queries = torch.arange(count, device=reader.device)
-    ids = (vocabulary.query_start + queries).expand(reader.rows, count)
-    pos = reader.time[:, None, None] * _axis(reader.device) + torch.stack(
+    queries = torch.arange(count, device=session.device)
+    ids = (vocabulary.query_start + queries).expand(session.rows, count)
+    pos = session.time[:, None, None] * _axis(session.device) + torch.stack(
         [torch.zeros_like(queries), torch.zeros_like(queries), queries], dim=1
     )
-    hidden = reader.read(
-        ids, pos, kind=FULL, route=GENERATE, seg=reader.segments, commit=False
-    ).reshape(reader.rows * count, -1)
-    row = torch.arange(reader.rows, device=reader.device)
-    bound = torch.arange(places, device=reader.device) * count // places
+    hidden = session.read(
+        ids, pos, attn_mode=FULL, expert=GENERATE, span=session.spans, commit=False
+    ).reshape(session.rows * count, -1)
+    row = torch.arange(session.rows, device=session.device)
+    bound = torch.arange(places, device=session.device) * count // places
     index = (row[:, None] * count + bound).reshape(-1)
-    # Rows are told apart by their number here: there are no marks between them.
+    # Rows are told apart by their number here: nothing lies between them.
     doc = row.repeat_interleave(places)
 
     def velocity(x: Tensor, time: float) -> Tensor:
-        times = torch.full((len(index),), time, device=reader.device)
+        times = torch.full((len(index),), time, device=session.device)
         flat = x.reshape(len(index), -1)
-        out = reader.model.flow_head.packed(hidden, index, flat, times, doc)
-        return out.view(reader.rows, places, -1).float()
+        out = session.model.flow_head.packed(hidden, index, flat, times, doc)
+        return out.view(session.rows, places, -1).float()
 
-    return _integrate(reader, velocity)
+    return _integrate(session, velocity)
 
 
-def _integrate(reader: Reader, velocity: Callable[[Tensor, float], Tensor]) -> Tensor:
+def _integrate(session: DecodingSession, velocity: Callable[[Tensor, float], Tensor]) -> Tensor:
     """From noise at time 1 to latents at time 0, in steps that are shifted as in training."""
-    layout, sampling = reader.reading.layout, reader.sampling
-    rows = reader.rows if sampling.guidance == 1 else reader.rows // 2
+    layout, sampling = session.bundle.layout, session.sampling
+    rows = session.rows if sampling.guidance == 1 else session.rows // 2
     shape = (rows, layout.grid[0] * layout.grid[1], layout.latent_channels)
-    x = torch.randn(shape, generator=reader.generator, device=reader.device)
+    x = torch.randn(shape, generator=session.generator, device=session.device)
     shift = layout.time_shift
     times = [1 - i / sampling.steps for i in range(sampling.steps + 1)]
     times = [shift * t / (1 + (shift - 1) * t) for t in times]
 
     def guided(x: Tensor, time: float) -> Tensor:
-        both = velocity(reader.doubled(x), time)
+        both = velocity(session.doubled(x), time)
         if sampling.guidance == 1:
             return both
         if sampling.guidance_to <= time <= sampling.guidance_from:
-            return reader.guided(both)
+            return session.guided(both)
         return both.chunk(2)[0]
 
     for now, then in itertools.pairwise(times):
@@ -350,18 +378,22 @@ def _integrate(reader: Reader, velocity: Callable[[Tensor, float], Tensor]) -> T
     return x
 
 
-DRAW: dict[str, Callable[[Reader], Tensor]] = {
-    "next": draw_next, "masked": draw_masked, "flow": draw_flow, "query": draw_query,
-}  # fmt: skip
-WRITE: dict[str, Callable[[Reader], list[list[int]]]] = {
-    "next": write_next, "masked": write_masked,
-}  # fmt: skip
+IMAGE_SAMPLERS: dict[str, Callable[[DecodingSession], Tensor]] = {
+    "next": generate_image_ar,
+    "masked": generate_image_masked,
+    "flow": generate_image_flow,
+    "query": generate_image_query,
+}
+TEXT_SAMPLERS: dict[str, Callable[[DecodingSession], list[list[int]]]] = {
+    "next": generate_text_ar,
+    "masked": generate_text_masked,
+}
 
 
-def to_pictures(reading: Reading, drawn: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def to_pictures(bundle: ModelBundle, drawn: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """What was drawn, decoded: uint8 RGB [n, side, side, 3]."""
     from gristmill.model.codecs.base import to_bytes
 
-    grid = drawn.cpu().view(len(drawn), *reading.layout.grid, -1)
+    grid = drawn.cpu().view(len(drawn), *bundle.layout.grid, -1)
     with torch.no_grad():
-        return to_bytes(reading.codec.decode(grid)).numpy()
+        return to_bytes(bundle.codec.decode(grid)).numpy()

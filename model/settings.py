@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.center_crop import view
+from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import Codec
 from gristmill.model.codecs.registry import CODECS, CodecTraining, save_codec, train_codec
 from gristmill.model.filter_network import SMALL, Training, train_filter_network
@@ -58,7 +58,7 @@ def train_config(
         "rate": rate, "seed": seed,
     }  # fmt: skip
     wanted = find_paradigm(paradigm)
-    if "semantic" in wanted.see:
+    if "semantic" in wanted.image_inputs:
         fields["encoder"] = encoder
     fields |= _parsed(settings, TrainConfig)
     config = TrainConfig(**fields)
@@ -190,7 +190,7 @@ def picture_views(
         chosen = np.linspace(0, len(places) - 1, min(each, len(places))).astype(int)
         for number in chosen:
             try:
-                views.append(view(samples.picture(*places[int(number)]), side))
+                views.append(resize_center_crop(samples.picture(*places[int(number)]), side))
             except DecodeError:
                 continue
     if not views:
@@ -226,7 +226,7 @@ def filter_from_shards(
         caption = samples.table(shard)["caption"][row].as_py()
         try:
             # Small at once: the network sees no more, and thousands must be held.
-            picture = view(samples.picture(shard, row), side)
+            picture = resize_center_crop(samples.picture(shard, row), side)
         except DecodeError:
             continue
         if caption:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from gristmill.model.center_crop import view
+from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import to_unit
 from gristmill.model.codecs.registry import load_codec
 from gristmill.model.vocabulary import check_text
@@ -61,7 +61,10 @@ class ShardTokens:
         try:
             for start in range(0, len(images), _BATCH):
                 small = np.stack(
-                    [view(image, self._codec.side) for image in images[start : start + _BATCH]]
+                    [
+                        resize_center_crop(image, self._codec.side)
+                        for image in images[start : start + _BATCH]
+                    ]
                 )
                 with torch.no_grad():
                     grid = self._codec.encode(to_unit(torch.from_numpy(small))).numpy()

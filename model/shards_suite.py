@@ -11,14 +11,15 @@ import torch
 
 from gristmill.errors import ConfigurationError, MissingWeightsError
 from gristmill.model.batch import pack
-from gristmill.model.center_crop import view
+from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import to_unit
 from gristmill.model.codecs.registry import measure
 from gristmill.model.documents import Content, Segment
 from gristmill.model.sampling import Sampling
 from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.model.tasks import describing, drawing
-from gristmill.model.unified import Image, Unified
+from gristmill.model.unified import Unified
+from gristmill.pipelines.decode import Image
 
 _ROWS = 32
 
@@ -48,8 +49,8 @@ def evaluate_shards(
     chosen = [places[int(i)] for i in np.linspace(0, len(places) - 1, min(count, len(places)))]
     pictures = [samples.picture(*place) for place in chosen]
     captions = [samples.table(s)["caption"][r].as_py() or "" for s, r in chosen]
-    codec = model.reading.codec
-    small = np.stack([view(picture, codec.side) for picture in pictures])
+    codec = model.bundle.codec
+    small = np.stack([resize_center_crop(picture, codec.side) for picture in pictures])
     scores: dict[str, Any] = {
         "suite": "shards",
         "data": url,
@@ -71,7 +72,7 @@ def _losses(
     model: Unified, pictures: Sequence[Image], captions: Sequence[str], seed: int
 ) -> dict[str, float]:
     """Mean losses of drawing and of describing each sample."""
-    writer, seen = model.reading.writer, model.reading.eyes.look(pictures)
+    writer, seen = model.bundle.writer, model.bundle.image_tokenizer.tokenize(pictures)
     device = next(model.model.parameters()).device
     sums: dict[str, list[float]] = {}
     for name, segments in (("draw", drawing), ("describe", describing)):
@@ -86,7 +87,7 @@ def _losses(
             if len(losses.entropies):
                 label = "text" if name == "describe" else "codes"
                 labels = batch.labels.reshape(-1)[losses.labelled]
-                first = min(model.reading.vocabulary.code_starts, default=0)
+                first = min(model.bundle.vocabulary.code_starts, default=0)
                 wanted = labels >= first if name == "draw" else labels >= 0
                 sums.setdefault(label, []).extend(losses.entropies[wanted].tolist())
             if len(losses.flow_index):
@@ -155,7 +156,7 @@ class _Tower(torch.nn.Module):
 
     def pixels(self, pictures: Sequence[Image]) -> torch.Tensor:
         """uint8 [n, 3, side, side]."""
-        small = np.stack([view(picture, self.side) for picture in pictures])
+        small = np.stack([resize_center_crop(picture, self.side) for picture in pictures])
         return torch.from_numpy(small).permute(0, 3, 1, 2).contiguous()
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:

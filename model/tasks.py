@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.documents import Passage, Picture, Segment
+from gristmill.model.documents import ImageSegment, Segment, TextSegment
 from gristmill.model.vocabulary import ANSWER, DESCRIBE, DRAW, EDIT, REPLY
 
 TASKS = ("draw", "describe", "answer", "edit", "text", "interleaved", "continue")
@@ -21,55 +21,63 @@ Questions = Callable[[str], list[tuple[str, str]]]
 def drawing(prompt: str, frames: int = 1) -> list[Segment]:
     """Text to picture, or to the frames of a clip; an empty prompt is what guidance compares
     with."""
-    passage = Passage(prompt, mark=DRAW)
-    return [passage, *(Picture(number, learn=True) for number in range(frames))]
+    said = TextSegment(prompt, special_token=DRAW)
+    return [said, *(ImageSegment(number, is_target=True) for number in range(frames))]
 
 
 def describing(caption: str, frames: int = 1) -> list[Segment]:
     """Picture, or frames, to caption."""
-    seen = [Picture(number) for number in range(frames)]
-    return [*seen, Passage(caption, learn=True, mark=DESCRIBE, ends=True)]
+    seen = [ImageSegment(number) for number in range(frames)]
+    return [*seen, TextSegment(caption, is_target=True, special_token=DESCRIBE, ends=True)]
 
 
 def continuing(caption: str, frames: int = 2) -> list[Segment]:
     """Text and the first frame of a clip to its other frames."""
-    others = [Picture(number, learn=True) for number in range(1, frames)]
-    return [Passage(caption, mark=DRAW), Picture(0), *others]
+    others = [ImageSegment(number, is_target=True) for number in range(1, frames)]
+    return [TextSegment(caption, special_token=DRAW), ImageSegment(0), *others]
 
 
 def answering(turns: Sequence[tuple[str, str]]) -> list[Segment]:
     """Picture and questions to their answers, (question, answer) by turns."""
-    segments: list[Segment] = [Picture()]
+    segments: list[Segment] = [ImageSegment()]
     for question, answer in turns:
-        segments.append(Passage(question, mark=ANSWER))
-        segments.append(Passage(answer, learn=True, mark=REPLY, ends=True))
+        segments.append(TextSegment(question, special_token=ANSWER))
+        segments.append(TextSegment(answer, is_target=True, special_token=REPLY, ends=True))
     return segments
 
 
 def editing(instruction: str) -> list[Segment]:
     """Picture 0 and an instruction to picture 1."""
-    return [Picture(0), Passage(instruction, mark=EDIT), Picture(1, learn=True)]
+    return [
+        ImageSegment(0),
+        TextSegment(instruction, special_token=EDIT),
+        ImageSegment(1, is_target=True),
+    ]
 
 
 def recounting(texts: Sequence[str], places: Sequence[int]) -> list[Segment]:
     """A document: texts in order, and pictures before the texts of those numbers, all learnt."""
     segments: list[Segment] = []
     for number, text in enumerate(texts):
-        segments += [Picture(i, learn=True) for i, place in enumerate(places) if place == number]
-        segments.append(Passage(f"{text} ", learn=True, ends=number + 1 == len(texts)))
+        segments += [
+            ImageSegment(i, is_target=True) for i, place in enumerate(places) if place == number
+        ]
+        segments.append(TextSegment(f"{text} ", is_target=True, ends=number + 1 == len(texts)))
     # Pictures after the last text; the document then ends with a picture.
-    segments += [Picture(i, learn=True) for i, place in enumerate(places) if place >= len(texts)]
+    segments += [
+        ImageSegment(i, is_target=True) for i, place in enumerate(places) if place >= len(texts)
+    ]
     if places and max(places) >= len(texts):
-        segments = [replace(s, ends=False) if isinstance(s, Passage) else s for s in segments]
+        segments = [replace(s, ends=False) if isinstance(s, TextSegment) else s for s in segments]
     return segments
 
 
-def telling(caption: str) -> list[Segment]:
+def interleaving(caption: str) -> list[Segment]:
     """A caption, its picture, and the caption again: text and pictures in turn, all learnt."""
     return [
-        Passage(caption, learn=True, mark=DRAW),
-        Picture(learn=True),
-        Passage(caption, learn=True, mark=DESCRIBE, ends=True),
+        TextSegment(caption, is_target=True, special_token=DRAW),
+        ImageSegment(is_target=True),
+        TextSegment(caption, is_target=True, special_token=DESCRIBE, ends=True),
     ]
 
 
@@ -100,11 +108,11 @@ def segments_for(
     if task == "describe":
         return describing(caption, alone)
     if task == "text":
-        return [Passage(caption, learn=True, ends=True)]
+        return [TextSegment(caption, is_target=True, ends=True)]
     if task == "interleaved":
         if media == "document":
             return recounting(list(columns["texts"]), list(columns["image_places"]))
-        return telling(caption) if media == "image" else None
+        return interleaving(caption) if media == "image" else None
     if task == "edit" and media == "edit":
         return editing(caption)
     if task == "edit":

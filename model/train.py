@@ -26,7 +26,7 @@ from gristmill.model.optimizer import MovingAverage, learning_rate, make_optimiz
 from gristmill.model.planner import StreamConfig, StreamState
 from gristmill.model.train_config import TrainConfig, changed
 from gristmill.model.train_log import Meter, TrainLog
-from gristmill.model.training_setup import Parts, make_parts
+from gristmill.model.training_setup import TrainingSetup, make_setup
 from gristmill.model.transformer import Losses, Transformer
 
 
@@ -53,8 +53,8 @@ def train(config: TrainConfig, log: TrainLog | None = None) -> TrainResult:
     device = _join()
     if device.type == "cpu":
         keep_freed_memory()
-    parts = make_parts(config)
-    trainer = Trainer(config, parts, device)
+    setup = make_setup(config)
+    trainer = Trainer(config, setup, device)
     log = log or TrainLog(config.out, enabled=checkpoint.rank() == 0)
     try:
         return trainer.run(log)
@@ -99,17 +99,17 @@ def keep_freed_memory() -> None:
 class Trainer:
     """A model, its optimiser, its data, and where it is."""
 
-    def __init__(self, config: TrainConfig, parts: Parts, device: torch.device) -> None:
-        self.config, self.parts, self.device = config, parts, device
+    def __init__(self, config: TrainConfig, setup: TrainingSetup, device: torch.device) -> None:
+        self.config, self.setup, self.device = config, setup, device
         self.bf16 = config.precision == "bf16" or (
             config.precision == "auto" and fast_in_bf16(device)
         )
         torch.manual_seed(config.seed)
-        model = Transformer(parts.model_config)
+        model = Transformer(setup.model_config)
         for first, features in zip(
-            parts.vocabulary.code_starts, parts.codec.code_features(), strict=False
+            setup.vocabulary.code_starts, setup.codec.code_features(), strict=False
         ):
-            model.start_codes(first, features)
+            model.init_code_embeddings(first, features)
         model.to(device)
         if checkpoint.world_size() > 1:
             _shard(model, device)
@@ -157,18 +157,18 @@ class Trainer:
             guidance_dropout=config.guidance_dropout,
         )
         loader = Loader(
-            self.parts.planner,
-            self.parts.eyes,
+            self.setup.planner,
+            self.setup.image_tokenizer,
             stream,
             rank=checkpoint.rank(),
             world=checkpoint.world_size(),
             workers=config.workers,
             state=self.state,
         )
-        log.start(self.step, config.steps, self.parts.describe(config))
+        log.start(self.step, config.steps, self.setup.describe(config))
         start, tokens, bad = time.perf_counter(), 0, 0
         self.model.train()
-        meter = Meter(self.parts.vocabulary, self.parts.titles)
+        meter = Meter(self.setup.vocabulary, self.setup.titles)
         batches = iter(loader)
         while self.step < config.steps:
             waited = time.perf_counter()
@@ -202,7 +202,7 @@ class Trainer:
         assert state is not None
         return {
             "rows": state.rows,
-            "epoch": round(sum(state.cursors) / self.parts.planner.size, 3),
+            "epoch": round(sum(state.cursors) / self.setup.planner.size, 3),
             "too_long": state.too_long,
             "unusable": state.unusable,
         }
@@ -217,7 +217,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # Denominators of the whole window and of all ranks, before any backward pass.
-        totals = torch.stack([batch.weight.sum(), batch.lat_loss.sum()]).double()
+        totals = torch.stack([batch.weight.sum(), batch.latent_loss.sum()]).double()
         if world > 1:
             torch.distributed.all_reduce(totals)
         weights, latents = (float(total) or 1.0 for total in totals)
@@ -266,14 +266,14 @@ class Trainer:
         facts = {
             "config": self.config.to_dict(),
             "stream": self.state.to_dict(),
-            "data": self.parts.planner.digests,
+            "data": self.setup.planner.digests,
         }
         checkpoint.save(self._folder, self.step, self.model, self.optimizer, self.average, facts)
 
     def _export(self) -> None:
         if checkpoint.rank() == 0:
-            self.parts.write_files(self.config.out)
-        checkpoint.export(self.config.out, self.average, self.parts.to_dict(self.config, self.step))
+            self.setup.write_files(self.config.out)
+        checkpoint.export(self.config.out, self.average, self.setup.to_dict(self.config, self.step))
 
     def _sample(self, log: TrainLog) -> None:
         """Draw and describe a few samples of the first source with the averaged weights."""
@@ -284,9 +284,9 @@ class Trainer:
             for name, value in self.average.values.items()
         }
         if checkpoint.rank() == 0:
-            model = Transformer(self.parts.model_config).to(self.device)
+            model = Transformer(self.setup.model_config).to(self.device)
             model.load_state_dict(whole)
-            sheet = sample_sheet(Unified(model.eval(), self.parts), self.parts.planner)
+            sheet = sample_sheet(Unified(model.eval(), self.setup), self.setup.planner)
             log.samples(self.step, sheet)
         checkpoint.barrier()
 
@@ -304,7 +304,7 @@ def _shard(model: Transformer, device: torch.device) -> None:
     fully_shard(model, mesh=mesh)
 
 
-def steps_of(config: TrainConfig, parts: Parts) -> Iterator[PackedBatch]:
+def steps_of(config: TrainConfig, setup: TrainingSetup) -> Iterator[PackedBatch]:
     """The batches of a training, without training: for looking and for measuring."""
     stream = StreamConfig(
         rows_per_step=config.rows_per_step,
@@ -312,4 +312,4 @@ def steps_of(config: TrainConfig, parts: Parts) -> Iterator[PackedBatch]:
         seed=config.seed,
         guidance_dropout=config.guidance_dropout,
     )
-    return iter(Loader(parts.planner, parts.eyes, stream, workers=config.workers))
+    return iter(Loader(setup.planner, setup.image_tokenizer, stream, workers=config.workers))

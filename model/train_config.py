@@ -20,7 +20,7 @@ class TrainConfig:
 
     out: str
     data: tuple[DataSource, ...]
-    # Image codec: a file of `gristmill train-codec`. Encoder: see `semantic.SemanticEncoder`.
+    # Image codec: a file of `gristmill train-codec`. Encoder: see `vision_encoder.SemanticEncoder`.
     codec: str
     encoder: str = ""
     # A `tokenizers` file; empty: one is trained on the captions.

@@ -16,8 +16,8 @@ from gristmill.model.checkpoint import CODEC_FILE, barrier, rank
 from gristmill.model.codecs.base import Codec, balancing_weights
 from gristmill.model.codecs.registry import load_codec
 from gristmill.model.configurations import describe, find_size, flops_per_token, for_paradigm
-from gristmill.model.documents import DocumentWriter, Layout
-from gristmill.model.image_tokenizer import Eyes
+from gristmill.model.documents import DocumentLayout, DocumentWriter
+from gristmill.model.image_tokenizer import ImageTokenizer
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import Paradigm, find_paradigm
 from gristmill.model.planner import Planner, StreamConfig
@@ -31,16 +31,16 @@ _CAPTIONS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Reading:
+class ModelBundle:
     """What sampling needs beside weights."""
 
     model_config: ModelConfig
     vocabulary: Vocabulary
     paradigm: Paradigm
-    layout: Layout
+    layout: DocumentLayout
     codec: Codec
     encoder: SemanticEncoder | None
-    eyes: Eyes
+    image_tokenizer: ImageTokenizer
 
     @property
     def writer(self) -> DocumentWriter:
@@ -56,7 +56,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Parts(Reading):
+class TrainingSetup(ModelBundle):
     """What training needs beside weights."""
 
     planner: Planner
@@ -86,7 +86,7 @@ class Parts(Reading):
             os.replace(target + ".partial", target)
 
     def to_dict(self, config: TrainConfig, step: int) -> dict[str, Any]:
-        """What `read_parts` takes, as plain values."""
+        """What `unified.load` reads, as plain values."""
         return {
             "format": 1,
             "step": step,
@@ -100,20 +100,20 @@ class Parts(Reading):
         }
 
 
-def make_parts(config: TrainConfig) -> Parts:
+def make_setup(config: TrainConfig) -> TrainingSetup:
     """Open everything that a training needs. Raises before any work if something is missing."""
     paradigm = find_paradigm(config.paradigm)
     codec = load_codec(config.codec)
     encoder = None
-    if "semantic" in paradigm.see:
+    if "semantic" in paradigm.image_inputs:
         if not config.encoder:
             raise ConfigurationError(
                 f"paradigm {paradigm.name} sees through a semantic encoder; give --encoder "
                 "MODEL/PRETRAINED or local-dir:FOLDER"
             )
         encoder = SemanticEncoder(config.encoder)
-    eyes = Eyes(paradigm, codec, encoder, config.cache_mb)
-    layout = Layout(
+    image_tokenizer = ImageTokenizer(paradigm, codec, encoder, config.cache_mb)
+    layout = DocumentLayout(
         grid=codec.grid,
         semantic_grid=encoder.grid if encoder else (0, 0),
         latents_per_query=config.latents_per_query,
@@ -125,7 +125,7 @@ def make_parts(config: TrainConfig) -> Parts:
         text_weight=config.text_weight,
         code_balance=config.code_balance,
     )
-    queries = layout.queries if paradigm.draw == "query" else 0
+    queries = layout.queries if paradigm.image_objective == "query" else 0
     vocabulary = Vocabulary(_text(config), codec.vocabularies, queries)
     size = find_size(config.size)(vocabulary.size, experts=config.experts)
     model_config = for_paradigm(
@@ -141,9 +141,9 @@ def make_parts(config: TrainConfig) -> Parts:
     writer = DocumentWriter(vocabulary, paradigm, layout, weights)
     planner = Planner(config.data, writer, stream)
     titles = [source.title for source in config.data]
-    return Parts(
-        model_config, vocabulary, paradigm, layout, codec, encoder, eyes, planner, titles,
-        config.codec,
+    return TrainingSetup(
+        model_config, vocabulary, paradigm, layout, codec, encoder, image_tokenizer, planner,
+        titles, config.codec,
     )  # fmt: skip
 
 

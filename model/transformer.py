@@ -1,7 +1,7 @@
 """The one transformer: every paradigm is a batch to it.
 
 RMSNorm, QK-norm, SwiGLU, grouped-query attention, rotary positions on three axes. Experts: one for
-all (dense), one for each route (mixture of transformers, Liang et al. 2024), or learned top-k in
+all (dense), one for each expert (mixture of transformers, Liang et al. 2024), or learned top-k in
 the feed-forward part (mixture of experts, dropless).
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.attention import Places, allow, make_mask
+from gristmill.model.attention import TokenMeta, allow, make_mask
 from gristmill.model.batch import IGNORE, PackedBatch
 from gristmill.model.blocks import PLACE_FEATURES, Block, Cache, Context, Rotary, place_features
 from gristmill.model.experts import ExpertLinear, Sorting
@@ -57,21 +57,21 @@ class Transformer(nn.Module):
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
         self.lm = nn.Linear(config.width, config.vocabulary, bias=False)
         if config.semantic_width:
-            self.und_proj = nn.Sequential(
+            self.semantic_proj = nn.Sequential(
                 nn.Linear(config.semantic_width, config.width),
                 nn.GELU(),
                 nn.Linear(config.width, config.width),
             )
         if config.latent_channels and config.flow_head != "query":
-            self.lat_in = nn.Linear(config.latent_channels, config.width)
+            self.latent_in = nn.Linear(config.latent_channels, config.width)
             self.time_in = nn.Sequential(
                 nn.Linear(64, config.width), nn.SiLU(), nn.Linear(config.width, config.width)
             )
         if config.flow_head == "linear":
-            self.lat_out = nn.Linear(config.width, config.latent_channels)
+            self.latent_out = nn.Linear(config.width, config.latent_channels)
         elif config.flow_head == "query":
             self.flow_head = FlowHead(
-                entering=config.width,
+                in_features=config.width,
                 channels=config.latent_channels,
                 width=config.flow_head_width or config.width,
                 layers=config.flow_head_layers or 4,
@@ -85,7 +85,7 @@ class Transformer(nn.Module):
         shrink = 1 / math.sqrt(2 * self.config.layers)
         for name, module in self.named_modules():
             if isinstance(module, ExpertLinear):
-                deviation = 1 / math.sqrt(module.entering)
+                deviation = 1 / math.sqrt(module.in_features)
                 if name.endswith((".out", ".down")):
                     deviation *= shrink
                 nn.init.normal_(module.weight, std=deviation)
@@ -93,17 +93,17 @@ class Transformer(nn.Module):
                 nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        entering = 0.02 if self.config.width > 512 else 0.1
-        nn.init.normal_(self.embed.weight, std=entering)
-        nn.init.normal_(self.place_in.weight, std=entering)
+        input_std = 0.02 if self.config.width > 512 else 0.1
+        nn.init.normal_(self.embed.weight, std=input_std)
+        nn.init.normal_(self.place_in.weight, std=input_std)
         nn.init.normal_(self.lm.weight, std=0.5 / math.sqrt(self.config.width))
         if self.config.flow_head == "linear":
-            nn.init.zeros_(self.lat_out.weight)
+            nn.init.zeros_(self.latent_out.weight)
         elif self.config.flow_head == "query":
             self.flow_head.reset_last()
 
     @torch.no_grad()
-    def start_codes(self, first: int, features: Tensor) -> None:
+    def init_code_embeddings(self, first: int, features: Tensor) -> None:
         """Begin the embeddings and output rows of ids from `first` on with what the codes stand
         for, [codes, features], so that like codes are alike from the first step."""
         centred = features.double() - features.double().mean(dim=0)
@@ -123,37 +123,39 @@ class Transformer(nn.Module):
         """[B, L, width]: each position from its id, its latent at its time, or its patch."""
         rows, length = batch.ids.shape
         x = self.embed(batch.ids.clamp_min(0)) * (batch.ids >= 0)[:, :, None]
-        inside = (batch.seg >= 0)[:, :, None]
+        inside = (batch.span >= 0)[:, :, None]
         x = x + self.place_in(place_features(batch.pos)).to(x.dtype) * inside
         flat: Tensor = x.view(rows * length, -1)
         # Without latents too: on every rank these maps must have a gradient, be it zero.
         if self.config.latent_channels and self.config.flow_head != "query":
             noisy = self.noisy(batch)
-            inner = self.lat_in(noisy) + self.time_in(time_features(batch.lat_t))
-            flat = flat.index_add(0, batch.lat_idx, inner.to(flat.dtype))
+            inner = self.latent_in(noisy) + self.time_in(time_features(batch.latent_t))
+            flat = flat.index_add(0, batch.latent_idx, inner.to(flat.dtype))
         if self.config.semantic_width:
-            flat = flat.index_add(0, batch.und_idx, self.und_proj(batch.und).to(flat.dtype))
+            flat = flat.index_add(
+                0, batch.semantic_idx, self.semantic_proj(batch.semantic).to(flat.dtype)
+            )
         return flat.view(rows, length, -1)
 
     @staticmethod
     def noisy(batch: PackedBatch) -> Tensor:
         """(1 - t) * clean + t * noise, [N, C] (rectified flow, Liu et al. 2022)."""
-        t = batch.lat_t[:, None]
-        return (1 - t) * batch.lat + t * batch.lat_eps
+        t = batch.latent_t[:, None]
+        return (1 - t) * batch.latent + t * batch.latent_eps
 
-    def _context(self, mask: Any, pos: Tensor, route: Tensor) -> Context:
+    def _context(self, mask: Any, pos: Tensor, expert: Tensor) -> Context:
         cos, sin = self.rotary(pos)
         if self.config.experts != "mot":
             return Context(mask, cos, sin, None, None)
-        flat = route.reshape(-1).long()
+        flat = expert.reshape(-1).long()
         return Context(mask, cos, sin, flat, Sorting.of(flat, 2))
 
     def hidden(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Normed outputs [B * L, width], and the balance term."""
         rows, length = batch.ids.shape
         index = torch.arange(length, device=batch.ids.device).expand(rows, length)
-        mask = make_mask(Places(index, batch.doc, batch.seg, batch.kind))
-        context = self._context(mask, batch.pos, batch.route)
+        mask = make_mask(TokenMeta(index, batch.doc, batch.span, batch.attn_mode))
+        context = self._context(mask, batch.pos, batch.expert)
         x = self.embed_batch(batch).view(rows * length, -1)
         balances: list[Tensor] = []
         for block in self.blocks:
@@ -189,18 +191,18 @@ class Transformer(nn.Module):
         )
 
     def _flow_errors(self, batch: PackedBatch, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = (batch.lat_loss > 0).nonzero()[:, 0] if len(batch.lat) else batch.lat_idx
+        chosen = (batch.latent_loss > 0).nonzero()[:, 0] if len(batch.latent) else batch.latent_idx
         if not len(chosen):
             # Touches the head, so that every rank has a gradient for it.
             return self._idle_flow(hidden), chosen
         velocity = self.velocity(batch, hidden)[chosen].float()
-        target = (batch.lat_eps - batch.lat)[chosen]
-        error = ((velocity - target) ** 2).mean(dim=1) * batch.lat_loss[chosen]
-        return error, batch.lat_idx[chosen]
+        target = (batch.latent_eps - batch.latent)[chosen]
+        error = ((velocity - target) ** 2).mean(dim=1) * batch.latent_loss[chosen]
+        return error, batch.latent_idx[chosen]
 
     def _idle_flow(self, hidden: Tensor) -> Tensor:
         """No error, and a zero gradient for the head."""
-        heads = {"linear": "lat_out", "query": "flow_head"}
+        heads = {"linear": "latent_out", "query": "flow_head"}
         zero = hidden.new_zeros(1, dtype=torch.float32)
         if self.config.flow_head in heads:
             for parameter in getattr(self, heads[self.config.flow_head]).parameters():
@@ -210,29 +212,29 @@ class Transformer(nn.Module):
     def velocity(self, batch: PackedBatch, hidden: Tensor) -> Tensor:
         """Predicted noise - clean for each latent of the batch, [N, C]."""
         if self.config.flow_head == "linear":
-            out: Tensor = self.lat_out(hidden[batch.lat_idx])
+            out: Tensor = self.latent_out(hidden[batch.latent_idx])
             return out
         if self.config.flow_head == "query":
             return self.flow_head.packed(
-                hidden, batch.lat_idx, self.noisy(batch), batch.lat_t,
-                batch.doc.reshape(-1)[batch.lat_idx],
+                hidden, batch.latent_idx, self.noisy(batch), batch.latent_t,
+                batch.doc.reshape(-1)[batch.latent_idx],
             )  # fmt: skip
         raise ConfigurationError("the batch has latents with a loss, the model has no flow head")
 
     def extend(self, batch: PackedBatch, cache: Cache, *, commit: bool = True) -> Tensor:
         """Read on from a cache: normed outputs [B, L, width] of the batch's positions, which see
         each other and what the cache holds. They stay in it only with `commit`. The batch's `doc`
-        and `seg` count on from those of the cache."""
+        and `span` count on from those of the cache."""
         rows, length = batch.ids.shape
         index = torch.arange(cache.length, cache.length + length, device=batch.ids.device)
-        new = Places(index.expand(rows, length), batch.doc, batch.seg, batch.kind)
-        known = cache.places.join(new) if cache.places else new
-        context = self._context(allow(new, known), batch.pos, batch.route)
+        new = TokenMeta(index.expand(rows, length), batch.doc, batch.span, batch.attn_mode)
+        known = cache.meta.join(new) if cache.meta else new
+        context = self._context(allow(new, known), batch.pos, batch.expert)
         x = self.embed_batch(batch).view(rows * length, -1)
         for layer, block in enumerate(self.blocks):
             x, _ = block(x, (rows, length), context, cache, layer)
         if commit:
-            cache.places = known
+            cache.meta = known
         return self.norm(x).view(rows, length, -1)  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor, first: int = 0, last: int | None = None) -> Tensor:

@@ -10,26 +10,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, TrainingError
 from gristmill.model import checkpoint
 from gristmill.model.batch import Document
 from gristmill.model.codecs.registry import load_codec
-from gristmill.model.documents import Content, Layout, Passage, Segment
-from gristmill.model.image_tokenizer import Eyes
+from gristmill.model.documents import Content, DocumentLayout, Segment, TextSegment
+from gristmill.model.image_tokenizer import ImageTokenizer
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import find_paradigm
 from gristmill.model.planner import Planner
-from gristmill.model.sampling import DRAW, WRITE, Reader, Sampling, to_pictures
+from gristmill.model.renamed_parameters import present_name
+from gristmill.model.sampling import (
+    IMAGE_SAMPLERS,
+    TEXT_SAMPLERS,
+    DecodingSession,
+    Sampling,
+    to_pictures,
+)
 from gristmill.model.tasks import answering, continuing, describing, drawing, editing, recounting
-from gristmill.model.training_setup import Reading
+from gristmill.model.training_setup import ModelBundle
 from gristmill.model.transformer import Transformer
 from gristmill.model.vision_encoder import SemanticEncoder
 from gristmill.model.vocabulary import Vocabulary
-
-Image = NDArray[np.uint8]
-"""uint8 RGB, [height, width, 3]."""
+from gristmill.pipelines.decode import Image
 
 _ROWS = 64
 
@@ -37,8 +41,8 @@ _ROWS = 64
 class Unified:
     """Weights, and all that is needed to read and write with them."""
 
-    def __init__(self, model: Transformer, reading: Reading) -> None:
-        self.model, self.reading = model, reading
+    def __init__(self, model: Transformer, bundle: ModelBundle) -> None:
+        self.model, self.bundle = model, bundle
 
     def generate(
         self, prompts: str | Sequence[str], sampling: Sampling | None = None
@@ -54,7 +58,7 @@ class Unified:
         sampling: Sampling | None = None,
     ) -> list[Image]:
         """Each picture as its instruction wants it."""
-        seen = self.reading.eyes.look(pictures)
+        seen = self.bundle.image_tokenizer.tokenize(pictures)
         asked = [
             (editing(text), [content]) for text, content in zip(instructions, seen, strict=True)
         ]
@@ -67,7 +71,7 @@ class Unified:
         sampling: Sampling | None = None,
     ) -> list[Image]:
         """The second frame of each clip, from its first and its caption."""
-        seen = self.reading.eyes.look(firsts)
+        seen = self.bundle.image_tokenizer.tokenize(firsts)
         asked = [
             (continuing(text), [content]) for text, content in zip(captions, seen, strict=True)
         ]
@@ -82,16 +86,16 @@ class Unified:
         each of these stands."""
         asked = []
         for texts, pictures, places in stories:
-            seen = self.reading.eyes.look(pictures) if pictures else []
+            seen = self.bundle.image_tokenizer.tokenize(pictures) if pictures else []
             segments = recounting(texts, [*places, len(texts)])
             # What is there is seen; only the last picture is drawn.
-            given = [replace(s, learn=False) for s in segments[:-1]]
+            given = [replace(s, is_target=False) for s in segments[:-1]]
             asked.append(([*given, segments[-1]], seen))
         return self._draw(asked, None, sampling)
 
     def describe(self, pictures: Sequence[Image], sampling: Sampling | None = None) -> list[str]:
         """A caption for each picture of any size."""
-        return self.describe_seen(self.reading.eyes.look(pictures), sampling)
+        return self.describe_seen(self.bundle.image_tokenizer.tokenize(pictures), sampling)
 
     def describe_seen(self, seen: Sequence[Content], sampling: Sampling | None = None) -> list[str]:
         """The same, of what the model has of each picture."""
@@ -104,7 +108,7 @@ class Unified:
         sampling: Sampling | None = None,
     ) -> list[str]:
         """An answer to each question about its picture."""
-        seen = self.reading.eyes.look(pictures)
+        seen = self.bundle.image_tokenizer.tokenize(pictures)
         asked = [
             (answering([(question, "")]), [content])
             for question, content in zip(questions, seen, strict=True)
@@ -113,7 +117,7 @@ class Unified:
 
     def _prompt(self, segments: Sequence[Segment], contents: Sequence[Content]) -> Document:
         rng = np.random.default_rng(0)
-        return self.reading.writer.write(segments, contents, rng, prompt=True)
+        return self.bundle.writer.write(segments, contents, rng, prompt=True)
 
     @torch.no_grad()
     def _draw(
@@ -135,9 +139,9 @@ class Unified:
                 ]
                 rows = given + without
             here = replace(sampling, seed=sampling.seed * 100_003 + number)
-            reader = Reader(self.model, self.reading, rows, here)
-            codes = DRAW[self.reading.paradigm.draw](reader)
-            drawn += list(to_pictures(self.reading, codes))
+            session = DecodingSession(self.model, self.bundle, rows, here)
+            codes = IMAGE_SAMPLERS[self.bundle.paradigm.image_objective](session)
+            drawn += list(to_pictures(self.bundle, codes))
         return drawn
 
     @torch.no_grad()
@@ -151,16 +155,16 @@ class Unified:
         texts: list[str] = []
         for part in _parts(asked):
             prompts = [self._prompt(segments, contents) for segments, contents in part]
-            reader = Reader(self.model, self.reading, prompts, sampling)
-            for ids in WRITE[self.reading.paradigm.text](reader):
-                texts.append(self.reading.vocabulary.decode(ids).strip())
+            session = DecodingSession(self.model, self.bundle, prompts, sampling)
+            for ids in TEXT_SAMPLERS[self.bundle.paradigm.text_objective](session):
+                texts.append(self.bundle.vocabulary.decode(ids).strip())
         return texts
 
 
 def _unsaid(segments: Sequence[Segment]) -> list[Segment]:
     """The same without what is said."""
     return [
-        replace(segment, text="") if isinstance(segment, Passage) else segment
+        replace(segment, text="") if isinstance(segment, TextSegment) else segment
         for segment in segments
     ]
 
@@ -199,19 +203,19 @@ def load(folder: str, device: str = "") -> Unified:
     for name in ("grid", "semantic_grid"):
         layout[name] = tuple(layout[name])
     config = ModelConfig(**facts["model"])
-    reading = Reading(
+    bundle = ModelBundle(
         config,
         Vocabulary(**facts["vocabulary"]),
         paradigm,
-        Layout(**layout),
+        DocumentLayout(**layout),
         codec,
         encoder,
-        Eyes(paradigm, codec, encoder),
+        ImageTokenizer(paradigm, codec, encoder),
     )
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = Transformer(config)
     model.load_state_dict(_weights(os.path.join(folder, checkpoint.WEIGHTS_FILE), model))
-    return Unified(model.to(where).eval(), reading)
+    return Unified(model.to(where).eval(), bundle)
 
 
 def _weights(path: str, model: Transformer) -> dict[str, torch.Tensor]:
@@ -219,7 +223,7 @@ def _weights(path: str, model: Transformer) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     try:
-        weights = load_file(path)
+        weights = {present_name(name): value for name, value in load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"{path} cannot be read: {error}; export it again") from error
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -237,17 +241,17 @@ def _weights(path: str, model: Transformer) -> dict[str, torch.Tensor]:
 def sample_sheet(model: Unified, planner: Planner, count: int = 8) -> Image:
     """Pictures drawn for the first captions of the data, above pictures and their captions."""
     from gristmill.model.contact_sheet import contact_sheet
-    from gristmill.model.dataloader import RowBuilder
+    from gristmill.model.dataloader import PackedRowBuilder
 
     rows = range(min(count, planner.samples[0].counts()[0]))
     table = planner.samples[0].table(0)
     captions = [table["caption"][row].as_py() or "" for row in rows]
     # Pictures as the model has them, which may be all that the shards hold.
-    builder = RowBuilder(planner, model.reading.eyes)
+    builder = PackedRowBuilder(planner, model.bundle.image_tokenizer)
     contents = [builder.content(0, 0, row) for row in rows]
-    codec = model.reading.codec
+    codec = model.bundle.codec
     grids = [found.codes if codec.discrete else found.latents for found in contents]
-    pictures = to_pictures(model.reading, torch.from_numpy(np.stack(grids)))  # type: ignore[arg-type]
+    pictures = to_pictures(model.bundle, torch.from_numpy(np.stack(grids)))  # type: ignore[arg-type]
     drawn = model.generate(captions)
     said = model.describe_seen(contents)
     return contact_sheet([*zip(drawn, captions, strict=True), *zip(pictures, said, strict=True)])

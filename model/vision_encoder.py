@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, MissingWeightsError
-from gristmill.model.center_crop import view
+from gristmill.model.center_crop import resize_center_crop
 
 # Least patches of a picture.
 _PLACES = 16
@@ -55,7 +55,7 @@ class SemanticEncoder:
     @torch.no_grad()
     def encode(self, pictures: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         """Patches [h, w, width] of the last layer for each uint8 RGB picture of any size."""
-        small = np.stack([view(picture, self.side) for picture in pictures])
+        small = np.stack([resize_center_crop(picture, self.side) for picture in pictures])
         pixels = torch.from_numpy(small).permute(0, 3, 1, 2).float() / 255
         out: Any = self._visual.forward_intermediates(
             (pixels - self._mean) / self._std,

@@ -49,7 +49,7 @@ class Vocabulary:
         return (Vocabulary, (self._json, self.codebooks, self.queries))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without marks around it."""
+        """Ids of a text, without special tokens around it."""
         return list(self._encoded(text))
 
     def _encode(self, text: str) -> tuple[int, ...]:

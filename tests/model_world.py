@@ -13,7 +13,7 @@ from shape_shards import build_shapes
 
 from gristmill.model import load
 from gristmill.model.batch import PackedBatch
-from gristmill.model.center_crop import view
+from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.patches import KMeansCodec, WhitenedPatches
 from gristmill.model.codecs.registry import CodecTraining, save_codec, train_codec
 from gristmill.model.filter_network import train_filter_network
@@ -22,7 +22,7 @@ from gristmill.model.shapes.scenes import caption, draw, make_scene
 from gristmill.model.shard_sources import DataSource
 from gristmill.model.train import Trainer, steps_of
 from gristmill.model.train_config import TrainConfig
-from gristmill.model.training_setup import make_parts
+from gristmill.model.training_setup import make_setup
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class World:
         )
         config = TrainConfig(
             out=str(out), data=(source,), codec=self.codes if kind.codes else self.latents,
-            encoder=self.encoder if "semantic" in kind.see else "",
+            encoder=self.encoder if "semantic" in kind.image_inputs else "",
             size="nano", paradigm=paradigm, steps=12, rows_per_step=4, row_length=160,
             text_vocabulary=300, warmup=2, log_every=1, save_every=6, precision="fp32",
         )  # fmt: skip
@@ -60,9 +60,9 @@ def losses_before_and_after(config: TrainConfig, steps: int = 6) -> tuple[float,
 
     The curve itself compares batches of other rows, masks and noises: chance, in a short training.
     """
-    parts = make_parts(config)
-    batches = list(islice(steps_of(config, parts), steps))
-    untrained = Trainer(replace(config, out=config.out + "-untrained"), parts, torch.device("cpu"))
+    setup = make_setup(config)
+    batches = list(islice(steps_of(config, setup), steps))
+    untrained = Trainer(replace(config, out=config.out + "-untrained"), setup, torch.device("cpu"))
     return _loss(untrained.model, config, batches), _loss(load(config.out).model, config, batches)
 
 
@@ -71,7 +71,7 @@ def _loss(model: torch.nn.Module, config: TrainConfig, batches: list[PackedBatch
     total = 0.0
     for batch in batches:
         found = model.eval()(batch)
-        flow = float(found.flow) / (float(batch.lat_loss.sum()) or 1.0)
+        flow = float(found.flow) / (float(batch.latent_loss.sum()) or 1.0)
         total += float(found.text) / float(batch.weight.sum()) + config.flow_weight * flow
     return total / len(batches)
 
@@ -80,7 +80,7 @@ def make_world(folder: Path) -> World:
     """Draw, fit and write all of it; some seconds."""
     scenes = [make_scene(10**6 + i) for i in range(160)]
     pictures = [draw(scene, 60) for scene in scenes]
-    views = torch.from_numpy(np.stack([view(picture, 24) for picture in pictures]))
+    views = torch.from_numpy(np.stack([resize_center_crop(picture, 24) for picture in pictures]))
     codes = KMeansCodec(sizes=(64,), patch=6)
     two = KMeansCodec(sizes=(16, 16), patch=6)
     latents = WhitenedPatches(components=8, patch=6)

@@ -12,7 +12,7 @@ import torch
 from memory_workspace import MemoryWorkspace, run_phases
 from shard_set import SCHEMA
 
-from gristmill.model.center_crop import view
+from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import Codec, to_unit
 from gristmill.model.shapes.scenes import caption, draw, make_scene
 from gristmill.pipelines.schema import digest_fields
@@ -61,7 +61,7 @@ def build_shapes(
         }
         row |= texts(seed) if texts else {}
         if codec is not None:
-            small = torch.from_numpy(np.stack([view(picture, codec.side)]))
+            small = torch.from_numpy(np.stack([resize_center_crop(picture, codec.side)]))
             row[column] = codec.encode(to_unit(small)).reshape(-1).tolist()
             row["image_codec"] = codec.digest
         images[0, at] = data

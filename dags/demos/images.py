@@ -139,7 +139,7 @@ class FilterTrainer:
         import pyarrow as pa
         import torch
 
-        from gristmill.model.center_crop import view
+        from gristmill.model.center_crop import resize_center_crop
         from gristmill.model.codecs.patches import KMeansCodec
         from gristmill.model.codecs.registry import save_codec, train_codec
         from gristmill.model.filter_network import train_filter_network
@@ -155,7 +155,7 @@ class FilterTrainer:
             pictures[:TRUSTED], texts[:TRUSTED], self.folder, steps=STEPS, seed=self.seed
         )
         codec = KMeansCodec()
-        views = np.stack([view(picture, codec.side) for picture in pictures])
+        views = np.stack([resize_center_crop(picture, codec.side) for picture in pictures])
         train_codec(codec, torch.from_numpy(views))
         save_codec(codec, os.path.join(self.folder, CODEC))
         stage = ClipScore(model=f"local-dir:{self.folder}", embeddings=False)

@@ -32,7 +32,7 @@ class _AutoEncoder(Codec):
     """Patches -> width -> blocks -> `bottleneck` channels -> blocks -> patches."""
 
     def __init__(
-        self, *, side: int, patch: int, width: int, blocks: int, entering: int, leaving: int
+        self, *, side: int, patch: int, width: int, blocks: int, in_features: int, out_features: int
     ) -> None:
         super().__init__(side=side, patch=patch)
         self.width, self.blocks = width, blocks
@@ -40,10 +40,10 @@ class _AutoEncoder(Codec):
         self.down = nn.Sequential(
             nn.Conv2d(pixels, width, 1),
             *[_Block(width) for _ in range(blocks)],
-            nn.Conv2d(width, leaving, 1),
+            nn.Conv2d(width, out_features, 1),
         )
         self.up = nn.Sequential(
-            nn.Conv2d(entering, width, 1),
+            nn.Conv2d(in_features, width, 1),
             *[_Block(width) for _ in range(blocks + 1)],
             nn.GroupNorm(8, width),
             nn.SiLU(),
@@ -81,8 +81,8 @@ class FsqCodec(_AutoEncoder):
         if not flat or min(flat) < 2:
             raise ConfigurationError(f"levels {levels}: give at least two to each channel")
         super().__init__(
-            side=side, patch=patch, width=width, blocks=blocks, entering=len(flat),
-            leaving=len(flat),
+            side=side, patch=patch, width=width, blocks=blocks, in_features=len(flat),
+            out_features=len(flat),
         )  # fmt: skip
         self.register_buffer("counts", torch.tensor(flat), persistent=False)
 
@@ -161,8 +161,8 @@ class VaeCodec(_AutoEncoder):
     ) -> None:
         self.latent, self.kl = latent, kl
         super().__init__(
-            side=side, patch=patch, width=width, blocks=blocks, entering=latent,
-            leaving=2 * latent,
+            side=side, patch=patch, width=width, blocks=blocks, in_features=latent,
+            out_features=2 * latent,
         )  # fmt: skip
         self.register_buffer("mean", torch.zeros(latent))
         self.register_buffer("spread", torch.ones(latent))

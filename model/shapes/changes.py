@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gristmill.model.shapes.scenes import COLOURS, Picture, Scene, Thing, captions, draw, make_scene
+from gristmill.model.shapes.scenes import COLOURS, Scene, Thing, captions, draw, make_scene
+from gristmill.pipelines.decode import Image
 
 # (row, column) of a step.
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
@@ -77,7 +78,7 @@ def _with(scene: Scene, old: Thing, new: Thing) -> Scene:
     return Scene(scene.seed, tuple(sorted(things, key=lambda thing: thing.cell)))
 
 
-def draw_motion(motion: Change, frames: int, side: int) -> list[Picture]:
+def draw_motion(motion: Change, frames: int, side: int) -> list[Image]:
     """A clip: at rest for three tenths, moving for four, at rest for three."""
     pictures = []
     olds = {thing.cell: thing for thing in motion.before.things}

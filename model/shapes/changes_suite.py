@@ -64,7 +64,7 @@ def evaluate_stories(
         # The shape that the story does not come back to.
         "other_shape": _share(_shows_what, read, others),
         "picture_invalid": float(np.mean([things is None for things in read])),
-        "codec_ceiling": codec_ceiling(model.reading.codec, wanted),
+        "codec_ceiling": codec_ceiling(model.bundle.codec, wanted),
         "scenes": count,
         "seed": seed,
     }
@@ -92,7 +92,7 @@ def _changes(
         "picture_exact_shuffled": _share(shows_at, read, [*after[1:], after[0]]),
         "unchanged": _share(shows_at, read, [change.before for change in changes]),
         "picture_invalid": float(np.mean([things is None for things in read])),
-        "codec_ceiling": codec_ceiling(model.reading.codec, after),
+        "codec_ceiling": codec_ceiling(model.bundle.codec, after),
         "scenes": count,
         "seed": seed,
     }
@@ -114,10 +114,10 @@ def _share(
 
 
 def _check(model: Unified) -> None:
-    if model.reading.codec.side != SIDE:
+    if model.bundle.codec.side != SIDE:
         raise ConfigurationError(
             f"the suites of shapes read pictures of {SIDE} px, the model draws "
-            f"{model.reading.codec.side}"
+            f"{model.bundle.codec.side}"
         )
 
 

@@ -14,8 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Picture = NDArray[np.uint8]
-"""uint8 RGB, [side, side, 3]."""
+from gristmill.pipelines.decode import Image
 
 SHAPES = ("circle", "square", "triangle", "star")
 SIZES = ("small", "large")
@@ -84,7 +83,7 @@ def make_scene(seed: int) -> Scene:
     return Scene(seed, tuple(sorted(things, key=lambda thing: thing.cell)))
 
 
-def draw(scene: Scene, side: int = 256) -> Picture:
+def draw(scene: Scene, side: int = 256) -> Image:
     """A picture of a scene, `side` pixels square."""
     rng = np.random.Generator(np.random.PCG64([scene.seed, 2]))
     picture = _ground(rng, side)
@@ -93,7 +92,7 @@ def draw(scene: Scene, side: int = 256) -> Picture:
     return picture
 
 
-def _ground(rng: np.random.Generator, side: int) -> Picture:
+def _ground(rng: np.random.Generator, side: int) -> Image:
     """Noise of two scales in muted colours, like an unfocused wall, lawn or sky."""
     light = np.zeros((side, side), np.float32)
     for octave, strength in ((7, 1.0), (80, 0.5)):
@@ -108,7 +107,7 @@ def _ground(rng: np.random.Generator, side: int) -> Picture:
     return np.asarray(np.clip(values, 25, 215, out=values), np.uint8)
 
 
-def _draw_thing(picture: Picture, thing: Thing) -> None:
+def _draw_thing(picture: Image, thing: Thing) -> None:
     side = picture.shape[0]
     mask = draw_mask(thing.shape, reach(thing.size), thing.centre, side)
     left, top, width, height = cv2.boundingRect(mask)

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.center_crop import view
+from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import Codec, to_bytes, to_unit
 from gristmill.model.sampling import Sampling
 from gristmill.model.shapes.parser import SIDE, agrees, read_caption, read_pictures, shows
 from gristmill.model.shapes.questions import is_existence, questions
 from gristmill.model.shapes.scenes import Scene, Thing, captions, draw, make_scene
-from gristmill.model.unified import Image, Unified
+from gristmill.model.unified import Unified
+from gristmill.pipelines.decode import Image
 
 HELD_OUT = (("red", "star"), ("green", "circle"), ("blue", "triangle"), ("yellow", "square"))
 """(colour, shape) that training on `WITHOUT_HELD_OUT` never sees together."""
@@ -47,10 +48,10 @@ def evaluate_shapes(
 
     Raises `ConfigurationError` for a model of another side than the parser reads.
     """
-    if model.reading.codec.side != SIDE:
+    if model.bundle.codec.side != SIDE:
         raise ConfigurationError(
             f"the shapes suite reads pictures of {SIDE} px, the model draws "
-            f"{model.reading.codec.side}"
+            f"{model.bundle.codec.side}"
         )
     sampling = replace(sampling or Sampling(), seed=seed)
     seen, held_out = suite_scenes(count, seed)
@@ -83,7 +84,7 @@ def evaluate_shapes(
             ),
             "caption_exact": _share(_captions_right(model, held_out, held_pictures)),
         },
-        "codec_ceiling": codec_ceiling(model.reading.codec, seen),
+        "codec_ceiling": codec_ceiling(model.bundle.codec, seen),
         "scenes": count,
         "steps": steps,
         "seed": seed,
@@ -161,7 +162,7 @@ def _attributes(
 def codec_ceiling(codec: Codec, scenes: Sequence[Scene]) -> float:
     """Share of clean pictures that are read rightly after the codec's encode and decode: what a
     model that copies perfectly would reach."""
-    small = np.stack([view(draw(scene, _DRAWN_AT), codec.side) for scene in scenes])
+    small = np.stack([resize_center_crop(draw(scene, _DRAWN_AT), codec.side) for scene in scenes])
     decoded = to_bytes(codec.decode(codec.encode(to_unit(torch.from_numpy(small))))).numpy()
     read = read_pictures(decoded)
     return _share([shows(r, s) for r, s in zip(read, scenes, strict=True)])

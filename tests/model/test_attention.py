@@ -7,41 +7,41 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
 
-from gristmill.model.attention import Places, allow, attend, block_mask, make_mask
+from gristmill.model.attention import TokenMeta, allow, attend, block_mask, make_mask
 
 
-def _places(seed: int, rows: int = 3, length: int = 24) -> Places:
-    """Random documents with spans of every kind, and padding at the end."""
+def _places(seed: int, rows: int = 3, length: int = 24) -> TokenMeta:
+    """Random documents with spans of every attn_mode, and padding at the end."""
     rng = np.random.default_rng(seed)
     doc = np.full((rows, length), -1)
-    seg = np.full((rows, length), -1)
-    kind = np.zeros((rows, length), int)
+    span = np.full((rows, length), -1)
+    attn_mode = np.zeros((rows, length), int)
     for row in range(rows):
-        at = number = span = 0
+        at = number = spans = 0
         while at < length - 4:
             end = min(length - 2, at + int(rng.integers(3, 9)))
             doc[row, at:end] = number
             if rng.uniform() < 0.7 and end - at > 2:
-                seg[row, at + 1 : end] = span
-                kind[row, at + 1 : end] = rng.integers(0, 3)
-                span += 1
+                span[row, at + 1 : end] = spans
+                attn_mode[row, at + 1 : end] = rng.integers(0, 3)
+                spans += 1
             number += rng.uniform() < 0.5
             at = end
     index = torch.arange(length).expand(rows, length)
-    return Places(index, torch.tensor(doc), torch.tensor(seg), torch.tensor(kind))
+    return TokenMeta(index, torch.tensor(doc), torch.tensor(span), torch.tensor(attn_mode))
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_mask_is_the_rule(seed: int) -> None:
     places = _places(seed)
     mask = allow(places, places)[:, 0]
-    doc, seg, kind = places.doc, places.seg, places.kind
+    doc, span, attn_mode = places.doc, places.span, places.attn_mode
     for row in range(mask.shape[0]):
         for q in range(mask.shape[1]):
             for k in range(mask.shape[2]):
-                same = bool(seg[row, q] == seg[row, k] and seg[row, k] >= 0)
-                seen = k <= q or (same and kind[row, q] >= 1)
-                hidden = kind[row, k] == 2 and seg[row, q] != seg[row, k]
+                same = bool(span[row, q] == span[row, k] and span[row, k] >= 0)
+                seen = k <= q or (same and attn_mode[row, q] >= 1)
+                hidden = attn_mode[row, k] == 2 and span[row, q] != span[row, k]
                 expected = doc[row, q] == doc[row, k] and seen and not hidden
                 assert mask[row, q, k] == expected
 
@@ -65,4 +65,4 @@ def test_flex_attention_and_masked_attention_agree(heads: tuple[int, int]) -> No
 
 def test_every_position_sees_itself() -> None:
     mask = allow(_places(1), _places(1))[:, 0]
-    assert bool(mask.diagonal(dim1=1, dim2=2)[_places(1).kind < 3].all())
+    assert bool(mask.diagonal(dim1=1, dim2=2)[_places(1).attn_mode < 3].all())

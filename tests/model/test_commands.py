@@ -81,7 +81,7 @@ def test_a_paradigm_without_a_fitting_codec_gets_one(world: World, tmp_path: Pat
         "train", "nano", "--paradigm", "flow", "--data", world.plain, "--out", out, "--steps", "2",
         "--rows", "2", "--codec", world.codes,
     )  # fmt: skip
-    assert load(out).reading.codec.kind == "raw"
+    assert load(out).bundle.codec.kind == "raw"
     assert "flow" in PARADIGMS
 
 

@@ -20,24 +20,24 @@ from gristmill.errors import ConfigurationError, ShardError
 from gristmill.model.batch import PackedBatch
 from gristmill.model.codecs.patches import KMeansCodec
 from gristmill.model.codecs.registry import load_codec, save_codec
-from gristmill.model.dataloader import Loader, RowBuilder
-from gristmill.model.documents import Passage
-from gristmill.model.image_tokenizer import Eyes
+from gristmill.model.dataloader import Loader, PackedRowBuilder
+from gristmill.model.documents import TextSegment
+from gristmill.model.image_tokenizer import ImageTokenizer
 from gristmill.model.planner import StreamConfig, StreamState
 from gristmill.model.shard_sources import DataSource, SampleOrder, open_samples
 from gristmill.model.train_config import TrainConfig
-from gristmill.model.training_setup import Parts, make_parts
+from gristmill.model.training_setup import TrainingSetup, make_setup
 from gristmill.model.vocabulary import DESCRIBE, DRAW, REPLY
 from gristmill.pipelines.schema import digest_fields
 from gristmill.pipelines.shards.verify import verify_shards
 
 
-def _loader(config: TrainConfig, parts: Parts | None = None, **options: Any) -> Loader:
-    parts = parts or make_parts(config)
+def _loader(config: TrainConfig, setup: TrainingSetup | None = None, **options: Any) -> Loader:
+    setup = setup or make_setup(config)
     stream = StreamConfig(
         rows_per_step=config.rows_per_step, row_length=config.row_length, seed=config.seed
     )
-    return Loader(parts.planner, parts.eyes, stream, **options)
+    return Loader(setup.planner, setup.image_tokenizer, stream, **options)
 
 
 def _take(loader: Loader, count: int) -> list[PackedBatch]:
@@ -69,13 +69,13 @@ def test_a_stream_goes_on_exactly_where_it_stopped(
 
 
 def test_tasks_come_with_their_shares(world: World, tmp_path: Path) -> None:
-    planner = make_parts(world.config(tmp_path)).planner
+    planner = make_setup(world.config(tmp_path)).planner
     state, marks = planner.start(), []
     for _ in range(6):
         rows, state = planner.block(state)
         for plan in itertools.chain(*rows):
-            learnt = [s for s in plan.segments if s.learn][-1]
-            marks.append(learnt.mark if isinstance(learnt, Passage) else DRAW)
+            learnt = [s for s in plan.segments if s.is_target][-1]
+            marks.append(learnt.special_token if isinstance(learnt, TextSegment) else DRAW)
     shares = [marks.count(mark) / len(marks) for mark in (DRAW, DESCRIBE, REPLY)]
     assert len(marks) > 2000 and np.allclose(shares, [0.5, 0.25, 0.25], atol=0.04)
 
@@ -130,14 +130,14 @@ def test_sources_are_mixed_by_weight_and_filtered_by_where(world: World, tmp_pat
     config = world.config(tmp_path)
     red = dataclasses.replace(config.data[0], where="caption LIKE '%red%'", weight=3.0)
     rest = dataclasses.replace(config.data[0], where="caption NOT LIKE '%red%'", url=world.plain)
-    parts = make_parts(dataclasses.replace(config, data=(red, rest)))
-    state = parts.planner.start()
-    rows, _ = parts.planner.block(state)
+    setup = make_setup(dataclasses.replace(config, data=(red, rest)))
+    state = setup.planner.start()
+    rows, _ = setup.planner.block(state)
     plans = [plan for row in rows for plan in row]
     share = np.mean([plan.source == 0 for plan in plans])
     assert 0.68 < share < 0.82
     for plan in plans:
-        caption = parts.planner.columns(plan.source, plan.shard, plan.row)["caption"]
+        caption = setup.planner.columns(plan.source, plan.shard, plan.row)["caption"]
         assert ("red" in caption) == (plan.source == 0)
 
 
@@ -186,16 +186,16 @@ def test_rows_that_stay_empty_say_how_long_they_should_be(world: World, tmp_path
         config.data[0], tasks={"draw": 1.0}, where="caption LIKE '%left of%'"
     )
     config = dataclasses.replace(config, data=(alike,), guidance_dropout=0.0)
-    planner = make_parts(config).planner
+    planner = make_setup(config).planner
     plans, _ = planner.block(planner.start())
     lengths = [planner.writer.length(plan.segments) for row in plans for plan in row]
     assert "--row-length" not in planner.packing() and "filled to 9" in planner.packing()
     wasteful = 2 * min(lengths) - 1
     assert wasteful > max(lengths)
-    said = make_parts(dataclasses.replace(config, row_length=wasteful)).planner.packing()
+    said = make_setup(dataclasses.replace(config, row_length=wasteful)).planner.packing()
     assert f"documents have {min(lengths)} to {max(lengths)} positions" in said
     better = int(re.findall(r"--row-length (\d+) would fill rows to (\d+)%", said)[0][0])
-    again = make_parts(dataclasses.replace(config, row_length=better)).planner.packing()
+    again = make_setup(dataclasses.replace(config, row_length=better)).planner.packing()
     before, after = (int(re.findall(r"filled to (\d+)%", text)[0]) for text in (said, again))
     assert before < 80 <= after
 
@@ -212,7 +212,7 @@ def test_tasks_without_their_columns_are_an_error(world: World, tmp_path: Path) 
         _take(_loader(dataclasses.replace(config, data=(source,))), 1)
     source = dataclasses.replace(config.data[0], tasks={"paint": 1.0})
     with pytest.raises(ConfigurationError, match="paint"):
-        make_parts(dataclasses.replace(config, data=(source,)))
+        make_setup(dataclasses.replace(config, data=(source,)))
 
 
 def test_an_edit_is_learnt_from_the_picture_before_and_the_one_after(
@@ -228,27 +228,27 @@ def test_an_edit_is_learnt_from_the_picture_before_and_the_one_after(
     )
     config = world.config(tmp_path)
     source = dataclasses.replace(config.data[0], url=str(made), tasks={"edit": 1.0})
-    parts = make_parts(dataclasses.replace(config, data=(source,), row_length=160))
-    rows, state = parts.planner.block(parts.planner.start())
+    setup = make_setup(dataclasses.replace(config, data=(source,), row_length=160))
+    rows, state = setup.planner.block(setup.planner.start())
     plans = [plan for row in rows for plan in row]
     assert plans and state.unusable > 0
-    builder = RowBuilder(parts.planner, parts.eyes)
+    builder = PackedRowBuilder(setup.planner, setup.image_tokenizer)
     for plan in plans:
-        after = parts.planner.columns(0, plan.shard, plan.row)
+        after = setup.planner.columns(0, plan.shard, plan.row)
         assert len(plan.pictures) == 2 and after["source_uid"] != "nowhere"
         assert (
-            parts.planner.samples[0].table(plan.pictures[0][0])["uid"][plan.pictures[0][1]].as_py()
+            setup.planner.samples[0].table(plan.pictures[0][0])["uid"][plan.pictures[0][1]].as_py()
             == (after["source_uid"])
         )
     document = builder.build(plans[0])
-    codes = parts.vocabulary.code_starts[0]
-    spans = [document.ids[document.seg == span] - codes for span in (0, 1)]
+    codes = setup.vocabulary.code_starts[0]
+    spans = [document.ids[document.span == span] - codes for span in (0, 1)]
     places = [place[:2] for place in plans[0].pictures]
     assert places[1] == (plans[0].shard, plans[0].row)
     for span, place in zip(spans, places, strict=True):
         assert place is not None
-        picture = parts.planner.samples[0].picture(*place)
-        expected = parts.eyes.look([picture])[0].codes
+        picture = setup.planner.samples[0].picture(*place)
+        expected = setup.image_tokenizer.tokenize([picture])[0].codes
         assert expected is not None and (span == expected.reshape(-1)).all()
 
 
@@ -257,7 +257,7 @@ def test_a_where_that_is_wrong_or_leaves_nothing_is_an_error(world: World, tmp_p
     for where, message in (("nonsense > 1", "nonsense"), ("caption = 'x'", "leaves no sample")):
         source = dataclasses.replace(config.data[0], where=where)
         with pytest.raises(ConfigurationError, match=message):
-            make_parts(dataclasses.replace(config, data=(source,)))
+            make_setup(dataclasses.replace(config, data=(source,)))
 
 
 def test_tokens_are_read_from_the_shards_and_are_what_pixels_would_give(
@@ -268,18 +268,18 @@ def test_tokens_are_read_from_the_shards_and_are_what_pixels_would_give(
     for paradigm, stored in (("ar", world.shards), ("flow", str(made))):
         config = world.config(tmp_path, paradigm)
         source = dataclasses.replace(config.data[0], url=stored)
-        parts = make_parts(dataclasses.replace(config, data=(source,)))
-        columns = parts.planner.columns(0, 0, 3)
-        assert not parts.eyes.needs_pixels(columns)
-        found = parts.eyes.stored(columns)
+        setup = make_setup(dataclasses.replace(config, data=(source,)))
+        columns = setup.planner.columns(0, 0, 3)
+        assert not setup.image_tokenizer.needs_pixels(columns)
+        found = setup.image_tokenizer.stored(columns)
         # Stored were those of the picture before it became a JPEG.
-        looked = parts.eyes.look([parts.planner.samples[0].picture(0, 3)])[0]
+        looked = setup.image_tokenizer.tokenize([setup.planner.samples[0].picture(0, 3)])[0]
         if paradigm == "ar":
             assert np.mean(found.codes == looked.codes) > 0.6
         else:
             assert np.abs(found.latents - looked.latents).mean() < 0.5  # type: ignore[operator]
-        monkeypatch.setattr(Eyes, "look", None)
-        _take(_loader(dataclasses.replace(config, data=(source,)), parts), 1)
+        monkeypatch.setattr(ImageTokenizer, "tokenize", None)
+        _take(_loader(dataclasses.replace(config, data=(source,)), setup), 1)
         monkeypatch.undo()
 
 
@@ -318,15 +318,15 @@ def test_tokens_of_another_codec_are_made_again(world: World, tmp_path: Path) ->
     other = KMeansCodec(sizes=(64,), patch=6)
     other.means.copy_(torch.randn(other.means.shape))
     save_codec(other, str(tmp_path / "other.safetensors"))
-    parts = make_parts(world.config(tmp_path, codec=str(tmp_path / "other.safetensors")))
-    columns = parts.planner.columns(0, 0, 3)
-    assert columns["image_codec"] != other.digest and parts.eyes.needs_pixels(columns)
+    setup = make_setup(world.config(tmp_path, codec=str(tmp_path / "other.safetensors")))
+    columns = setup.planner.columns(0, 0, 3)
+    assert columns["image_codec"] != other.digest and setup.image_tokenizer.needs_pixels(columns)
     # Shards of others may not say which codec theirs was.
     del columns["image_codec"]
-    assert not parts.eyes.needs_pixels(columns)
+    assert not setup.image_tokenizer.needs_pixels(columns)
     columns["image_codes"] = columns["image_codes"][:7]
     with pytest.raises(ConfigurationError, match="the codec that the shards were tokenized with"):
-        parts.eyes.stored(columns)
+        setup.image_tokenizer.stored(columns)
 
 
 def test_several_questions_are_asked_of_one_picture_unless_answers_are_masked(
@@ -335,12 +335,14 @@ def test_several_questions_are_asked_of_one_picture_unless_answers_are_masked(
     for paradigm, several in (("ar", True), ("discrete-diffusion", False)):
         config = world.config(tmp_path, paradigm)
         source = dataclasses.replace(config.data[0], tasks={"answer": 1.0}, turns=3)
-        planner = make_parts(dataclasses.replace(config, data=(source,))).planner
+        planner = make_setup(dataclasses.replace(config, data=(source,))).planner
         plans = [plan for row in planner.block(planner.start())[0] for plan in row]
         turns = {
-            sum(isinstance(segment, Passage) and segment.learn for segment in plan.segments)
+            sum(isinstance(segment, TextSegment) and segment.is_target for segment in plan.segments)
             for plan in plans
         }
         assert turns == ({3} if several else {1})
-        asked = [[s.text for s in plan.segments if isinstance(s, Passage)][::2] for plan in plans]
+        asked = [
+            [s.text for s in plan.segments if isinstance(s, TextSegment)][::2] for plan in plans
+        ]
         assert all(len(set(texts)) == len(texts) for texts in asked)

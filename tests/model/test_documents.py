@@ -8,13 +8,19 @@ import torch
 
 from gristmill.model.batch import FULL, IGNORE, NOISE, Document, best_fit, pack
 from gristmill.model.configurations import for_paradigm, nano
-from gristmill.model.documents import Content, DocumentWriter, Layout, Passage, Picture
+from gristmill.model.documents import (
+    Content,
+    DocumentLayout,
+    DocumentWriter,
+    ImageSegment,
+    TextSegment,
+)
 from gristmill.model.paradigms import PARADIGMS, Paradigm
-from gristmill.model.tasks import answering, describing, drawing, editing, telling
+from gristmill.model.tasks import answering, describing, drawing, editing, interleaving
 from gristmill.model.transformer import Transformer
 from gristmill.model.vocabulary import EOS, IMAGE, IMAGE_END, MASK, Vocabulary, train_text
 
-LAYOUT = Layout(
+LAYOUT = DocumentLayout(
     grid=(3, 4), semantic_grid=(2, 2), latents_per_query=4, latent_channels=5, semantic_width=7,
     text_block=8,
 )  # fmt: skip
@@ -24,13 +30,13 @@ TASKS = {
     "describe": describing("a small red circle"),
     "answer": answering([("how many shapes?", "one"), ("what shape is red?", "star")]),
     "edit": editing("make it green"),
-    "tell": telling("a red circle"),
-    "text": [Passage("a red circle", learn=True, ends=True)],
+    "tell": interleaving("a red circle"),
+    "text": [TextSegment("a red circle", is_target=True, ends=True)],
 }
 
 
 def _writer(paradigm: Paradigm, books: tuple[int, ...] = (16,)) -> DocumentWriter:
-    queries = LAYOUT.queries if paradigm.draw == "query" else 0
+    queries = LAYOUT.queries if paradigm.image_objective == "query" else 0
     return DocumentWriter(Vocabulary(TEXT, books, queries), paradigm, LAYOUT)
 
 
@@ -55,15 +61,15 @@ def test_lengths_are_known_beforehand_and_spans_are_spans(name: str, task: str) 
     writer = _writer(PARADIGMS[name], (16, 16))
     document = _write(writer, task)
     assert len(document) == writer.length(TASKS[task])
-    assert (document.seg[document.kind >= FULL] >= 0).all()
-    continuous = np.concatenate([document.lat_idx, document.und_idx])
+    assert (document.span[document.attn_mode >= FULL] >= 0).all()
+    continuous = np.concatenate([document.latent_idx, document.semantic_idx])
     placed = document.ids[continuous]
     # Queries have ids of their own; all other continuous positions have none.
-    assert ((placed == -1) | (PARADIGMS[name].draw == "query")).all()
+    assert ((placed == -1) | (PARADIGMS[name].image_objective == "query")).all()
     assert (document.ids[document.ids < 0] == -1).all()
     assert (document.weight[document.labels == IGNORE] == 0).all()
-    assert document.weight.sum() + document.lat_loss.sum() > 0
-    assert sum(document.und_spans) == len(document.und_idx)
+    assert document.weight.sum() + document.latent_loss.sum() > 0
+    assert sum(document.semantic_spans) == len(document.semantic_idx)
 
 
 def test_codes_come_one_after_the_other_at_the_position_that_emits_them() -> None:
@@ -78,7 +84,7 @@ def test_codes_come_one_after_the_other_at_the_position_that_emits_them() -> Non
     # The mark emits the rows, the columns emit the first code, the last code emits nothing.
     assert document.labels[first : first + 15].tolist() == [*ids, IGNORE]
     assert (document.labels[:first] == IGNORE).all() and document.ids[-1] == IMAGE_END
-    assert (document.kind == 0).all()
+    assert (document.attn_mode == 0).all()
 
 
 def test_text_is_emitted_by_its_mark_and_ends() -> None:
@@ -94,19 +100,19 @@ def test_masked_labels_stay_in_place() -> None:
     masked = document.ids == MASK
     assert masked.any() and ((document.labels != IGNORE) >= masked).all()
     plain = _write(_writer(PARADIGMS["ar"]), "draw")
-    span = document.seg == 0
-    truth = plain.ids[plain.seg == 0]
+    span = document.span == 0
+    truth = plain.ids[plain.span == 0]
     assert (np.where(masked[span], document.labels[span], document.ids[span]) == truth).all()
 
 
 def test_a_noise_copy_comes_before_its_clean_copy_and_shares_its_place() -> None:
     document = _write(_writer(PARADIGMS["flow-semantic"]), "tell")
-    noise = document.lat_idx[document.lat_loss > 0]
-    clean = document.lat_idx[document.lat_loss == 0]
-    assert (document.kind[noise] == NOISE).all() and (document.kind[clean] == FULL).all()
+    noise = document.latent_idx[document.latent_loss > 0]
+    clean = document.latent_idx[document.latent_loss == 0]
+    assert (document.attn_mode[noise] == NOISE).all() and (document.attn_mode[clean] == FULL).all()
     assert noise.max() < clean.min()
     assert (document.pos[noise] == document.pos[clean]).all()
-    assert (document.lat_t[document.lat_loss == 0] == 0).all()
+    assert (document.latent_t[document.latent_loss == 0] == 0).all()
 
 
 def test_no_gradient_leads_from_the_clean_copy_to_the_noise_loss() -> None:
@@ -118,24 +124,24 @@ def test_no_gradient_leads_from_the_clean_copy_to_the_noise_loss() -> None:
     )
     torch.manual_seed(0)
     model = Transformer(config)
-    torch.nn.init.normal_(model.lat_out.weight)
-    batch.lat.requires_grad_()
-    batch.und.requires_grad_()
-    tell = batch.doc.reshape(-1)[batch.lat_idx] == 0
+    torch.nn.init.normal_(model.latent_out.weight)
+    batch.latent.requires_grad_()
+    batch.semantic.requires_grad_()
+    tell = batch.doc.reshape(-1)[batch.latent_idx] == 0
     hidden, _ = model.hidden(batch)
-    noise = tell & (batch.lat_loss > 0)
+    noise = tell & (batch.latent_loss > 0)
     model.velocity(batch, hidden)[noise].square().sum().backward()
-    assert batch.lat.grad is not None and batch.und.grad is not None
-    assert bool((batch.lat.grad[noise] != 0).any())
-    assert bool((batch.lat.grad[tell & (batch.lat_loss == 0)] == 0).all())
+    assert batch.latent.grad is not None and batch.semantic.grad is not None
+    assert bool((batch.latent.grad[noise] != 0).any())
+    assert bool((batch.latent.grad[tell & (batch.latent_loss == 0)] == 0).all())
     # Semantic patches of the same document come after the noise; the edit's is another document.
-    assert bool((batch.und.grad == 0).all())
+    assert bool((batch.semantic.grad == 0).all())
     # The clean copy of a source picture, though, is what an edit looks at.
-    batch.lat.grad = None
+    batch.latent.grad = None
     hidden, _ = model.hidden(batch)
-    edited = ~tell & (batch.lat_loss > 0)
+    edited = ~tell & (batch.latent_loss > 0)
     model.velocity(batch, hidden)[edited].square().sum().backward()
-    assert bool((batch.lat.grad[~tell & (batch.lat_loss == 0)] != 0).any())
+    assert bool((batch.latent.grad[~tell & (batch.latent_loss == 0)] != 0).any())
 
 
 def test_packing_keeps_documents_apart_and_loses_nothing() -> None:
@@ -154,10 +160,14 @@ def test_packing_keeps_documents_apart_and_loses_nothing() -> None:
         assert (batch.doc[number, at:] == -1).all()
     parts = batch.split(2)
     assert [len(part.ids) for part in parts] == [2, 1]
-    assert torch.equal(torch.cat([part.lat for part in parts]), batch.lat)
-    assert torch.equal(parts[1].lat_idx + 2 * 96, batch.lat_idx[len(parts[0].lat) :])
-    assert int(parts[1].und_cu[-1]) == len(parts[1].und)
-    assert sum(int(part.und_cu[-1]) for part in parts) == int(batch.und_cu[-1]) == len(batch.und)
+    assert torch.equal(torch.cat([part.latent for part in parts]), batch.latent)
+    assert torch.equal(parts[1].latent_idx + 2 * 96, batch.latent_idx[len(parts[0].latent) :])
+    assert int(parts[1].semantic_cu_seqlens[-1]) == len(parts[1].semantic)
+    assert (
+        sum(int(part.semantic_cu_seqlens[-1]) for part in parts)
+        == int(batch.semantic_cu_seqlens[-1])
+        == len(batch.semantic)
+    )
 
 
 def test_best_fit_fills_the_smallest_room() -> None:
@@ -172,7 +182,7 @@ def test_prompts_are_beginnings_of_what_was_learnt() -> None:
             rng = np.random.default_rng(0)
             prompt = writer.write(TASKS[task], contents, rng, prompt=True)
             whole = _write(writer, task)
-            for field in ("ids", "pos", "seg", "kind", "route"):
+            for field in ("ids", "pos", "span", "attn_mode", "expert"):
                 begin = getattr(whole, field)[: len(prompt)]
                 assert (getattr(prompt, field) == begin).all(), (name, task, field)
 
@@ -180,5 +190,7 @@ def test_prompts_are_beginnings_of_what_was_learnt() -> None:
 def test_a_picture_that_is_seen_is_not_learnt() -> None:
     for paradigm in PARADIGMS.values():
         writer = _writer(paradigm)
-        document = writer.write([Picture(), Passage("x")], [_content(1)], np.random.default_rng(0))
-        assert document.weight.sum() == document.lat_loss.sum() == 0
+        document = writer.write(
+            [ImageSegment(), TextSegment("x")], [_content(1)], np.random.default_rng(0)
+        )
+        assert document.weight.sum() == document.latent_loss.sum() == 0

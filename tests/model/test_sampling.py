@@ -12,25 +12,30 @@ from model_world import World
 from gristmill.model.batch import pack
 from gristmill.model.blocks import Cache
 from gristmill.model.documents import Content
-from gristmill.model.sampling import Reader, Sampling, draw_flow, draw_next
+from gristmill.model.sampling import (
+    DecodingSession,
+    Sampling,
+    generate_image_ar,
+    generate_image_flow,
+)
 from gristmill.model.tasks import describing, drawing
-from gristmill.model.training_setup import make_parts
+from gristmill.model.training_setup import make_setup
 from gristmill.model.transformer import Transformer
 from gristmill.model.unified import Unified
 
 
 def _model(world: World, folder: Path, paradigm: str, experts: str = "dense") -> Unified:
-    parts = make_parts(world.config(folder, paradigm, experts=experts))
+    setup = make_setup(world.config(folder, paradigm, experts=experts))
     torch.manual_seed(3)
-    model = Transformer(parts.model_config).eval()
-    if parts.model_config.flow_head == "linear":
-        torch.nn.init.normal_(model.lat_out.weight, std=0.1)
-    return Unified(model, parts)
+    model = Transformer(setup.model_config).eval()
+    if setup.model_config.flow_head == "linear":
+        torch.nn.init.normal_(model.latent_out.weight, std=0.1)
+    return Unified(model, setup)
 
 
 def _content(model: Unified, seed: int) -> Content:
     rng = np.random.default_rng(seed)
-    return model.reading.eyes.look([rng.integers(0, 255, (40, 40, 3), np.uint8)])[0]
+    return model.bundle.image_tokenizer.tokenize([rng.integers(0, 255, (40, 40, 3), np.uint8)])[0]
 
 
 @pytest.mark.parametrize("experts", ["dense", "mot", "moe"])
@@ -39,27 +44,27 @@ def test_cached_logits_are_teacher_forced_logits(
     world: World, tmp_path: Path, experts: str
 ) -> None:
     model = _model(world, tmp_path, "ar", experts)
-    reading, rng = model.reading, np.random.default_rng(0)
+    bundle, rng = model.bundle, np.random.default_rng(0)
     prompts = ["a small red circle", "a star"]
     contents = [_content(model, i) for i in range(2)]
     whole = [
-        reading.writer.write(drawing(text), [content], rng)
+        bundle.writer.write(drawing(text), [content], rng)
         for text, content in zip(prompts, contents, strict=True)
     ]
     hidden, _ = model.model.hidden(pack([[document] for document in whole], 64))
     forced = model.model.logits(hidden).view(2, 64, -1)
-    opened = [reading.writer.write(drawing(text), [], rng, prompt=True) for text in prompts]
-    reader = Reader(model.model, reading, opened, Sampling())
+    opened = [bundle.writer.write(drawing(text), [], rng, prompt=True) for text in prompts]
+    session = DecodingSession(model.model, bundle, opened, Sampling())
     assert torch.allclose(
-        model.model.logits(reader.last),
+        model.model.logits(session.last),
         torch.stack([forced[i, len(opened[i]) - 1] for i in range(2)]),
         atol=1e-4,
     )
-    pos = reader.grid_pos()
+    pos = session.grid_pos()
     for place in range(pos.shape[1]):
         ids = torch.tensor([[d.ids[len(o) + place]] for d, o in zip(whole, opened, strict=True)])
-        out = reader.read(
-            ids, pos[:, place : place + 1], kind=0, route=1, seg=reader.segments, commit=True
+        out = session.read(
+            ids, pos[:, place : place + 1], attn_mode=0, expert=1, span=session.spans, commit=True
         )
         expected = torch.stack([forced[i, len(opened[i]) + place] for i in range(2)])
         assert torch.allclose(model.model.logits(out[:, 0]), expected, atol=1e-4), place
@@ -71,26 +76,26 @@ def test_cached_velocities_are_those_of_training(
     world: World, tmp_path: Path, paradigm: str
 ) -> None:
     model = _model(world, tmp_path, paradigm, "mot")
-    reading = model.reading
-    document = reading.writer.write(
+    bundle = model.bundle
+    document = bundle.writer.write(
         drawing("a small red circle"), [_content(model, 5)], np.random.default_rng(1)
     )
     batch = pack([[document]], len(document))
     hidden, _ = model.model.hidden(batch)
     expected = model.model.velocity(batch, hidden)
-    opened = reading.writer.write(
+    opened = bundle.writer.write(
         drawing("a small red circle"), [], np.random.default_rng(1), prompt=True
     )
-    reader = Reader(model.model, reading, [opened], Sampling())
+    session = DecodingSession(model.model, bundle, [opened], Sampling())
     noisy = model.model.noisy(batch)[None]
-    kind = 2 if reading.paradigm.clean_copy else 1
+    attn_mode = 2 if bundle.paradigm.clean_copy else 1
     for _ in range(2):
         # Not committed, so a second pass sees the same.
-        out = reader.read(
-            torch.full((1, len(noisy[0])), -1), reader.grid_pos(), kind=kind, route=1,
-            seg=reader.segments, commit=False, latents=(noisy, float(batch.lat_t[0])),
+        out = session.read(
+            torch.full((1, len(noisy[0])), -1), session.grid_pos(), attn_mode=attn_mode, expert=1,
+            span=session.spans, commit=False, latents=(noisy, float(batch.latent_t[0])),
         )  # fmt: skip
-        assert torch.allclose(model.model.lat_out(out)[0], expected, atol=1e-4)
+        assert torch.allclose(model.model.latent_out(out)[0], expected, atol=1e-4)
 
 
 @torch.no_grad()
@@ -108,7 +113,7 @@ def test_prompts_of_other_rows_do_not_matter(world: World, tmp_path: Path) -> No
 @torch.no_grad()
 def test_a_cache_grows_without_changing_what_it_holds(world: World, tmp_path: Path) -> None:
     model = _model(world, tmp_path, "ar")
-    document = model.reading.writer.write(
+    document = model.bundle.writer.write(
         describing("a small red circle"), [_content(model, 1)], np.random.default_rng(0)
     )
     batch = pack([[document]], len(document))
@@ -133,13 +138,15 @@ def test_guidance_moves_away_from_what_is_drawn_without_a_prompt(
 @torch.no_grad()
 def test_flows_end_at_the_data_when_the_velocity_is_exact(world: World, tmp_path: Path) -> None:
     model = _model(world, tmp_path, "flow")
-    opened = model.reading.writer.write(drawing(""), [], np.random.default_rng(0), prompt=True)
+    opened = model.bundle.writer.write(drawing(""), [], np.random.default_rng(0), prompt=True)
     target = torch.randn(1, 16, 8)
     noise = torch.randn(1, 16, 8, generator=torch.Generator().manual_seed(0))
     for solver in ("euler", "heun"):
-        reader = Reader(model.model, model.reading, [opened], Sampling(steps=3, solver=solver))
-        reader.model = _Exact(noise - target)  # type: ignore[assignment]
-        assert torch.allclose(draw_flow(reader), target, atol=1e-5)
+        session = DecodingSession(
+            model.model, model.bundle, [opened], Sampling(steps=3, solver=solver)
+        )
+        session.model = _Exact(noise - target)  # type: ignore[assignment]
+        assert torch.allclose(generate_image_flow(session), target, atol=1e-5)
 
 
 class _Exact:
@@ -151,19 +158,19 @@ class _Exact:
     def extend(self, batch: object, cache: object, *, commit: bool) -> torch.Tensor:
         return self.velocity
 
-    def lat_out(self, hidden: torch.Tensor) -> torch.Tensor:
+    def latent_out(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden
 
 
 @torch.no_grad()
 def test_drawn_codes_keep_to_their_codebook(world: World, tmp_path: Path) -> None:
-    parts = make_parts(
+    setup = make_setup(
         world.config(
             tmp_path, codec=world.two_books,
             data=(world.config(tmp_path).data[0],),
         )
     )  # fmt: skip
-    model = Transformer(parts.model_config).eval()
-    opened = parts.writer.write(drawing("x"), [], np.random.default_rng(0), prompt=True)
-    codes = draw_next(Reader(model, parts, [opened, opened], Sampling()))
+    model = Transformer(setup.model_config).eval()
+    opened = setup.writer.write(drawing("x"), [], np.random.default_rng(0), prompt=True)
+    codes = generate_image_ar(DecodingSession(model, setup, [opened, opened], Sampling()))
     assert codes.shape == (2, 32) and int(codes.min()) >= 0 and int(codes.max()) < 16

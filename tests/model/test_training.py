@@ -72,12 +72,12 @@ def test_factorised_codes_train_and_sample(config: Make, world: World) -> None:
 
 def test_one_batch_is_learnt_by_heart(config: Make) -> None:
     from gristmill.model.train import Trainer, steps_of
-    from gristmill.model.training_setup import make_parts
+    from gristmill.model.training_setup import make_setup
 
     small = config(rows_per_step=2, rate=1e-2)
-    parts = make_parts(small)
-    batch = next(steps_of(small, parts))
-    model = Trainer(small, parts, torch.device("cpu")).model
+    setup = make_setup(small)
+    batch = next(steps_of(small, setup))
+    model = Trainer(small, setup, torch.device("cpu")).model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
     for _ in range(60):

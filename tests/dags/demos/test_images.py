@@ -67,12 +67,12 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An image codec of few codes."""
     import torch
 
-    from gristmill.model.center_crop import view
+    from gristmill.model.center_crop import resize_center_crop
     from gristmill.model.codecs.patches import KMeansCodec
     from gristmill.model.codecs.registry import save_codec, train_codec
     from gristmill.model.shapes.scenes import draw, make_scene
 
-    views = np.stack([view(draw(make_scene(i), 60), 24) for i in range(40)])
+    views = np.stack([resize_center_crop(draw(make_scene(i), 60), 24) for i in range(40)])
     path = str(tmp_path_factory.mktemp("codec") / "codec.safetensors")
     save_codec(train_codec(KMeansCodec(sizes=(64,)), torch.from_numpy(views)), path)
     return path

@@ -95,7 +95,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> str:
     import torch
 
     from gristmill.dags.demos.images import CODEC
-    from gristmill.model.center_crop import view
+    from gristmill.model.center_crop import resize_center_crop
     from gristmill.model.codecs.patches import KMeansCodec
     from gristmill.model.codecs.registry import CodecTraining, save_codec, train_codec
     from gristmill.model.filter_network import train_filter_network
@@ -107,7 +107,9 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> str:
     texts = [caption(scene, 0) for scene in scenes]
     train_filter_network(pictures, texts, folder, steps=2, batch_size=32)
     codec = KMeansCodec(sizes=(32,))
-    views = torch.from_numpy(np.stack([view(picture, codec.side) for picture in pictures]))
+    views = torch.from_numpy(
+        np.stack([resize_center_crop(picture, codec.side) for picture in pictures])
+    )
     train_codec(codec, views, CodecTraining(steps=5))
     save_codec(codec, os.path.join(folder, CODEC))
     return folder
@@ -362,9 +364,9 @@ def test_a_model_trains_on_the_shards(
 def test_stored_codes_are_those_of_the_pictures(made: Made, done: Path, tmp_path: Path) -> None:
     """Whether a trainer reads codes or looks at pixels, and however many frames it asks for."""
     from gristmill.dags.demos.images import CODEC
-    from gristmill.model.dataloader import RowBuilder
+    from gristmill.model.dataloader import PackedRowBuilder
     from gristmill.model.train_config import TrainConfig
-    from gristmill.model.training_setup import make_parts
+    from gristmill.model.training_setup import make_setup
 
     codec = os.path.join(made.network, CODEC)
     for frames in (1, 2, 50):
@@ -373,14 +375,14 @@ def test_stored_codes_are_those_of_the_pictures(made: Made, done: Path, tmp_path
             out=str(tmp_path), data=(source,), codec=codec, size="nano", row_length=640,
             text_vocabulary=300,
         )  # fmt: skip
-        parts = make_parts(config)
-        columns = parts.planner.columns(0, 0, 0)
-        count = parts.planner.frames(0, columns) if made.kind == "video" else 2
+        setup = make_setup(config)
+        columns = setup.planner.columns(0, 0, 0)
+        count = setup.planner.frames(0, columns) if made.kind == "video" else 2
         assert made.kind != "video" or count == min(frames, len(columns["frame_index"]))
-        builder = RowBuilder(parts.planner, parts.eyes)
+        builder = PackedRowBuilder(setup.planner, setup.image_tokenizer)
         for number in range(count if count == 2 else 0):
-            picture = parts.planner.samples[0].picture(0, 0, number, count)
-            looked = parts.eyes.look([picture])[0]
+            picture = setup.planner.samples[0].picture(0, 0, number, count)
+            looked = setup.image_tokenizer.tokenize([picture])[0]
             assert np.array_equal(looked.codes, builder.content(0, 0, 0, number).codes)
 
 

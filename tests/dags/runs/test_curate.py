@@ -181,15 +181,15 @@ def test_the_steps_that_saw_a_sample(world: World, tmp_path: Path) -> None:
 
 
 def test_the_trainer_skips_what_is_forgotten(world: World, tmp_path: Path) -> None:
-    from gristmill.model.training_setup import make_parts
+    from gristmill.model.training_setup import make_setup
 
     config = world.config(tmp_path / "x", "ar")
-    planner = make_parts(config).planner
+    planner = make_setup(config).planner
     gone = ShardSet(world.shards)[0].uid
     product = Folder(world.shards)
     product.write_json("forgotten.json", {"uids": [gone]})
     try:
-        after = make_parts(config).planner
+        after = make_setup(config).planner
     finally:
         product.remove("forgotten.json")
 

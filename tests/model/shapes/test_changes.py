@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gristmill.model.center_crop import view
-from gristmill.model.documents import Passage, Picture
+from gristmill.model.center_crop import resize_center_crop
+from gristmill.model.documents import ImageSegment, TextSegment
 from gristmill.model.shapes.changes import (
     draw_motion,
     make_edit,
@@ -22,7 +22,7 @@ from gristmill.model.tasks import recounting, segments_for
 
 
 def read(scenes: list[Any]) -> list[Any]:
-    return read_pictures(np.stack([view(draw(scene, 128), SIDE) for scene in scenes]))
+    return read_pictures(np.stack([resize_center_crop(draw(scene, 128), SIDE) for scene in scenes]))
 
 
 @pytest.mark.parametrize("make", [make_motion, make_edit])
@@ -66,26 +66,26 @@ def segments(task: str, **columns: Any) -> Any:
 
 def test_tasks_are_asked_of_what_can_answer_them() -> None:
     clip = {"caption": "a star moves", "media": "video", "frames": 3}
-    assert [s.number for s in segments("draw", **clip) if isinstance(s, Picture)] == [0, 1, 2]
-    learnt = [s.learn for s in segments("continue", **clip) if isinstance(s, Picture)]
+    assert [s.number for s in segments("draw", **clip) if isinstance(s, ImageSegment)] == [0, 1, 2]
+    learnt = [s.is_target for s in segments("continue", **clip) if isinstance(s, ImageSegment)]
     assert learnt == [False, True, True]
-    assert [type(s) for s in segments("describe", **clip)] == [Picture] * 3 + [Passage]
+    assert [type(s) for s in segments("describe", **clip)] == [ImageSegment] * 3 + [TextSegment]
     pair = {"caption": "make it blue", "media": "edit"}
     seen, said, drawn = segments("edit", **pair)
-    assert (seen.number, drawn.number, drawn.learn, said.text) == (0, 1, True, "make it blue")
+    assert (seen.number, drawn.number, drawn.is_target, said.text) == (0, 1, True, "make it blue")
     for task in ("draw", "describe", "continue", "interleaved"):
         assert segments(task, **pair) is None
     story = {"caption": "x", "media": "document", "texts": ["a", "b"], "image_places": [1, 2]}
     assert segments("draw", **story) is None
     assert [type(s) for s in segments("interleaved", **story)] == [
-        Passage, Picture, Passage, Picture,
+        TextSegment, ImageSegment, TextSegment, ImageSegment,
     ]  # fmt: skip
 
 
 def test_a_document_ends_once_and_pictures_keep_their_places() -> None:
     told = recounting(["a", "b", "c"], [0, 2, 2])
-    kinds = [s.number if isinstance(s, Picture) else s.text.strip() for s in told]
+    kinds = [s.number if isinstance(s, ImageSegment) else s.text.strip() for s in told]
     assert kinds == [0, "a", "b", 1, 2, "c"]
-    assert [s.ends for s in told if isinstance(s, Passage)] == [False, False, True]
+    assert [s.ends for s in told if isinstance(s, TextSegment)] == [False, False, True]
     ended = recounting(["a"], [1])
-    assert not any(s.ends for s in ended if isinstance(s, Passage)) and len(ended) == 2
+    assert not any(s.ends for s in ended if isinstance(s, TextSegment)) and len(ended) == 2

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gristmill.model.center_crop import view
+from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.shapes.parser import SIDE, agrees, read_caption, read_pictures, shows
 from gristmill.model.shapes.questions import is_existence, questions
 from gristmill.model.shapes.scenes import Scene, captions, draw, make_scene
@@ -16,7 +16,7 @@ SCENES = [make_scene(88_000_000 + i) for i in range(300)]
 
 @pytest.fixture(scope="module")
 def views() -> np.ndarray:
-    return np.stack([view(draw(scene, 256), SIDE) for scene in SCENES])
+    return np.stack([resize_center_crop(draw(scene, 256), SIDE) for scene in SCENES])
 
 
 def _right(pictures: np.ndarray) -> float:
@@ -30,7 +30,7 @@ def test_clean_pictures_are_read(views: np.ndarray) -> None:
 
 def test_jpeg_and_noise_do_not_matter(views: np.ndarray) -> None:
     files = [cv2.imencode(".jpg", draw(s, 256), [cv2.IMWRITE_JPEG_QUALITY, 90])[1] for s in SCENES]
-    decoded = [view(cv2.imdecode(f, cv2.IMREAD_COLOR), SIDE) for f in files]
+    decoded = [resize_center_crop(cv2.imdecode(f, cv2.IMREAD_COLOR), SIDE) for f in files]
     assert _right(np.stack(decoded)) >= 0.97
     noise = np.random.default_rng(0).normal(0, 6, views.shape)
     assert _right(np.clip(views + noise, 0, 255)) >= 0.97
@@ -42,7 +42,9 @@ def test_rubbish_is_invalid_and_never_guessed(views: np.ndarray) -> None:
         "noise": rng.integers(0, 256, views.shape),
         "mixtures": (views.astype(int) + views[::-1]) // 2,
         "blurred": np.stack([cv2.GaussianBlur(v, (0, 0), 2) for v in views]),
-        "grounds": np.stack([view(draw(Scene(s.seed, ()), 256), SIDE) for s in SCENES]),
+        "grounds": np.stack(
+            [resize_center_crop(draw(Scene(s.seed, ()), 256), SIDE) for s in SCENES]
+        ),
     }
     for name, pictures in rubbish.items():
         valid = [r is not None for r in read_pictures(pictures.astype(np.uint8))]

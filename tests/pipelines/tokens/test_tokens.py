@@ -13,7 +13,7 @@ import torch
 from gristmill.dags.recipes.image_text import ENCODER, image_text
 from gristmill.dags.settings import apply_settings
 from gristmill.errors import ConfigurationError
-from gristmill.model.center_crop import view
+from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import to_unit
 from gristmill.model.codecs.patches import KMeansCodec, WhitenedPatches
 from gristmill.model.codecs.registry import save_codec, train_codec
@@ -28,7 +28,7 @@ CAPTIONS = pa.table({"caption": [f"caption {i}" for i in range(29)] + [None]})
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("codecs")
-    views = torch.from_numpy(np.stack([view(image, 24) for image in IMAGES]))
+    views = torch.from_numpy(np.stack([resize_center_crop(image, 24) for image in IMAGES]))
     paths = {}
     for name, codec in (
         ("codes", KMeansCodec(sizes=(32, 16), patch=6)),
@@ -51,7 +51,7 @@ def test_codes_are_those_of_the_codec_and_ids_those_of_the_tokenizer(files: dict
     assert found.schema == stage.writes() and len(found) == 30
     assert found.schema.field("image_codes").type == pa.list_(pa.int32())
     codec = load_codec(files["codes"])
-    views = torch.from_numpy(np.stack([view(image, 24) for image in IMAGES]))
+    views = torch.from_numpy(np.stack([resize_center_crop(image, 24) for image in IMAGES]))
     expected = codec.encode(to_unit(views)).reshape(30, -1).tolist()
     assert found["image_codes"].to_pylist() == expected
     assert found["text_tokens"][0] and found["text_tokens"][29].as_py() == []
