@@ -1,4 +1,4 @@
-"""What trains on shards: the unified model, its codecs, its trainer, and the world of shapes.
+"""What trains on shards: the unified model, its codecs, its trainer.
 
 `gristmill.model.load("checkpoints/x")` gives a model that draws, describes, answers and edits.
 """

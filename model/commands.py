@@ -47,7 +47,8 @@ def train(
         str, typer.Option(help="Shares: draw=0.5,describe=0.25,answer=0.25,text=...,edit=...")
     ] = "draw=0.5,describe=0.5",
     questions: Annotated[
-        str, typer.Option(help="What makes questions of captions: shapes, or package.module:f.")
+        str,
+        typer.Option(help="What makes questions of captions: package.module:function, or a world."),
     ] = "",
     steps: Annotated[int, typer.Option(help="Steps of the optimiser.")] = 1000,
     rows: Annotated[int, typer.Option(help="Rows in a step, over all ranks.")] = 32,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -135,16 +136,17 @@ def _asked(columns: dict[str, Any], questions: Questions | None) -> list[tuple[s
 
 
 def find_questions(name: str) -> Questions | None:
-    """What makes questions of captions: "" for nothing, "shapes", or `package.module:function`."""
+    """What makes questions of captions: "" for nothing, `package.module:function`, or a name alone,
+    which stands for `gristmill.model.NAME.questions:questions`: worlds that come with the model are
+    found by their place, and none is known here.
+
+    Raises `ConfigurationError` for what cannot be imported.
+    """
     if not name:
         return None
-    if name == "shapes":
-        from gristmill.model.shapes.questions import questions
-
-        return questions
-    import importlib
-
     module, colon, attribute = name.partition(":")
+    if not colon:
+        module, attribute = f"{__package__}.{name}.questions", "questions"
     try:
         found: Questions = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
