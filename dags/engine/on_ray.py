@@ -16,7 +16,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 # Ray's C++ side writes to the terminal by itself; what matters reaches us as exceptions.
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -31,6 +31,9 @@ from gristmill.dags.engine.on_local import Operator
 from gristmill.dags.engine.stage_code import ShippedCode
 from gristmill.errors import GristmillError, WorkerError
 from gristmill.pipelines.stage import Needs
+
+if TYPE_CHECKING:
+    from gristmill.model.train_config import TrainConfig
 
 # How often a lost worker is replaced, and how often a part is tried again because of that.
 MAX_RESTARTS = 8
@@ -56,19 +59,19 @@ class RayRunner:
 
     def __enter__(self) -> RayRunner:
         if not ray.is_initialized():
-            local: dict[str, Any] = {
-                "include_dashboard": False,
-                "object_store_memory": OBJECT_STORE_BYTES,
-            }
+            # Named, or else Ray joins whatever cluster was last started on this machine.
+            start = functools.partial(
+                ray.init,
+                address=self.address or "local",
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
             try:
                 with _silent_stderr():
-                    # Named, or else Ray joins whatever cluster was last started on this machine.
-                    ray.init(
-                        address=self.address or "local",
-                        logging_level=logging.ERROR,
-                        log_to_driver=False,
-                        **({} if self.address else local),
-                    )
+                    if self.address:
+                        start()
+                    else:
+                        start(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES)
             except ConnectionError as error:
                 raise WorkerError(
                     f"no Ray cluster answers at {self.address}: {error}; start one with "
@@ -89,7 +92,7 @@ class RayRunner:
             return
         _quiet()
         data: ray.data.Dataset = ray.data.from_items(
-            [{"task": task} for task in tasks], override_num_blocks=len(tasks)
+            [_Task(task=task, kind="", error="") for task in tasks], override_num_blocks=len(tasks)
         )
         resources: dict[str, float] = ray.cluster_resources()
         for operator in operators:
@@ -145,7 +148,7 @@ class RayRunner:
         parcel = Parcel(self.code, ray.cloudpickle.dumps(operator))
         if not operator.holds_worker:
             return data.map(
-                functools.partial(_do_once, parcel),
+                functools.partial(_do_once, parcel),  # type: ignore[arg-type]
                 compute=ray.data.TaskPoolStrategy(size=most),
                 num_cpus=cpus,
                 max_retries=MAX_RESTARTS,
@@ -177,22 +180,31 @@ class Parcel:
         return operator
 
 
+class _Task(TypedDict):
+    """A row of the dataset: a part number, and how doing it failed; both empty if it did not."""
+
+    task: int
+    # Name of one of our exceptions, and its message.
+    kind: str
+    error: str
+
+
 class _Worker:
     """One operator in one actor. Errors travel as data, so that the driver can name them."""
 
     def __init__(self, parcel: Parcel) -> None:
         self.operator = parcel.open()
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: _Task) -> _Task:
         return _do(self.operator, row)
 
 
-def _do_once(parcel: Parcel, row: dict[str, Any]) -> dict[str, Any]:
+def _do_once(parcel: Parcel, row: _Task) -> _Task:
     return _do(parcel.open(), row)
 
 
-def _do(operator: Operator, row: dict[str, Any]) -> dict[str, Any]:
-    if row.get("error"):
+def _do(operator: Operator, row: _Task) -> _Task:
+    if row["error"]:
         return row
     kind = message = ""
     try:
@@ -234,7 +246,7 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def train_on_ray(config: Any, *, address: str, ranks: int) -> None:
+def train_on_ray(config: TrainConfig, *, address: str, ranks: int) -> None:
     """Train on a cluster with Ray Train: `ranks` processes, each with a GPU if the cluster has any.
 
     `config` is a `TrainConfig`; its `out` must be a folder that every node reaches.
@@ -256,7 +268,7 @@ def train_on_ray(config: Any, *, address: str, ranks: int) -> None:
             raise WorkerError(f"training on Ray failed: {error}") from error
 
 
-def _train_rank(values: dict[str, Any]) -> None:
+def _train_rank(values: dict[str, object]) -> None:
     """One rank; Ray Train has made the process group."""
     from gristmill.model.train import train
     from gristmill.model.train_config import TrainConfig

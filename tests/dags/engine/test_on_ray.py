@@ -1,0 +1,59 @@
+"""The runner on Ray: every task once through all operators, and errors as they were raised."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from toy_operators import Marking
+
+from gristmill.dags.engine.on_ray import RayRunner, _do, _rebuild
+from gristmill.errors import SourceError, WorkerError
+
+
+def test_each_task_goes_through_all_operators_in_other_processes(
+    tmp_path: Path, ray_session: None
+) -> None:
+    operators = [
+        Marking(tmp_path / "held", holds_worker=True),
+        Marking(tmp_path / "free", holds_worker=False),
+    ]
+    with RayRunner(workers=1) as runner:
+        assert sorted(runner.run([3, 0, 5], operators)) == [0, 3, 5]
+        assert list(runner.run([], operators)) == []
+    for name in ("held", "free"):
+        marks = [mark.name.split("-") for mark in (tmp_path / name).iterdir()]
+        assert sorted(task for task, _ in marks) == ["0", "3", "5"]
+        assert str(os.getpid()) not in {pid for _, pid in marks}
+
+
+def test_an_operator_that_no_node_has_room_for_is_refused(
+    tmp_path: Path, ray_session: None
+) -> None:
+    operator = Marking(tmp_path, holds_worker=True, gpus=1000.0)
+    with pytest.raises(WorkerError, match="needs 1000 GPUs and the cluster has"):
+        list(RayRunner().run([0, 1], [operator]))
+
+
+@pytest.mark.parametrize(
+    ("fails", "error", "message"),
+    [("ours", SourceError, "^task 1 has no source$"), ("foreign", WorkerError, "KeyError.*task 1")],
+)
+def test_errors_travel_as_data_and_are_raised_as_they_were(
+    fails: str, error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    operator = Marking(tmp_path, holds_worker=True, fails={1: fails})
+    row = _do(operator, {"task": 1, "kind": "", "error": ""})
+    assert row["task"] == 1 and row["error"]
+    # What follows leaves it alone.
+    assert _do(operator, row) is row and _do(operator, {"task": 2, "kind": "", "error": ""}) == {
+        "task": 2, "kind": "", "error": "",
+    }  # fmt: skip
+    with pytest.raises(error, match=message):
+        raise _rebuild(row["kind"], row["error"])
+
+
+def test_an_error_of_an_unknown_kind_is_one_of_ours() -> None:
+    for kind in ("NoSuchError", "annotations", "GristmillError"):
+        assert "said" in str(_rebuild(kind, "said"))
