@@ -13,19 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from command import gristmill as run
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("pipelines", "catalogs", "dags", "model")
-
-
-def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "gristmill", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-    )
 
 
 @pytest.fixture
@@ -93,6 +84,15 @@ def test_mistakes_get_one_line_with_the_remedy(
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_command_is_a_program_of_its_own(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gristmill", "status", "nowhere"],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    here = run("status", "nowhere", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (2, here.stdout, here.stderr)
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def test_a_rerun_does_nothing_and_a_threshold_reruns_only_keep(tmp_path: Path) -
 def test_local_and_ray_with_one_and_two_workers_write_the_same_bytes(
     tmp_path: Path, ray_session: None
 ) -> None:
-    dag = toy(length=ToyLength(kills=("picture 21",), raises=("picture 30",)))
+    dag = toy(length=ToyLength(raises=("picture 20",), kills=("picture 21",)))
     expected = None
     for name, options in {
         "local": {"supervision": QUICK},
@@ -97,9 +98,12 @@ def test_local_and_ray_with_one_and_two_workers_write_the_same_bytes(
 
 
 def test_rows_that_kill_hang_or_break_are_set_aside(tmp_path: Path) -> None:
+    # Small parts: a row that kills is found by halving, and each death costs a new process.
     dag = toy(
-        draw=ToyDraw(kills=("picture 5",)),
-        length=ToyLength(kills=("picture 21",), hangs=("picture 11",), raises=("picture 30",)),
+        part_rows=4,
+        rows=ToyRows(rows=8),
+        draw=ToyDraw(kills=("picture 1",)),
+        length=ToyLength(raises=("picture 4",), kills=("picture 5",), hangs=("picture 6",)),
     )
     run(dag, tmp_path, supervision=QUICK)
     poisoned = {
@@ -108,15 +112,15 @@ def test_rows_that_kill_hang_or_break_are_set_aside(tmp_path: Path) -> None:
         if row["reason"] == "poisoned"
     }
     assert poisoned == {
-        (5, "draw"): "poisoned",
-        (11, "length"): "no answer for 1 s",
-        (21, "length"): "exited with status 7",
-        (30, "length"): "ValueError: cannot measure this",
+        (1, "draw"): "poisoned",
+        (4, "length"): "ValueError: cannot measure this",
+        (5, "length"): "exited with status 7",
+        (6, "length"): "no answer for 1 s",
     }
 
 
 def test_a_chance_kill_leaves_no_trace(tmp_path: Path) -> None:
-    run(toy(), tmp_path / "calm", supervision=QUICK)
+    run(toy(), tmp_path / "calm")
     stage = ToyLength(kill_once=str(tmp_path / "killed"))
     summary = run(toy(length=stage), tmp_path / "killed-once", supervision=QUICK)
     assert (tmp_path / "killed").exists()
@@ -133,26 +137,35 @@ def test_a_stage_that_fails_on_every_row_is_a_defect_not_poison(tmp_path: Path) 
 def test_kill_9_of_the_driver_at_random_moments(tmp_path: Path) -> None:
     run(toy(part_rows=4), tmp_path / "calm")
     out = tmp_path / "killed"
-    program = (
-        "import sys; from pathlib import Path; from test_execute import run, toy;"
-        "print('ready', flush=True); run(toy(part_rows=4), Path(sys.argv[1]))"
-    )
+    # One program that knows all modules, and forks a run each time it is asked.
+    program = """
+import os, sys
+from pathlib import Path
+from test_execute import run, toy
+for _ in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        run(toy(part_rows=4), Path(sys.argv[1]))
+        os._exit(0)
+    print(pid, flush=True)
+    print(os.waitpid(pid, 0)[1], flush=True)
+"""
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     moments, kills = random.Random(0), 0
-    for _ in range(5):
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, str(out)],
-            env=os.environ | {"PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-        )
-        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        try:
-            process.wait(moments.uniform(0.05, 0.6))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-        process.stdout.close()
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(out)], text=True, bufsize=1,
+        env=os.environ | {"PYTHONPATH": path}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as forks:  # fmt: skip
+        assert forks.stdin is not None and forks.stdout is not None
+        for _ in range(5):
+            forks.stdin.write("go\n")
+            driver = int(forks.stdout.readline())
+            ended, _, _ = select.select([forks.stdout], [], [], moments.uniform(0.05, 0.6))
+            if not ended:
+                os.kill(driver, signal.SIGKILL)
+                kills += 1
+            assert int(forks.stdout.readline()) == (0 if ended else signal.SIGKILL)
+        forks.stdin.close()
     assert kills
     assert run(toy(part_rows=4), out)["ledger_ok"]
     assert ledger_bytes(out) == ledger_bytes(tmp_path / "calm")
