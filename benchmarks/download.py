@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from gristmill.dags.demos.images import free_port
 from gristmill.dags.demos.web_server import HOST, Web, WebServer
 from gristmill.pipelines.download.images import Download
-from gristmill.pipelines.sources.row_builder import RowBuilder
+from gristmill.pipelines.sources.row_builder import RowBuilder, url_row
 
 THEIRS = """
 import glob, json, shutil, sys
@@ -134,7 +134,7 @@ def main() -> None:
     pq.write_table(pa.table({"url": urls}), f"{folder}/urls.parquet")
     rows = RowBuilder("bench")
     for url in urls:
-        rows.add_url(url)
+        rows.add(url_row(url))
     table = next(rows.take(all_rows=True))
     sizes = [os.path.getsize(f"{folder}/site/{i}.jpg") for i in range(count)]
     print(

@@ -48,7 +48,7 @@ class Child:
     with the child's traceback.
     """
 
-    def __init__(self, factory: Callable[[], Any], *, memory_gb: float | None = None) -> None:
+    def __init__(self, factory: Callable[[], object], *, memory_gb: float | None = None) -> None:
         self._factory = factory
         self._memory_gb = memory_gb
         self._process: subprocess.Popen[bytes] | None = None
@@ -98,14 +98,14 @@ class Child:
         for _ in self._replies(deadline_s):
             pass
 
-    def call(self, method: str, *args: Any, deadline_s: float) -> Any:
+    def call(self, method: str, *args: object, deadline_s: float) -> Any:
         """Call a method and return its result. Raises `ChildDied` or `ChildSilent` if none
         comes."""
         items = list(self.stream(method, *args, silence_s=deadline_s, generator=False))
         return items[0]
 
     def stream(
-        self, method: str, *args: Any, silence_s: float, generator: bool = True
+        self, method: str, *args: object, silence_s: float, generator: bool = True
     ) -> Iterator[Any]:
         """Yield what a generator method yields. `silence_s` bounds the wait for each item."""
         self.start()
@@ -202,7 +202,7 @@ def _limit_memory(memory_gb: float) -> None:
 def _serve(connection: socket.socket) -> None:
     """Serve calls until the parent closes the connection."""
 
-    def send(kind: str, value: Any) -> None:
+    def send(kind: str, value: object) -> None:
         payload = pickle.dumps((kind, value), protocol=5)
         connection.sendall(_LENGTH.pack(len(payload)))
         connection.sendall(payload)

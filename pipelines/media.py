@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +13,9 @@ import pyarrow.compute as pc
 from gristmill.pipelines.decode import decode_rgb
 
 BYTES_OF_A_PIXEL = 3
+# What `Media.decode` makes of a row: a picture (H x W x 3, uint8), the pictures of a row, the
+# frames of a clip, or the file as it is. Each stage knows which, by its `media`.
+Decoded: TypeAlias = Any
 # Where the pictures of a row lie that has several.
 MULTI_IMAGE_COLUMNS = ("image_offsets", "image_sizes")
 # What shards are of whose samples have several pictures, each a member `{key}.{name}.jpg`: pieces
@@ -27,7 +30,7 @@ class Media:
 
     name: str
     # Stored bytes -> what a stage is handed for the row.
-    decode: Callable[[bytes], Any]
+    decode: Callable[[bytes], Decoded]
     # Columns that `cost` and `seconds` read, where they exist.
     columns: tuple[str, ...]
     # Decoded bytes of each row; blocks of rows are bounded by their sum.

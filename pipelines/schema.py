@@ -5,11 +5,15 @@ Names and statuses follow img2dataset where it has one. No column is ever of nul
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import xxhash
+
+# A row as Arrow hands it to Python: column -> a value of the type that its schema says.
+Row: TypeAlias = dict[str, Any]
 
 SUCCESS = "success"
 FAILED_TO_DOWNLOAD = "failed_to_download"
@@ -130,7 +134,7 @@ def make_child_uid(parent_uid: str, stage: str, ordinal: int) -> str:
     return digest_fields("child", parent_uid, stage, str(ordinal))
 
 
-def with_columns(table: pa.Table, columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
+def with_columns(table: pa.Table, columns: Mapping[str, object], schema: pa.Schema) -> pa.Table:
     """`table` with `columns` set, typed by `schema`; existing columns are replaced in place."""
     for name, values in columns.items():
         field = schema.field(name)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, GraphError
-from gristmill.pipelines.media import Media
+from gristmill.pipelines.media import Decoded, Media
 from gristmill.pipelines.schema import ROW, ColumnFacts
 
 _T = TypeVar("_T")
@@ -185,7 +185,7 @@ class Score(Stage):
     # rows in the same way share one decode.
     media: ClassVar[Media | None] = None
 
-    def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
+    def score(self, table: pa.Table, images: Sequence[Decoded] | None) -> pa.Table:
         """Return a table of exactly the columns `writes()`, one row per row of `table`.
 
         `table` has the columns `reads()`; `images` is None without `media`. The caller hands

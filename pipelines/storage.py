@@ -215,7 +215,7 @@ class Folder:
         """A JSON file."""
         return json.loads(self.read_bytes(name))
 
-    def write_json(self, name: str, value: Any) -> None:
+    def write_json(self, name: str, value: object) -> None:
         """Write JSON, indented, whole."""
         self.write_bytes(name, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 

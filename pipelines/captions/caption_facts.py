@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -114,7 +113,7 @@ class CaptionFacts(Score):
         return pa.table(columns, schema=self.writes())
 
 
-def _measure(caption: str | None, boilerplate: re.Pattern[str] | None) -> tuple[Any, ...]:
+def _measure(caption: str | None, boilerplate: re.Pattern[str] | None) -> tuple[object, ...]:
     if caption is None:
         return (0, 0, None, None, False, False, False, False, False)
     text = caption.strip()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
+from gristmill.pipelines.media import Decoded
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Score
 
@@ -51,7 +51,7 @@ class DocumentFacts(Score):
             ),
         }
 
-    def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
+    def score(self, table: pa.Table, images: Sequence[Decoded] | None) -> pa.Table:
         """Measure each document."""
         rows = [
             _measure(texts or [], places or [], scores or [])
@@ -65,7 +65,7 @@ class DocumentFacts(Score):
         return pa.table(columns, schema=self.writes())
 
 
-def _measure(texts: list[str], places: list[int], scores: list[float | None]) -> tuple[Any, ...]:
+def _measure(texts: list[str], places: list[int], scores: list[float | None]) -> tuple[object, ...]:
     words = sum(len(text.split()) for text in texts)
     known = [score for score in scores if score is not None]
     distinct = len({" ".join(text.lower().split()) for text in texts})

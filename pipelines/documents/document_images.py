@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from gristmill.pipelines.schema import (
     ROW,
     SUCCESS,
     ColumnFacts,
+    Row,
     make_child_uid,
     make_image_id,
     normalise_url,
@@ -119,7 +120,7 @@ class DocumentImages(Map):
             else:
                 yield _explode(one, values["uid"], document)
 
-    def _document(self, values: dict[str, Any]) -> ParsedDocument:
+    def _document(self, values: Row) -> ParsedDocument:
         meta = json.loads(values["meta"] or "{}")
         if DOCUMENT in meta:
             return from_dict(meta[DOCUMENT])
@@ -139,14 +140,14 @@ class DocumentImages(Map):
             raise ValueError("too little text")
 
     def _failed(self, one: pa.Table, status: str, error: str | None) -> pa.Table:
-        values: dict[str, Any] = dict.fromkeys(_OF_IMAGE.names)
+        values: dict[str, object] = dict.fromkeys(_OF_IMAGE.names)
         values |= {"status": status, "error": error}
         return with_columns(one, {name: [value] for name, value in values.items()}, IMAGE_SCHEMA)
 
 
 def _explode(one: pa.Table, uid: str, document: ParsedDocument) -> pa.Table:
     count = len(document.images)
-    rows: dict[str, list[Any]] = {name: [] for name in IMAGE_SCHEMA.names}
+    rows: dict[str, list[object]] = {name: [] for name in IMAGE_SCHEMA.names}
     for number, image in enumerate(document.images):
         locator = normalise_url(image.url) if image.url else image.pointer or ""
         values = {
@@ -284,7 +285,7 @@ class AssembleDocuments(Map):
             yield self._document(first, uid, images)
             yield _merged(part.select(names))
 
-    def _document(self, first: pa.Table, uid: str, images: list[dict[str, Any]]) -> pa.Table:
+    def _document(self, first: pa.Table, uid: str, images: list[Row]) -> pa.Table:
         lost = images[0]["document_images"] - len(images)
         error = None
         if self.complete and lost:
@@ -353,7 +354,7 @@ def _match(scores: list[list[float]], texts: int, places: list[int]) -> list[int
 def _merged(part: pa.Table) -> pa.Table:
     """Rows of pictures, whose content is in the document now."""
     count = len(part)
-    values: dict[str, list[Any]] = {name: [None] * count for name in _OF_DOCUMENT.names}
+    values: dict[str, list[object]] = {name: [None] * count for name in _OF_DOCUMENT.names}
     for name in ("sha256", "format"):
         values[name] = part[name].to_pylist()
     values |= {"status": [MERGED] * count, "error": ["part of a document"] * count}

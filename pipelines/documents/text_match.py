@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from gristmill.pipelines.images.clip_score import ClipScore
+from gristmill.pipelines.media import Decoded
 from gristmill.pipelines.schema import ColumnFacts
 
 
@@ -47,7 +47,7 @@ class TextMatch(ClipScore):
             "image_embedding": ColumnFacts("Embedding of the picture, unit length, float16."),
         }
 
-    def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
+    def score(self, table: pa.Table, images: Sequence[Decoded] | None) -> pa.Table:
         """Score pictures; a text that several of them have is read once."""
         assert images is not None
         if not len(images):
@@ -65,6 +65,6 @@ class TextMatch(ClipScore):
             every.append(scores.tolist())
             best.append(float(scores.max()) if len(scores) else None)
             which.append(int(scores.argmax()) if len(scores) else None)
-        columns: list[Any] = [best, which, every]
+        columns: list[object] = [best, which, every]
         columns += self.embedding_columns(picture, picture)[:1]
         return pa.table(columns, schema=self.writes())

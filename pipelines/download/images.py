@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyarrow as pa
 
@@ -146,7 +146,7 @@ class Download(FetchAndDecode):
             max_pixels=self.max_pixels,
         )
 
-    def make_worker(self) -> Callable[[], Any]:
+    def make_worker(self) -> Callable[[], object]:
         """Factory of what decodes, run in each child."""
         return functools.partial(quiet_worker, self.resize_settings())
 
@@ -163,7 +163,7 @@ class Download(FetchAndDecode):
             raise ValueError(NO_BOXES)
         return boxes
 
-    def columns_of(self, opened: Opened) -> dict[str, Any]:
+    def columns_of(self, opened: Opened) -> dict[str, object]:
         """Sizes and the picture."""
         assert isinstance(opened, ResizedImage)
         names = ("width", "height", "original_width", "original_height", "format", "orientation")

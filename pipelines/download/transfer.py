@@ -105,7 +105,7 @@ class FetchAndDecode(Map):
 
     # -- what a stage says of itself ------------------------------------------------------------
 
-    def make_worker(self) -> Callable[[], Any]:
+    def make_worker(self) -> Callable[[], object]:
         """Factory of what opens bytes, run in each child; its `process(data, extra)` returns an
         `Opened`."""
         raise NotImplementedError
@@ -114,12 +114,12 @@ class FetchAndDecode(Map):
         """What stands for bytes that could not be had or opened."""
         raise NotImplementedError
 
-    def extra(self, metas: list[str | None]) -> Any:
+    def extra(self, metas: list[str | None]) -> object:
         """What the child is told of the rows of one image beside the bytes. Raises `ValueError`,
         with a countable reason, where they lack what they need."""
         return None
 
-    def columns_of(self, opened: Opened) -> dict[str, Any]:
+    def columns_of(self, opened: Opened) -> dict[str, object]:
         """Values of `writes()`, less status, error, sha256 and received_bytes."""
         raise NotImplementedError
 
@@ -330,7 +330,7 @@ class _Work:
             self.children.put(child)
         self._put((rows, opened, data))
 
-    def _supervised(self, child: Child, data: bytes, extra: Any) -> Opened:
+    def _supervised(self, child: Child, data: bytes, extra: object) -> Opened:
         """Open in a child. A child that dies gets one more try: it may have been killed by
         chance."""
         deadline = self.stage.decode_deadline_s

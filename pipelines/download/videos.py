@@ -95,7 +95,7 @@ class DownloadVideo(FetchAndDecode):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must not be below 0")
 
-    def make_worker(self) -> Callable[[], Any]:
+    def make_worker(self) -> Callable[[], object]:
         """Factory of what probes, run in each child."""
         return functools.partial(
             _quiet_prober, self.max_pixels, self.min_side, self.min_duration_s, self.max_duration_s
@@ -105,7 +105,7 @@ class DownloadVideo(FetchAndDecode):
         """No video."""
         return Video(status, error)
 
-    def columns_of(self, opened: Opened) -> dict[str, Any]:
+    def columns_of(self, opened: Opened) -> dict[str, object]:
         """Facts and the file."""
         assert isinstance(opened, Video)
         names = [field.name for field in SCHEMA if field.name in Probe.__dataclass_fields__]
@@ -134,7 +134,7 @@ class VideoProber:
     ) -> None:
         self._limits = (max_pixels, min_side, min_duration_s, max_duration_s)
 
-    def process(self, data: bytes, extra: Any = None) -> Video:
+    def process(self, data: bytes, extra: object = None) -> Video:
         """Never raises for what the bytes are; crashes and hangs are the parent's to see."""
         if not data:
             return Video(FAILED_TO_DOWNLOAD, "empty body")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, MissingWeightsError
 from gristmill.pipelines.decode import Image
-from gristmill.pipelines.media import PICTURE, Media
+from gristmill.pipelines.media import PICTURE, Decoded, Media
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Needs, Score, execution, require_choice, setting
 
@@ -109,7 +109,7 @@ class ClipScore(Score):
         """Load the model."""
         _load(self.model, self.pretrained, self.precision, self.device, self.threads)
 
-    def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
+    def score(self, table: pa.Table, images: Sequence[Decoded] | None) -> pa.Table:
         """Score rows in batches of `batch_size`, in their order."""
         assert images is not None
         captions = table["caption"].to_pylist()
@@ -119,7 +119,7 @@ class ClipScore(Score):
         picture, text = self.embed_images(images), self.embed_texts(captions)
         cosine = (picture * text).sum(axis=1).astype(np.float64).round(5).astype(np.float32)
         missing = np.array([caption is None for caption in captions])
-        columns: list[Any] = [pa.array(cosine, pa.float32(), mask=missing)]
+        columns: list[object] = [pa.array(cosine, pa.float32(), mask=missing)]
         return pa.table([*columns, *self.embedding_columns(picture, text)], schema=schema)
 
     def embed_images(self, images: Sequence[Image]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.images.clip_score import ClipScore
-from gristmill.pipelines.media import PICTURES, Media
+from gristmill.pipelines.media import PICTURES, Decoded, Media
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Score
 
@@ -66,7 +66,7 @@ class EditFacts(Score):
         """The instruction."""
         return ("caption",)
 
-    def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
+    def score(self, table: pa.Table, images: Sequence[Decoded] | None) -> pa.Table:
         """Compare the two pictures of each row."""
         assert images is not None
         captions = table["caption"].to_pylist()
@@ -143,7 +143,7 @@ class EditScore(ClipScore):
             ),
         }
 
-    def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
+    def score(self, table: pa.Table, images: Sequence[Decoded] | None) -> pa.Table:
         """Score the pairs."""
         assert images is not None
         if not len(images):

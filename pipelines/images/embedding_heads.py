@@ -146,7 +146,7 @@ def load_head(path: str, activation: str = "none") -> Head:
     return Head(layers, says.get("activation", activation), says.get("output", "identity"))
 
 
-def _safetensors(path: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+def _safetensors(path: str) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -156,7 +156,7 @@ def _safetensors(path: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         raise MissingWeightsError(f"{path} is no safetensors file: {error}") from error
 
 
-def _state_dict(path: str) -> dict[str, NDArray[Any]]:
+def _state_dict(path: str) -> dict[str, NDArray[np.generic]]:
     import pickle
 
     import torch
@@ -175,7 +175,7 @@ def _state_dict(path: str) -> dict[str, NDArray[Any]]:
 
 
 def _layers(
-    tensors: Mapping[str, NDArray[Any]], path: str
+    tensors: Mapping[str, NDArray[np.generic]], path: str
 ) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], ...]:
     """Layers in the order of their numbers, checked to fit one another and to end in one value."""
     names = [name for name, value in tensors.items() if name.endswith("weight") and value.ndim == 2]
@@ -206,7 +206,7 @@ def save_head(
     weight: NDArray[np.float64],
     bias: float,
     output: str,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, object],
 ) -> None:
     """Write a head of one layer; `facts` are kept beside it."""
     from safetensors.numpy import save_file

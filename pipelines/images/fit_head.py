@@ -6,9 +6,8 @@ head is on that part is said.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +27,11 @@ class TrainedHead:
     # "sigmoid" for yes and no, "identity" for grades.
     output: str
     # "auc" or "r2", labels, those held out, penalty.
-    facts: dict[str, Any]
+    facts: Mapping[str, object]
 
 
 def fit_head(
-    embeddings: NDArray[Any], labels: Sequence[float | bool], *, seed: int = 0
+    embeddings: NDArray[np.generic], labels: Sequence[float | bool], *, seed: int = 0
 ) -> TrainedHead:
     """Fit a head on embeddings [n, width] and labels of yes and no (two values) or grades.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cv2
 import numpy as np
@@ -14,6 +14,9 @@ from gristmill.pipelines.decode import Image
 from gristmill.pipelines.media import PICTURE, Media
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Score
+
+if TYPE_CHECKING:
+    from cv2.typing import MatLike
 
 # Facts are measured at this longer side, so that they do not depend on the size stored.
 _SIDE = 256
@@ -75,14 +78,14 @@ class ImageFacts(Score):
         return pa.table(columns, schema=self.writes())
 
 
-def _measure(image: Image) -> tuple[Any, ...]:
+def _measure(image: Image) -> tuple[object, ...]:
     height, width = image.shape[:2]
     scale = _SIDE / max(height, width)
     small: Any = image
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    grey: Any = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    grey: MatLike = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     pixels = grey.size
     shares = np.bincount(grey.reshape(-1), minlength=256) / pixels
     used = shares[shares > 0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cv2
 import numpy as np
@@ -16,6 +16,9 @@ from gristmill.pipelines.decode import Image
 from gristmill.pipelines.media import PICTURE, Media
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Needs, Score, setting
+
+if TYPE_CHECKING:
+    from cv2.typing import MatLike
 
 DESCRIPTOR = 128
 # x and y from the middle of the picture, size (pixels of the working size), angle (degrees).
@@ -83,7 +86,7 @@ class LocalFeatures(Score):
             counts[number] = len(where)
             points[number, : len(where)] = where
             descriptors[number, : len(where)] = what
-        columns: list[Any] = [counts]
+        columns: list[object] = [counts]
         for values, width in ((points, POINT), (descriptors, DESCRIPTOR)):
             flat = pa.array(values.reshape(-1))
             columns.append(pa.FixedSizeListArray.from_arrays(flat, self.count * width))
@@ -94,7 +97,7 @@ def local_features(
     image: Image, count: int, side: int
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Points [n, 4] and descriptors [n, 128] of at most `count` keypoints, strongest first."""
-    grey: Any = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    grey: MatLike = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     scale = side / max(grey.shape)
     size = (max(8, round(grey.shape[1] * scale)), max(8, round(grey.shape[0] * scale)))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -122,7 +125,7 @@ def local_features(
     return points[chosen, :POINT], np.minimum(np.rint(values * _SCALE), 255).astype(np.uint8)
 
 
-def mirrored(descriptors: NDArray[Any]) -> NDArray[Any]:
+def mirrored(descriptors: NDArray[np.generic]) -> NDArray[np.generic]:
     """Descriptors [..., 128] of the same pictures seen in a mirror: rows of cells change places,
     and gradients their sign across."""
     cells = descriptors.reshape(*descriptors.shape[:-1], 4, 4, 8)
@@ -131,8 +134,8 @@ def mirrored(descriptors: NDArray[Any]) -> NDArray[Any]:
 
 
 def matching_points(
-    a: tuple[NDArray[Any], NDArray[Any]],
-    b: tuple[NDArray[Any], NDArray[Any]],
+    a: tuple[NDArray[np.generic], NDArray[np.generic]],
+    b: tuple[NDArray[np.generic], NDArray[np.generic]],
     *,
     mirror: bool,
     least_area: float = 0.0,
@@ -184,13 +187,13 @@ def matching_points(
     return len(np.unique(np.rint(target[fits] / 4), axis=0))
 
 
-def _area(points: NDArray[Any]) -> float:
+def _area(points: NDArray[np.generic]) -> float:
     """Of the convex hull."""
     if len(points) < 3:
         return 0.0
     return float(cv2.contourArea(cv2.convexHull(points.astype(np.float32))))
 
 
-def _unit(values: NDArray[Any]) -> NDArray[np.float32]:
+def _unit(values: NDArray[np.generic]) -> NDArray[np.float32]:
     rows = values.astype(np.float32)
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6))

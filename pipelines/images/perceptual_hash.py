@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import cv2
 import numpy as np
@@ -16,6 +16,9 @@ from gristmill.pipelines.decode import Image
 from gristmill.pipelines.media import PICTURE, Media
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Score
+
+if TYPE_CHECKING:
+    from cv2.typing import MatLike
 
 THUMBNAIL_SIDE = 16
 THUMBNAIL_BYTES = THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3
@@ -96,13 +99,15 @@ def _bits(values: NDArray[np.float64], border: NDArray[np.float64]) -> NDArray[n
 
 def thumbnail(image: Image) -> Image:
     """16x16 RGB."""
-    small: Any = cv2.resize(image, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA)
+    small: MatLike = cv2.resize(
+        image, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA
+    )
     return np.ascontiguousarray(small, dtype=np.uint8)
 
 
 def _grey(image: Image) -> NDArray[np.float64]:
-    small: Any = cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-    grey: Any = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    small: MatLike = cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    grey: MatLike = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     return np.asarray(grey, np.float64)
 
 

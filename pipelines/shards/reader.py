@@ -150,7 +150,7 @@ class ShardSet:
             images = cells[row - (groups[group - 1] if group else 0)]
         return Sample(str(columns["uid"]), tuple(images), columns["caption"] or "", columns)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return (ShardSet, (self.url, self.split))
 
 

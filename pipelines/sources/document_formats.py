@@ -56,7 +56,7 @@ class ParsedDocument:
     # Captions of the pictures, where they are known (pairs).
     captions: list[str] = field(default_factory=list)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
         return asdict(self)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -20,9 +19,9 @@ from gristmill.pipelines.sources.document_formats import (
     pair_document,
     parse_document,
 )
-from gristmill.pipelines.sources.files import add_file, resolve_inside
+from gristmill.pipelines.sources.files import file_row, resolve_inside
 from gristmill.pipelines.sources.pointer import file_pointer, parquet_pointer
-from gristmill.pipelines.sources.row_builder import RowBuilder, clean_text
+from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow, clean_text
 from gristmill.pipelines.sources.source import Chunk, Source
 from gristmill.pipelines.sources.tables import open_parquet, read_lines
 from gristmill.pipelines.stage import setting
@@ -30,6 +29,9 @@ from gristmill.pipelines.storage import Folder
 
 DOCUMENT = "document"
 """Key of `meta` under which a document lies."""
+
+# Name of a file beside the table -> pointer.
+Beside = Callable[[str], str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,7 @@ class DocumentSource(Source):
     ) -> Iterator[pa.Table]:
         """HTML files; they are parsed later, where a bad one harms nobody."""
         for name in names:
-            add_file(rows, folder, name, {})
+            rows.add(file_row(folder, name))
             yield from rows.take()
         yield from rows.take(all_rows=True)
 
@@ -102,9 +104,9 @@ class DocumentSource(Source):
     def _add(
         self,
         rows: RowBuilder,
-        values: Mapping[str, Any],
+        values: Mapping[str, object],
         where: str,
-        beside: Any,
+        beside: Beside,
         place: tuple[str, int, int] | None = None,
     ) -> None:
         try:
@@ -129,12 +131,17 @@ class DocumentSource(Source):
         locator = normalise_url(document.url) + "#" + digest if document.url else digest
         caption = document.texts[0] if self.kind == "pair" and document.texts else None
         rows.add(
-            kind=self.kind, locator=locator, url=document.url, caption=caption,
-            meta={DOCUMENT: content},
-        )  # fmt: skip
+            SourceRow(
+                kind=self.kind,
+                locator=locator,
+                url=document.url,
+                caption=caption,
+                meta={DOCUMENT: content},
+            )
+        )
 
 
-def _located(document: ParsedDocument, beside: Any) -> ParsedDocument:
+def _located(document: ParsedDocument, beside: Beside) -> ParsedDocument:
     """The same; pictures whose address is no URL are files beside the table."""
     images = [
         image
@@ -146,10 +153,10 @@ def _located(document: ParsedDocument, beside: Any) -> ParsedDocument:
 
 
 def _pair(
-    values: Mapping[str, Any],
+    values: Mapping[str, object],
     given: Mapping[str, str],
     where: str,
-    beside: Any,
+    beside: Beside,
     place: tuple[str, int, int] | None,
 ) -> ParsedDocument:
     mapping = map_pair(list(values), given, where)
@@ -169,9 +176,10 @@ def _pair(
             url = path if path.startswith(("http://", "https://")) else None
             pointer = None if url else beside(path)
         images.append(DocumentImage(place=at, url=url, pointer=pointer, name=name))
-    instruction = clean_text(values[mapping["instruction"]]) or ""
-    if isinstance(values[mapping["instruction"]], (list, tuple)):
-        instruction = "; ".join(str(text) for text in values[mapping["instruction"]])
+    said = values[mapping["instruction"]]
+    if isinstance(said, (list, tuple)):
+        said = "; ".join(str(text) for text in said)
+    instruction = clean_text(said) or ""
     captions = [
         clean_text(values.get(mapping.get(f"{name}_caption", ""))) or ""
         for name in ("source", "target")
@@ -189,4 +197,5 @@ def _beside(folder: Folder, name: str) -> str:
 
 def _add_failed(rows: RowBuilder, content: str, error: str) -> None:
     digest = hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()
-    rows.add(kind="bytes", locator=digest, status=FAILED_TO_DECODE, error=error)
+    row = SourceRow(kind="bytes", locator=digest, status=FAILED_TO_DECODE, error=error)
+    rows.add(row)

@@ -6,7 +6,6 @@ import json
 import os
 import posixpath
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -14,7 +13,13 @@ import pyarrow as pa
 from gristmill.errors import SourceError
 from gristmill.pipelines.schema import FAILED_TO_DOWNLOAD
 from gristmill.pipelines.sources.pointer import file_pointer
-from gristmill.pipelines.sources.row_builder import ENDINGS, RowBuilder, ending_of
+from gristmill.pipelines.sources.row_builder import (
+    ENDINGS,
+    RowBuilder,
+    SourceRow,
+    ending_of,
+    url_row,
+)
 from gristmill.pipelines.storage import Folder
 
 OUTSIDE = "path leaves the folder"
@@ -48,31 +53,29 @@ def read_folder(
     """Rows of picture files; `x.txt` is the caption of `x.jpg`, `x.json` its caption and facts."""
     for name in names:
         stem = name.rpartition(".")[0] or name
-        values: dict[str, Any] = {}
+        values: dict[str, object] = {}
         if f"{stem}.json" in sidecars:
             values = _sidecar_json(folder, f"{stem}.json")
         mapping = rows.map_columns({}, [key for key in values if key != "url"], name)
         facts = {ours: values[theirs] for ours, theirs in mapping.items() if ours != "path"}
         used = {theirs for ours, theirs in mapping.items() if ours != "path"}
-        facts["meta"] = {key: value for key, value in values.items() if key not in used}
+        meta = {key: value for key, value in values.items() if key not in used}
         if f"{stem}.txt" in sidecars:
             facts["caption"] = folder.read_bytes(f"{stem}.txt").decode("utf-8", "replace").strip()
-        add_file(rows, folder, name, facts)
+        rows.add(file_row(folder, name).saying(facts, meta))
         yield from rows.take()
     yield from rows.take(all_rows=True)
 
 
-def add_file(rows: RowBuilder, folder: Folder, name: str, facts: Mapping[str, Any]) -> None:
-    """Add a row for a file below `folder`; one that leads out of it comes in failed."""
+def file_row(folder: Folder, name: str) -> SourceRow:
+    """The row of a file below `folder`; one that leads out of it comes in failed."""
     url = resolve_inside(folder, name)
     if url is None:
-        failed = {"status": FAILED_TO_DOWNLOAD, "error": OUTSIDE}
-        rows.add(kind="path", locator=name, **{**facts, **failed})
-    else:
-        rows.add(kind="path", locator=name, pointer=file_pointer(url), **facts)
+        return SourceRow(kind="path", locator=name, status=FAILED_TO_DOWNLOAD, error=OUTSIDE)
+    return SourceRow(kind="path", locator=name, pointer=file_pointer(url))
 
 
-def _sidecar_json(folder: Folder, name: str) -> dict[str, Any]:
+def _sidecar_json(folder: Folder, name: str) -> dict[str, object]:
     try:
         values = json.loads(folder.read_bytes(name))
     except ValueError:
@@ -95,7 +98,7 @@ def read_coco(
     if not isinstance(document, dict) or "images" not in document:
         raise SourceError(f"{url} has no 'images'; is it a COCO captions file?")
     licences = {entry.get("id"): entry.get("name") for entry in document.get("licenses", [])}
-    captions: dict[Any, list[tuple[Any, Any]]] = {}
+    captions: dict[object, list[tuple[object, object]]] = {}
     for annotation in document.get("annotations", []):
         text = annotation.get("caption")
         captions.setdefault(annotation.get("image_id"), []).append((annotation.get("id"), text))
@@ -112,11 +115,12 @@ def read_coco(
         }
         for annotation_id, text in captions.get(image.get("id"), [(None, None)]):
             own = meta if annotation_id is None else {**meta, "annotation_id": annotation_id}
-            values = {**facts, "caption": text, "meta": own}
             name = str(image.get("file_name", ""))
-            if images is not None:
-                add_file(rows, images, known.get(name.rpartition("/")[2], name), values)
-            else:
-                rows.add_url(image.get("coco_url") or image.get("flickr_url"), **values)
+            row = (
+                url_row(image.get("coco_url") or image.get("flickr_url"))
+                if images is None
+                else file_row(images, known.get(name.rpartition("/")[2], name))
+            )
+            rows.add(row.saying({**facts, "caption": text}, own))
         yield from rows.take()
     yield from rows.take(all_rows=True)

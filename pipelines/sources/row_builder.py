@@ -7,7 +7,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -62,13 +62,61 @@ ENDINGS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class SourceRow:
+    """A row as a reader found it: what it is known by, where its bytes are, and what its source
+    says of it, in whatever type it says so."""
+
+    # As in `make_uid`.
+    kind: str
+    locator: str
+    url: str | None = None
+    pointer: str | None = None
+    status: str = PENDING
+    error: str | None = None
+    sha256: str | None = None
+    # A text; of a list of captions the first is taken.
+    caption: object = None
+    # Pixels.
+    width: object = None
+    height: object = None
+    licence: object = None
+    # The stretch of a video that the row is about, in seconds or h:mm:ss; part of its uid.
+    start: object = None
+    end: object = None
+    # A list of such stretches, beside a list of as many captions or one for all: a row each.
+    stretches: object = None
+    # Whatever else is said.
+    meta: Mapping[str, object] = field(default_factory=dict)
+
+    def saying(self, facts: Mapping[str, object], meta: Mapping[str, object]) -> SourceRow:
+        """The same row with what a source says of it, under the names of `USUAL_NAMES`."""
+        return replace(
+            self,
+            caption=facts.get("caption"),
+            width=facts.get("width"),
+            height=facts.get("height"),
+            licence=facts.get("licence"),
+            start=facts.get("start"),
+            end=facts.get("end"),
+            stretches=facts.get("stretches"),
+            meta=meta,
+        )
+
+
+def url_row(url: object) -> SourceRow:
+    """A row that is to be downloaded. Any text will do: the download names what is wrong."""
+    text = clean_text(url) or ""
+    return SourceRow(kind="url", locator=normalise_url(text), url=text)
+
+
 class RowBuilder:
     """Collects rows of one kind (image or video) and hands them out as tables with the schema
     `ROW`."""
 
     def __init__(self, source: str, kind: str = "image") -> None:
         self.source, self.kind = source, kind
-        self._columns: dict[str, list[Any]] = {name: [] for name in ROW.names}
+        self._columns: dict[str, list[object]] = {name: [] for name in ROW.names}
         self._count = 0
 
     def map_columns(
@@ -97,94 +145,63 @@ class RowBuilder:
         """Whether a file counts as what the rows are of, by its ending."""
         return ending_of(name) in ENDINGS[self.kind]
 
-    def add(
-        self,
-        *,
-        kind: str,
-        locator: str,
-        caption: Any = None,
-        url: str | None = None,
-        pointer: str | None = None,
-        status: str = PENDING,
-        error: str | None = None,
-        sha256: str | None = None,
-        width: Any = None,
-        height: Any = None,
-        licence: Any = None,
-        start: Any = None,
-        end: Any = None,
-        stretches: Any = None,
-        meta: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Add one row; `kind` and `locator` are those of `make_uid`. Of a list of captions the
-        first is taken.
-
-        `start` and `end` (seconds, or h:mm:ss) are the stretch of a video that the row is about;
-        they are part of its uid, and go into `meta` in seconds. `stretches` is a list of such
-        pairs, beside a list of as many captions or one for all: each becomes a row.
-        """
-        facts: dict[str, Any] = {
-            "kind": kind, "locator": locator, "url": url, "pointer": pointer, "sha256": sha256,
-            "width": width, "height": height, "licence": licence, "meta": meta,
-        }  # fmt: skip
-        pairs = _pairs(stretches)
+    def add(self, row: SourceRow) -> None:
+        """Add one row, or one for each of its stretches."""
+        pairs = _pairs(row.stretches)
         if pairs is not None:
-            self._add_stretches(pairs, caption, facts | {"status": status, "error": error})
+            self._add_stretches(row, pairs)
             return
-        if stretches is not None:
+        meta = dict(row.meta)
+        if row.stretches is not None:
             # A column of such a name that says something else.
-            meta = {**(meta or {}), "stretches": stretches}
+            meta["stretches"] = row.stretches
+        caption = row.caption
         if isinstance(caption, (list, tuple)):
             caption = caption[0] if caption else None
         text = clean_text(caption)
-        place = locator
-        last = seconds(end)
+        place = row.locator
+        last = seconds(row.end)
         if last is not None:
-            first = seconds(start) or 0.0
-            place = f"{locator}#t={first:g},{last:g}"
-            meta = {**(meta or {}), "start": first, "end": last}
-        values = {
-            "uid": make_uid(kind, place, text),
-            "image_id": make_image_id(kind, locator),
+            first = seconds(row.start) or 0.0
+            place = f"{row.locator}#t={first:g},{last:g}"
+            meta |= {"start": first, "end": last}
+        values: dict[str, object] = {
+            "uid": make_uid(row.kind, place, text),
+            "image_id": make_image_id(row.kind, row.locator),
             "parent_uid": None,
             "row": self._count,
             "source": self.source,
-            "url": url,
-            "pointer": pointer,
+            "url": row.url,
+            "pointer": row.pointer,
             "caption": text,
-            "status": status,
-            "error": error,
-            "sha256": sha256,
+            "status": row.status,
+            "error": row.error,
+            "sha256": row.sha256,
             "width": None,
             "height": None,
-            "original_width": whole(width),
-            "original_height": whole(height),
-            "licence": clean_text(licence),
-            "meta": to_json(meta or {}),
+            "original_width": whole(row.width),
+            "original_height": whole(row.height),
+            "licence": clean_text(row.licence),
+            "meta": to_json(meta),
         }
         for name, value in values.items():
             self._columns[name].append(value)
         self._count += 1
 
-    def _add_stretches(
-        self, pairs: list[tuple[Any, Any]], caption: Any, facts: dict[str, Any]
-    ) -> None:
-        captions = _listed(caption)
+    def _add_stretches(self, row: SourceRow, pairs: Sequence[tuple[object, object]]) -> None:
+        captions = _listed(row.caption)
         if captions is None:
-            captions = [caption] * len(pairs)
+            captions = [row.caption] * len(pairs)
         if len(captions) != len(pairs):
             error = "timestamps and captions differ in number"
-            failed = {"status": FAILED_TO_DOWNLOAD, "error": error}
-            self.add(**facts | failed, caption=captions)
+            self.add(
+                replace(
+                    row, status=FAILED_TO_DOWNLOAD, error=error, caption=captions, stretches=None
+                )
+            )
             return
         for (start, end), text in zip(pairs, captions, strict=True):
-            self.add(**facts, caption=text, start=start, end=end)
-
-    def add_url(self, url: Any, **values: Any) -> None:
-        """Add a row that is to be downloaded. Any text will do: the download names what is
-        wrong."""
-        text = clean_text(url) or ""
-        self.add(kind="url", locator=normalise_url(text), url=text, **values)
+            self.add(replace(row, caption=text, start=start, end=end, stretches=None))
 
     def take(self, *, all_rows: bool = False) -> Iterator[pa.Table]:
         """A table if enough rows are waiting (or any, with `all_rows`)."""
@@ -194,7 +211,7 @@ class RowBuilder:
             yield pa.table(columns, schema=ROW)
 
 
-def clean_text(value: Any) -> str | None:
+def clean_text(value: object) -> str | None:
     """Text that Arrow can hold, or None: lone surrogates are replaced, other types are spelt
     out."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -209,7 +226,7 @@ def ending_of(name: str) -> str:
     return base.rpartition(".")[2].lower() if "." in base else ""
 
 
-def seconds(value: Any) -> float | None:
+def seconds(value: object) -> float | None:
     """Seconds from a number, or from h:mm:ss, mm:ss; None for anything else."""
     total = 0.0
     try:
@@ -220,7 +237,7 @@ def seconds(value: Any) -> float | None:
     return total if math.isfinite(total) and total >= 0 else None
 
 
-def _listed(value: Any) -> list[Any] | None:
+def _listed(value: object) -> list[object] | None:
     """A list, also one that is spelt out as Python does; None for anything else."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
@@ -233,7 +250,7 @@ def _listed(value: Any) -> list[Any] | None:
     return list(value) if isinstance(value, (list, tuple)) else None
 
 
-def _pairs(value: Any) -> list[tuple[Any, Any]] | None:
+def _pairs(value: object) -> list[tuple[object, object]] | None:
     """A list of (start, end), each a time; None for anything else."""
     pairs = [_listed(pair) or [] for pair in _listed(value) or ()]
     times = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
@@ -241,21 +258,21 @@ def _pairs(value: Any) -> list[tuple[Any, Any]] | None:
     return times if times and known and len(times) == len(pairs) else None
 
 
-def whole(value: Any) -> int | None:
+def whole(value: object) -> int | None:
     """A whole number that fits 32 bits, or None."""
     try:
-        number = int(float(value))
+        number = int(float(value))  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         return None
     return number if 0 <= number < 2**31 else None
 
 
-def to_json(meta: Mapping[str, Any]) -> str:
+def to_json(meta: Mapping[str, object]) -> str:
     """A JSON object with sorted keys; bytes are left out, NaN is null, the rest is spelt out."""
     return json.dumps(_plain(dict(meta)), sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):

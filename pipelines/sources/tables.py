@@ -8,7 +8,8 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import IO
 
 import fsspec
 import pyarrow as pa
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from gristmill.errors import SourceError
 from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, normalise_url
 from gristmill.pipelines.sources.pointer import parquet_pointer
-from gristmill.pipelines.sources.row_builder import RowBuilder
+from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow, url_row
 
 # Row groups are read together up to this many rows.
 CHUNK_ROWS = 100_000
@@ -40,7 +41,7 @@ def parquet_chunks(url: str) -> list[tuple[int, int]]:
     return chunks
 
 
-def open_parquet(url: str, file: Any) -> pq.ParquetFile:
+def open_parquet(url: str, file: IO[bytes]) -> pq.ParquetFile:
     """A Parquet file, or a `SourceError` that names it."""
     try:
         return pq.ParquetFile(file)
@@ -96,7 +97,7 @@ def read_parquet(
 def _add_embedded(
     rows: RowBuilder,
     mapping: Mapping[str, str],
-    values: dict[str, Any],
+    values: dict[str, object],
     image: str,
     url: str,
     group: int,
@@ -106,6 +107,7 @@ def _add_embedded(
     cell = values.pop(image)
     struct = pa.types.is_struct(schema.field(image).type)
     data = cell.get("bytes") if isinstance(cell, dict) else cell
+    assert data is None or isinstance(data, bytes)
     pointer = parquet_pointer(url, group, row, f"{image}.bytes" if struct else image)
     add_bytes(rows, mapping, values, data, pointer)
 
@@ -113,41 +115,46 @@ def _add_embedded(
 def add_bytes(
     rows: RowBuilder,
     mapping: Mapping[str, str],
-    values: Mapping[str, Any],
+    values: Mapping[str, object],
     data: bytes | None,
     pointer: str | None,
 ) -> None:
     """Add a row whose picture lies in the source: known by its URL if it has one, else its
     bytes."""
-    found = _mapped(mapping, values)
-    url = found.pop("url", None)
-    found.pop("path", None)
+    facts, meta = _mapped(mapping, values)
+    url = facts.get("url")
     if data is None:
-        found |= {"status": FAILED_TO_DECODE, "error": f"no {rows.kind}", "sha256": None}
-        digest = hashlib.sha256(repr(sorted(values.items(), key=str)).encode()).hexdigest()
+        spoken = repr(sorted(values.items(), key=str))
+        row = SourceRow(
+            kind="bytes",
+            locator=hashlib.sha256(spoken.encode()).hexdigest(),
+            status=FAILED_TO_DECODE,
+            error=f"no {rows.kind}",
+        )
     else:
         digest = hashlib.sha256(data).hexdigest()
-        found |= {"sha256": digest, "pointer": pointer}
+        row = SourceRow(kind="bytes", locator=digest, sha256=digest, pointer=pointer)
     if url:
-        rows.add(kind="url", locator=normalise_url(str(url)), url=str(url), **found)
-    else:
-        rows.add(kind="bytes", locator=digest, **found)
+        row = replace(row, kind="url", locator=normalise_url(str(url)), url=str(url))
+    rows.add(row.saying(facts, meta))
 
 
-def add_mapped(rows: RowBuilder, mapping: Mapping[str, str], values: Mapping[str, Any]) -> None:
+def add_mapped(rows: RowBuilder, mapping: Mapping[str, str], values: Mapping[str, object]) -> None:
     """Add a row that names a URL."""
-    found = _mapped(mapping, values)
-    path = found.pop("path", None)
-    if path is not None and found.get("url") is None:
-        found["meta"] = {**found["meta"], mapping["path"]: path}
-    rows.add_url(found.pop("url", None), **found)
+    facts, meta = _mapped(mapping, values)
+    path = facts.get("path")
+    if path is not None and facts.get("url") is None:
+        meta[mapping["path"]] = path
+    rows.add(url_row(facts.get("url")).saying(facts, meta))
 
 
-def _mapped(mapping: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {ours: values.get(theirs) for ours, theirs in mapping.items()}
+def _mapped(
+    mapping: Mapping[str, str], values: Mapping[str, object]
+) -> tuple[dict[str, object], dict[str, object]]:
+    """What is said under our names, and what else is said."""
+    facts = {ours: values.get(theirs) for ours, theirs in mapping.items()}
     used = set(mapping.values())
-    found["meta"] = {name: value for name, value in values.items() if name not in used}
-    return found
+    return facts, {name: value for name, value in values.items() if name not in used}
 
 
 def read_delimited(
@@ -207,10 +214,12 @@ def read_json_lines(url: str, columns: Mapping[str, str], rows: RowBuilder) -> I
         if not isinstance(values, dict):
             digest = hashlib.sha256(line.encode("utf-8", "replace")).hexdigest()
             rows.add(
-                kind="bytes",
-                locator=digest,
-                status=FAILED_TO_DOWNLOAD,
-                error="broken json line",
+                SourceRow(
+                    kind="bytes",
+                    locator=digest,
+                    status=FAILED_TO_DOWNLOAD,
+                    error="broken json line",
+                )
             )
             continue
         if mapping is None or not set(mapping.values()) <= values.keys():
@@ -224,7 +233,7 @@ def read_url_list(url: str, rows: RowBuilder) -> Iterator[pa.Table]:
     """Rows of a text file with one URL a line."""
     for line in read_lines(url):
         if line.strip():
-            rows.add_url(line.strip())
+            rows.add(url_row(line.strip()))
             yield from rows.take()
     yield from rows.take(all_rows=True)
 

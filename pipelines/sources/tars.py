@@ -8,25 +8,27 @@ import json
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import replace
 
 import fsspec
 import pyarrow as pa
 
 from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, SUCCESS, normalise_url
 from gristmill.pipelines.sources.pointer import compressed_tar_pointer, tar_pointer
-from gristmill.pipelines.sources.row_builder import RowBuilder
+from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow
 from gristmill.pipelines.sources.tables import add_bytes, open_parquet
 
 TRUNCATED = "truncated tar"
 _CAPTIONS = ("txt", "caption", "text", "cap")
 # Facts of somebody else's pipeline that would be taken for ours.
+# Bytes and pointer of a member.
+Member = tuple[bytes, str]
 _NOT_OURS = ("key", "status", "error_message", "sha256", "exif")
 
 
 def read_tar(url: str, rows: RowBuilder) -> Iterator[pa.Table]:
     """One row for each sample: members that share a name up to the first dot of its last part."""
-    sample: dict[str, Any] = {}
+    sample: dict[str, Member] = {}
     key = ""
     try:
         for found, extension, data, pointer in _members(url):
@@ -40,10 +42,12 @@ def read_tar(url: str, rows: RowBuilder) -> Iterator[pa.Table]:
             raise
         _add_sample(rows, key, sample)
         rows.add(
-            kind="bytes",
-            locator=f"{TRUNCATED}:{url.rpartition('/')[2]}",
-            status=FAILED_TO_DOWNLOAD,
-            error=TRUNCATED,
+            SourceRow(
+                kind="bytes",
+                locator=f"{TRUNCATED}:{url.rpartition('/')[2]}",
+                status=FAILED_TO_DOWNLOAD,
+                error=TRUNCATED,
+            )
         )
         sample = {}
     _add_sample(rows, key, sample)
@@ -87,11 +91,11 @@ def _check_end(url: str) -> None:
         raise EOFError("no end mark")
 
 
-def _add_sample(rows: RowBuilder, key: str, sample: Mapping[str, Any]) -> None:
+def _add_sample(rows: RowBuilder, key: str, sample: Mapping[str, Member]) -> None:
     if not sample:
         return
     texts = {name: _text(name, data) for name, (data, _) in sample.items()}
-    values: dict[str, Any] = {"sample_key": key}
+    values: dict[str, object] = {"sample_key": key}
     for name, text in texts.items():
         if name.split(".")[0] == "json" and text is not None:
             try:
@@ -109,12 +113,14 @@ def _add_sample(rows: RowBuilder, key: str, sample: Mapping[str, Any]) -> None:
     if picture is None:
         digest = hashlib.sha256(b"".join(data for data, _ in sample.values())).hexdigest()
         rows.add(
-            kind="bytes",
-            locator=digest,
-            caption=values.get(mapping.get("caption", "")),
-            status=FAILED_TO_DECODE,
-            error=f"no {rows.kind} member",
-            meta={**values, "members": sorted(sample)},
+            SourceRow(
+                kind="bytes",
+                locator=digest,
+                caption=values.get(mapping.get("caption", "")),
+                status=FAILED_TO_DECODE,
+                error=f"no {rows.kind} member",
+                meta={**values, "members": sorted(sample)},
+            )
         )
         return
     data, pointer = sample[picture]
@@ -160,22 +166,22 @@ def read_img2dataset(tar: str, parquet: str, rows: RowBuilder) -> Iterator[pa.Ta
 def _add_img2dataset(
     rows: RowBuilder,
     mapping: Mapping[str, str],
-    values: Mapping[str, Any],
+    values: Mapping[str, object],
     pointers: Mapping[str, tuple[str, str]],
     truncated: bool,
 ) -> None:
-    found: dict[str, Any] = {ours: values.get(theirs) for ours, theirs in mapping.items()}
-    url = str(found.pop("url", None) or "")
-    found.pop("path", None)
+    facts = {ours: values.get(theirs) for ours, theirs in mapping.items()}
+    url = str(facts.get("url") or "")
     used = (*mapping.values(), "status", "error_message")
-    found["meta"] = {name: value for name, value in values.items() if name not in used}
-    status = values.get("status") or SUCCESS
+    meta = {name: value for name, value in values.items() if name not in used}
+    status = str(values.get("status") or SUCCESS)
     key = str(values.get("key") or "")
+    row = SourceRow(kind="url", locator=normalise_url(url or key), url=url or None)
     if status != SUCCESS:
-        found |= {"status": status, "error": values.get("error_message") or status}
+        row = replace(row, status=status, error=str(values.get("error_message") or status))
     elif key in pointers:
-        found |= {"pointer": pointers[key][0], "sha256": pointers[key][1]}
+        row = replace(row, pointer=pointers[key][0], sha256=pointers[key][1])
     else:
         error = TRUNCATED if truncated else f"no {rows.kind} member"
-        found |= {"status": FAILED_TO_DOWNLOAD, "error": error}
-    rows.add(kind="url", locator=normalise_url(url or key), url=url or None, **found)
+        row = replace(row, status=FAILED_TO_DOWNLOAD, error=error)
+    rows.add(row.saying(facts, meta))

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.decode import Image
-from gristmill.pipelines.media import PICTURES, Media
+from gristmill.pipelines.media import PICTURES, Decoded, Media
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import setting
 from gristmill.pipelines.tokens.tokens import Tokens
@@ -23,11 +23,11 @@ class DocumentTokens(Tokens):
 
     media: ClassVar[Media | None] = PICTURES
 
-    def pictures(self, thing: Any) -> list[Image]:
+    def pictures(self, thing: Decoded) -> list[Image]:
         """The pictures of what a row shows."""
         return list(thing)
 
-    def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
+    def score(self, table: pa.Table, images: Sequence[Decoded] | None) -> pa.Table:
         """Encode the pictures of each row, and its caption."""
         assert images is not None
         schema = self.writes()
@@ -93,7 +93,7 @@ class FrameTokens(DocumentTokens):
         )
         return {**super().describes(), "frame_index": index}
 
-    def pictures(self, thing: Any) -> list[Image]:
+    def pictures(self, thing: Decoded) -> list[Image]:
         """Frames evenly spread."""
         return [thing.frames[place] for place in self._places(len(thing.frames))]
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gristmill.pipelines.media import Media
+from gristmill.pipelines.media import Decoded, Media
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Score
 from gristmill.pipelines.videos.frames import CLIP, ClipFrames
+
+if TYPE_CHECKING:
+    from cv2.typing import MatLike
 
 # Grey levels by which some part of frames 1/8 s apart differs at least if anything moves, and the
 # side of a part in pixels; noise of compression stays below.
@@ -86,7 +89,7 @@ class ClipFacts(Score):
             ),
         }
 
-    def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
+    def score(self, table: pa.Table, images: Sequence[Decoded] | None) -> pa.Table:
         """Measure each clip."""
         assert images is not None
         rows = [_measure(clip) for clip in images]
@@ -102,7 +105,7 @@ def _measure(clip: ClipFrames) -> tuple[float, ...]:
     for (first, second), gap in zip(clip.pairs, clip.gaps, strict=True):
         if gap <= 0:
             continue
-        difference: Any = cv2.absdiff(first, second)
+        difference: MatLike = cv2.absdiff(first, second)
         still.append(float(cv2.blur(difference.astype(np.float32), (_PART, _PART)).max()) < _STILL)
         if still[-1]:
             moving.append(0.0)
@@ -128,7 +131,7 @@ def _measure(clip: ClipFrames) -> tuple[float, ...]:
     return tuple(round(fact, 5) for fact in facts)
 
 
-def split_motion(flow: NDArray[Any]) -> tuple[float, float]:
+def split_motion(flow: NDArray[np.generic]) -> tuple[float, float]:
     """Flow [height, width, 2] in pixels -> the mean of the fastest twentieth of what the camera
     does not explain, and the mean of what it does. The camera's part is the similarity that fits
     most of it."""

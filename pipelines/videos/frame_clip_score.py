@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from gristmill.pipelines.images.clip_score import ClipScore
-from gristmill.pipelines.media import Media
+from gristmill.pipelines.media import Decoded, Media
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import setting
 from gristmill.pipelines.videos.frames import CLIP
@@ -52,7 +52,7 @@ class FrameClipScore(ClipScore):
             "image_embedding": ColumnFacts("Unit mean of the frames' embeddings, float16."),
         }
 
-    def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
+    def score(self, table: pa.Table, images: Sequence[Decoded] | None) -> pa.Table:
         """Score clips, their frames in batches of `batch_size`."""
         assert images is not None
         if not len(images):
@@ -83,6 +83,6 @@ class FrameClipScore(ClipScore):
                     round(steady, 5),
                 )
             )
-        columns: list[Any] = [list(column) for column in zip(*rows, strict=True)]
+        columns: list[object] = [list(column) for column in zip(*rows, strict=True)]
         columns += self.embedding_columns(means, text)
         return pa.table(columns, schema=self.writes())

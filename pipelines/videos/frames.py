@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.media import Media
 from gristmill.pipelines.videos.video import open_video, pixels, play, video_stream
+
+if TYPE_CHECKING:
+    from cv2.typing import MatLike
 
 # Frames in colour, evenly spread; their longer side in pixels.
 FRAMES = 12
@@ -125,8 +128,8 @@ def _grey(frame: Image) -> Image:
     height, width = frame.shape[:2]
     scale = min(1.0, GREY_SIDE / max(height, width))
     size = (max(8, round(width * scale)), max(8, round(height * scale)))
-    small: Any = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-    grey: Any = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    small: MatLike = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    grey: MatLike = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     return np.asarray(grey, np.uint8)
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.media import FILE, Media
+from gristmill.pipelines.media import FILE, Decoded, Media
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Needs, Score, require_choice, setting
 from gristmill.pipelines.videos.video import open_video, pixels, play
@@ -81,7 +81,7 @@ class Shots(Score):
         if self.side < 32:
             raise ConfigurationError(f"Shots.side is {self.side}; it must be at least 32 pixels")
 
-    def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
+    def score(self, table: pa.Table, images: Sequence[Decoded] | None) -> pa.Table:
         """Find the cuts of each file; rows about stretches of one file share what is found."""
         assert images is not None
         rows: list[tuple[list[int], list[float], int, float]] = []

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyarrow as pa
 
@@ -16,6 +16,7 @@ from gristmill.pipelines.schema import (
     FAILED_TO_CUT,
     ROW,
     ColumnFacts,
+    Row,
     make_child_uid,
     make_image_id,
     with_columns,
@@ -138,7 +139,7 @@ class Clips(Map):
             one = table.slice(row, 1)
             yield from self._clips(one, one.to_pylist()[0])
 
-    def _clips(self, table: pa.Table, row: dict[str, Any]) -> Iterator[pa.Table]:
+    def _clips(self, table: pa.Table, row: Row) -> Iterator[pa.Table]:
         shots = self._shots(row)
         if not shots:
             yield self._row(table, row, 0, error="stretch outside the video")
@@ -152,7 +153,7 @@ class Clips(Map):
             clip, error = (None, plan.error) if plan.error else next(made, (None, "not decodable"))
             yield self._row(table, row, ordinal, plan, clip, error)
 
-    def _shots(self, row: dict[str, Any]) -> list[tuple[float, float]]:
+    def _shots(self, row: Row) -> list[tuple[float, float]]:
         """Seconds of each shot, or of the stretch that the source names."""
         end = row["decoded_s"] or 0.0
         edges = [0.0, *row["cut_times"], end]
@@ -176,9 +177,7 @@ class Clips(Map):
         edges = [start + (end - start) * i / count for i in range(count + 1)]
         return [_Plan(shot, i, edges[i], edges[i + 1], None) for i in range(count)]
 
-    def _cut(
-        self, row: dict[str, Any], plans: Sequence[_Plan]
-    ) -> Iterator[tuple[Clip | None, str | None]]:
+    def _cut(self, row: Row, plans: Sequence[_Plan]) -> Iterator[tuple[Clip | None, str | None]]:
         if not plans:
             return
         if self.cut == "keyframe":
@@ -200,13 +199,13 @@ class Clips(Map):
     def _row(
         self,
         table: pa.Table,
-        row: dict[str, Any],
+        row: Row,
         ordinal: int,
         plan: _Plan | None = None,
         clip: Clip | None = None,
         error: str | None = None,
     ) -> pa.Table:
-        values: dict[str, Any] = dict.fromkeys(_OWN.names)
+        values: dict[str, object] = dict.fromkeys(_OWN.names)
         values |= {
             "uid": make_child_uid(row["uid"], "Clips", ordinal),
             "parent_uid": row["uid"],

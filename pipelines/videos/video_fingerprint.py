@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.pipelines.images.perceptual_hash import hash_details, hash_grey
-from gristmill.pipelines.media import Media
+from gristmill.pipelines.media import Decoded, Media
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Score
 from gristmill.pipelines.videos.frames import CLIP
@@ -47,7 +47,7 @@ class ClipSignature(Score):
             ),
         }
 
-    def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
+    def score(self, table: pa.Table, images: Sequence[Decoded] | None) -> pa.Table:
         """Hash the frames of each clip."""
         assert images is not None
         found = [frame_hashes(clip.signature) for clip in images]

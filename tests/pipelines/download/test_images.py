@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.download.resize import Boxes, PictureWorker, ResizedImage, ResizeSettings
 from gristmill.pipelines.download.transfer import cores
 from gristmill.pipelines.sources.pointer import file_pointer
-from gristmill.pipelines.sources.row_builder import RowBuilder
+from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow, url_row
 
 
 def photo(side: int = 96, seed: int = 0, height: int | None = None) -> Any:
@@ -51,7 +51,7 @@ def url_rows(*urls: str, captions: int = 1) -> pa.Table:
     rows = RowBuilder("test")
     for url in urls:
         for i in range(captions):
-            rows.add_url(url, caption=f"caption {i}")
+            rows.add(replace(url_row(url), caption=f"caption {i}"))
     return next(rows.take(all_rows=True))
 
 
@@ -59,7 +59,7 @@ def file_rows(folder: Path, files: dict[str, bytes]) -> pa.Table:
     rows = RowBuilder("test")
     for name, data in files.items():
         (folder / name).write_bytes(data)
-        rows.add(kind="path", locator=name, pointer=file_pointer(str(folder / name)))
+        rows.add(SourceRow(kind="path", locator=name, pointer=file_pointer(str(folder / name))))
     return next(rows.take(all_rows=True))
 
 
@@ -253,7 +253,7 @@ def test_boxes_are_blurred_as_img2dataset_does_and_missing_ones_fail(tmp_path: P
     ):  # fmt: skip
         (tmp_path / f"{name}.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
         pointer = file_pointer(str(tmp_path / f"{name}.png"))
-        rows.add(kind="path", locator=name, pointer=pointer, caption=name, meta=meta)
+        rows.add(SourceRow(kind="path", locator=name, pointer=pointer, caption=name, meta=meta))
     stage = Download(blur_boxes="faces", encode_format="png", encode_quality=5)
     found = {row["caption"]: row for row in stage(next(rows.take(all_rows=True))).to_pylist()}
     assert [found[name]["error"] for name in "abcde"] == [None, None, *["no blur boxes"] * 2, None]
@@ -318,7 +318,9 @@ def test_a_picture_that_kills_its_decoder_is_set_aside(tmp_path: Path) -> None:
 
 def test_rows_that_failed_in_their_source_pass_through() -> None:
     rows = RowBuilder("test")
-    rows.add(kind="bytes", locator="x", status="failed_to_decode", error="no image member")
+    rows.add(
+        SourceRow(kind="bytes", locator="x", status="failed_to_decode", error="no image member")
+    )
     table = next(rows.take(all_rows=True))
     assert outcome(Download(), table)[0]["error"] == "no image member"
 

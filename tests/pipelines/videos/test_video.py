@@ -21,7 +21,7 @@ from gristmill.dags.engine.part_worker import _store_images
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.download.videos import DownloadVideo
 from gristmill.pipelines.schema import ROW, SUCCESS
-from gristmill.pipelines.sources.row_builder import RowBuilder, seconds
+from gristmill.pipelines.sources.row_builder import RowBuilder, seconds, url_row
 from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.videos.clip_facts import ClipFacts
 from gristmill.pipelines.videos.cut_video import Encoding, copy_pieces, encode_pieces
@@ -113,7 +113,7 @@ def test_download_names_what_is_wrong_and_keeps_what_is_right() -> None:
         }
         rows = RowBuilder("test", "video")
         for path in ("/good.mp4", "/login.mp4", "/still.mp4", "/noise.mp4", "/none.mp4"):
-            rows.add_url(server.url(path))
+            rows.add(url_row(server.url(path)))
         table = next(rows.take(all_rows=True))
         done = DownloadVideo(allow_hosts=(server.host,), retries=0, min_side=32)(table)
         small = DownloadVideo(allow_hosts=(server.host,), retries=0, min_side=100)(table)
@@ -140,8 +140,8 @@ def test_a_file_that_kills_its_reader_is_poisoned_alone(monkeypatch: Any) -> Non
     with serving() as server:
         server.pages |= {"/a": good, "/b": b"die" + good}
         rows = RowBuilder("test", "video")
-        rows.add_url(server.url("/a"))
-        rows.add_url(server.url("/b"))
+        rows.add(url_row(server.url("/a")))
+        rows.add(url_row(server.url("/b")))
         table = next(rows.take(all_rows=True))
         done = Deadly(allow_hosts=(server.host,), retries=0)(table)
     assert dict(zip(done["url"].to_pylist(), done["status"].to_pylist(), strict=True)) == {
