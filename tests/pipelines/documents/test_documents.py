@@ -20,8 +20,8 @@ from gristmill.pipelines.documents.repeated_images import RepeatedImages
 from gristmill.pipelines.images.edit_facts import EditFacts
 from gristmill.pipelines.schema import ROW
 from gristmill.pipelines.sources.document_formats import (
-    Document,
     DocumentImage,
+    ParsedDocument,
     from_dict,
     parse_document,
     parse_html,
@@ -201,7 +201,7 @@ def test_a_table_without_pairs_is_refused_with_the_remedy(tmp_path: Path) -> Non
 # -- to pictures and back -----------------------------------------------------------------------
 
 
-def rows_of(documents: list[Document]) -> pa.Table:
+def rows_of(documents: list[ParsedDocument]) -> pa.Table:
     rows = [
         {"uid": f"{i:032x}", "image_id": f"{i:032x}", "row": i, "source": "test",
          "status": "pending", "url": document.url,
@@ -225,8 +225,8 @@ def fetched(table: pa.Table) -> pa.Table:
     return table
 
 
-def story(images: int = 3) -> Document:
-    return Document(
+def story(images: int = 3) -> ParsedDocument:
+    return ParsedDocument(
         [f"text {i}" for i in range(3)],
         [DocumentImage(place=i + 1, url=f"http://i.test/{i}.jpg") for i in range(images)],
         url="http://a.test/",
