@@ -36,7 +36,8 @@ from gristmill.dags.runs.keep import choose
 from gristmill.dags.runs.selections import SELECTIONS
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.dedup.caption_duplicates import CaptionDuplicates
-from gristmill.pipelines.dedup.semantic_clusters import SemanticClusters, unit
+from gristmill.pipelines.dedup.kmeans import unit
+from gristmill.pipelines.dedup.semantic_clusters import SemanticClusters
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.schema import ROW
 from gristmill.pipelines.stage import Global, Read, Score

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,13 @@ from gristmill.pipelines.dedup.minhash import (
     caption_words,
     minhash,
     shingle_hashes,
+)
+from gristmill.pipelines.dedup.part_arrays import (
+    NO_DIGESTS,
+    NO_NUMBERS,
+    NO_PAIRS,
+    Kind,
+    PartArrays,
 )
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
@@ -118,7 +125,7 @@ class CaptionDuplicates(Global):
         text = np.asarray(workspace.load("row_text")[rows])
         there = text >= 0
         safe = np.maximum(text, 0)
-        columns: list[Any] = []
+        columns: list[pa.Array | NDArray[np.generic]] = []
         if there.any():
             leader = np.asarray(workspace.load("leader"))[safe]
             group = hex_digests(np.asarray(workspace.load("texts"))[leader]).to_pylist()
@@ -153,38 +160,47 @@ class CaptionDuplicates(Global):
         flat = np.concatenate([np.zeros(0, np.uint64), *shingles])
         texts = [xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass")) for text in known]
         every = np.arange(len(table))
-        save = {
-            "row_text": row_text, "uids": digests(table["uid"]),
-            "preferred": best_of_rows(table, self.prefer, every, len(table)),
-            "texts": digests(pa.chunked_array([pa.array(texts, pa.string())])),
-            "shingles": flat, "ends": ends,
-            "minhash": minhash(flat, ends, self.bands * self.band_rows, self.seed),
-        }  # fmt: skip
-        for name, array in save.items():
-            workspace.save(f"captions/{part:06d}.{name}", array)
+        PartArrays(workspace, "captions").save(
+            part,
+            row_text=row_text,
+            uids=digests(table["uid"]),
+            preferred=best_of_rows(table, self.prefer, every, len(table)),
+            texts=digests(pa.chunked_array([pa.array(texts, pa.string())])),
+            shingles=flat,
+            ends=ends,
+            minhash=minhash(flat, ends, self.bands * self.band_rows, self.seed),
+        )
 
     def _texts(self, workspace: Workspace, _: int) -> None:
         """Distinct captions of all parts, ordered by digest, so that parts do not matter."""
-        load = _loader(workspace)
-        counts = [len(array) for array in load("row_text")]
-        workspace.save("row_starts", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
-        digest = np.concatenate([_NO_DIGESTS, *load("texts")])
+        saved = PartArrays(workspace, "captions")
+        workspace.save("row_starts", saved.starts("row_text"))
+        digest = saved.joined("texts", NO_DIGESTS)
         texts, first, number = np.unique(digest, axis=0, return_index=True, return_inverse=True)
         number = number.reshape(-1)
         workspace.save("texts", texts)
-        starts = np.concatenate([[0], np.cumsum([len(array) for array in load("texts")])])
         of_rows = [
             np.where(rows >= 0, _taken(number, start + np.maximum(rows, 0)), -1)
-            for rows, start in zip(load("row_text"), starts, strict=False)
+            for rows, start in zip(
+                saved.each("row_text", np.int64), saved.starts("texts"), strict=False
+            )
         ]
-        row_text = np.concatenate([np.zeros(0, np.int64), *of_rows]).astype(np.int64)
+        row_text = np.concatenate([NO_NUMBERS, *of_rows]).astype(np.int64)
         workspace.save("row_text", row_text)
         copies = np.bincount(row_text[row_text >= 0], minlength=len(texts)).astype(np.int64)
         workspace.save("copies", copies)
-        signatures = np.concatenate([array for array in load("minhash") if len(array)] or [_NONE])
-        workspace.save("minhash", signatures[first] if len(first) else signatures)
-        lengths = np.concatenate([_NONE, *(np.diff(ends, prepend=0) for ends in load("ends"))])
-        flat = np.concatenate([np.zeros(0, np.uint64), *load("shingles")])
+        nothing = np.zeros((0, self.bands * self.band_rows), np.uint32)
+        workspace.save("minhash", saved.joined("minhash", nothing)[first])
+        self._join_shingles(workspace, saved, first)
+
+    def _join_shingles(
+        self, workspace: Workspace, saved: PartArrays, first: NDArray[np.int64]
+    ) -> None:
+        """Shingles of the distinct captions, which are the `first` of their kind among all, end to
+        end: numbered densely, so that a sparse matrix is no wider than they are many."""
+        counts = [np.diff(ends, prepend=0) for ends in saved.each("ends", np.int64)]
+        lengths = np.concatenate([NO_NUMBERS, *counts])
+        flat = saved.joined("shingles", np.zeros(0, np.uint64))
         begin = np.concatenate([[0], np.cumsum(lengths)])
         chosen = begin[first]
         ends = np.cumsum(lengths[first]).astype(np.int64)
@@ -215,8 +231,7 @@ class CaptionDuplicates(Global):
         """Components of captions, the commonest of each, and the places of rows."""
         texts, copies = workspace.load("texts"), np.asarray(workspace.load("copies"))
         count = len(texts)
-        edges = [workspace.load(f"edges/{band:06d}") for band in range(self.bands)]
-        group = components(np.concatenate([np.zeros((0, 2), np.int64), *edges]), count)
+        group = components(PartArrays(workspace, "edges", self.bands).joined("", NO_PAIRS), count)
         leader, _size = leaders(group, [texts[:, 1], texts[:, 0], -copies])
         workspace.save("leader", leader)
         jaccard = (
@@ -229,31 +244,15 @@ class CaptionDuplicates(Global):
         workspace.save("jaccard", jaccard.round(5).astype(np.float32))
         size = np.bincount(group, copies, minlength=count)[group] if count else np.zeros(0)
         workspace.save("group_size", size.astype(np.int64))
-        load = _loader(workspace)
-        uids = np.concatenate([_NO_DIGESTS, *load("uids")])
-        preferred = np.concatenate([np.zeros((0, len(self.prefer))), *load("preferred")])
+        saved = PartArrays(workspace, "captions")
+        uids = saved.joined("uids", NO_DIGESTS)
+        preferred = saved.joined("preferred", np.zeros((0, len(self.prefer))))
         row_text = np.asarray(workspace.load("row_text"))
         keys = preference(uids, preferred)
         workspace.save("copy_rank", places(row_text, keys))
         workspace.save("group_rank", places(_taken(leader, np.maximum(row_text, 0)), keys))
 
 
-_NONE = np.zeros(0, np.int64)
-_NO_DIGESTS = np.zeros((0, 2), np.uint64)
-
-
-def _loader(workspace: Workspace) -> Any:
-    """name -> that array of every part."""
-
-    def load(name: str) -> list[NDArray[Any]]:
-        return [
-            np.asarray(workspace.load(f"captions/{part:06d}.{name}"))
-            for part in range(workspace.parts)
-        ]
-
-    return load
-
-
-def _taken(values: NDArray[Any], index: NDArray[Any]) -> NDArray[Any]:
+def _taken(values: NDArray[Kind], index: NDArray[np.int64]) -> NDArray[Kind]:
     """values[index], and zeros if there are no values."""
     return values[index] if len(values) else np.zeros(len(index), values.dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +53,7 @@ class Edges:
 
 
 def leaders(
-    group: NDArray[Any], keys: Sequence[NDArray[Any]]
+    group: NDArray[np.integer], keys: Sequence[NDArray[np.number]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each thing: the first of its group by lexsort keys, and how many the group has."""
     order, starts, sizes = _runs(group, keys)
@@ -64,7 +63,7 @@ def leaders(
     return first, size
 
 
-def places(group: NDArray[Any], keys: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
+def places(group: NDArray[np.integer], keys: Sequence[NDArray[np.number]]) -> NDArray[np.int64]:
     """Place of each thing within its group, from 0, by lexsort keys."""
     order, starts, sizes = _runs(group, keys)
     place = np.empty(len(group), np.int64)
@@ -73,7 +72,7 @@ def places(group: NDArray[Any], keys: Sequence[NDArray[Any]]) -> NDArray[np.int6
 
 
 def _runs(
-    group: NDArray[Any], keys: Sequence[NDArray[Any]]
+    group: NDArray[np.integer], keys: Sequence[NDArray[np.number]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """An order with groups together, where each group begins in it, and its size."""
     order = np.lexsort((*keys, group)).astype(np.int64)

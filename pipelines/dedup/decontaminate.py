@@ -9,9 +9,9 @@ says because of what.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +47,26 @@ _ITEMS = pa.schema(
         pa.field("thumbnail", pa.binary(THUMBNAIL_BYTES)),
     ]
 )
+
+
+class PictureFacts(TypedDict, total=False):
+    """What pictures are compared by: the digest of the bytes, and what `PerceptualHash` says."""
+
+    sha256: str
+    pixel_hash: str
+    phash: int
+    thumbnail: bytes
+
+
+class Item(PictureFacts):
+    """One item of an evaluation; without a picture's facts if it has none."""
+
+    name: str
+    caption: str | None
+
+
+Mark = Callable[[int, int, str], None]
+"""Says of a row that it is of the kind `KINDS[i]` and copies the item of that name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,12 +190,12 @@ class Decontaminate(Global):
                 rows["uid"].to_pylist(), names, rows["caption"].to_pylist(), strict=True
             )
         }
-        described: dict[str, dict[str, Any]] = {
+        described: dict[str, Item] = {
             uid: {"name": name, "caption": caption} for uid, (name, caption) in found.items()
         }
         if self.compare_images:
             for uid, facts in _pictures(rows):
-                described[uid] |= facts
+                described[uid] = {**described[uid], **facts}
         return pa.Table.from_pylist(list(described.values()), _ITEMS)
 
     def _join(self, workspace: Workspace, _: int) -> None:
@@ -218,7 +238,7 @@ class Decontaminate(Global):
         schema = pa.schema([pa.field("uid", pa.string(), nullable=False), *self.writes()])
         workspace.save_table(f"found/{part:06d}", pa.table(columns, schema=schema))
 
-    def _match_pictures(self, workspace: Workspace, rows: pa.Table, mark: Any) -> None:
+    def _match_pictures(self, workspace: Workspace, rows: pa.Table, mark: Mark) -> None:
         items = workspace.load_table("pictures")
         if not len(items) or not len(rows):
             return
@@ -241,7 +261,7 @@ class Decontaminate(Global):
                 for row, item in across[far <= self.thumbnail_tolerance].tolist():
                     mark(row, 2, names[item - len(rows)])
 
-    def _match_captions(self, workspace: Workspace, rows: pa.Table, mark: Any) -> None:
+    def _match_captions(self, workspace: Workspace, rows: pa.Table, mark: Mark) -> None:
         items = workspace.load_table("texts")
         texts: dict[str, list[int]] = {}
         for row, caption in enumerate(rows["caption"].to_pylist()):
@@ -258,7 +278,8 @@ class Decontaminate(Global):
         ends = np.cumsum([len(one) for one in sets]).astype(np.int64)
         flat = np.concatenate(sets)
         signatures = minhash(flat, ends, _BANDS * _BAND_ROWS, 0)
-        shingles = Shingles(np.unique(flat, return_inverse=True)[1], ends)
+        dense = np.unique(flat, return_inverse=True)[1].astype(np.int32)
+        shingles = Shingles(dense, ends)
         ours = list(texts.values())
         pairs = np.unique(np.concatenate(list(_meeting(signatures, len(ours)))), axis=0)
         close = shingles.jaccard(pairs[:, 0], pairs[:, 1] + len(ours)) >= self.threshold
@@ -270,7 +291,7 @@ class Decontaminate(Global):
 _TEXTS = pa.schema([pa.field("text", pa.string()), pa.field("name", pa.string())])
 
 
-def _pictures(rows: pa.Table) -> Iterator[tuple[str, dict[str, Any]]]:
+def _pictures(rows: pa.Table) -> Iterator[tuple[str, PictureFacts]]:
     """(uid, digests and hashes) of the rows whose picture can be had."""
     hasher = PerceptualHash()
     for table in Download().map(rows):
@@ -281,8 +302,9 @@ def _pictures(rows: pa.Table) -> Iterator[tuple[str, dict[str, Any]]]:
                 picture = decode_rgb(row["image"])
             except DecodeError:
                 continue
-            facts = hasher.score(pa.table({}), [picture]).to_pylist()[0]
-            yield row["uid"], {"sha256": row["sha256"], **facts}
+            facts: PictureFacts = hasher.score(pa.table({}), [picture]).to_pylist()[0]
+            facts["sha256"] = row["sha256"]
+            yield row["uid"], facts
 
 
 def _meeting(signatures: NDArray[np.uint32], ours: int) -> Iterator[NDArray[np.int64]]:

@@ -12,7 +12,6 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,7 +117,11 @@ def close_pairs(hashes: Hashes, radius: int, task: Task) -> Iterator[Pairs]:
 
 
 def joined_pairs(
-    starts: NDArray[Any], counts: NDArray[Any], left: NDArray[Any], right: NDArray[Any], same: bool
+    starts: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    left: NDArray[np.int64],
+    right: NDArray[np.int64],
+    same: bool,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """All pairs (member of left bucket, member of right bucket), in chunks of bounded size."""
     if not len(left):
@@ -152,7 +155,7 @@ def joined_pairs(
 
 
 def _expand(
-    member: NDArray[Any], first: NDArray[Any], partners: NDArray[Any]
+    member: NDArray[np.int64], first: NDArray[np.int64], partners: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     total = int(partners.sum())
     a = np.repeat(member, partners)

@@ -28,6 +28,14 @@ from gristmill.pipelines.dedup.image_ids import (
     distinct_images,
     hex_digests,
     preference,
+    received_area,
+)
+from gristmill.pipelines.dedup.part_arrays import (
+    NO_DIGESTS,
+    NO_NUMBERS,
+    NO_PAIRS,
+    PartArrays,
+    PartRows,
 )
 from gristmill.pipelines.images.perceptual_hash import THUMBNAIL_BYTES
 from gristmill.pipelines.schema import ColumnFacts
@@ -37,6 +45,8 @@ _KINDS = ("bytes", "pixels", "near")
 # A thumbnail with less contrast than this (grey levels) is compared as if it had this much, so that
 # the noise of empty pictures is not blown up.
 _LEAST_CONTRAST = 6.0
+# Pairs of thumbnails compared at a time: 60 MB of them as floats.
+_COMPARED = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +128,7 @@ class Duplicates(Global):
     def columns(self, workspace: Workspace, part: int) -> pa.Table:
         """What was decided, for each row of a part."""
         start = int(workspace.load("starts")[part])
-        image = workspace.load(f"signatures/{part:06d}.row_image") + start
+        image = PartArrays(workspace, "signatures").load(part, "row_image", np.int64) + start
         survivor = workspace.load("survivor")[image]
         ids = workspace.load("ids")
         group = hex_digests(ids[survivor])
@@ -146,35 +156,30 @@ class Duplicates(Global):
         ids, rows, image = distinct_images(table["image_id"])
         chosen = table.take(pa.array(rows))
         thumbnails = _thumbnails(chosen["thumbnail"])
-        area = pc.multiply(
-            pc.fill_null(chosen["original_width"].cast(pa.int64()), 0),
-            pc.fill_null(chosen["original_height"].cast(pa.int64()), 0),
+        looks = [xxhash.xxh3_64_intdigest(row.data) for row in thumbnails]
+        PartArrays(workspace, "signatures").save(
+            part,
+            row_image=image.astype(np.int64),
+            ids=ids,
+            sha256=digests(chosen["sha256"]),
+            pixel_hash=digests(chosen["pixel_hash"]),
+            hashes=chosen["phash"].to_numpy().astype(np.uint64),
+            thumbnails=thumbnails,
+            looks=np.array(looks, np.uint64),
+            area=received_area(chosen),
+            preferred=best_of_rows(table, self.prefer, image, len(rows)),
         )
-        save = {
-            "row_image": image.astype(np.int64),
-            "ids": ids,
-            "sha256": digests(chosen["sha256"]),
-            "pixel_hash": digests(chosen["pixel_hash"]),
-            "hashes": chosen["phash"].to_numpy().astype(np.uint64),
-            "thumbnails": thumbnails,
-            "looks": np.array(
-                [xxhash.xxh3_64_intdigest(row.data) for row in thumbnails], np.uint64
-            ),
-            "area": area.to_numpy(),
-            "preferred": best_of_rows(table, self.prefer, image, len(rows)),
-        }
-        for name, array in save.items():
-            workspace.save(f"signatures/{part:06d}.{name}", array)
 
     def _images(self, workspace: Workspace, task: int) -> None:
         """All parts' images in one array of each fact; thumbnails stay where they are."""
-        names = ("ids", "sha256", "pixel_hash", "hashes", "looks", "area", "preferred")
-        parts = range(workspace.parts)
-        counts = [len(workspace.load(f"signatures/{part:06d}.area")) for part in parts]
-        workspace.save("starts", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
-        for name in names:
-            pieces = [workspace.load(f"signatures/{part:06d}.{name}") for part in parts]
-            workspace.save(name, np.concatenate(pieces))
+        saved = PartArrays(workspace, "signatures")
+        workspace.save("starts", saved.starts("area"))
+        for name in ("ids", "sha256", "pixel_hash"):
+            workspace.save(name, saved.joined(name, NO_DIGESTS))
+        for name in ("hashes", "looks"):
+            workspace.save(name, saved.joined(name, np.zeros(0, np.uint64)))
+        workspace.save("area", saved.joined("area", NO_NUMBERS))
+        workspace.save("preferred", saved.joined("preferred", np.zeros((0, len(self.prefer)))))
         # Pictures that look exactly alike are searched for once.
         hashes, looks = workspace.load("hashes"), workspace.load("looks")
         _, distinct = np.unique(np.stack([hashes, looks], axis=1), axis=0, return_index=True)
@@ -190,11 +195,13 @@ class Duplicates(Global):
         distinct = workspace.load("distinct")
         hashes = np.ascontiguousarray(workspace.load("hashes")[distinct])
         task = plan_tasks(len(distinct), self.radius)[index]
-        thumbnails = _Thumbnails(workspace)
+        starts = np.asarray(workspace.load("starts"))
+        saved = PartArrays(workspace, "signatures").each("thumbnails", np.uint8)
+        thumbnails = PartRows(starts, saved)
         edges = Edges()
         for pairs in close_pairs(hashes, self.radius, task):
             images = distinct[pairs]
-            alike = thumbnails.distance(images[:, 0], images[:, 1]) <= self.thumbnail_tolerance
+            alike = _distances(thumbnails, images) <= self.thumbnail_tolerance
             edges.add(images[alike])
         workspace.save(f"edges/{index:06d}", edges.forest())
 
@@ -203,7 +210,7 @@ class Duplicates(Global):
         ids = workspace.load("ids")
         n = len(ids)
         sha256, pixel_hash = workspace.load("sha256"), workspace.load("pixel_hash")
-        edges = [workspace.load(f"edges/{i:06d}") for i in range(self._count_tasks(workspace))]
+        edges = PartArrays(workspace, "edges", self._count_tasks(workspace)).each("", np.int64)
         if self.exact_bytes:
             edges.append(_equal_rows(sha256))
         if self.exact_pixels:
@@ -211,7 +218,7 @@ class Duplicates(Global):
         if self.near:
             looks = np.stack([workspace.load("hashes"), workspace.load("looks")], axis=1)
             edges.append(_equal_rows(looks))
-        label = components(np.concatenate([np.zeros((0, 2), np.int64), *edges]), n)
+        label = components(np.concatenate([NO_PAIRS, *edges]), n)
         keys = preference(np.asarray(ids), np.asarray(workspace.load("preferred")))
         survivor, size = leaders(label, [*keys, -np.asarray(workspace.load("area"))])
         same_bytes = (sha256 == sha256[survivor]).all(axis=1)
@@ -222,31 +229,14 @@ class Duplicates(Global):
         workspace.save("kind", kind)
 
 
-class _Thumbnails:
-    """Thumbnails of all images, memory-mapped part by part; only candidates are read."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        self.starts = workspace.load("starts")
-        self.parts = [
-            workspace.load(f"signatures/{part:06d}.thumbnails") for part in range(workspace.parts)
-        ]
-
-    def distance(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Distances of image pairs, in pieces."""
-        step = 20_000
-        pieces = [
-            thumbnail_distance(self._take(a[i : i + step]), self._take(b[i : i + step]))
-            for i in range(0, len(a), step)
-        ]
-        return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-
-    def _take(self, images: NDArray[np.int64]) -> NDArray[np.uint8]:
-        found = np.empty((len(images), THUMBNAIL_BYTES), np.uint8)
-        part = np.searchsorted(self.starts, images, side="right") - 1
-        for number in np.unique(part):
-            rows = np.flatnonzero(part == number)
-            found[rows] = self.parts[number][images[rows] - self.starts[number]]
-        return found
+def _distances(thumbnails: PartRows[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.float32]:
+    """`thumbnail_distance` [n] of the images of pairs [n, 2]; only their thumbnails are read, some
+    at a time."""
+    pieces = [np.zeros(0, np.float32)]
+    for low in range(0, len(pairs), _COMPARED):
+        some = pairs[low : low + _COMPARED]
+        pieces.append(thumbnail_distance(thumbnails.take(some[:, 0]), thumbnails.take(some[:, 1])))
+    return np.concatenate(pieces)
 
 
 def thumbnail_distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +38,7 @@ def distinct_images(
 
 
 def best_of_rows(
-    table: pa.Table, prefer: Sequence[str], image: NDArray[Any], images: int
+    table: pa.Table, prefer: Sequence[str], image: NDArray[np.int64], images: int
 ) -> NDArray[np.float64]:
     """[images, columns]: the best value of each preferred column over an image's rows."""
     best = np.full((images, len(prefer)), -np.inf)
@@ -50,8 +49,17 @@ def best_of_rows(
     return best
 
 
-def preference(ids: NDArray[np.uint64], preferred: NDArray[np.float64]) -> list[NDArray[Any]]:
+def preference(ids: NDArray[np.uint64], preferred: NDArray[np.float64]) -> list[NDArray[np.number]]:
     """Keys for `np.lexsort`, the most important last: best `preferred` columns first, then the
     lowest digest, so that order depends on what things are and not on where they lie."""
     columns = [-preferred[:, i] for i in reversed(range(preferred.shape[1]))]
     return [ids[:, 1], ids[:, 0], *columns]
+
+
+def received_area(images: pa.Table) -> NDArray[np.int64]:
+    """Pixels [n] of images as they were received; 0 where that is not known."""
+    sides = (
+        pc.fill_null(images[name].cast(pa.int64()), 0)
+        for name in ("original_width", "original_height")
+    )
+    return np.asarray(pc.multiply(*sides).to_numpy())

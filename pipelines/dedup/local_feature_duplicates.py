@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
@@ -24,7 +23,11 @@ from gristmill.pipelines.dedup.image_ids import (
     distinct_images,
     hex_digests,
     preference,
+    received_area,
 )
+from gristmill.pipelines.dedup.kmeans import learn_centroids, nearest_centroid
+from gristmill.pipelines.dedup.part_arrays import NO_DIGESTS, NO_NUMBERS, PartArrays, PartRows
+from gristmill.pipelines.dedup.visual_words import SparseRows, bags_of_words, likeliest
 from gristmill.pipelines.images.local_features import DESCRIPTOR, POINT, matching_points, mirrored
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
@@ -33,8 +36,6 @@ from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
 _WORD_DESCRIPTORS, _MOST_WORDS, _FEWEST_WORDS = 50, 65_536, 64
 # Descriptors from which words are learnt, for each word.
 _SAMPLE = 40
-# Images whose candidates are looked for at a time.
-_BLOCK = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,12 +122,13 @@ class RobustCopies(Global):
             )
 
     def phases(self) -> tuple[Phase, ...]:
-        """Features, words, words of images, verified pairs, groups."""
+        """Features, words, words of images, their index, verified pairs, groups."""
         return (
             Phase(name="features", count=lambda w: w.parts, work=self._features),
             Phase(name="vocabulary", count=lambda _: 1, work=self._vocabulary),
             Phase(name="words", count=lambda w: w.parts, work=self._words),
             Phase(name="index", count=lambda _: 1, work=self._index),
+            Phase(name="bags", count=lambda w: w.parts, work=self._bags),
             Phase(name="pairs", count=lambda w: w.parts, work=self._pairs),
             Phase(name="groups", count=lambda _: 1, work=self._groups),
         )
@@ -134,7 +136,7 @@ class RobustCopies(Global):
     def columns(self, workspace: Workspace, part: int) -> pa.Table:
         """What was found, for the rows of a part."""
         start = int(workspace.load("starts")[part])
-        image = np.asarray(workspace.load(f"features/{part:06d}.row_image")) + start
+        image = PartArrays(workspace, "features").load(part, "row_image", np.int64) + start
         survivor = np.asarray(workspace.load("survivor"))[image]
         points = np.asarray(workspace.load("points"))[image]
         duplicate = np.asarray(workspace.load("duplicate_points"))[image]
@@ -160,36 +162,26 @@ class RobustCopies(Global):
         ids, rows, image = distinct_images(table["image_id"])
         chosen = table.take(pa.array(rows))
         count = chosen["local_points"].type.list_size // POINT
-        area = pc.multiply(
-            pc.fill_null(chosen["original_width"].cast(pa.int64()), 0),
-            pc.fill_null(chosen["original_height"].cast(pa.int64()), 0),
-        )
         duplicates = pa.chunked_array([pa.nulls(len(rows), pa.string())])
-        save: dict[str, NDArray[Any]] = {
-            "row_image": image,
-            "ids": ids,
-            "counts": chosen["local_count"].to_numpy().astype(np.int16),
-            "points": _values(chosen["local_points"]).reshape(-1, count, POINT),
-            "descriptors": _values(chosen["local_descriptors"]).reshape(-1, count, DESCRIPTOR),
-            "area": area.to_numpy(),
-            "preferred": best_of_rows(table, self.prefer, image, len(rows)),
-            "duplicate_of": digests(
-                chosen["duplicate_of"] if "duplicate_of" in names else duplicates
-            ),
-        }
-        for name, array in save.items():
-            workspace.save(f"features/{part:06d}.{name}", array)
+        PartArrays(workspace, "features").save(
+            part,
+            row_image=image,
+            ids=ids,
+            counts=chosen["local_count"].to_numpy().astype(np.int16),
+            points=_values(chosen["local_points"]).reshape(-1, count, POINT),
+            descriptors=_values(chosen["local_descriptors"]).reshape(-1, count, DESCRIPTOR),
+            area=received_area(chosen),
+            preferred=best_of_rows(table, self.prefer, image, len(rows)),
+            duplicate_of=digests(chosen["duplicate_of"] if "duplicate_of" in names else duplicates),
+        )
 
     def _vocabulary(self, workspace: Workspace, _: int) -> None:
         """Visual words, learnt from descriptors of images chosen by digest."""
-        import faiss
-
-        load = _loader(workspace)
-        counts = [len(array) for array in load("ids")]
-        workspace.save("starts", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
-        ids = np.concatenate([np.zeros((0, 2), np.uint64), *load("ids")])
+        saved = PartArrays(workspace, "features")
+        workspace.save("starts", saved.starts("ids"))
+        ids = saved.joined("ids", NO_DIGESTS)
         workspace.save("ids", ids)
-        total = int(sum(int(array.sum()) for array in load("counts")))
+        total = sum(int(array.sum()) for array in saved.each("counts", np.int16))
         words = self.words or min(_MOST_WORDS, max(_FEWEST_WORDS, total // _WORD_DESCRIPTORS))
         words = max(1, min(words, total))
         features = Features(workspace)
@@ -201,51 +193,37 @@ class RobustCopies(Global):
                 break
             held.append(features.of(image)[1])
             found += len(held[-1])
-        if not found:
-            workspace.save("words", np.zeros((1, DESCRIPTOR), np.float32))
-            return
-        sample = np.concatenate(held).astype(np.float32)
-        before = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(self.threads)
-        try:
-            kmeans = faiss.Kmeans(
-                DESCRIPTOR, words, niter=self.iterations, seed=self.seed + 1,
-                min_points_per_centroid=1, max_points_per_centroid=_SAMPLE,
+        centroids = np.zeros((1, DESCRIPTOR), np.float32)
+        if found:
+            centroids = learn_centroids(
+                np.concatenate(held).astype(np.float32), words, iterations=self.iterations,
+                sample=_SAMPLE, seed=self.seed, threads=self.threads,
             )  # fmt: skip
-            kmeans.train(np.ascontiguousarray(sample))
-            centroids = np.asarray(kmeans.centroids, np.float32).reshape(words, -1)
-        finally:
-            faiss.omp_set_num_threads(before)
         workspace.save("words", centroids)
 
     def _words(self, workspace: Workspace, part: int) -> None:
         """The word of each keypoint, as it is and in the mirror; -1 where there is none."""
-        import faiss
-
-        counts = np.asarray(workspace.load(f"features/{part:06d}.counts"))
-        descriptors = np.asarray(workspace.load(f"features/{part:06d}.descriptors"))
-        index = faiss.IndexFlatL2(DESCRIPTOR)
-        index.add(np.ascontiguousarray(workspace.load("words")))
+        saved = PartArrays(workspace, "features")
+        counts = saved.load(part, "counts", np.int16)
+        descriptors = saved.load(part, "descriptors", np.uint8)
+        centroids = np.asarray(workspace.load("words"))
         missing = np.arange(descriptors.shape[1])[None] >= counts[:, None]
-        before = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(self.threads)
-        try:
-            for name, values in (("plain", descriptors), ("mirror", mirrored(descriptors))):
-                flat = values.reshape(-1, DESCRIPTOR).astype(np.float32)
-                found = index.search(flat, 1)[1] if len(flat) else np.zeros((0, 1), np.int64)
-                words = found.reshape(missing.shape).astype(np.int32)
-                words[missing] = -1
-                workspace.save(f"words/{part:06d}.{name}", words)
-        finally:
-            faiss.omp_set_num_threads(before)
+
+        def words_of(values: NDArray[np.uint8]) -> NDArray[np.int32]:
+            flat = values.reshape(-1, DESCRIPTOR).astype(np.float32)
+            nearest = nearest_centroid(flat, centroids, self.threads).reshape(missing.shape)
+            return np.where(missing, -1, nearest).astype(np.int32)
+
+        PartArrays(workspace, "words").save(
+            part, plain=words_of(descriptors), mirror=words_of(mirrored(descriptors))
+        )
 
     def _index(self, workspace: Workspace, _: int) -> None:
         """Weights of words: those that few images have say most (inverse document frequency)."""
         words = len(workspace.load("words"))
         frequency = np.zeros(words, np.int64)
         images = 0
-        for part in range(workspace.parts):
-            plain = np.asarray(workspace.load(f"words/{part:06d}.plain"))
+        for plain in PartArrays(workspace, "words").each("plain", np.int32):
             images += len(plain)
             for row in plain:
                 frequency[np.unique(row[row >= 0])] += 1
@@ -254,31 +232,33 @@ class RobustCopies(Global):
         weight[frequency > max(50, images // 50)] = 0
         workspace.save("weight", weight)
 
+    def _bags(self, workspace: Workspace, part: int) -> None:
+        """A part's images by visual word, once for all the searches among them."""
+        plain = PartArrays(workspace, "words").load(part, "plain", np.int32)
+        bags = bags_of_words(plain, np.asarray(workspace.load("weight")))
+        bags.turned().save(PartArrays(workspace, "bags"), part)
+
     def _pairs(self, workspace: Workspace, part: int) -> None:
         """Verified copies of a part's images among all, and of the pairs that hashes found."""
         weight = np.asarray(workspace.load("weight"))
-        starts = np.asarray(workspace.load("starts"))
+        first = int(workspace.load("starts")[part])
         features = Features(workspace)
-        everything = _bags(
-            [np.asarray(workspace.load(f"words/{p:06d}.plain")) for p in range(workspace.parts)],
-            weight,
-        )
+        bags = PartArrays(workspace, "bags")
+        inverted = [SparseRows.load(bags, other) for other in range(workspace.parts)]
         found: list[tuple[int, int, int, int]] = []
         for name, is_mirror in (("plain", False), ("mirror", True)):
-            queries = _bags([np.asarray(workspace.load(f"words/{part:06d}.{name}"))], weight)
-            for low in range(0, queries.shape[0], _BLOCK):
-                scores = (queries[low : low + _BLOCK] @ everything.T).tocsr()
-                for row in range(scores.shape[0]):
-                    image = int(starts[part]) + low + row
-                    for other in _best(scores, row, image, self.candidates):
-                        points = matching_points(
-                            features.of(image),
-                            features.of(other),
-                            mirror=is_mirror,
-                            least_area=self.least_area,
-                        )
-                        if points >= self.least_points:
-                            found.append((image, other, points, int(is_mirror)))
+            words = PartArrays(workspace, "words").load(part, name, np.int32)
+            queries = bags_of_words(words, weight)
+            for image, others in likeliest(queries, inverted, first, self.candidates):
+                for other in others:
+                    points = matching_points(
+                        features.of(image),
+                        features.of(other),
+                        mirror=is_mirror,
+                        least_area=self.least_area,
+                    )
+                    if points >= self.least_points:
+                        found.append((image, other, points, int(is_mirror)))
         workspace.save(f"pairs/{part:06d}", np.array(found, np.int64).reshape(-1, 4))
         self._check_duplicates(workspace, part, features)
 
@@ -286,12 +266,13 @@ class RobustCopies(Global):
         """How well the pairs fit that were found by their hashes."""
         ids = np.asarray(workspace.load("ids"))
         order = np.lexsort((ids[:, 1], ids[:, 0]))
-        keys = _joined(ids[order])
-        wanted = np.asarray(workspace.load(f"features/{part:06d}.duplicate_of"))
+        keys = _comparable(ids[order])
+        wanted = PartArrays(workspace, "features").load(part, "duplicate_of", np.uint64)
         start = int(workspace.load("starts")[part])
         points = np.full(len(wanted), -1, np.int64)
-        for row in np.flatnonzero((wanted != 0).any(axis=1)).tolist():
-            at = int(np.searchsorted(keys, _joined(wanted[row : row + 1])[0]))
+        there = np.flatnonzero((wanted != 0).any(axis=1))
+        places = np.searchsorted(keys, _comparable(wanted[there]))
+        for row, at in zip(there.tolist(), places.tolist(), strict=True):
             if at < len(keys) and (ids[order[at]] == wanted[row]).all():
                 points[row] = matching_points(
                     features.of(start + row), features.of(int(order[at])), mirror=False
@@ -300,16 +281,13 @@ class RobustCopies(Global):
 
     def _groups(self, workspace: Workspace, _: int) -> None:
         """Components, their survivors, and the best evidence for each image."""
-        load = _loader(workspace)
+        saved = PartArrays(workspace, "features")
         ids = np.asarray(workspace.load("ids"))
-        parts = range(workspace.parts)
-        pairs = np.concatenate(
-            [np.zeros((0, 4), np.int64), *(workspace.load(f"pairs/{p:06d}") for p in parts)]
-        )
+        pairs = PartArrays(workspace, "pairs").joined("", np.zeros((0, 4), np.int64))
         count = len(ids)
         group = components(pairs[:, :2], count) if count else np.zeros(0, np.int32)
-        area = np.concatenate([np.zeros(0, np.int64), *load("area")])
-        preferred = np.concatenate([np.zeros((0, len(self.prefer))), *load("preferred")])
+        area = saved.joined("area", NO_NUMBERS)
+        preferred = saved.joined("preferred", np.zeros((0, len(self.prefer))))
         survivor, size = leaders(group, [*preference(ids, preferred), -area])
         points, is_mirror = np.full(count, -1, np.int64), np.zeros(count, bool)
         # Ascending evidence, so that the best is written last; a mirror only if it fits better.
@@ -320,77 +298,30 @@ class RobustCopies(Global):
         workspace.save("size", size)
         workspace.save("points", points)
         workspace.save("mirrored", is_mirror)
-        duplicates = [np.asarray(workspace.load(f"duplicates/{p:06d}")) for p in parts]
-        workspace.save("duplicate_points", np.concatenate([np.zeros(0, np.int64), *duplicates]))
+        duplicates = PartArrays(workspace, "duplicates").joined("", NO_NUMBERS)
+        workspace.save("duplicate_points", duplicates)
 
 
 class Features:
     """Points and descriptors of any image, memory-mapped part by part."""
 
     def __init__(self, workspace: Workspace) -> None:
-        self._starts = np.asarray(workspace.load("starts"))
-        self._parts = [
-            tuple(
-                workspace.load(f"features/{part:06d}.{name}")
-                for name in ("counts", "points", "descriptors")
-            )
-            for part in range(workspace.parts)
-        ]
+        starts, saved = np.asarray(workspace.load("starts")), PartArrays(workspace, "features")
+        self._counts = PartRows(starts, saved.each("counts", np.int16))
+        self._points = PartRows(starts, saved.each("points", np.float32))
+        self._descriptors = PartRows(starts, saved.each("descriptors", np.uint8))
 
-    def of(self, image: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def of(self, image: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Points [n, 4] and descriptors [n, 128] of one image."""
-        part = int(np.searchsorted(self._starts, image, side="right")) - 1
-        row = image - int(self._starts[part])
-        counts, points, descriptors = self._parts[part]
-        count = int(counts[row])
-        return np.asarray(points[row, :count]), np.asarray(descriptors[row, :count])
+        count = int(self._counts.one(image))
+        return self._points.one(image)[:count], self._descriptors.one(image)[:count]
 
 
-def _loader(workspace: Workspace) -> Any:
-    def load(name: str) -> list[NDArray[Any]]:
-        return [
-            np.asarray(workspace.load(f"features/{part:06d}.{name}"))
-            for part in range(workspace.parts)
-        ]
-
-    return load
-
-
-def _values(column: pa.ChunkedArray) -> NDArray[Any]:
+def _values(column: pa.ChunkedArray) -> NDArray[np.number]:
+    """The values of a column of fixed-size lists, end to end."""
     return np.asarray(column.combine_chunks().flatten().to_numpy(zero_copy_only=False))
 
 
-def _bags(words: list[NDArray[np.int32]], weight: NDArray[np.float32]) -> Any:
-    """Images as rows of weighted words, each of unit length (scipy CSR)."""
-    from scipy.sparse import csr_array
-
-    held, ends, end = [np.zeros(0, np.int32)], [0], 0
-    for part in words:
-        for row in part:
-            there = np.unique(row[row >= 0])
-            there = there[weight[there] > 0]
-            held.append(there.astype(np.int32))
-            end += len(there)
-            ends.append(end)
-    columns = np.concatenate(held)
-    values = weight[columns]
-    lengths = np.diff(ends)
-    squares = np.add.reduceat(
-        np.append(values**2, 0), np.minimum(np.array(ends[:-1], np.int64), end)
-    )
-    norm = np.sqrt(np.where(lengths > 0, squares, 1))
-    values = values / np.repeat(norm, lengths)
-    return csr_array((values, columns, np.array(ends)), shape=(len(lengths), len(weight)))
-
-
-def _best(scores: Any, row: int, image: int, count: int) -> list[int]:
-    """The images that share most words with one, itself left out."""
-    start, end = scores.indptr[row], scores.indptr[row + 1]
-    others, values = scores.indices[start:end], scores.data[start:end]
-    order = np.lexsort((others, -values))
-    return [int(other) for other in others[order[: count + 1]] if other != image][:count]
-
-
-def _joined(ids: NDArray[np.uint64]) -> NDArray[Any]:
-    """Pairs of uint64 as one comparable value each."""
+def _comparable(ids: NDArray[np.uint64]) -> NDArray[np.object_]:
+    """Digests [n, 2] as one comparable whole number each, [n]."""
     return np.array([(int(a) << 64) | int(b) for a, b in ids], object)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import xxhash
@@ -20,7 +19,7 @@ class Shingles:
     """Which shingles each caption has: numbers of shingles laid end to end, and where each caption
     ends."""
 
-    def __init__(self, column: NDArray[Any], ends: NDArray[Any]) -> None:
+    def __init__(self, column: NDArray[np.int32], ends: NDArray[np.int64]) -> None:
         from scipy.sparse import csr_array
 
         pointer = np.concatenate([[0], ends])
@@ -29,7 +28,7 @@ class Shingles:
         self._rows = csr_array((ones, np.asarray(column), pointer), shape=(len(ends), width))
         self._counts = np.diff(pointer)
 
-    def jaccard(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    def jaccard(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.float64]:
         """Jaccard similarity of pairs of captions."""
         pieces = []
         for i in range(0, len(a), _CHUNK):

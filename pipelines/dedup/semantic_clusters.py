@@ -16,14 +16,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
+from gristmill.pipelines.dedup.cluster_facts import (
+    best_before,
+    by_cluster,
+    density_shares,
+    random_keys,
+)
 from gristmill.pipelines.dedup.connected_components import places
 from gristmill.pipelines.dedup.image_ids import (
     best_of_rows,
@@ -31,17 +36,15 @@ from gristmill.pipelines.dedup.image_ids import (
     hex_digests,
     preference,
 )
+from gristmill.pipelines.dedup.kmeans import learn_centroids, most_similar, unit
+from gristmill.pipelines.dedup.part_arrays import NO_DIGESTS, NO_NUMBERS, PartArrays, PartRows
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
 
 # Images for each cluster when their number is not given, and the most of them.
 _CLUSTER_IMAGES, _MOST_CLUSTERS = 1000, 50_000
-# Vectors compared at a time.
-_TILE = 4096
 # A task of the search compares about this many pairs.
 _TASK_PAIRS = 2_000_000_000
-# Nearest other centroids whose mean distance says how far a cluster is from the rest.
-_NEIGHBOURS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,10 +158,10 @@ class SemanticClusters(Global):
     def columns(self, workspace: Workspace, part: int) -> pa.Table:
         """The facts of a part's rows."""
         start = int(workspace.load("starts")[part])
-        image = np.asarray(workspace.load(f"vectors/{part:06d}.row_image")) + start
+        image = PartArrays(workspace, "vectors").load(part, "row_image", np.int64) + start
         best = np.asarray(workspace.load("nearest"))[image]
         nearest = hex_digests(np.asarray(workspace.load("ids"))[np.maximum(best, 0)])
-        columns: list[Any] = [
+        columns: list[pa.Array | NDArray[np.generic]] = [
             np.asarray(workspace.load(name))[image]
             for name in ("cluster", "cluster_size", "cluster_rank", "centroid_similarity", "found")
         ]
@@ -177,111 +180,105 @@ class SemanticClusters(Global):
         column = table[self.embedding].combine_chunks()
         width = column.type.list_size
         values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)[rows]
-        preferred = best_of_rows(table, self.prefer, image, len(rows))
-        save: dict[str, NDArray[Any]] = {
-            "row_image": image, "ids": ids, "preferred": preferred,
-            "vectors": unit(values).astype(np.float16),
-        }  # fmt: skip
-        for name, array in save.items():
-            workspace.save(f"vectors/{part:06d}.{name}", array)
+        PartArrays(workspace, "vectors").save(
+            part,
+            row_image=image,
+            ids=ids,
+            preferred=best_of_rows(table, self.prefer, image, len(rows)),
+            vectors=unit(values).astype(np.float16),
+        )
 
     def _centroids(self, workspace: Workspace, _: int) -> None:
         """All images' order of preference, and centroids learnt from a sample of them."""
-        parts = range(workspace.parts)
-        ids = np.concatenate([workspace.load(f"vectors/{part:06d}.ids") for part in parts])
-        counts = [len(workspace.load(f"vectors/{part:06d}.ids")) for part in parts]
-        workspace.save("starts", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+        saved = PartArrays(workspace, "vectors")
+        workspace.save("starts", saved.starts("ids"))
+        ids = saved.joined("ids", NO_DIGESTS)
         workspace.save("ids", ids)
-        preferred = np.concatenate(
-            [workspace.load(f"vectors/{part:06d}.preferred") for part in parts]
-        )
+        preferred = saved.joined("preferred", np.zeros((0, len(self.prefer))))
         rank = np.empty(len(ids), np.int64)
         rank[np.lexsort(preference(ids, preferred))] = np.arange(len(ids))
         workspace.save("rank", rank)
-        luck = _luck(ids, self.seed)
-        workspace.save("luck", luck)
+        keys = random_keys(ids, self.seed)
+        workspace.save("luck", keys)
         clusters = self.clusters or max(1, min(_MOST_CLUSTERS, len(ids) // _CLUSTER_IMAGES))
         clusters = max(1, min(clusters, len(ids)))
         # Chosen and ordered by digest, so that parts do not matter.
-        chosen = np.lexsort((ids[:, 1], ids[:, 0], luck))[: self.sample * clusters]
-        vectors = Vectors(workspace, "vectors").take(chosen)
-        found = learn_centroids(vectors, clusters, self) if len(vectors) else vectors
-        workspace.save("centroids", found)
+        chosen = np.lexsort((ids[:, 1], ids[:, 0], keys))[: self.sample * clusters]
+        vectors = _all_vectors(workspace).take(chosen).astype(np.float32)
+        if len(vectors):
+            vectors = learn_centroids(
+                vectors, clusters, iterations=self.iterations, sample=self.sample, seed=self.seed,
+                threads=self.threads, spherical=True,
+            )  # fmt: skip
+        workspace.save("centroids", vectors)
 
     def _assign(self, workspace: Workspace, part: int) -> None:
         """The nearest clusters of each image, nearest first."""
-        vectors = np.asarray(workspace.load(f"vectors/{part:06d}.vectors"), np.float32)
+        vectors = PartArrays(workspace, "vectors").load(part, "vectors", np.float16)
         centroids = np.asarray(workspace.load("centroids"))
         probes = max(1, min(self.probes, len(centroids)))
-        similarity, cluster = nearest(vectors, centroids, probes, self.threads)
-        workspace.save(f"assigned/{part:06d}.probes", cluster.astype(np.int32))
-        workspace.save(f"assigned/{part:06d}.similarity", similarity[:, :1].astype(np.float32))
+        similarity, cluster = most_similar(
+            vectors.astype(np.float32), centroids, probes, self.threads
+        )
+        PartArrays(workspace, "assigned").save(
+            part,
+            probes=cluster.astype(np.int32),
+            similarity=similarity[:, :1].astype(np.float32),
+        )
 
     def _members(self, workspace: Workspace, _: int) -> None:
         """Images by cluster: those in it, and those that look for neighbours in it."""
-        parts = range(workspace.parts)
-        probes = np.concatenate([workspace.load(f"assigned/{part:06d}.probes") for part in parts])
-        similarity = np.concatenate(
-            [workspace.load(f"assigned/{part:06d}.similarity") for part in parts]
-        )
+        assigned = PartArrays(workspace, "assigned")
+        probes = np.concatenate(assigned.each("probes", np.int32))
+        similarity = assigned.joined("similarity", np.zeros((0, 1), np.float32))
         clusters = len(workspace.load("centroids"))
         workspace.save("cluster", probes[:, 0].astype(np.int32))
         workspace.save("centroid_similarity", similarity[:, 0].round(5))
-        members, member_ends = _by_cluster(probes[:, 0], np.arange(len(probes)), clusters)
+        members, member_ends = by_cluster(probes[:, 0], np.arange(len(probes)), clusters)
         images = np.repeat(np.arange(len(probes)), probes.shape[1])
-        seekers, seeker_ends = _by_cluster(probes.reshape(-1), images, clusters)
+        queries, query_ends = by_cluster(probes.reshape(-1), images, clusters)
         workspace.save("members", members)
         workspace.save("member_ends", member_ends)
-        workspace.save("seekers", seekers)
-        workspace.save("seeker_ends", seeker_ends)
-        cost = np.diff(member_ends, prepend=0) * np.diff(seeker_ends, prepend=0)
+        workspace.save("seekers", queries)
+        workspace.save("seeker_ends", query_ends)
+        cost = np.diff(member_ends, prepend=0) * np.diff(query_ends, prepend=0)
         # Each task is a run of clusters: borders where the sum of costs passes a task's share.
         task = np.cumsum(cost) // _TASK_PAIRS
         borders = np.flatnonzero(np.diff(task)) + 1
         workspace.save("tasks", np.concatenate([[0], borders, [clusters]]).astype(np.int64))
 
     def _neighbours(self, workspace: Workspace, index: int) -> None:
-        """For the seekers of some clusters: the nearest member that is preferred to them."""
+        """For the queries of some clusters: the nearest member that is preferred to them."""
         first, last = (int(border) for border in workspace.load("tasks")[index : index + 2])
-        vectors, rank = Vectors(workspace, "vectors"), np.asarray(workspace.load("rank"))
-        saved = []
+        vectors, rank = _all_vectors(workspace), np.asarray(workspace.load("rank"))
+        asked, cosines, nearest = [NO_NUMBERS], [np.zeros(0, np.float32)], [NO_NUMBERS]
         for cluster in range(first, last):
             members = _slice(workspace, "member", cluster)
-            seekers = _slice(workspace, "seeker", cluster)
-            if len(members) and len(seekers):
-                saved.append((seekers, *_best_before(vectors, rank, members, seekers)))
-        joined = [np.concatenate(column) for column in zip(*saved, strict=True)] or [
-            np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64),
-        ]  # fmt: skip
-        for name, array in zip(("seekers", "similarity", "nearest"), joined, strict=True):
-            workspace.save(f"neighbours/{index:06d}.{name}", array)
+            queries = _slice(workspace, "seeker", cluster)
+            if len(members) and len(queries):
+                cosine, which = best_before(vectors, rank, members, queries)
+                asked.append(queries)
+                cosines.append(cosine)
+                nearest.append(which)
+        PartArrays(workspace, "neighbours").save(
+            index,
+            seekers=np.concatenate(asked),
+            similarity=np.concatenate(cosines),
+            nearest=np.concatenate(nearest),
+        )
 
     def _facts(self, workspace: Workspace, _: int) -> None:
         """The best over all probes, places in clusters, and density."""
-        ids, rank = workspace.load("ids"), np.asarray(workspace.load("rank"))
-        count = len(ids)
-        tasks = range(len(workspace.load("tasks")) - 1)
-        seekers, similarity, near = (
-            np.concatenate([workspace.load(f"neighbours/{i:06d}.{name}") for i in tasks])
-            for name in ("seekers", "similarity", "nearest")
-        )
-        # The highest cosine last; between equals, the preferred.
-        order = np.lexsort((-rank[np.maximum(near, 0)], similarity, seekers))
-        final = order[np.flatnonzero(np.diff(seekers[order], append=-1))]
-        found, best = np.full(count, -1, np.float32), np.full(count, -1, np.int64)
-        found[seekers[final]] = similarity[final].round(5)
-        best[seekers[final]] = near[final]
-        workspace.save("found", found)
-        workspace.save("nearest", best)
+        ids = np.asarray(workspace.load("ids"))
+        self._save_nearest(workspace, len(ids))
         cluster = np.asarray(workspace.load("cluster"))
         centroids = np.asarray(workspace.load("centroids"))
         size = np.bincount(cluster, minlength=len(centroids))
         workspace.save("cluster_size", size[cluster].astype(np.int32))
-        luck = np.asarray(workspace.load("luck"))
-        place = places(cluster, [ids[:, 1], ids[:, 0], luck])
+        place = places(cluster, [ids[:, 1], ids[:, 0], np.asarray(workspace.load("luck"))])
         workspace.save("cluster_rank", place.astype(np.int32))
         to_centroid = np.asarray(workspace.load("centroid_similarity"))
-        density = density_shares(cluster, to_centroid, centroids, self.temperature, np.asarray(ids))
+        density = density_shares(cluster, to_centroid, centroids, self.temperature, ids)
         workspace.save("density", density)
         if self.target:
             wanted = np.asarray(np.load(self.target, allow_pickle=False), np.float32)
@@ -290,148 +287,34 @@ class SemanticClusters(Global):
                     f"{self.target} has embeddings of {wanted.shape[1]} values, "
                     f"{self.embedding} has {centroids.shape[1]}; use the same encoder"
                 )
-            near_ones = nearest(unit(wanted), centroids, 1, self.threads)[1]
+            near_ones = most_similar(unit(wanted), centroids, 1, self.threads)[1]
             workspace.save("near_target", np.isin(cluster, near_ones))
 
-
-class Vectors:
-    """Saved vectors of all parts' images, memory-mapped; only what is asked for is read."""
-
-    def __init__(self, workspace: Workspace, name: str) -> None:
-        self.starts = np.asarray(workspace.load("starts"))
-        self.parts = [
-            workspace.load(f"{name}/{part:06d}.vectors") for part in range(workspace.parts)
-        ]
-
-    def take(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Vectors of the images, [n, width] float32."""
-        width = self.parts[0].shape[1]
-        found = np.empty((len(images), width), np.float32)
-        part = np.searchsorted(self.starts, images, side="right") - 1
-        for number in np.unique(part):
-            rows = np.flatnonzero(part == number)
-            found[rows] = self.parts[number][images[rows] - self.starts[number]]
-        return found
+    def _save_nearest(self, workspace: Workspace, count: int) -> None:
+        """Of all clusters in which an image looked: its nearest better image, and the cosine."""
+        found_by = PartArrays(workspace, "neighbours", len(workspace.load("tasks")) - 1)
+        queries = found_by.joined("seekers", NO_NUMBERS)
+        similarity = found_by.joined("similarity", np.zeros(0, np.float32))
+        near = found_by.joined("nearest", NO_NUMBERS)
+        rank = np.asarray(workspace.load("rank"))
+        # The highest cosine last; between equals, the preferred.
+        order = np.lexsort((-rank[np.maximum(near, 0)], similarity, queries))
+        final = order[np.flatnonzero(np.diff(queries[order], append=-1))]
+        found, best = np.full(count, -1, np.float32), np.full(count, -1, np.int64)
+        found[queries[final]] = similarity[final].round(5)
+        best[queries[final]] = near[final]
+        workspace.save("found", found)
+        workspace.save("nearest", best)
 
 
-def unit(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Rows at length 1; a row of zeros, or with a value that is no number, is left at zero."""
-    rows = np.nan_to_num(np.asarray(values, np.float32), posinf=0.0, neginf=0.0)
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(length, 1e-12), np.float32)
-
-
-def learn_centroids(
-    vectors: NDArray[np.float32], clusters: int, stage: SemanticClusters
-) -> NDArray[np.float32]:
-    """Spherical k-means of unit vectors, [clusters, width]; the same on every run."""
-    import faiss
-
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(stage.threads)
-    try:
-        kmeans = faiss.Kmeans(
-            vectors.shape[1], clusters, niter=stage.iterations, seed=stage.seed + 1,
-            spherical=True, min_points_per_centroid=1, max_points_per_centroid=stage.sample,
-        )  # fmt: skip
-        kmeans.train(np.ascontiguousarray(vectors))
-        return np.asarray(kmeans.centroids, np.float32).reshape(clusters, -1)
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
-def nearest(
-    vectors: NDArray[np.float32], centroids: NDArray[np.float32], count: int, threads: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Cosines and numbers [n, count] of the nearest centroids, nearest first."""
-    import faiss
-
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(threads)
-    try:
-        index = faiss.IndexFlatIP(centroids.shape[1])
-        index.add(np.ascontiguousarray(centroids, np.float32))
-        similarity, found = index.search(np.ascontiguousarray(vectors, np.float32), count)
-        return similarity, found
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
-def _luck(ids: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """A random number for each image that depends on nothing but its digest and the seed."""
-    return np.array([xxhash.xxh3_64_intdigest(row.tobytes(), seed=seed) for row in ids], np.uint64)
-
-
-def _by_cluster(
-    cluster: NDArray[Any], images: NDArray[np.int64], clusters: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Images sorted by cluster, and where each cluster ends."""
-    order = np.argsort(cluster, kind="stable")
-    return images[order], np.cumsum(np.bincount(cluster, minlength=clusters)).astype(np.int64)
+def _all_vectors(workspace: Workspace) -> PartRows[np.float16]:
+    """Unit vectors [width] of all images."""
+    starts = np.asarray(workspace.load("starts"))
+    return PartRows(starts, PartArrays(workspace, "vectors").each("vectors", np.float16))
 
 
 def _slice(workspace: Workspace, kind: str, cluster: int) -> NDArray[np.int64]:
+    """The members or seekers of one cluster, as numbers of images."""
     ends = workspace.load(f"{kind}_ends")
     start = int(ends[cluster - 1]) if cluster else 0
     return np.asarray(workspace.load(f"{kind}s")[start : int(ends[cluster])])
-
-
-def _best_before(
-    vectors: Vectors,
-    rank: NDArray[np.int64],
-    members: NDArray[np.int64],
-    seekers: NDArray[np.int64],
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """For each seeker, the highest cosine to a member of lower rank, and that member; -1, -1."""
-    best = np.full(len(seekers), -1, np.float32)
-    which = np.full(len(seekers), -1, np.int64)
-    # Members in the order of preference: the first of equals is the preferred.
-    members = members[np.argsort(rank[members], kind="stable")]
-    for low in range(0, len(members), _TILE):
-        there = members[low : low + _TILE]
-        values = vectors.take(there)
-        for start in range(0, len(seekers), _TILE):
-            rows = slice(start, start + _TILE)
-            cosine = vectors.take(seekers[rows]) @ values.T
-            cosine[rank[there][None] >= rank[seekers[rows]][:, None]] = -1
-            column = cosine.argmax(axis=1)
-            value = cosine[np.arange(len(column)), column]
-            better = value > best[rows]
-            best[rows] = np.where(better, value, best[rows])
-            which[rows] = np.where(better, there[column], which[rows])
-    return best, which
-
-
-def density_shares(
-    cluster: NDArray[Any],
-    to_centroid: NDArray[np.float32],
-    centroids: NDArray[np.float32],
-    temperature: float,
-    ids: NDArray[np.uint64],
-) -> NDArray[np.float32]:
-    """The smallest share of the corpus in which each image is kept, [n].
-
-    A cluster's complexity is its mean distance to its centroid times the distance of that centroid
-    to its nearest others; clusters are kept in proportion to the softmax of complexity, up to what
-    they have, the images farthest from the centroid first (Abbas et al. 2024). A cluster of weight
-    p gives its r-th image when the common factor passes r / p: so one order serves every share.
-    """
-    count = len(cluster)
-    if not count:
-        return np.zeros(0, np.float32)
-    size = np.bincount(cluster, minlength=len(centroids))
-    total = np.bincount(cluster, 1 - to_centroid.astype(np.float64), minlength=len(centroids))
-    inner = total / np.maximum(size, 1)
-    if len(centroids) > 1:
-        similarity, _ = nearest(centroids, centroids, min(_NEIGHBOURS + 1, len(centroids)), 1)
-        outer = 1 - similarity[:, 1:].astype(np.float64).mean(axis=1)
-    else:
-        outer = np.ones(1)
-    complexity = np.where(size > 0, inner * outer, -np.inf) / temperature
-    weight = np.exp(complexity - complexity.max())
-    place = places(cluster, [ids[:, 1], ids[:, 0], to_centroid])
-    factor = (place + 1) / np.maximum(weight[cluster], 1e-300)
-    ranked = np.lexsort((ids[:, 1], ids[:, 0], factor))
-    share = np.empty(count, np.float32)
-    share[ranked] = (np.arange(count) + 1) / count
-    return share

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,9 @@ from gristmill.pipelines.dedup.image_ids import (
     distinct_images,
     hex_digests,
     preference,
+    received_area,
 )
+from gristmill.pipelines.dedup.part_arrays import NO_DIGESTS, NO_NUMBERS, PartArrays
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
 
@@ -116,7 +118,7 @@ class ClipDuplicates(Global):
     def columns(self, workspace: Workspace, part: int) -> pa.Table:
         """What was decided, for each row of a part."""
         start = int(workspace.load("starts")[part])
-        clip = workspace.load(f"signatures/{part:06d}.row_clip") + start
+        clip = PartArrays(workspace, "signatures").load(part, "row_clip", np.int64) + start
         survivor = workspace.load("survivor")[clip]
         ids = workspace.load("ids")
         group = hex_digests(ids[survivor])
@@ -141,35 +143,32 @@ class ClipDuplicates(Global):
         ids, rows, clip = distinct_images(table["image_id"])
         chosen = table.take(pa.array(rows))
         lists = chosen["frame_hashes"].combine_chunks()
-        area = pc.multiply(
-            pc.fill_null(chosen["original_width"].cast(pa.int64()), 0),
-            pc.fill_null(chosen["original_height"].cast(pa.int64()), 0),
+        details = chosen["frame_details"].combine_chunks()
+        PartArrays(workspace, "signatures").save(
+            part,
+            row_clip=clip.astype(np.int64),
+            ids=ids,
+            parents=digests(chosen["parent_uid"]),
+            hashes=pc.list_flatten(lists).to_numpy().astype(np.uint64),
+            details=pc.list_flatten(details).to_numpy().astype(np.uint64),
+            lengths=pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64),
+            duration=pc.fill_null(chosen["duration_s"], 0).to_numpy().astype(np.float64),
+            area=received_area(chosen),
+            preferred=best_of_rows(table, self.prefer, clip, len(rows)),
         )
-        save = {
-            "row_clip": clip.astype(np.int64),
-            "ids": ids,
-            "parents": digests(chosen["parent_uid"]),
-            "hashes": pc.list_flatten(lists).to_numpy().astype(np.uint64),
-            "details": pc.list_flatten(chosen["frame_details"].combine_chunks())
-            .to_numpy()
-            .astype(np.uint64),
-            "lengths": pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64),
-            "duration": pc.fill_null(chosen["duration_s"], 0).to_numpy().astype(np.float64),
-            "area": area.to_numpy(),
-            "preferred": best_of_rows(table, self.prefer, clip, len(rows)),
-        }
-        for name, array in save.items():
-            workspace.save(f"signatures/{part:06d}.{name}", array)
 
     def _clips(self, workspace: Workspace, task: int) -> None:
         """All parts' clips in one array of each fact, and the frames that are searched for."""
-        names = ("ids", "parents", "hashes", "details", "lengths", "duration", "area", "preferred")
-        parts = range(workspace.parts)
-        counts = [len(workspace.load(f"signatures/{part:06d}.lengths")) for part in parts]
-        workspace.save("starts", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
-        for name in names:
-            pieces = [workspace.load(f"signatures/{part:06d}.{name}") for part in parts]
-            workspace.save(name, np.concatenate(pieces))
+        saved = PartArrays(workspace, "signatures")
+        workspace.save("starts", saved.starts("lengths"))
+        for name in ("ids", "parents"):
+            workspace.save(name, saved.joined(name, NO_DIGESTS))
+        for name in ("hashes", "details"):
+            workspace.save(name, saved.joined(name, np.zeros(0, np.uint64)))
+        for name in ("lengths", "area"):
+            workspace.save(name, saved.joined(name, NO_NUMBERS))
+        workspace.save("duration", saved.joined("duration", np.zeros(0)))
+        workspace.save("preferred", saved.joined("preferred", np.zeros((0, len(self.prefer)))))
         hashes, lengths = workspace.load("hashes"), workspace.load("lengths")
         keys, owners = [], []
         for clip, end in enumerate(np.cumsum(lengths)):
@@ -210,8 +209,8 @@ class ClipDuplicates(Global):
         """Components over all edges, and the survivor of each."""
         ids = np.asarray(workspace.load("ids"))
         n = len(ids)
-        pieces = [workspace.load(f"edges/{i:06d}") for i in range(self._count_tasks(workspace))]
-        found = np.concatenate([np.zeros((0, 3)), *pieces])
+        pairs = PartArrays(workspace, "edges", self._count_tasks(workspace))
+        found = pairs.joined("", np.zeros((0, 3)))
         edges, share = found[:, :2].astype(np.int64), found[:, 2]
         label = components(edges, n)
         keys = preference(ids, np.asarray(workspace.load("preferred")))
@@ -222,9 +221,8 @@ class ClipDuplicates(Global):
         for side in (0, 1):
             np.maximum.at(best, edges[:, side], share)
         parents = np.asarray(workspace.load("parents"))
-        inverse: Any = np.unique(parents, axis=0, return_inverse=True)[1]
-        video = inverse.reshape(-1)
-        eldest: Any = np.unique(video, return_index=True)[1]
+        video = np.unique(parents, axis=0, return_inverse=True)[1].reshape(-1)
+        eldest = np.unique(video, return_index=True)[1]
         siblings = np.stack([eldest[video], np.arange(n)], axis=1)
         families = components(np.concatenate([edges, siblings]), n)
         family = leaders(families, preference(ids, np.zeros((n, 0))))[0]
@@ -240,7 +238,7 @@ def overlap(a: NDArray[np.uint64], b: NDArray[np.uint64], radius: int) -> float:
     without a hash agree with none."""
     if len(a) > len(b):
         a, b = b, a
-    distance: NDArray[Any] = np.bitwise_count(a[:, None] ^ b[None]).sum(axis=2)
+    distance = np.bitwise_count(a[:, None] ^ b[None]).sum(axis=2)
     near = (distance <= radius) & (a[:, 0] != 0)[:, None] & (b[:, 0] != 0)[None]
     padded = np.pad(near, ((0, 0), (1, 1)))
     loose = padded[:, :-2] | padded[:, 1:-1] | padded[:, 2:]

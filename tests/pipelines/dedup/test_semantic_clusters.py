@@ -12,7 +12,8 @@ import pytest
 from memory_workspace import MemoryWorkspace, run_global
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.dedup.semantic_clusters import SemanticClusters, unit
+from gristmill.pipelines.dedup.kmeans import unit
+from gristmill.pipelines.dedup.semantic_clusters import SemanticClusters
 from gristmill.pipelines.schema import digest_fields
 
 
