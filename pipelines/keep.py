@@ -7,20 +7,22 @@ have a value, and its value is written down.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import duckdb
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, GraphError
-from gristmill.pipelines.rule_stability import unstable_calls
+from gristmill.pipelines.database import open_database, sql_name, sql_text
+from gristmill.pipelines.rules import (
+    check_quantiles,
+    columns_in,
+    range_warnings,
+    try_rules,
+    with_quantiles,
+)
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import (
     Global,
@@ -30,6 +32,7 @@ from gristmill.pipelines.stage import (
     require_choice,
     setting,
 )
+from gristmill.pipelines.subsets import read_subset
 
 KEPT = "kept"
 DROPPED = "dropped"
@@ -38,9 +41,6 @@ NO_VALUE = "no value"
 FORGOTTEN = "forgotten"
 NOT_IN_SUBSET = "not in the subset"
 MERGED_REASON = "another caption of the image was chosen"
-
-_QUANTILE = re.compile(r"quantile\(\s*([A-Za-z_]\w*)\s*,\s*([0-9.eE+-]+)\s*\)", re.IGNORECASE)
-_WORD = re.compile(r"'(?:[^']|'')*'|[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Keep(Global):
     # Column that decides which caption is the best; higher is better.
     best_by: str = "clip_score"
     # .npy of uids as DataComp publishes subsets (pairs of uint64: the halves of 128 bits); rows of
-    # other uids are dropped first. See `subset_file`.
+    # other uids are dropped first. See `subsets.subset_file`.
     subset: str = ""
     # Where those uids stand: our "uid", or "meta.NAME" for a column of the source.
     subset_by: str = "uid"
@@ -99,12 +99,7 @@ class Keep(Global):
             raise ConfigurationError(f"subset_by is {self.subset_by!r}; write uid or meta.NAME")
         require_choice(self, "missing")
         require_choice(self, "captions")
-        for reason, rule in self.rules.items():
-            for _, q in _QUANTILE.findall(rule):
-                if not 0 <= float(q) <= 1:
-                    raise ConfigurationError(
-                        f"rule {reason!r}: quantile {q} is not between 0 and 1"
-                    )
+        check_quantiles(self.rules)
 
     def resolve_columns(self, available: pa.Schema) -> tuple[str, ...]:
         """The columns that the rules name; every rule is tried on a table of no rows."""
@@ -113,38 +108,16 @@ class Keep(Global):
         for name in needed - set(available.names):
             raise GraphError(missing_column("Keep", name, available.names))
         names = [name for name in available.names if name in needed]
-        with _database() as database:
-            empty = pa.schema([available.field(name) for name in names]).empty_table()
-            database.register("rows", empty.append_column("uid", pa.array([], pa.string())))
-            for reason, rule in self.rules.items():
-                for column, _ in _QUANTILE.findall(rule):
-                    if column not in available.names:
-                        raise GraphError(missing_column("Keep", column, available.names))
-                sql = _QUANTILE.sub("0.0::DOUBLE", rule)
-                if calls := unstable_calls(database, sql, names):
-                    raise GraphError(
-                        f"rule {reason!r} ({rule}) asks {', '.join(calls)}, which answers "
-                        "otherwise every time: another run would keep other rows; compare with a "
-                        "fixed value"
-                    )
-                try:
-                    relation = database.sql(f"SELECT ({sql}) AS broken FROM rows")
-                    if str(relation.types[0]) != "BOOLEAN":
-                        raise GraphError(
-                            f"rule {reason!r} ({rule}) gives {relation.types[0]}, not a truth value"
-                        )
-                except duckdb.Error as error:
-                    there = ", ".join(sorted(available.names))
-                    raise GraphError(
-                        f"rule {reason!r} ({rule}) is refused: {str(error).strip()}\n"
-                        f"columns that enter the node: {there}"
-                    ) from error
+        try_rules(self.rules, names, available)
         return tuple(names)
 
     def columns_named(self, available: pa.Schema) -> set[str]:
         """The columns among `available` that some rule names."""
-        words = {word for rule in self.rules.values() for word in _WORD.findall(rule)}
-        return {name for name in available.names if name in words}
+        return {name for rule in self.rules.values() for name in columns_in(rule, available.names)}
+
+    def range_warnings(self, facts: Mapping[str, ColumnFacts]) -> dict[str, str]:
+        """Reason -> warning, for rules that compare a column with what it can never be."""
+        return range_warnings(self.rules, facts)
 
     def phases(self) -> tuple[Phase, ...]:
         """One pass over all columns that the rules name."""
@@ -161,7 +134,7 @@ class Keep(Global):
         needed += ["sha256"] if "sha256" in gone["kind"].to_pylist() else []
         needed += ["meta"] if self.subset and self.subset_by != "uid" else []
         read = [n for n in dict.fromkeys((*needed, *names)) if n in workspace.schema.names]
-        with _database(workspace.scratch()) as database:
+        with open_database(workspace.scratch(), memory="2GB", is_locked=True) as database:
             own = [name for name in names if name not in needed[:3]]
             clean = ", ".join(_clean(workspace.schema.field(name)) for name in own)
             first = f"CASE {self._first_sql(read)} END AS first_reason"
@@ -174,6 +147,7 @@ class Keep(Global):
             database.execute(f"CREATE TEMP TABLE verdicts AS {self._verdict_sql(resolved, names)}")
             self._merge_captions(database)
             counts = _count(database)
+            outcomes = [self._outcome(database, i, counts) for i in range(len(self.rules))]
             kept = database.execute(
                 f"SELECT count(*), count(*) FILTER (verdict = '{KEPT}') FROM verdicts"
             ).fetchall()
@@ -181,13 +155,15 @@ class Keep(Global):
                 "SELECT part, uid, verdict, reason, value FROM verdicts ORDER BY part, row"
             )
             _save_parts(workspace, result.to_arrow_reader(10_000))
-        stats = {
+        columns = {
             "rule": list(self.rules),
             "sql": list(self.rules.values()),
-            "resolved": [resolved[name] for name in self.rules],
+            "resolved": list(resolved.values()),
             "dropped": [counts.get(name, 0) for name in self.rules],
         }
-        workspace.save_table("rules", pa.table(stats, schema=_RULES))
+        for name in ("broken", "taken_by", "no_value"):
+            columns[name] = [outcome[name] for outcome in outcomes]
+        workspace.save_table("rules", pa.table(columns, schema=_RULES))
         rows, staying = kept[0]
         others = [name for name in counts if name not in self.rules]
         facts = {
@@ -206,22 +182,39 @@ class Keep(Global):
 
     def _resolve(
         self, database: duckdb.DuckDBPyConnection
-    ) -> tuple[dict[str, str], dict[str, Any]]:
+    ) -> tuple[dict[str, str], dict[str, float | None]]:
         """Rules with the value of each quantile in its place, and those values."""
-        values: dict[str, Any] = {}
+        values: dict[str, float | None] = {}
 
-        def value(match: re.Match[str]) -> str:
-            column, q = match.group(1), float(match.group(2))
+        def value(column: str, q: float) -> str:
             name = f"quantile({column}, {q:g})"
             if name not in values:
+                quoted = sql_name(column)
                 row = database.execute(
-                    f'SELECT quantile_cont("{column}", {q}) FROM rows WHERE "{column}" IS NOT NULL'
+                    f"SELECT quantile_cont({quoted}, {q}) FROM rows WHERE {quoted} IS NOT NULL"
                 ).fetchone()
                 values[name] = None if row is None or row[0] is None else float(row[0])
             found = values[name]
             return "NULL::DOUBLE" if found is None else f"{found!r}::DOUBLE"
 
-        return {name: _QUANTILE.sub(value, rule) for name, rule in self.rules.items()}, values
+        return {name: with_quantiles(rule, value) for name, rule in self.rules.items()}, values
+
+    def _outcome(
+        self, database: duckdb.DuckDBPyConnection, i: int, counts: Mapping[str, int]
+    ) -> dict[str, int | str | None]:
+        """What the i-th rule would have done alone, and who was faster."""
+        name = list(self.rules)[i]
+        broken, missing = database.execute(
+            f"SELECT count(*) FILTER (broken_{i}), "
+            f"count(*) FILTER (reason = {sql_text(NO_VALUE)} AND missing_rule = {i}) FROM verdicts"
+        ).fetchall()[0]
+        taken = None
+        if broken and not counts.get(name):
+            taken = database.execute(
+                f"SELECT reason FROM verdicts WHERE broken_{i} AND reason IS NOT NULL "
+                "GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 1"
+            ).fetchone()
+        return {"broken": broken, "taken_by": taken and str(taken[0]), "no_value": missing}
 
     def _chosen(self) -> pa.Table:
         """The uids of the subset."""
@@ -238,31 +231,37 @@ class Keep(Global):
         if self.subset:
             by = self.subset_by
             if by != "uid":
-                by = f"json_extract_string(meta, {_text('$.' + by.removeprefix('meta.'))})"
+                by = f"json_extract_string(meta, {sql_text('$.' + by.removeprefix('meta.'))})"
             clauses += f" WHEN NOT coalesce({by} IN (SELECT uid FROM chosen), FALSE) THEN "
-            clauses += _text(NOT_IN_SUBSET)
+            clauses += sql_text(NOT_IN_SUBSET)
         return clauses
 
     def _verdict_sql(self, resolved: Mapping[str, str], names: Sequence[str]) -> str:
         """SELECT that gives each row the first rule it breaks; rules are evaluated once each."""
         flags = "".join(f", ({sql}) AS broken_{i}" for i, sql in enumerate(resolved.values()))
-        reason, value = " WHEN first_reason IS NOT NULL THEN first_reason", ""
-        value = " WHEN first_reason IS NOT NULL THEN NULL"
-        for i, name in enumerate(self.rules):
+        reason = " WHEN first_reason IS NOT NULL THEN first_reason"
+        value = missing = " WHEN first_reason IS NOT NULL THEN NULL"
+        for i, (name, rule) in enumerate(self.rules.items()):
+            named = columns_in(rule, names)
             if self.missing == "drop":
-                reason += f" WHEN broken_{i} IS NULL THEN {_text(NO_VALUE)}"
-                value += f" WHEN broken_{i} IS NULL THEN {_text(name)}"
-            reason += f" WHEN broken_{i} THEN {_text(name)}"
-            value += f" WHEN broken_{i} THEN {_value_sql(self.rules[name], names)}"
+                reason += f" WHEN broken_{i} IS NULL THEN {sql_text(NO_VALUE)}"
+                value += f" WHEN broken_{i} IS NULL THEN {sql_text(name + ': ')} || "
+                value += _value_sql(named)
+                missing += f" WHEN broken_{i} IS NULL THEN {i}"
+            reason += f" WHEN broken_{i} THEN {sql_text(name)}"
+            value += f" WHEN broken_{i} THEN {_value_sql(named)}"
+            missing += f" WHEN broken_{i} THEN NULL"
+        broken = "".join(f", broken_{i}" for i in range(len(self.rules)))
         return (
-            f"SELECT part, uid, image_id, row, reason, value, {self._best_sql()} AS best, "
+            f"SELECT part, uid, image_id, row, reason, value, missing_rule{broken}, "
+            f"{self._best_sql()} AS best, "
             f"CASE WHEN reason IS NULL THEN '{KEPT}' ELSE '{DROPPED}' END AS verdict FROM ("
-            f"SELECT *, CASE{reason} END AS reason, CASE{value} END AS value FROM ("
-            f"SELECT *{flags} FROM rows))"
+            f"SELECT *, CASE{reason} END AS reason, CASE{value} END AS value, "
+            f"CASE{missing} END AS missing_rule FROM (SELECT *{flags} FROM rows))"
         )
 
     def _best_sql(self) -> str:
-        return f'"{self.best_by}"' if self.captions == "best" else "NULL::DOUBLE"
+        return sql_name(self.best_by) if self.captions == "best" else "NULL::DOUBLE"
 
     def _merge_captions(self, database: duckdb.DuckDBPyConnection) -> None:
         """Among the kept captions of one image, keep one; the others are merged into it."""
@@ -274,7 +273,7 @@ class Keep(Global):
             "WINDOW w AS (PARTITION BY image_id ORDER BY best DESC NULLS LAST, row)"
         )
         database.execute(
-            f"UPDATE verdicts SET verdict = '{MERGED}', reason = {_text(MERGED_REASON)}, "
+            f"UPDATE verdicts SET verdict = '{MERGED}', reason = {sql_text(MERGED_REASON)}, "
             "value = chosen FROM merged WHERE merged.uid = verdicts.uid AND chosen <> merged.uid"
         )
 
@@ -289,77 +288,43 @@ _COUNTS = pa.schema(
 )
 
 
-def read_subset(path: str) -> list[str]:
-    """The uids of a subset file, as 32 hex digits each.
-
-    Raises `ConfigurationError` for a file that is missing or holds something else.
-    """
-    if not os.path.exists(path):
-        raise ConfigurationError(f"{path} does not exist; give a .npy of uids")
-    try:
-        halves = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise ConfigurationError(f"{path} is no .npy of uids: {error}") from error
-    if halves.dtype.names is None or [halves.dtype[i] for i in range(2)] != ["<u8", "<u8"]:
-        raise ConfigurationError(
-            f"{path} holds {halves.dtype}; a subset is an array of two uint64 for each uid, as "
-            "DataComp and `gristmill keep --subset-out` write them"
-        )
-    high, low = (halves[name] for name in halves.dtype.names[:2])
-    return [f"{a:016x}{b:016x}" for a, b in zip(high.tolist(), low.tolist(), strict=True)]
-
-
-def subset_file(uids: Sequence[str]) -> NDArray[Any]:
-    """uids of 32 hex digits as DataComp's resharder wants them: sorted pairs of uint64."""
-    pairs = [(int(uid[:16], 16), int(uid[16:], 16)) for uid in uids]
-    return np.array(sorted(pairs), np.dtype("u8,u8"))
-
-
 _RULES = pa.schema(
     [
         pa.field("rule", pa.string()),
         pa.field("sql", pa.string()),
         pa.field("resolved", pa.string()),
         pa.field("dropped", pa.int64()),
+        # Rows for which the rule is true, whether or not an earlier one took them; where that is
+        # all of them, the reason that took the most.
+        pa.field("broken", pa.int64()),
+        pa.field("taken_by", pa.string()),
+        # Rows dropped because this rule had no value.
+        pa.field("no_value", pa.int64()),
     ]
 )
 
 
-@contextlib.contextmanager
-def _database(scratch: str | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """DuckDB in memory, spilling to `scratch`; rules cannot reach files or the network."""
-    with duckdb.connect(":memory:") as database:
-        database.execute("SET threads = 2")
-        database.execute("SET memory_limit = '2GB'")
-        if scratch is not None:
-            database.execute(f"SET temp_directory = {_text(scratch)}")
-        database.execute("SET enable_external_access = false")
-        database.execute("SET lock_configuration = true")
-        yield database
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
-
-
 def _clean(column: pa.Field) -> str:
     """A column with NaN as NULL."""
-    name = f'"{column.name}"'
+    name = sql_name(column.name)
     if pa.types.is_floating(column.type):
         return f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END AS {name}"
     return name
 
 
-def _value_sql(rule: str, names: Sequence[str]) -> str:
+def _value_sql(named: Sequence[str]) -> str:
     """SQL for the text of the columns a rule names, as `column=value`."""
-    named = [word for word in dict.fromkeys(_WORD.findall(rule)) if word in names]
-    pieces = [f"'{name}=' || coalesce(CAST(\"{name}\" AS VARCHAR), 'null')" for name in named]
+    pieces = [
+        f"{sql_text(name + '=')} || coalesce(CAST({sql_name(name)} AS VARCHAR), 'null')"
+        for name in named
+    ]
     return " || ', ' || ".join(pieces) if pieces else "''"
 
 
 def _count(database: duckdb.DuckDBPyConnection) -> dict[str, int]:
     rows = database.execute(
-        f"SELECT reason, count(*) FROM verdicts WHERE verdict = '{DROPPED}' GROUP BY reason"
+        f"SELECT reason, count(*) FROM verdicts WHERE verdict = '{DROPPED}' GROUP BY reason "
+        "ORDER BY reason"
     ).fetchall()
     return {str(reason): int(count) for reason, count in rows}
 

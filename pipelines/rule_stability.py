@@ -29,11 +29,12 @@ def unstable_calls(
     SQL that does not parse has none: whoever binds it next says what is wrong with it.
     """
     known = {name.lower() for name in columns}
-    names = dict.fromkeys(_calls(_tree(database, sql), known))
+    names = dict.fromkeys(_calls(syntax_tree(database, sql), known))
     return [name for name in names if _is_unstable(database, name, frozenset())]
 
 
-def _tree(database: duckdb.DuckDBPyConnection, sql: str) -> object:
+def syntax_tree(database: duckdb.DuckDBPyConnection, sql: str) -> object:
+    """The expression `sql` as DuckDB parses it: its JSON, or that of an error."""
     found = database.execute("SELECT json_serialize_sql(?)", [f"SELECT ({sql}) FROM rows"])
     return json.loads((found.fetchone() or ("{}",))[0])
 
@@ -61,7 +62,7 @@ def _is_unstable(database: duckdb.DuckDBPyConnection, name: str, within: frozens
             if stability != _CONSISTENT:
                 return True
         elif definition and name not in within:
-            inner = dict.fromkeys(_calls(_tree(database, definition), ()))
+            inner = dict.fromkeys(_calls(syntax_tree(database, definition), ()))
             if any(_is_unstable(database, call, within | {name}) for call in inner):
                 return True
     return False

@@ -12,7 +12,6 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -20,6 +19,7 @@ from gristmill.dags.engine.operators import DROPPED_SCHEMA
 from gristmill.dags.engine.rows import make_scratch
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, PartStore, RunLayout
 from gristmill.errors import SourceError
+from gristmill.pipelines.database import open_database
 from gristmill.pipelines.schema import ROW
 from gristmill.pipelines.stage import Needs, Read
 
@@ -93,14 +93,7 @@ def cut_parts(layout: RunLayout, chunks: int) -> int:
     scratch = make_scratch(layout)
     with contextlib.ExitStack() as stack:
         stack.callback(_remove, scratch)
-        database = stack.enter_context(duckdb.connect(":memory:"))
-        for setting in (
-            "threads = 2",
-            f"memory_limit = '{SORT_MEMORY}'",
-            f"temp_directory = '{scratch}'",
-            "preserve_insertion_order = false",
-        ):
-            database.execute(f"SET {setting}")
+        database = stack.enter_context(open_database(scratch, memory=SORT_MEMORY))
         database.register("scanned", _scanned(layout, chunks))
         database.execute("CREATE TEMP TABLE rows AS SELECT * FROM scanned")
         reader = database.sql(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import duckdb
 import pyarrow as pa
 
+from gristmill.pipelines.database import open_database
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
 
@@ -44,10 +44,7 @@ class RepeatedImages(Global):
         return (Phase(name="count", count=lambda _: 1, work=self._count),)
 
     def _count(self, workspace: Workspace, _: int) -> None:
-        with duckdb.connect(":memory:") as database:
-            database.execute("SET threads = 2")
-            database.execute("SET memory_limit = '1GB'")
-            database.execute(f"SET temp_directory = '{workspace.scratch()}'")
+        with open_database(workspace.scratch()) as database:
             database.register("pictures", workspace.batches(self.reads()))
             counts = database.sql(
                 "SELECT duplicate_group, count(DISTINCT document_uid)::INTEGER AS documents "

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
 from gristmill.errors import ConfigurationError, GraphError
+from gristmill.pipelines.database import open_database
 from gristmill.pipelines.media import MULTI_IMAGE_COLUMNS, STORED_MULTI_IMAGE
 from gristmill.pipelines.shards.files import (
     PLACE,
@@ -151,14 +151,7 @@ class Shards(Write):
         names = self.resolve_columns(workspace.schema)
         machinery = ["shuffle_key", "is_val", *(n for n in names if n == "split_group")]
         counts = dict.fromkeys(SPLITS, 0)
-        with duckdb.connect(":memory:") as database:
-            for setting in (
-                "threads = 2",
-                "memory_limit = '1GB'",
-                f"temp_directory = '{workspace.scratch()}'",
-                "preserve_insertion_order = false",
-            ):
-                database.execute(f"SET {setting}")
+        with open_database(workspace.scratch()) as database:
             database.register("entering", self._keyed(workspace.batches(names)))
             database.execute("CREATE TEMP TABLE kept AS SELECT * FROM entering")
             for split in SPLITS:

@@ -59,7 +59,7 @@ def test_a_quantile_is_over_rows_with_a_value(tmp_path: Path) -> None:
     )
     assert [verdict for verdict, _, _ in found[:10]] == ["dropped"] * 5 + ["kept"] * 5
     assert [reason for _, reason, _ in found[10:]] == ["no value", "no value"]
-    assert found[10][2] == "low"
+    assert found[10][2] == "low: score=null", "which rule, and which column had no value"
 
 
 def test_missing_values_can_be_kept(tmp_path: Path) -> None:
@@ -103,3 +103,36 @@ def test_wrong_fields_are_refused() -> None:
         Keep(rules={"low": "score < quantile(score, 70)"}).check()
     with pytest.raises(ConfigurationError, match="choose one of all, first, best"):
         Keep(captions="some").check()
+
+
+def saved_rules(folder: Path, rules: dict[str, str], scores: list[float | None]) -> list[Any]:
+    table = pa.Table.from_pylist(
+        [
+            {"uid": f"u{i}", "image_id": f"i{i}", "row": i, "score": score, "flag": None}
+            for i, score in enumerate(scores)
+        ],
+        SCHEMA,
+    )
+    workspace = MemoryWorkspace([table], folder)
+    run_global(Keep(rules=rules), workspace)
+    return workspace.load_table("rules").to_pylist()
+
+
+def test_a_rule_whose_rows_an_earlier_one_took_names_it(tmp_path: Path) -> None:
+    rules = {"lowest": "score < 0.2", "low": "score < 0.5", "lower": "score < 0.3"}
+    found = saved_rules(tmp_path, rules, [0.1, 0.25, 0.4, 0.9])
+    assert [(row["dropped"], row["broken"], row["taken_by"]) for row in found] == [
+        (1, 1, None),
+        (2, 3, None),
+        (0, 2, "low"),
+    ]
+
+
+def test_no_value_is_counted_for_the_rule_that_lacks_it(tmp_path: Path) -> None:
+    found = saved_rules(tmp_path, {"a": "uid = 'u9'", "b": "score < 0.2"}, [0.1, None, None, 0.9])
+    assert [row["no_value"] for row in found] == [0, 2]
+
+
+def test_a_rule_with_an_apostrophe_in_its_name(tmp_path: Path) -> None:
+    found = keep([(0.1, None)] * 2, tmp_path, rules={"it's low": "score < 0.5"})
+    assert found[0][:2] == ("dropped", "it's low")
