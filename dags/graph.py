@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.schema import ROW_FACTS, ColumnFacts
 from gristmill.pipelines.stage import Global, Map, Read, Score, Stage, Write, check_settings
 
 IMAGE = "image"
@@ -118,6 +119,22 @@ class Dag:
             for column in columns_written(stage):
                 fields[column.name] = column
         return pa.schema(list(fields.values()))
+
+    def column_facts(self, name: str) -> dict[str, ColumnFacts]:
+        """What is known of the columns that may enter `name`."""
+        facts = dict(ROW_FACTS)
+        for other in self.upstream(name):
+            facts.update(self.nodes[other].stage.describes())
+        return facts
+
+    def range_warnings(self) -> list[str]:
+        """A line for each rule that compares a column with what it can never be."""
+        return [
+            f"{name}: rule {reason!r}: {warning}"
+            for name in self.order()
+            if isinstance(stage := self.nodes[name].stage, Keep)
+            for reason, warning in stage.range_warnings(self.column_facts(name)).items()
+        ]
 
     @property
     def source(self) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.console import Console
+from rich.text import Text
 
 from gristmill.dags.engine.execute import RunOptions, execute
-from gristmill.dags.engine.progress import make_progress
+from gristmill.dags.engine.progress import Progress, make_progress
 from gristmill.dags.engine.summary import RunSummary
 from gristmill.dags.graph import Dag
 from gristmill.dags.reports.gather import gather_report
 from gristmill.dags.reports.report import render_html, render_terminal
+from gristmill.dags.runs.keep import Choice, build
 from gristmill.pipelines.storage import Folder
 
 
@@ -17,12 +21,30 @@ def run_and_report(
     dag: Dag, out: str, options: RunOptions, *, plain: bool = False, command: str = ""
 ) -> RunSummary:
     """Run a Dag and write its report. Returns the summary."""
+    return _reported(
+        out, lambda progress: execute(dag, out, options, progress), plain=plain, command=command
+    )
+
+
+def build_and_report(choice: Choice, options: RunOptions, *, command: str = "") -> RunSummary:
+    """Build ledger and shards of a selection, and write the report. Returns the summary."""
+    return _reported(
+        choice.layout.url, lambda progress: build(choice, options, progress), command=command
+    )
+
+
+def _reported(
+    out: str, work: Callable[[Progress], RunSummary], *, plain: bool = False, command: str = ""
+) -> RunSummary:
     console = Console()
     with make_progress(console, plain or None, log=Folder(out)) as progress:
-        summary = execute(dag, out, options, progress)
+        summary = work(progress)
     if all(node["reused"] == node["parts"] for node in summary["nodes"].values()):
         console.print("nothing to do: every part of every node was there already")
     write_report(out, command=command, console=console)
+    if summary["rows_in"] and not summary["kept"]:
+        # Last, where it is seen.
+        console.print(Text(summary.get("advice", ["nothing is kept"])[0], style="bold red"))
     return summary
 
 

@@ -64,6 +64,9 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option(help="Try again rows whose failure may heal.")
     ] = False,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Replace shards by none where nothing is kept.")
+    ] = False,
     debug: Annotated[
         bool, typer.Option(help="Stages in this process, no poison isolation.")
     ] = False,
@@ -81,6 +84,7 @@ def run(
         workers=workers,
         limit=limit,
         retry_failed=retry_failed,
+        allow_empty=allow_empty,
         supervision=Supervision(isolate=not debug),
     )
     run_and_report(dag, out, options, plain=plain, command=command_line())

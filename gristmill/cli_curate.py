@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -38,13 +38,16 @@ def keep(
     shards: Annotated[
         bool, typer.Option("--shards", help="Also write ledger, report and shards anew.")
     ] = False,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Replace shards by none where nothing is kept.")
+    ] = False,
     names: Annotated[bool, typer.Option("--list", help="Print the selections.")] = False,
     runner: Annotated[str, typer.Option(help="ray, or local; for --shards.")] = "ray",
 ) -> None:
     """Choose anew from a finished run, by columns that are there: seconds, not hours."""
     from rich.console import Console
 
-    from gristmill.dags.runs.keep import choose, render_choice
+    from gristmill.dags.runs.keep import KeepChanges, choose, render_choice
     from gristmill.dags.runs.selections import SELECTIONS
     from gristmill.errors import ConfigurationError
 
@@ -55,12 +58,17 @@ def keep(
         return
     if not folder:
         raise ConfigurationError("give the folder of a run, or --list")
-    changes = _changes(folder, recipe, rule or [])
-    for name, value in (
-        ("missing", missing), ("captions", captions), ("subset", subset), ("subset_by", subset_by),
-    ):  # fmt: skip
-        if value is not None:
-            changes[name] = value
+    changes: KeepChanges = {}
+    if recipe is not None or rule:
+        changes["rules"] = _rules(folder, recipe, rule or [])
+    if missing is not None:
+        changes["missing"] = missing
+    if captions is not None:
+        changes["captions"] = captions
+    if subset is not None:
+        changes["subset"] = subset
+    if subset_by is not None:
+        changes["subset_by"] = subset_by
     choice = choose(folder, changes)
     console.print(render_choice(choice))
     if subset_out:
@@ -68,30 +76,23 @@ def keep(
 
         import numpy as np
 
-        from gristmill.pipelines.keep import subset_file
+        from gristmill.pipelines.subsets import subset_file
 
         np.save(subset_out, subset_file(list(itertools.chain.from_iterable(choice.uids()))))
         console.print(f"{choice.kept:,} uids in {subset_out}")
     if shards:
         from gristmill.dags.engine.execute import RunOptions
-        from gristmill.dags.session import run_and_report
+        from gristmill.dags.session import build_and_report
 
-        dag = choice.layout.dag
-        run_and_report(
-            dag,
-            folder,
-            RunOptions(runner=runner, limit=choice.layout.limit),
-            command=command_line(),
-        )
+        options = RunOptions(runner=runner, limit=choice.layout.limit, allow_empty=allow_empty)
+        build_and_report(choice, options, command=command_line())
 
 
-def _changes(folder: str, recipe: str | None, rules: list[str]) -> dict[str, Any]:
-    """Fields of the Keep stage by recipe and rules."""
+def _rules(folder: str, recipe: str | None, rules: list[str]) -> dict[str, str]:
+    """The rules of a recipe, or those of the run, with others added and taken out."""
     from gristmill.dags.runs.selections import find_selection, rules_of_run
     from gristmill.errors import ConfigurationError
 
-    if recipe is None and not rules:
-        return {}
     chosen = dict(find_selection(recipe).rules if recipe else rules_of_run(folder))
     for text in rules:
         reason, equals, sql = text.partition("=")
@@ -100,7 +101,7 @@ def _changes(folder: str, recipe: str | None, rules: list[str]) -> dict[str, Any
         chosen.pop(reason.strip(), None)
         if sql.strip():
             chosen[reason.strip()] = sql.strip()
-    return {"rules": chosen}
+    return chosen
 
 
 Checkpoints = Annotated[

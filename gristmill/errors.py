@@ -8,6 +8,7 @@ GristmillError                what went wrong, the value seen, and the remedy
 ├── StorageError              an object store that cannot be reached, or refuses
 ├── RunError                  a run that cannot go on
 │   ├── LedgerError           rows that do not add up: a defect, never to be ignored
+│   ├── NothingKeptError      shards that would be replaced by nothing; they are left as they are
 │   ├── RunLockedError        another process writes into this run
 │   ├── DiskFullError         no room left; what is committed stays
 │   ├── TrainingError         a training that diverged, or a checkpoint that does not fit
@@ -49,6 +50,10 @@ class RunError(GristmillError):
 
 class LedgerError(RunError):
     """Rows in and rows out do not add up. Always a defect; the shards are not to be trusted."""
+
+
+class NothingKeptError(RunError):
+    """No row is kept, and there are shards, which stay as they are."""
 
 
 class RunLockedError(RunError):

@@ -8,6 +8,7 @@ command. The driver holds part numbers and counts, never rows.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from gristmill.dags.dag_yaml import dump_dag
 from gristmill.dags.engine.barriers import barrier_state, finish, is_finished, make_room
 from gristmill.dags.engine.cluster_address import cluster_address
 from gristmill.dags.engine.fingerprint import fingerprints
-from gristmill.dags.engine.ledger import NodeCount, write_ledger
+from gristmill.dags.engine.ledger import NodeCount, count_nodes, kept_rows, write_ledger
 from gristmill.dags.engine.map_operator import MapOperator
 from gristmill.dags.engine.on_local import LocalRunner, Operator, Runner
 from gristmill.dags.engine.operators import ColumnsOperator, PartOperator, PhaseOperator
@@ -26,11 +27,17 @@ from gristmill.dags.engine.run_folder import RunLayout, run_lock
 from gristmill.dags.engine.schedule import Barrier, Chain, schedule
 from gristmill.dags.engine.score_operator import ScoreOperator
 from gristmill.dags.engine.stage_code import shipped_code
-from gristmill.dags.engine.summary import RunSummary, keep_outcomes, rule_warnings, summarise
+from gristmill.dags.engine.summary import (
+    RunSummary,
+    keep_outcomes,
+    product_counts,
+    rule_warnings,
+    summarise,
+)
 from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.engine.watch import CommitWatch, ResourceWatch
 from gristmill.dags.graph import Dag
-from gristmill.errors import ConfigurationError, LedgerError
+from gristmill.errors import ConfigurationError, LedgerError, NothingKeptError
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.stage import Global, Map, Read, Write
 from gristmill.pipelines.storage import Folder
@@ -48,6 +55,8 @@ class RunOptions:
     workers: int | None = None
     # Rows of the source to take; 0 means all.
     limit: int = 0
+    # Replace shards that are there by none where no row is kept.
+    allow_empty: bool = False
     # Try rows again whose failure may have healed.
     retry_failed: bool = False
     supervision: Supervision = field(default_factory=Supervision)
@@ -85,14 +94,29 @@ def execute(dag: Dag, out: str, options: RunOptions, progress: Progress) -> RunS
     """Run `dag` into the folder `out` and return the summary that `summary.json` holds."""
     if options.runner == "ray":
         cluster_address(options.address)
-    layout = lay_out(dag, out, options.limit)
-    folder = layout.folder
+    return execute_layout(lay_out(dag, out, options.limit), options, progress)
+
+
+def execute_layout(layout: RunLayout, options: RunOptions, progress: Progress) -> RunSummary:
+    """Run a Dag whose fingerprints are known: neither its source nor a model is looked at where
+    nothing is left to be done with it.
+
+    Raises `NothingKeptError` where shards would be replaced by nothing; the folder then says what
+    it said before.
+    """
+    dag, folder = layout.dag, layout.folder
+    for warning in dag.range_warnings():
+        progress.warn(warning)
     with run_lock(folder):
+        before = folder.read_bytes("dag.yaml") if folder.exists("dag.yaml") else b""
         folder.remove("scratch")
         folder.write_bytes("dag.yaml", dump_dag(dag).encode())
         execution = _Execution(layout, options, progress)
         try:
             return execution.run()
+        except NothingKeptError:
+            folder.write_bytes("dag.yaml", before)
+            raise
         finally:
             folder.remove("scratch")
 
@@ -147,6 +171,8 @@ class _Execution:
             "fingerprints": dict(self.layout.fingerprints),
             "limit": self.layout.limit,
             "parts": self.parts,
+            # What relative paths in dag.yaml start from.
+            "cwd": os.getcwd(),
         }
 
     # -- steps ----------------------------------------------------------------------------------
@@ -155,9 +181,9 @@ class _Execution:
         node = self.dag.source
         stage = self.dag.stage(node)
         assert isinstance(stage, Read)
-        for note in stage.notes():
-            self.progress.note(note)
         found = parts_done(self.layout)
+        for note in stage.notes() if found is None else ():
+            self.progress.note(note)
         self.reused[node] = found or 0
         if found is None:
             chunks = len(stage.chunks())
@@ -234,6 +260,8 @@ class _Execution:
         fresh = is_finished(self.layout, node, state)
         self.reused[node] = self.parts if fresh else 0
         if not fresh:
+            if isinstance(stage, Write) and not self.options.allow_empty:
+                self._refuse_nothing(node)
             make_room(self.layout, node, state)
             for phase in stage.phases():
                 operator = PhaseOperator(self.layout, node, phase.name, self.parts)
@@ -251,6 +279,19 @@ class _Execution:
         if isinstance(stage, Keep):
             for warning in rule_warnings(keep_outcomes(self.layout, node)):
                 self.progress.warn(f"{node}: {warning}")
+
+    def _refuse_nothing(self, node: str) -> None:
+        """Raise `NothingKeptError` if no row is left for a product that holds samples."""
+        product = self.layout.folder.sub(node)
+        if not product.exists("manifest.json"):
+            return
+        samples = sum(product_counts(product)["samples"].values())
+        if samples and not kept_rows(self.dag, count_nodes(self.layout, self.parts)):
+            raise NothingKeptError(
+                f"no row is kept: the {samples:,} samples in {product.url} would be replaced by "
+                "nothing, and stay as they are; `gristmill keep` tries other rules, and "
+                "--allow-empty replaces them"
+            )
 
     # -- what steps share -----------------------------------------------------------------------
 

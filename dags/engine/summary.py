@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
+from gristmill.dags.engine.advice import advice
 from gristmill.dags.engine.ledger import NodeCount, kept_rows
 from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.stage import Write
 from gristmill.pipelines.storage import Folder
 
@@ -42,6 +44,8 @@ class RunSummary(TypedDict):
     seconds: float
     peak_rss_mb: float
     nodes: dict[str, NodeSummary]
+    # What a person should do about how it ended; empty if nothing.
+    advice: NotRequired[list[str]]
     # Of runs that have a product.
     shards: NotRequired[dict[str, int]]
     samples: NotRequired[dict[str, int]]
@@ -58,34 +62,64 @@ class RuleOutcome:
     dropped: int
     # Why it deserves a look; empty if it does not.
     warning: str
+    # Rows dropped because the rule had no value.
+    no_value: int = 0
+
+
+class SavedRule(TypedDict):
+    """A row of the table `rules` that a Keep node saves."""
+
+    rule: str
+    sql: str
+    resolved: str
+    dropped: int
+    # Of nodes decided since these are written down: see `gristmill.pipelines.keep`.
+    broken: NotRequired[int]
+    taken_by: NotRequired[str | None]
+    no_value: NotRequired[int]
 
 
 def keep_outcomes(layout: RunLayout, node: str) -> list[RuleOutcome]:
     """What each rule of a Keep node did, in order."""
     folder = layout.folder.sub(layout.node_folder(node))
-    rules = folder.read_table("saved/rules.parquet").to_pylist()
+    rules: list[SavedRule] = folder.read_table("saved/rules.parquet").to_pylist()
     entering = sum(layout.store(node).need(part).rows_in for part in layout.store(node).parts())
-    outcomes = []
-    for rule in rules:
-        warning = ""
-        if rule["dropped"] == entering:
-            warning = f"rule {rule['rule']!r} drops all {entering} rows: {rule['resolved']}"
-        elif rule["dropped"] == 0:
-            warning = f"rule {rule['rule']!r} drops nothing: {rule['resolved']}"
-        outcomes.append(
-            RuleOutcome(rule["rule"], rule["sql"], rule["resolved"], rule["dropped"], warning)
-        )
-    return outcomes
+    stage = layout.dag.stage(node)
+    assert isinstance(stage, Keep)
+    ranges = stage.range_warnings(layout.dag.column_facts(node))
+    return [rule_outcome(rule, entering, ranges.get(rule["rule"], "")) for rule in rules]
+
+
+def rule_outcome(rule: SavedRule, entering: int, beyond: str) -> RuleOutcome:
+    """What a rule did to the rows that entered, and what is odd about it; `beyond`: that it
+    compares a column with what it can never be. Nothing is odd about a rule without rows."""
+    name, resolved, missing = rule["rule"], rule["resolved"], rule.get("no_value", 0)
+    warning = ""
+    if entering and rule["dropped"] == entering:
+        warning = f"rule {name!r} drops all {entering} rows: {resolved}"
+    elif entering and rule["dropped"] == 0:
+        warning = _drops_nothing(name, resolved)
+        if taken := rule.get("taken_by"):
+            warning += f"; all {rule.get('broken', 0):,} rows that it means were taken before it"
+            warning += f", most by {taken!r}"
+    if entering and missing == entering:
+        warning = f"rule {name!r} has no value for any of {entering} rows: {resolved}"
+    if entering and beyond:
+        warning = f"{warning}; {beyond}" if warning else f"rule {name!r}: {beyond}"
+    return RuleOutcome(name, rule["sql"], resolved, rule["dropped"], warning, missing)
+
+
+def _drops_nothing(name: str, resolved: str) -> str:
+    return f"rule {name!r} drops nothing: {resolved}"
 
 
 def rule_warnings(outcomes: Sequence[RuleOutcome]) -> list[str]:
     """What deserves a look; rules that drop nothing share one line."""
-    idle = [outcome for outcome in outcomes if outcome.warning and not outcome.dropped]
-    found = [outcome.warning for outcome in outcomes if outcome.warning and outcome.dropped]
-    if len(idle) > 1:
+    plain = [one for one in outcomes if one.warning == _drops_nothing(one.name, one.resolved)]
+    idle = plain if len(plain) > 1 else []
+    found = [one.warning for one in outcomes if one.warning and one not in idle]
+    if idle:
         found.append("rules that drop nothing: " + ", ".join(repr(one.name) for one in idle))
-    else:
-        found += [outcome.warning for outcome in idle]
     return found
 
 
@@ -112,6 +146,8 @@ def summarise(
         "peak_rss_mb": round(peak_rss_mb, 1),
         "nodes": {node: _node(layout, node, parts, reused.get(node, 0)) for node in dag.order()},
     }
+    if counts is not None:
+        summary["advice"] = advice(layout, counts)
     written = [name for name in dag.order() if isinstance(dag.stage(name), Write)]
     if written:
         counted_product = product_counts(layout.folder.sub(written[0]))

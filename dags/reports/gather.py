@@ -89,7 +89,7 @@ class _Gatherer:
             dropped=sum(sum(reasons.values()) for reasons in summary["dropped"].values()),
             merged=summary["merged"],
             ledger_ok=summary["ledger_ok"],
-            warnings=rule_warnings(rules),
+            warnings=[*summary.get("advice", []), *rule_warnings(rules)],
             funnel=self._funnel(),
             rules=rules,
             quantiles=self._quantiles(),

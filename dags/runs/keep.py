@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from gristmill.dags.engine.barriers import barrier_state, is_finished, make_room
+from gristmill.dags.engine.execute import RunOptions, execute_layout
 from gristmill.dags.engine.fingerprint import fingerprint
 from gristmill.dags.engine.operators import PhaseOperator
+from gristmill.dags.engine.progress import Progress
 from gristmill.dags.engine.rows import NodeWorkspace
 from gristmill.dags.engine.run_folder import RunLayout, run_lock
+from gristmill.dags.engine.summary import (
+    RuleOutcome,
+    RunSummary,
+    SavedRule,
+    rule_outcome,
+    rule_warnings,
+)
 from gristmill.dags.graph import Dag
-from gristmill.dags.runs.plan import finished_parts, open_run
+from gristmill.dags.runs.plan import finished_parts, open_run, where_it_ran
 from gristmill.dags.runs.selections import SELECTIONS
 from gristmill.errors import GraphError
-from gristmill.pipelines.keep import KEPT, Keep
+from gristmill.pipelines.keep import KEPT, NO_VALUE, Keep
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,8 @@ class Choice:
     kept: int
     # (reason, rows it dropped, the rule with the values of its quantiles).
     reasons: list[tuple[str, int, str]]
+    # What deserves a look.
+    warnings: list[str]
     seconds: float
 
     def uids(self) -> Iterator[list[str]]:
@@ -50,25 +63,70 @@ class Choice:
             ]
 
 
-def with_keep(dag: Dag, changes: dict[str, object]) -> tuple[Dag, str]:
+class KeepChanges(TypedDict, total=False):
+    """Fields of a Keep stage that a selection changes."""
+
+    rules: Mapping[str, str]
+    missing: str
+    captions: str
+    best_by: str
+    subset: str
+    subset_by: str
+
+
+def with_keep(dag: Dag, changes: KeepChanges) -> tuple[Dag, str]:
     """`dag` with fields of its last Keep node changed, and that node's name."""
     nodes = [name for name in dag.order() if isinstance(dag.stage(name), Keep)]
     if not nodes:
         raise GraphError(f"{dag.name} has no Keep node; there is nothing to choose by")
     stage = dag.stage(nodes[-1])
     assert isinstance(stage, Keep)
-    return dag.replace(nodes[-1], dataclasses.replace(stage, **changes)), nodes[-1]  # type: ignore[arg-type]
+    return dag.replace(nodes[-1], dataclasses.replace(stage, **changes)), nodes[-1]
 
 
-def choose(out: str, changes: dict[str, object]) -> Choice:
+def choose(out: str, changes: KeepChanges) -> Choice:
     """Verdicts of the last Keep node of a finished run with these fields changed.
 
-    Neither ledger nor shards are touched; running the Dag with the same Keep finds the verdicts
-    there. Raises `GraphError` for rules that name what the run does not have.
+    Neither ledger nor shards are touched; `build` makes them of what is returned. Works from any
+    folder, and looks at neither source nor weights. Raises `GraphError` for rules that name what
+    the run does not have.
     """
     start = time.perf_counter()
     layout = open_run(out)
     parts = finished_parts(layout)
+    if changes.get("subset"):
+        # Said where the person is, looked for where the run was started.
+        changes = {**changes, "subset": os.path.abspath(changes["subset"])}
+    with where_it_ran(layout):
+        chosen, node = _decide(layout, parts, changes)
+        outcomes, counts = _outcomes(chosen, node)
+    return Choice(
+        layout=chosen,
+        node=node,
+        parts=parts,
+        rows=counts["rows"],
+        kept=counts["kept"],
+        reasons=_reasons(outcomes, counts),
+        warnings=rule_warnings(outcomes),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def build(choice: Choice, options: RunOptions, progress: Progress) -> RunSummary:
+    """Make ledger, report data and shards of a choice. What lies above its Keep node is taken as it
+    is; only what follows it is looked at anew."""
+    with where_it_ran(choice.layout):
+        dag, found = choice.layout.dag, dict(choice.layout.fingerprints)
+        for name in dag.order():
+            if choice.node in dag.upstream(name):
+                inputs = [found[other] for other in dag.node(name).inputs]
+                found[name] = fingerprint(dag.stage(name), inputs, {})
+        layout = dataclasses.replace(choice.layout, fingerprints=found)
+        return execute_layout(layout, options, progress)
+
+
+def _decide(layout: RunLayout, parts: int, changes: KeepChanges) -> tuple[RunLayout, str]:
+    """The run with another Keep node, and its verdicts there."""
     dag, node = with_keep(layout.dag, changes)
     stage = dag.stage(node)
     assert isinstance(stage, Keep)
@@ -87,18 +145,40 @@ def choose(out: str, changes: dict[str, object]) -> Choice:
             operator = PhaseOperator(chosen, node, "verdicts", parts)
             for task in range(operator.count()):
                 operator(task)
-    folder = chosen.folder.sub(chosen.node_folder(node))
-    rules = folder.read_table("saved/rules.parquet").to_pylist()
-    counts = folder.read_table("saved/counts.parquet").to_pylist()[0]
-    dropped = [
-        (name, count, "")
-        for name, count in zip(counts["others"], counts["others_dropped"], strict=True)
+    return chosen, node
+
+
+class _Counts(TypedDict):
+    """The one row of the table `counts` that a Keep node saves."""
+
+    rows: int
+    kept: int
+    others: list[str]
+    others_dropped: list[int]
+
+
+def _outcomes(layout: RunLayout, node: str) -> tuple[list[RuleOutcome], _Counts]:
+    """What each rule did, and the counts beside the rules."""
+    folder = layout.folder.sub(layout.node_folder(node))
+    rules: list[SavedRule] = folder.read_table("saved/rules.parquet").to_pylist()
+    counts: _Counts = folder.read_table("saved/counts.parquet").to_pylist()[0]
+    stage = layout.dag.stage(node)
+    assert isinstance(stage, Keep)
+    ranges = stage.range_warnings(layout.dag.column_facts(node))
+    outcomes = [rule_outcome(rule, counts["rows"], ranges.get(rule["rule"], "")) for rule in rules]
+    return outcomes, counts
+
+
+def _reasons(outcomes: Sequence[RuleOutcome], counts: _Counts) -> list[tuple[str, int, str]]:
+    """Reasons with their counts: those that are no rule, then the rules in order."""
+    missing = ", ".join(f"{one.name} {one.no_value:,}" for one in outcomes if one.no_value)
+    return [
+        *(
+            (name, count, f"of the rules: {missing}" if name == NO_VALUE and missing else "")
+            for name, count in zip(counts["others"], counts["others_dropped"], strict=True)
+        ),
+        *((one.name, one.dropped, one.resolved) for one in outcomes),
     ]
-    dropped += [(rule["rule"], rule["dropped"], rule["resolved"]) for rule in rules]
-    return Choice(
-        chosen, node, parts, counts["rows"], counts["kept"], dropped,
-        time.perf_counter() - start,
-    )  # fmt: skip
 
 
 def _remedy(stage: Keep) -> str:
@@ -124,4 +204,10 @@ def render_choice(choice: Choice) -> Group:
         table.add_row(name, f"{dropped:,}", resolved)
     share = choice.kept / choice.rows if choice.rows else 0
     head = f"{choice.kept:,} of {choice.rows:,} rows would be kept ({share:.1%})"
-    return Group(Text(head, style="bold"), table, Text(f"in {choice.seconds:.1f} s"))
+    style = "bold" if choice.kept or not choice.rows else "bold red"
+    return Group(
+        table,
+        *(Text(f"warning: {warning}", style="yellow") for warning in choice.warnings),
+        Text(f"in {choice.seconds:.1f} s"),
+        Text(head, style=style),
+    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +56,7 @@ def make_plan(dag: Dag, out: str, limit: int = 0) -> Plan:
     left = sum(1 for plan in nodes if plan.parts is None or plan.done < plan.parts)
     notes = [f"{left} of {len(nodes)} nodes have work to do" if left else "nothing to do"]
     notes += dag_notes(layout)
+    notes += [f"warning: {warning}" for warning in dag.range_warnings()]
     notes += _disk(layout, parts)
     return Plan(f"{dag.name} -> {layout.url}", nodes, notes)
 
@@ -86,6 +90,16 @@ def open_run(out: str) -> RunLayout:
         if set(identity["fingerprints"]) == set(dag.nodes):
             return RunLayout(folder.url, dag, identity["fingerprints"], identity["limit"])
     return lay_out(dag, out)
+
+
+@contextlib.contextmanager
+def where_it_ran(layout: RunLayout) -> Iterator[None]:
+    """In the folder that a run was started in, if it is there: what relative paths of its source,
+    models and codecs start from."""
+    folder = layout.folder
+    cwd = folder.read_json("run.json").get("cwd") if folder.exists("run.json") else None
+    with contextlib.chdir(cwd) if cwd and os.path.isdir(cwd) else contextlib.nullcontext():
+        yield
 
 
 def finished_parts(layout: RunLayout) -> int:

@@ -27,11 +27,12 @@ from gristmill.errors import ConfigurationError, GraphError
 from gristmill.model.sample_history import sightings
 from gristmill.model.train import train
 from gristmill.model.train_log import TrainLog
-from gristmill.pipelines.keep import FORGOTTEN, Keep, read_subset, subset_file
+from gristmill.pipelines.keep import FORGOTTEN, Keep
 from gristmill.pipelines.shards.reader import ShardSet
 from gristmill.pipelines.shards.verify import verify_shards
 from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.storage import Folder
+from gristmill.pipelines.subsets import read_subset, subset_file
 
 ROWS = 30
 
