@@ -20,7 +20,8 @@ def decode_rgb(data: bytes) -> Image:
 
     Raises `DecodeError` for anything that is not a picture.
     """
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    # OpenCV raises an error of its own for no bytes at all.
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if pixels is None:
         raise DecodeError(f"{len(data)} bytes that do not decode as an image")
     if pixels.dtype != np.uint8:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import duckdb
+import numpy as np
 import pyarrow as pa
-
-from gristmill.dags.engine.rows import RowReader
-from gristmill.dags.graph import Dag
-from gristmill.pipelines.keep import Keep
+from numpy.typing import NDArray
 
 # One-row queries by title: the columns they need, and (label, SQL of a count) pairs.
 _COUNTS = {
@@ -72,92 +71,86 @@ class CorpusTable:
     note: str = ""
 
 
-def gather_corpus(dag: Dag, reader: RowReader, parts: int) -> list[CorpusTable]:
-    """Tables of what is known; none of a run without a Keep node."""
-    keeps = [name for name in dag.order() if isinstance(dag.stage(name), Keep)]
-    if not keeps:
-        return []
-    available = dag.columns(keeps[0])
-    wanted = {
-        name
-        for needed, counts in _COUNTS.values()
-        for name in available.names
-        if set(needed) <= set(available.names)
-        and (name in needed or any(name in sql for _, sql in counts))
-    }
-    wanted |= {"caption_language"} & set(available.names)
-    if not wanted:
-        return []
-    names = sorted(wanted)
-    with duckdb.connect(":memory:") as database:
-        database.execute("SET memory_limit = '1GB'")
-        database.register("rows_read", _read(keeps, reader, parts, names, available))
-        database.execute("CREATE TEMP TABLE rows AS SELECT * FROM rows_read")
-        tables = [
-            _counted(database, title, counts)
+class CorpusCounts:
+    """Counts over all rows, added up part by part: a part is one small table for DuckDB."""
+
+    def __init__(self, available: pa.Schema) -> None:
+        """`available`: the columns that enter the first Keep node."""
+        names = available.names
+        self._titles = {
+            title: [(label, sql) for label, sql in counts if _identifiers(sql) <= set(names)]
             for title, (needed, counts) in _COUNTS.items()
-            if set(needed) <= wanted
-        ]
-        if "caption_language" in wanted:
-            tables.insert(0, _languages(database))
-        if "semantic_cluster" in wanted:
-            tables = [_with_clusters(database, table) for table in tables]
-    return [table for table in tables if table.rows]
+            if set(needed) <= set(names)
+        }
+        wanted = {word for counts in self._titles.values() for _, sql in counts
+                  for word in _identifiers(sql)}  # fmt: skip
+        wanted |= {name for title in self._titles for name in _COUNTS[title][0]}
+        wanted |= {"caption_language"} & set(names)
+        # The columns that `add` must be given; none if there is nothing to count.
+        self.columns = sorted(wanted)
+        # Rows, and rows of these that were kept, by (title, label), and by language.
+        self._counts: Counter[tuple[str, str, bool]] = Counter()
+        self._languages: dict[str, list[int]] = {}
+        self._clusters: Counter[int | None] = Counter()
+        self._database = duckdb.connect(":memory:")
+        self._database.execute("SET threads = 1")
+        self._database.execute("SET memory_limit = '200MB'")
+
+    def add(self, table: pa.Table, kept: NDArray[np.bool_]) -> None:
+        """Rows of a part with `columns`, and which of them were kept [n]."""
+        self._database.register("rows", table.append_column("kept", pa.array(kept)))
+        keys = [(title, label) for title, counts in self._titles.items() for label, _ in counts]
+        conditions = [sql for counts in self._titles.values() for _, sql in counts]
+        if conditions:
+            sums = [f"count(*) FILTER (WHERE ({sql}) AND {more})"
+                    for sql in conditions for more in ("true", "kept")]  # fmt: skip
+            found = self._database.execute(f"SELECT {', '.join(sums)} FROM rows").fetchall()[0]
+            for i, key in enumerate(keys):
+                self._counts[(*key, False)] += int(found[2 * i])
+                self._counts[(*key, True)] += int(found[2 * i + 1])
+        if "caption_language" in self.columns:
+            for name, count, of_kept in self._database.execute(
+                "SELECT coalesce(caption_language, 'none'), count(*), count(*) FILTER (kept) "
+                "FROM rows GROUP BY 1"
+            ).fetchall():
+                both = self._languages.setdefault(str(name), [0, 0])
+                both[0] += int(count)
+                both[1] += int(of_kept)
+        if "semantic_cluster" in self.columns:
+            self._clusters.update(
+                dict(
+                    self._database.execute(
+                        "SELECT semantic_cluster, count(*) FROM rows GROUP BY 1"
+                    ).fetchall()
+                )
+            )
+        self._database.unregister("rows")
+
+    def tables(self) -> list[CorpusTable]:
+        """What was found, in the order of a report."""
+        tables = [self._language_table()] if "caption_language" in self.columns else []
+        for title, counts in self._titles.items():
+            rows = [
+                (label, self._counts[title, label, False], self._counts[title, label, True])
+                for label, _ in counts
+            ]
+            note = self._cluster_note() if title == "Meaning" else ""
+            tables.append(CorpusTable(title, rows, note))
+        return [table for table in tables if table.rows]
+
+    def _language_table(self) -> CorpusTable:
+        found = sorted(self._languages.items(), key=lambda item: (-item[1][0], item[0]))
+        rows = [(name, count, of_kept) for name, (count, of_kept) in found[:8]]
+        rest = len(found) - len(rows)
+        return CorpusTable("Languages of captions", rows, f"and {rest} more" if rest > 0 else "")
+
+    def _cluster_note(self) -> str:
+        count, largest = len(self._clusters), max(self._clusters.values(), default=0)
+        clusters = "one cluster" if count == 1 else f"{count:,} clusters"
+        return f"{clusters}; the largest has {largest:,} rows"
 
 
-def _read(
-    keeps: list[str], reader: RowReader, parts: int, names: list[str], available: pa.Schema
-) -> pa.RecordBatchReader:
-    """The columns of all rows that entered the first Keep, and whether the last kept them."""
-    schema = pa.schema([*(available.field(name) for name in names), ("kept", pa.bool_())])
-
-    def batches() -> object:
-        for part in range(parts):
-            table = reader.entering(keeps[0], part, ["uid", *names])
-            left = set(reader.leaving(keeps[-1], part, ["uid"])["uid"].to_pylist())
-            kept = pa.array([uid in left for uid in table["uid"].to_pylist()], pa.bool_())
-            table = table.drop_columns(["uid"]).append_column("kept", kept)
-            yield from table.cast(schema).to_batches()
-
-    return pa.RecordBatchReader.from_batches(schema, batches())
-
-
-def _counted(
-    database: duckdb.DuckDBPyConnection, title: str, counts: tuple[tuple[str, str], ...]
-) -> CorpusTable:
-    rows = []
-    columns = {row[0] for row in database.execute("DESCRIBE rows").fetchall()}
-    for label, sql in counts:
-        words = {word for word in _identifiers(sql) if "_" in word}
-        if words <= columns:
-            found = database.execute(
-                f"SELECT count(*), count(*) FILTER (kept) FROM rows WHERE {sql}"
-            ).fetchall()[0]
-            rows.append((label, int(found[0]), int(found[1])))
-    return CorpusTable(title, rows)
-
-
-def _identifiers(sql: str) -> list[str]:
+def _identifiers(sql: str) -> set[str]:
+    """The columns that a condition of `_COUNTS` names."""
     cleaned = "".join(c if c.isalnum() or c == "_" else " " for c in sql)
-    return [word for word in cleaned.split() if word.islower()]
-
-
-def _languages(database: duckdb.DuckDBPyConnection) -> CorpusTable:
-    found = database.execute(
-        "SELECT coalesce(caption_language, 'none'), count(*) AS n, count(*) FILTER (kept) "
-        "FROM rows GROUP BY 1 ORDER BY n DESC, 1"
-    ).fetchall()
-    rows = [(str(name), int(count), int(kept)) for name, count, kept in found[:8]]
-    rest = len(found) - len(rows)
-    return CorpusTable("Languages of captions", rows, f"and {rest} more" if rest > 0 else "")
-
-
-def _with_clusters(database: duckdb.DuckDBPyConnection, table: CorpusTable) -> CorpusTable:
-    if table.title != "Meaning":
-        return table
-    count, largest = database.execute(
-        "SELECT count(*), max(n) FROM (SELECT count(*) AS n FROM rows GROUP BY semantic_cluster)"
-    ).fetchall()[0]
-    clusters = "one cluster" if count == 1 else f"{count:,} clusters"
-    note = f"{clusters}; the largest has {largest:,} rows"
-    return CorpusTable(table.title, table.rows, note)
+    return {word for word in cleaned.split() if word.islower() and "_" in word}

@@ -1,34 +1,50 @@
-"""Gathers what a report shows from a run folder; reads a sample of pictures, never all of them."""
+"""Gathers what a report shows from a run folder, a part at a time.
+
+Rows are counted, sampled or laid down in files as they pass; pictures are read of a sample alone.
+So what it holds depends on how many reasons, hosts and clusters there are, and not on the rows.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
 import re
-from collections import Counter
+import shutil
 from collections.abc import Iterator, Sequence
-from typing import Any
-from urllib.parse import urlsplit
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
+from numpy.typing import NDArray
 
-from gristmill.dags.engine.ledger import count_nodes, deciding_nodes
-from gristmill.dags.engine.rows import RowReader
+from gristmill.dags.engine.ledger import count_nodes, deciding_nodes, ledger_schema
+from gristmill.dags.engine.rows import RowReader, make_scratch
 from gristmill.dags.engine.run_folder import RunLayout
-from gristmill.dags.engine.summary import RuleOutcome, keep_outcomes, rule_warnings
+from gristmill.dags.engine.summary import RuleOutcome, RunSummary, keep_outcomes, rule_warnings
 from gristmill.dags.graph import columns_written, is_row_stage
-from gristmill.dags.reports.corpus import gather_corpus
+from gristmill.dags.reports.corpus import CorpusCounts
+from gristmill.dags.reports.distributions import ColumnFiles, count_bins, histogram_edges
+from gristmill.dags.reports.duplicate_groups import (
+    GROUP_COLUMNS,
+    CopyRow,
+    GroupsOfCopies,
+    copy_note,
+    rows_of_groups,
+)
+from gristmill.dags.reports.ledger_counts import (
+    LEDGER_COLUMNS,
+    ErrorCounts,
+    LedgerRow,
+    SampledRows,
+)
 from gristmill.dags.reports.model import gather_model
 from gristmill.dags.reports.report import (
     DuplicateGroup,
-    ErrorCause,
+    FaultFacts,
     FaultTruth,
     FunnelStep,
     Histogram,
-    HostOutcome,
     NodeTiming,
     PictureGrid,
     ReportData,
@@ -52,6 +68,24 @@ _LIBRARIES = (
 _COMPARISON = re.compile(r"\b([a-z_]\w*)\s*[<>]=?\s*(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)\b")
 
 
+class JudgedSummary(RunSummary, total=False):
+    """`summary.json` of a demo, which knows what was planted."""
+
+    truth: dict[str, FaultFacts]
+    wrong_caption_auc: float
+
+
+@dataclass
+class _Rows:
+    """What one pass over the rows of a run leaves; None for what its nodes do not write."""
+
+    samples: SampledRows
+    errors: ErrorCounts
+    scores: ColumnFiles | None = None
+    copies: GroupsOfCopies | None = None
+    corpus: CorpusCounts | None = None
+
+
 def gather_report(out: str, command: str = "") -> ReportData:
     """Read a finished run. `RunError` if it is not finished."""
     layout = open_run(out)
@@ -65,17 +99,23 @@ class _Gatherer:
     def __init__(self, layout: RunLayout, parts: int, command: str) -> None:
         self.layout, self.parts, self.command = layout, parts, command
         self.dag, self.folder = layout.dag, layout.folder
-        self.reader = RowReader(layout)
-        self.summary = self.folder.read_json("summary.json")
+        self.summary: JudgedSummary = self.folder.read_json("summary.json")
         self.keeps = [n for n in self.dag.order() if isinstance(self.dag.stage(n), Keep)]
         self.looks = RowPictures(layout)
 
     def gather(self) -> ReportData:
+        """All of it; rows go through files on the run's own disk, or this machine's."""
+        scratch = make_scratch(self.layout)
+        try:
+            return self._gather(self._read_rows(scratch))
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _gather(self, rows: _Rows) -> ReportData:
         summary = self.summary
         rules = [rule for node in self.keeps for rule in keep_outcomes(self.layout, node)]
-        kept, dropped = self._pictures()
-        causes, hosts = self._errors()
-        source: Any = self.dag.stage(self.dag.source)
+        kept, dropped = self._pictures(rows.samples)
+        source = self.dag.stage(self.dag.source)
         truth = summary.get("truth", {})
         return ReportData(
             title=f"{self.dag.name} run",
@@ -93,18 +133,18 @@ class _Gatherer:
             funnel=self._funnel(),
             rules=rules,
             quantiles=self._quantiles(),
-            histograms=self._histograms(rules),
+            histograms=self._histograms(rows.scores, rules),
             kept_pictures=kept,
             dropped_pictures=dropped,
-            duplicate_groups=self._groups(),
-            errors=causes,
-            hosts=hosts,
+            duplicate_groups=self._groups(rows.copies),
+            errors=rows.errors.causes(),
+            hosts=rows.errors.hosts(),
             shards=self._shards(),
             nodes=self._nodes(),
             truth=[FaultTruth(fault, **facts) for fault, facts in truth.items()],
             wrong_caption_auc=summary.get("wrong_caption_auc"),
             model=gather_model(self.folder),
-            corpus=gather_corpus(self.dag, self.reader, self.parts),
+            corpus=rows.corpus.tables() if rows.corpus else [],
             environment=[*_versions(), ("python", platform.python_version())],
         )
 
@@ -133,94 +173,106 @@ class _Gatherer:
             found += [(row["quantile"], row["value"]) for row in table.to_pylist()]
         return found
 
-    def _ledgers(self) -> Iterator[tuple[int, pa.Table]]:
+    # -- rows, a part at a time -------------------------------------------------------------------
+
+    def _read_rows(self, scratch: str) -> _Rows:
+        """One pass over the parts; nothing of a part is held but what it adds to some counts."""
+        maps = [node for node in self.dag.order() if isinstance(self.dag.stage(node), Map)]
+        rows = _Rows(SampledRows(maps, _PICTURES, _PER_REASON), ErrorCounts(maps, self.dag.source))
+        columns = dict(self._score_columns())
+        entering = self.dag.columns(self.keeps[-1]) if self.keeps else pa.schema([])
+        if columns:
+            schema = pa.schema([entering.field(name) for name in columns])
+            rows.scores = ColumnFiles(scratch, schema)
+        if "duplicate_group" in entering.names:
+            rows.copies = GroupsOfCopies(scratch)
+        if self.keeps:
+            rows.corpus = CorpusCounts(self.dag.columns(self.keeps[0]))
+        fates = ledger_schema(self.dag).names
         for part in range(self.parts):
-            yield part, self.folder.read_table(f"ledger/{part:06d}.parquet")
+            names = [name for name in LEDGER_COLUMNS if name in fates]
+            ledger = self.folder.read_table(f"ledger/{part:06d}.parquet", names)
+            rows.samples.add(part, ledger)
+            rows.errors.add(ledger)
+            if self.keeps:
+                kept = ledger.filter(pc.equal(ledger["verdict"], "kept"))["uid"]
+                self._add_columns(rows, part, list(columns), kept)
+        return rows
 
-    # -- scores ---------------------------------------------------------------------------------
+    def _add_columns(
+        self, rows: _Rows, part: int, scores: list[str], kept: pa.ChunkedArray
+    ) -> None:
+        """What enters the Keep nodes of one part: read once, if there is one such node."""
+        # Of this part alone: a reader keeps the records of all that it has read.
+        reader = RowReader(self.layout)
+        first, last = self.keeps[0], self.keeps[-1]
+        groups = self._group_columns() if rows.copies else []
+        corpus = rows.corpus.columns if rows.corpus else []
+        wanted = ["uid", *scores, *groups, *(corpus if first == last else [])]
+        table = reader.entering(last, part, list(dict.fromkeys(wanted)))
+        if rows.scores:
+            rows.scores.append(table, _is_in(table["uid"], kept))
+        if rows.copies:
+            rows.copies.add(part, table.select(groups))
+        if rows.corpus and corpus:
+            if first != last:
+                table = reader.entering(first, part, ["uid", *corpus])
+            left = reader.leaving(last, part, ["uid"])["uid"]
+            rows.corpus.add(table.select(corpus), _is_in(table["uid"], left))
 
-    def _histograms(self, rules: Sequence[RuleOutcome]) -> list[Histogram]:
-        """Numeric columns that enter the last Keep node."""
+    def _group_columns(self) -> list[str]:
+        """What is known of copies where they enter the last Keep node."""
+        there = self.dag.columns(self.keeps[-1]).names
+        return [name for name in GROUP_COLUMNS if name in there]
+
+    def _score_columns(self) -> Iterator[tuple[str, str]]:
+        """(column, its node) of the numbers that enter the last Keep node."""
         if not self.keeps:
+            return
+        entering = self.dag.columns(self.keeps[-1]).names
+        for node in self.dag.upstream(self.keeps[-1]):
+            if is_row_stage(self.dag.stage(node)):
+                continue
+            for column in columns_written(self.dag.stage(node)):
+                number = pa.types.is_floating(column.type) or column.type == pa.int32()
+                # Places in an order are spread evenly by their nature.
+                if number and column.name in entering and not column.name.endswith("_rank"):
+                    yield column.name, node
+
+    # -- what is shown of them --------------------------------------------------------------------
+
+    def _histograms(
+        self, scores: ColumnFiles | None, rules: Sequence[RuleOutcome]
+    ) -> list[Histogram]:
+        """Of each score that has two different values."""
+        if scores is None:
             return []
-        keep = self.keeps[-1]
-        entering_names = self.dag.columns(keep).names
-        columns = [
-            (node, field.name)
-            for node in self.dag.upstream(keep)
-            if not is_row_stage(self.dag.stage(node))
-            for field in columns_written(self.dag.stage(node))
-            if field.name in entering_names
-            and (pa.types.is_floating(field.type) or field.type == pa.int32())
-            # Places in an order are spread evenly by their nature.
-            and not field.name.endswith("_rank")
-        ]
-        tables = [
-            self.reader.entering(keep, part, ["uid", *[name for _, name in columns]])
-            for part in range(self.parts)
-        ]
-        entering = pa.concat_tables(tables)
-        kept = pa.chunked_array(
-            [
-                chunk
-                for _, ledger in self._ledgers()
-                for chunk in ledger.filter(pc.equal(ledger["verdict"], "kept"))["uid"].chunks
-            ],
-            pa.string(),
-        )
-        is_kept = pc.is_in(entering["uid"], kept).to_numpy()
         thresholds = _thresholds(rules)
         found = []
-        for node, name in columns:
-            values = entering[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
-            there = np.isfinite(values)
-            if there.sum() < 2 or values[there].min() == values[there].max():
-                continue
-            low, high = _range(values[there])
-            edges = np.linspace(low, high, _BINS + 1)
-            inside = np.clip(values, low, high)
-            counts, _ = np.histogram(inside[there], edges)
-            of_kept, _ = np.histogram(inside[there & is_kept], edges)
-            found.append(
-                Histogram(
-                    name, node, edges.tolist(), counts.tolist(), of_kept.tolist(),
-                    thresholds.get(name, []), int((~there).sum()),
-                )
-            )  # fmt: skip
+        for name, node in self._score_columns():
+            edges, missing = histogram_edges(scores, name, _BINS)
+            if len(edges):
+                counts, of_kept = count_bins(scores, name, edges)
+                found.append(
+                    Histogram(
+                        name, node, edges.tolist(), counts.tolist(), of_kept.tolist(),
+                        thresholds.get(name, []), missing,
+                    )
+                )  # fmt: skip
         return found
 
-    # -- pictures -------------------------------------------------------------------------------
-
-    def _pictures(self) -> tuple[list[Thumbnail], list[PictureGrid]]:
-        """A sample by uid of what was kept, and of what each reason dropped."""
-        best: dict[tuple[str, str], list[tuple[int, int, dict[str, Any]]]] = {}
-        totals: Counter[tuple[str, str]] = Counter()
-        for part, ledger in self._ledgers():
-            for row in ledger.to_pylist():
-                if row["verdict"] == "merged" and isinstance(self.dag.stage(row["node"]), Map):
-                    # It goes on in another row.
-                    continue
-                key = (row["node"] or "", row["reason"] or "")
-                totals[key] += 1
-                most = _PER_REASON if row["node"] else _PICTURES
-                held = best.setdefault(key, [])
-                held.append((xxhash.xxh3_64_intdigest(row["uid"].encode()), part, row))
-                if len(held) > 4 * most:
-                    held.sort(key=lambda item: item[0])
-                    del held[most:]
+    def _pictures(self, samples: SampledRows) -> tuple[list[Thumbnail], list[PictureGrid]]:
+        """A sample of what was kept, and of what each reason dropped."""
         shown: list[PictureGrid] = []
         kept: list[Thumbnail] = []
-        for key, held in sorted(best.items(), key=lambda item: -totals[item[0]]):
-            node, reason = key
-            most = _PER_REASON if node else _PICTURES
-            held = sorted(held, key=lambda item: item[0])[:most]
-            wanted = [(part, row["uid"], _note(row)) for _, part, row in held]
+        for (node, reason), total, held in samples.fates():
+            wanted = [(part, row["uid"], _note(row)) for part, row in held]
             pictures = self.looks.load(wanted, node)
             if not node:
                 kept = pictures
             elif any(picture.src for picture in pictures):
                 pictures = [picture for picture in pictures if picture.src]
-                shown.append(PictureGrid(node, reason, totals[key], pictures))
+                shown.append(PictureGrid(node, reason, total, pictures))
         order = {name: i for i, name in enumerate(self._rule_names())}
         shown.sort(key=lambda grid: (order.get(grid.reason, -1), grid.reason))
         return kept, shown
@@ -229,70 +281,29 @@ class _Gatherer:
         stages = [self.dag.stage(node) for node in self.keeps]
         return [name for stage in stages if isinstance(stage, Keep) for name in stage.rules]
 
-    def _groups(self) -> list[DuplicateGroup]:
-        """Some groups of copies, the larger first."""
-        columns = self.dag.columns(self.keeps[-1]).names if self.keeps else []
-        if "duplicate_group" not in columns:
+    def _groups(self, copies: GroupsOfCopies | None) -> list[DuplicateGroup]:
+        """Some groups of copies with their pictures, if there are any to show."""
+        if copies is None or not self.looks.maps:
             return []
-        keep = self.keeps[-1]
-        groups: dict[str, list[tuple[int, dict[str, Any]]]] = {}
-        names = [
-            "uid", "image_id", "duplicate_of", "duplicate_kind", "duplicate_group",
-            "duplicate_group_size", "duplicate_distance", "duplicate_overlap",
-        ]  # fmt: skip
-        names = [name for name in names if name in columns]
-        for part in range(self.parts):
-            table = self.reader.entering(keep, part, names)
-            table = table.filter(pc.greater(table["duplicate_group_size"], 1))
-            for row in table.to_pylist():
-                groups.setdefault(row["duplicate_group"], []).append((part, row))
-        several = sorted(groups.values(), key=_group_interest)[:_GROUPS]
+        chosen = copies.most_telling(_GROUPS)
+        members: dict[str, list[tuple[int, CopyRow]]] = {name: [] for name in chosen}
+        for part in sorted({part for parts in chosen.values() for part in parts}):
+            table = RowReader(self.layout).entering(self.keeps[-1], part, self._group_columns())
+            for row in rows_of_groups(table, list(chosen)):
+                members[row["duplicate_group"]].append((part, row))
         found = []
-        for members in several:
-            one_each = {row["image_id"]: (part, row) for part, row in members}
+        for group in members.values():
+            one_each = {row["image_id"]: (part, row) for part, row in group}
             stays = [m for m in one_each.values() if m[1]["duplicate_of"] is None]
-            copies = [m for m in one_each.values() if m[1]["duplicate_of"] is not None][:8]
-            if not stays or not copies:
-                continue
-            pictures = self.looks.load(
-                [(part, row["uid"], _copy_note(row)) for part, row in [stays[0], *copies]]
-            )
-            found.append(DuplicateGroup(len(one_each), pictures[0], pictures[1:]))
+            others = [m for m in one_each.values() if m[1]["duplicate_of"] is not None][:8]
+            if stays and others:
+                pictures = self.looks.load(
+                    [(part, row["uid"], copy_note(row)) for part, row in [stays[0], *others]]
+                )
+                found.append(DuplicateGroup(len(one_each), pictures[0], pictures[1:]))
         return found
 
-    # -- errors, shards, time -------------------------------------------------------------------
-
-    def _errors(self) -> tuple[list[ErrorCause], list[HostOutcome]]:
-        maps = [node for node in self.dag.order() if isinstance(self.dag.stage(node), Map)]
-        causes: Counter[tuple[str, str]] = Counter()
-        examples: dict[tuple[str, str], str] = {}
-        good: Counter[str] = Counter()
-        bad: dict[str, Counter[str]] = {}
-        for _, ledger in self._ledgers():
-            ledger = ledger.filter(pc.not_equal(ledger["verdict"], "merged"))
-            columns = zip(
-                *(ledger[name].to_pylist() for name in ("node", "reason", "url", "uid")),
-                strict=True,
-            )
-            for node, reason, url, uid in columns:
-                host = urlsplit(url).netloc if url and "://" in url else ""
-                if node in maps:
-                    causes[node, reason] += 1
-                    examples.setdefault((node, reason), url or uid)
-                    bad.setdefault(host, Counter())[reason] += 1
-                elif node != self.dag.source:
-                    good[host] += 1
-        found = [
-            ErrorCause(reason, node, count, examples[node, reason])
-            for (node, reason), count in causes.most_common(40)
-        ]
-        worst = sorted(bad.items(), key=lambda item: -sum(item[1].values()))[:15]
-        hosts = [
-            HostOutcome(host, good[host], sum(reasons.values()), reasons.most_common(1)[0][0])
-            for host, reasons in worst
-            if host
-        ]
-        return found, hosts
+    # -- shards, time ---------------------------------------------------------------------------
 
     def _shards(self) -> list[SplitOutcome]:
         found = []
@@ -321,23 +332,12 @@ class _Gatherer:
         ]  # fmt: skip
 
 
-def _group_interest(members: list[tuple[int, dict[str, Any]]]) -> tuple[Any, ...]:
-    """Near copies first, as they are what can be wrong; then the larger groups."""
-    kinds = {row.get("duplicate_kind") for _, row in members}
-    return ("near" not in kinds, -len(members), members[0][1]["duplicate_group"])
+def _is_in(values: pa.ChunkedArray, some: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Which of `values` [n] are among `some`."""
+    return np.asarray(pc.is_in(values, some).to_numpy())
 
 
-def _copy_note(row: dict[str, Any]) -> str:
-    if row["duplicate_of"] is None:
-        return "stays"
-    if "duplicate_overlap" in row:
-        return f"overlap {row['duplicate_overlap'] or 0:.2f}"
-    if row["duplicate_kind"] == "near":
-        return f"near, {row['duplicate_distance']} bits"
-    return f"same {row['duplicate_kind']}"
-
-
-def _note(row: dict[str, Any]) -> str:
+def _note(row: LedgerRow) -> str:
     """The value that decided."""
     if row["reason"] is None:
         score = row.get("clip_score")
@@ -355,18 +355,6 @@ def _thresholds(rules: Sequence[RuleOutcome]) -> dict[str, list[tuple[str, float
         for column, value in _COMPARISON.findall(plain):
             found.setdefault(column, []).append((rule.name, float(value)))
     return found
-
-
-def _range(values: Any) -> tuple[float, float]:
-    """Borders of a histogram; a far tail is gathered in the last bin."""
-    low, high = float(values.min()), float(values.max())
-    near_low, near_high = (float(q) for q in np.quantile(values, [0.005, 0.995]))
-    width = near_high - near_low
-    if width > 0 and high > near_high + width:
-        high = near_high + width / 10
-    if width > 0 and low < near_low - width:
-        low = near_low - width / 10
-    return low, high
 
 
 def _versions() -> list[tuple[str, str]]:

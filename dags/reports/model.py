@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from gristmill.pipelines.storage import Folder
 
@@ -64,12 +64,24 @@ class ModelReport:
     curves: Sequence[Curve]
 
 
+class LogLine(TypedDict, total=False):
+    """A line of a training's log; losses that a step has none of are null or left out."""
+
+    step: int
+    tokens_per_s: float
+    loss_codes: float | None
+    loss_text: float | None
+    rate: float | None
+
+
 def gather_model(run: Folder) -> ModelReport | None:
     """What lies in `model/` and `evaluation.json` of a run; None if no model was trained there."""
     if not run.exists("evaluation.json") or not run.exists("model/showcase.json"):
         return None
     scores, showcase = run.read_json("evaluation.json"), run.read_json("model/showcase.json")
-    lines = [json.loads(line) for line in run.read_bytes("model/log.jsonl").splitlines()]
+    lines: list[LogLine] = [
+        json.loads(line) for line in run.read_bytes("model/log.jsonl").splitlines()
+    ]
     named = [(said, scores[name]) for name, said in _SCORES.items()]
     named += [(said, scores["held_out"][name]) for name, said in _HELD_OUT.items()]
     speeds = sorted(line["tokens_per_s"] for line in lines)
@@ -84,8 +96,10 @@ def gather_model(run: Folder) -> ModelReport | None:
     )
 
 
-def _curve(lines: Sequence[dict[str, Any]], name: str, title: str) -> Curve | None:
-    found = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+def _curve(lines: Sequence[LogLine], name: str, title: str) -> Curve | None:
+    found = [
+        (line["step"], value) for line in lines if isinstance(value := line.get(name), (int, float))
+    ]
     if len(found) < 2:
         return None
     # A drawing of 300 units shows no more points than that.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -119,6 +119,15 @@ class NodeTiming:
     fingerprint: str
 
 
+class FaultFacts(TypedDict):
+    """The same as `summary.json` has it, under the fault's name."""
+
+    planted: int
+    caught: int
+    false_alarms: int
+    caught_by: list[tuple[str, int]]
+
+
 @dataclass(frozen=True)
 class FaultTruth:
     """A planted fault: how many there were, were caught, and were accused in error."""
@@ -128,7 +137,7 @@ class FaultTruth:
     caught: int
     false_alarms: int
     # (reason, rows) by which they were caught.
-    caught_by: Sequence[Sequence[Any]]
+    caught_by: Sequence[tuple[str, int]]
 
     @property
     def recall(self) -> float:
@@ -252,7 +261,7 @@ def _percent(share: float) -> str:
 
 def render_terminal(data: ReportData, where: str) -> Group:
     """Headline, funnel, rules' warnings and where the report lies."""
-    pieces: list[Any] = [
+    pieces: list[RenderableType] = [
         Text.assemble(
             (f"{data.kept:,}", "bold"),
             f" of {data.rows_in:,} rows kept ({_percent(data.kept_share)}) in "

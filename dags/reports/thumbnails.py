@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
@@ -84,7 +83,7 @@ def thumbnail_uri(files: Sequence[bytes]) -> str:
     if not pictures:
         return ""
     pictures = pictures[:_STRIP]
-    shown: Any = _small(pictures[0], _THUMBNAIL)
+    shown = _small(pictures[0], _THUMBNAIL)
     if len(pictures) > 1:
         # In reading order, two beside each other.
         shown = np.full((2 * _CELL + 4,) * 2 + (3,), 255, np.uint8)

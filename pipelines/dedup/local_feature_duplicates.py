@@ -209,7 +209,7 @@ class RobustCopies(Global):
         centroids = np.asarray(workspace.load("words"))
         missing = np.arange(descriptors.shape[1])[None] >= counts[:, None]
 
-        def words_of(values: NDArray[np.uint8]) -> NDArray[np.int32]:
+        def words_of(values: NDArray[np.generic]) -> NDArray[np.int32]:
             flat = values.reshape(-1, DESCRIPTOR).astype(np.float32)
             nearest = nearest_centroid(flat, centroids, self.threads).reshape(missing.shape)
             return np.where(missing, -1, nearest).astype(np.int32)

@@ -13,7 +13,9 @@ import pytest
 from memory_workspace import MemoryWorkspace, run_global
 
 from gristmill.errors import ConfigurationError
+from gristmill.pipelines.dedup import local_feature_duplicates
 from gristmill.pipelines.dedup.local_feature_duplicates import RobustCopies
+from gristmill.pipelines.dedup.visual_words import SparseRows, bags_of_words
 from gristmill.pipelines.images.local_features import (
     LocalFeatures,
     local_features,
@@ -115,6 +117,28 @@ def test_the_cut_into_parts_does_not_matter(
     whole = run_global(stage, MemoryWorkspace([rows], tmp_path / "a"))
     cut = run_global(stage, MemoryWorkspace([rows.slice(0, 7), rows.slice(7)], tmp_path / "b"))
     assert whole.equals(cut)
+
+
+def test_each_picture_is_made_a_bag_of_words_once_for_all_tasks(
+    corpus: tuple[pa.Table, list[int], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows, made = corpus[0].slice(0, 10), []
+
+    def counted(words: np.ndarray, weight: np.ndarray) -> SparseRows:
+        made.append(len(words))
+        return bags_of_words(words, weight)
+
+    monkeypatch.setattr(local_feature_duplicates, "bags_of_words", counted)
+    workspace = MemoryWorkspace([rows.slice(i, 2) for i in range(0, 10, 2)], tmp_path)
+    stage = RobustCopies(prefer=(), iterations=1, candidates=1)
+    run_global(stage, workspace)
+    # Once for the index, and as a query of its own, as it is and in the mirror.
+    assert sum(made) == 3 * len(rows)
+    index = [name for name in workspace.folder.walk("bags") if name.endswith(".columns.npy")]
+    assert len(index) == workspace.parts
+    assert [phase.name for phase in stage.phases()].count("bags") == 1
 
 
 def test_what_a_hash_found_is_checked(tmp_path: Path) -> None:
