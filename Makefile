@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types check clean
+.PHONY: demo test lint types docs picture check clean
 
 demo: $(READY)
 	$(BIN)/gristmill demo --out runs/demo
@@ -19,7 +19,15 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy gristmill
 
-check: lint types test
+# The site, strict: a warning is an error. Look at docs/_build/index.html.
+docs: $(READY)
+	$(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --quiet docs docs/_build
+
+# The picture of a report on the README and the site; needs chromium.
+picture: $(READY)
+	$(BIN)/python docs/picture.py docs/_static/report.png
+
+check: lint types docs test
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
@@ -29,4 +37,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache docs/_build

@@ -109,9 +109,14 @@ def describe_stage(stage: Stage | type[Stage]) -> StageDescription:
         summary=summary_of(doc),
         doc=doc,
         reads=configured.reads(),
-        fields=tuple(_field(cls, field) for field in dataclasses.fields(cls)),
+        fields=describe_fields(cls),
         columns=describe_columns(configured),
     )
+
+
+def describe_fields(cls: type) -> tuple[FieldDescription, ...]:
+    """The fields of a dataclass, in order: of a stage, or of options of ours."""
+    return tuple(_field(cls, field) for field in dataclasses.fields(cls))
 
 
 def describe_stages() -> tuple[StageDescription, ...]:
@@ -162,7 +167,7 @@ def _column(name: str, kind: str, facts: Mapping[str, ColumnFacts]) -> ColumnDes
     )
 
 
-def _field(cls: type[Stage], field: dataclasses.Field[object]) -> FieldDescription:
+def _field(cls: type, field: dataclasses.Field[object]) -> FieldDescription:
     facts = field.metadata
     return FieldDescription(
         name=field.name,
@@ -185,7 +190,7 @@ def _default(field: dataclasses.Field[object]) -> str:
     return ""
 
 
-def _text(cls: type[Stage], name: str) -> str:
+def _text(cls: type, name: str) -> str:
     """The comment above a field, in the class that declares it last."""
     for owner in cls.__mro__:
         if name in inspect.get_annotations(owner):
