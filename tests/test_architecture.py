@@ -151,9 +151,20 @@ def test_no_two_modules_import_each_other() -> None:
     assert circles(graph(lazy=False)) == []
 
 
-@pytest.mark.parametrize("top", ["pipelines"])
+@pytest.mark.parametrize("top", ["pipelines", "model"])
 def test_no_circle_between_rooms_not_even_in_functions(top: str) -> None:
     assert circles(between(graph(lazy=True), top)) == []
+
+
+def test_the_world_of_shapes_is_a_leaf() -> None:
+    inside = "gristmill.model.shapes"
+    users = [
+        module
+        for module, others in graph(lazy=True).items()
+        if module.startswith("gristmill.model") and not module.startswith(inside)
+        if any(other.startswith(inside) for other in others)
+    ]
+    assert users == []
 
 
 def test_only_the_ray_runner_imports_ray() -> None:
