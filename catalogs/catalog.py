@@ -11,7 +11,7 @@ import importlib.resources
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TypedDict
 
 import yaml
 from rich.console import Group
@@ -74,7 +74,18 @@ def load(name: str) -> CatalogEntry:
     return CatalogEntry(name=name, **values)
 
 
-def resolve(source: str) -> dict[str, Any]:
+class SourceFields(TypedDict, total=False):
+    """Fields of a Source, as the command line gives them."""
+
+    path: str
+    format: str
+    images: str
+    # Our column -> theirs.
+    columns: Mapping[str, str]
+    name: str
+
+
+def resolve(source: str) -> SourceFields:
     """Fields of a Source for what stands behind --source; `catalog:NAME@PATH` brings its
     columns."""
     if not source.startswith("catalog:"):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gristmill import __version__, cli_curate, cli_describe, cli_model
 from gristmill.command_line import command_line
 from gristmill.errors import GristmillError
+
+if TYPE_CHECKING:
+    from gristmill.dags.graph import Dag
 
 app = typer.Typer(
     name="gristmill",
@@ -305,15 +308,13 @@ def _dag(
     images: str | None,
     columns: list[str] | None,
     settings: list[str] | None,
-) -> Any:
-    from gristmill.catalogs.catalog import resolve
+) -> Dag:
+    from gristmill.catalogs.catalog import SourceFields, resolve
     from gristmill.dags.recipes.find import find_dag
     from gristmill.dags.settings import apply_settings
     from gristmill.errors import ConfigurationError
 
-    fields: dict[str, Any] = {}
-    if source is not None:
-        fields |= resolve(source)
+    fields: SourceFields = resolve(source) if source is not None else {}
     if images is not None:
         fields["images"] = images
     mapping = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,11 @@ from gristmill.model import commands
 from gristmill.model.commands import Data, Seed, Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from gristmill.model.sampling import Sampling
     from gristmill.model.train_config import TrainConfig
 
@@ -189,7 +194,7 @@ def _sampling(guidance: float, temperature: float, steps: int, seed: int) -> Sam
     return Sampling(guidance=guidance, temperature=temperature, steps=steps, seed=seed)
 
 
-def _save_sheet(out: str, pictures: list[Any], words: list[str]) -> None:
+def _save_sheet(out: str, pictures: Sequence[NDArray[np.uint8]], words: list[str]) -> None:
     from gristmill.model.contact_sheet import contact_sheet, write_picture
 
     sheet = (

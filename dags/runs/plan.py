@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Group
 from rich.table import Table
@@ -18,7 +17,7 @@ from gristmill.dags.engine.read_parts import parts_done
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.graph import Dag, stores_images
 from gristmill.errors import RunError
-from gristmill.pipelines.stage import Needs, Write
+from gristmill.pipelines.stage import Needs, Read, Write
 from gristmill.pipelines.storage import Folder
 
 # Bytes a stored picture is taken to need before any has been stored (a JPEG of 256 pixels).
@@ -63,14 +62,16 @@ def make_plan(dag: Dag, out: str, limit: int = 0) -> Plan:
 
 def dag_notes(layout: RunLayout) -> list[str]:
     """What the source wants a person to know."""
-    stage: Any = layout.dag.stage(layout.dag.source)
-    return list(stage.notes())
+    stage = layout.dag.stage(layout.dag.source)
+    assert isinstance(stage, Read)
+    return stage.notes()
 
 
 def run_status(out: str) -> Plan:
     """How far the run in a folder is, from its dag.yaml and its commit records."""
     layout = open_run(out)
-    plan = make_plan(layout.dag, out, layout.limit)
+    with where_it_ran(layout):
+        plan = make_plan(layout.dag, layout.url, layout.limit)
     return Plan(plan.title, plan.nodes, plan.notes)
 
 

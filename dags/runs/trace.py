@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -24,9 +23,9 @@ class Trace:
     """Everything a run knows about one sample."""
 
     uid: str
-    fate: dict[str, Any]
+    fate: dict[str, object]
     # Node -> its columns for this sample.
-    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    nodes: dict[str, dict[str, object]] = field(default_factory=dict)
     # Shard file, relative to the run; None for rows that were not kept.
     shard: str | None = None
 
@@ -87,8 +86,8 @@ def _pieces(layout: RunLayout, parts: int, wanted: str, by_url: bool) -> set[str
     return found
 
 
-def _trace(layout: RunLayout, part: int, fate: dict[str, Any]) -> Trace:
-    uid = fate["uid"]
+def _trace(layout: RunLayout, part: int, fate: dict[str, object]) -> Trace:
+    uid = str(fate["uid"])
     trace = Trace(uid, fate)
     for node in layout.dag.order():
         stage = layout.dag.stage(node)
@@ -130,7 +129,7 @@ def _shard_of(layout: RunLayout, node: str, uid: str) -> str | None:
 
 def render_trace(traces: list[Trace]) -> Group:
     """Tables for a terminal."""
-    pieces: list[Any] = []
+    pieces: list[RenderableType] = []
     for trace in traces:
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_column("node", style="bold", no_wrap=True)
