@@ -15,6 +15,7 @@ import yaml
 from gristmill.dags.graph import Dag
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines import stage_name
+from gristmill.pipelines.key_value import key_value
 from gristmill.pipelines.stage import Stage
 
 
@@ -43,10 +44,8 @@ def apply_settings(dag: Dag, settings: Iterable[str]) -> Dag:
     a key. Stages that are left with nothing to do are taken out.
     """
     for setting in settings:
-        target, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigurationError(f"--set {setting!r}: write node.field=value")
-        dag = _apply(dag, target.strip(), text)
+        target, text = key_value(setting, "--set", "node.field=value")
+        dag = _apply(dag, target, text)
     return dag.without_idle()
 
 

@@ -10,6 +10,7 @@ import typer
 from gristmill import __version__, cli_curate, cli_describe, cli_model
 from gristmill.command_line import command_line
 from gristmill.errors import GristmillError
+from gristmill.pipelines.key_value import key_value
 
 if TYPE_CHECKING:
     from gristmill.dags.graph import Dag
@@ -312,16 +313,13 @@ def _dag(
     from gristmill.catalogs.catalog import SourceFields, resolve
     from gristmill.dags.recipes.find import find_dag
     from gristmill.dags.settings import apply_settings
-    from gristmill.errors import ConfigurationError
 
     fields: SourceFields = resolve(source) if source is not None else {}
     if images is not None:
         fields["images"] = images
     mapping = {}
     for column in columns or []:
-        ours, equals, theirs = column.partition("=")
-        if not equals:
-            raise ConfigurationError(f"--column {column!r}: write ours=theirs, e.g. caption=TEXT")
+        ours, theirs = key_value(column, "--column", "ours=theirs, e.g. caption=TEXT")
         mapping[ours] = theirs
     if mapping:
         fields["columns"] = {**fields.get("columns", {}), **mapping}

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gristmill.command_line import command_line
+from gristmill.pipelines.key_value import key_value
 
 RunFolder = Annotated[
     str, typer.Argument(metavar="RUN", help="Folder of a run, local or any fsspec URL.")
@@ -91,16 +92,13 @@ def keep(
 def _rules(folder: str, recipe: str | None, rules: list[str]) -> dict[str, str]:
     """The rules of a recipe, or those of the run, with others added and taken out."""
     from gristmill.dags.runs.selections import find_selection, rules_of_run
-    from gristmill.errors import ConfigurationError
 
     chosen = dict(find_selection(recipe).rules if recipe else rules_of_run(folder))
     for text in rules:
-        reason, equals, sql = text.partition("=")
-        if not equals:
-            raise ConfigurationError(f"--rule {text!r}: write reason=SQL")
-        chosen.pop(reason.strip(), None)
+        reason, sql = key_value(text, "--rule", "reason=SQL")
+        chosen.pop(reason, None)
         if sql.strip():
-            chosen[reason.strip()] = sql.strip()
+            chosen[reason] = sql.strip()
     return chosen
 
 

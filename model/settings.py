@@ -22,6 +22,7 @@ from gristmill.model.train_config import TrainConfig
 from gristmill.model.training_setup import caption_texts
 from gristmill.model.vocabulary import train_text
 from gristmill.pipelines.decode import DecodeError
+from gristmill.pipelines.key_value import key_value
 from gristmill.pipelines.storage import Folder
 
 
@@ -113,7 +114,8 @@ def parse_tasks(text: str) -> dict[str, float]:
     """ "draw=0.5,describe=0.5" as shares."""
     shares = {}
     for part in text.split(","):
-        name, _, share = part.strip().partition("=")
+        # A task alone has a share of 1.
+        name, share = key_value(part if "=" in part else f"{part}=", "--tasks", "task=share")
         try:
             shares[name] = float(share or 1)
         except ValueError:
@@ -126,11 +128,10 @@ def _parsed(settings: Sequence[str], cls: Any) -> dict[str, Any]:
     known = {field.name: field.default for field in dataclasses.fields(cls)}
     values: dict[str, Any] = {}
     for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals or name not in known:
-            raise ConfigurationError(
-                f"--set {setting!r}: write name=value; names: {', '.join(sorted(known))}"
-            )
+        form = f"name=value; names: {', '.join(sorted(known))}"
+        name, text = key_value(setting, "--set", form)
+        if name not in known:
+            raise ConfigurationError(f"--set {setting!r}: write {form}")
         value = yaml.safe_load(text)
         kind = type(known[name])
         if kind in (int, float, str, bool):
@@ -164,7 +165,7 @@ def codec_from_shards(
     given = {"side": side, "patch": patch}
     fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for setting in settings:
-        name, _, text = setting.partition("=")
+        name, text = key_value(setting, "--set", "name=value")
         value = yaml.safe_load(text)
         fields[name] = tuple(value) if isinstance(value, list) else value
     try:

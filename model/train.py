@@ -23,7 +23,7 @@ from gristmill.model import checkpoint
 from gristmill.model.batch import PackedBatch
 from gristmill.model.dataloader import Loader
 from gristmill.model.optimizer import MovingAverage, learning_rate, make_optimizer
-from gristmill.model.planner import StreamConfig, StreamState
+from gristmill.model.planner import StreamState
 from gristmill.model.train_config import TrainConfig, changed
 from gristmill.model.train_log import Meter, TrainLog
 from gristmill.model.training_setup import TrainingSetup, make_setup
@@ -150,16 +150,10 @@ class Trainer:
     def run(self, log: TrainLog) -> TrainResult:
         """Train to the last step."""
         config = self.config
-        stream = StreamConfig(
-            rows_per_step=config.rows_per_step,
-            row_length=config.row_length,
-            seed=config.seed,
-            guidance_dropout=config.guidance_dropout,
-        )
         loader = Loader(
             self.setup.planner,
             self.setup.image_tokenizer,
-            stream,
+            self.setup.planner.config,
             rank=checkpoint.rank(),
             world=checkpoint.world_size(),
             workers=config.workers,
@@ -306,10 +300,5 @@ def _shard(model: Transformer, device: torch.device) -> None:
 
 def steps_of(config: TrainConfig, setup: TrainingSetup) -> Iterator[PackedBatch]:
     """The batches of a training, without training: for looking and for measuring."""
-    stream = StreamConfig(
-        rows_per_step=config.rows_per_step,
-        row_length=config.row_length,
-        seed=config.seed,
-        guidance_dropout=config.guidance_dropout,
-    )
-    return iter(Loader(setup.planner, setup.image_tokenizer, stream, workers=config.workers))
+    planner = setup.planner
+    return iter(Loader(planner, setup.image_tokenizer, planner.config, workers=config.workers))
