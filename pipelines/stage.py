@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
 
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -112,6 +112,14 @@ class Stage:
         """Load what the stage needs, once per worker, before its deadlines start to count."""
 
 
+class ManifestEntry(TypedDict):
+    """A file of a source; `size` in bytes if the store tells, `modified` as the store says it."""
+
+    name: str
+    size: int | None
+    modified: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Read(Stage):
     """Source -> parts of rows. Chunks are read in parallel; the runner cuts the parts."""
@@ -120,7 +128,7 @@ class Read(Stage):
         """The columns of a row."""
         return ROW
 
-    def manifest(self) -> list[dict[str, Any]]:
+    def manifest(self) -> list[ManifestEntry]:
         """What the source consists of ("name", "size", "modified"), sorted; part of fingerprints.
 
         Raises `SourceError` for a source that is missing, empty or unreadable.

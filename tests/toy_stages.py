@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ import pyarrow as pa
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.media import PICTURE, Media
 from gristmill.pipelines.schema import ROW, SUCCESS, make_image_id, make_uid, with_columns
-from gristmill.pipelines.stage import Map, Read, Score
+from gristmill.pipelines.stage import ManifestEntry, Map, Read, Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class ToyRows(Read):
     # Captions of one image: this many rows share a URL.
     captions: int = 1
 
-    def manifest(self) -> list[dict[str, Any]]:
+    def manifest(self) -> list[ManifestEntry]:
         return [{"name": "toy", "size": self.rows, "modified": ""}]
 
     def chunks(self) -> list[tuple[int, int]]:

@@ -14,24 +14,23 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from gristmill.dags.dag_yaml import plain
 from gristmill.dags.engine.stage_code import code_digest
 from gristmill.dags.graph import Dag
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines import stage_name
-from gristmill.pipelines.stage import Read, Stage, is_execution
+from gristmill.pipelines.stage import ManifestEntry, Read, Stage, is_execution
 
 
 def fingerprints(
-    dag: Dag, *, limit: int = 0, manifest: list[dict[str, Any]] | None = None
+    dag: Dag, *, limit: int = 0, manifest: Sequence[ManifestEntry] | None = None
 ) -> dict[str, str]:
     """64 hex digits for each node. `manifest` is that of the source, read if not given."""
     found: dict[str, str] = {}
     for name in dag.order():
         node = dag.nodes[name]
-        of_source: dict[str, Any] = {}
+        of_source: dict[str, object] = {}
         if isinstance(node.stage, Read):
             listing = node.stage.manifest() if manifest is None else manifest
             of_source = {"manifest": listing, "limit": limit, "part_rows": dag.part_rows}
@@ -39,14 +38,14 @@ def fingerprints(
     return found
 
 
-def fingerprint(stage: Stage, inputs: Sequence[str], of_source: Mapping[str, Any]) -> str:
+def fingerprint(stage: Stage, inputs: Sequence[str], of_source: Mapping[str, object]) -> str:
     """64 hex digits of a stage on inputs of these fingerprints."""
     parts = {**stage_identity(stage), "inputs": sorted(inputs), **of_source}
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def stage_identity(stage: Stage) -> dict[str, Any]:
+def stage_identity(stage: Stage) -> dict[str, object]:
     """What distinguishes one configured stage from another."""
     fields = {
         field.name: _ordered(getattr(stage, field.name))
@@ -66,7 +65,7 @@ def stage_identity(stage: Stage) -> dict[str, Any]:
     return identity
 
 
-def _ordered(value: Any) -> Any:
+def _ordered(value: object) -> object:
     """Mappings as pairs: the order of rules is part of their meaning."""
     if isinstance(value, Mapping):
         return [[str(key), _ordered(item)] for key, item in value.items()]

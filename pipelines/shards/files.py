@@ -20,6 +20,7 @@ from gristmill.pipelines.media import (
 from gristmill.pipelines.shards.sidecars import json_member
 from gristmill.pipelines.shards.tar import TarWriter
 from gristmill.pipelines.stage import Workspace
+from gristmill.pipelines.storage import DigestWriter
 from gristmill.pipelines.videos.frames import moments_of, sample_frames
 
 # Where the bytes of a row lie that has one piece.
@@ -67,7 +68,7 @@ def described_columns(plan: pa.Table) -> list[str]:
 
 
 def write_tar(
-    file: Any, plan: pa.Table, workspace: Workspace, media: str, longest: int
+    file: DigestWriter, plan: pa.Table, workspace: Workspace, media: str, longest: int
 ) -> list[list[tuple[int, int]]]:
     """Members {key}.jpg {key}.json {key}.txt for each sample, or {key}.0.jpg, {key}.1.jpg and so on
     where there are several; returns where each sample's files lie."""
@@ -107,7 +108,7 @@ def metadata(plan: pa.Table, places: Sequence[Sequence[tuple[int, int]]], media:
 
 
 def write_parquet(
-    file: Any, plan: pa.Table, workspace: Workspace, media: str, longest: int
+    file: DigestWriter, plan: pa.Table, workspace: Workspace, media: str, longest: int
 ) -> None:
     """Files as Hugging Face `Image` or `Video` in a column of that name, or a list of them in
     `images`, if `media` names something; captions and facts beside them."""
@@ -121,7 +122,7 @@ def write_parquet(
     with pq.ParquetWriter(pa.PythonFile(file, "w"), schema, compression="zstd") as writer:
         for start in range(0, len(plan), _GROUP_ROWS):
             table = plan.slice(start, _GROUP_ROWS)
-            rows: list[Any] = [table[column] for column in columns]
+            rows: list[pa.ChunkedArray] = [table[column] for column in columns]
             if media:
                 cells = [
                     [
@@ -136,7 +137,7 @@ def write_parquet(
 
 
 def _hf_features(schema: pa.Schema, columns: Sequence[str], media: str) -> str:
-    features: dict[str, Any] = {}
+    features: dict[str, object] = {}
     if media in MULTI_IMAGE:
         features["images"] = {"feature": {"_type": "Image"}, "length": -1, "_type": "Sequence"}
     elif media:
@@ -146,7 +147,7 @@ def _hf_features(schema: pa.Schema, columns: Sequence[str], media: str) -> str:
     return json.dumps({"info": {"features": features}})
 
 
-def _hf_feature(kind: pa.DataType) -> dict[str, Any]:
+def _hf_feature(kind: pa.DataType) -> dict[str, object]:
     if pa.types.is_list(kind):
         return {"feature": _hf_feature(kind.value_type), "length": -1, "_type": "Sequence"}
     names = {"double": "float64", "float": "float32", "halffloat": "float16"}

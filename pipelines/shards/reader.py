@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gristmill.errors import ShardError
 from gristmill.pipelines.media import MULTI_IMAGE
+from gristmill.pipelines.shards.manifest import Manifest, ShardFact
 from gristmill.pipelines.storage import Folder
 
 FORGOTTEN = "forgotten.json"
@@ -40,7 +41,7 @@ class Sample:
         return self.images[0] if self.images else b""
 
 
-def read_manifest(folder: Folder) -> dict[str, Any]:
+def read_manifest(folder: Folder) -> Manifest:
     """The manifest of a shard set; a set without one is not whole and is refused."""
     try:
         manifest = folder.read_json("manifest.json")
@@ -53,7 +54,8 @@ def read_manifest(folder: Folder) -> dict[str, Any]:
         raise ShardError(f"{folder.url}/manifest.json is broken: {error}") from error
     if not isinstance(manifest, dict) or "splits" not in manifest:
         raise ShardError(f"{folder.url}/manifest.json has no splits; it is not ours")
-    return manifest
+    found: Manifest = manifest
+    return found
 
 
 class ShardSet:
@@ -72,7 +74,7 @@ class ShardSet:
         self.format = str(manifest["format"])
         self.media = str(manifest.get("media", "image"))
         self.pictures = bool(manifest.get("pictures", True))
-        self.shards: list[dict[str, Any]] = manifest["splits"][split]["shards"]
+        self.shards: list[ShardFact] = manifest["splits"][split]["shards"]
         for shard in self.shards:
             self._check_size(shard)
         counts = [int(shard["samples"]) for shard in self.shards]
@@ -89,7 +91,7 @@ class ShardSet:
         ]
         return np.flatnonzero(seen)
 
-    def _check_size(self, shard: dict[str, Any]) -> None:
+    def _check_size(self, shard: ShardFact) -> None:
         try:
             size = self._folder.size(shard["name"])
         except FileNotFoundError:
@@ -150,7 +152,7 @@ class ShardSet:
             images = cells[row - (groups[group - 1] if group else 0)]
         return Sample(str(columns["uid"]), tuple(images), columns["caption"] or "", columns)
 
-    def __reduce__(self) -> tuple[object, ...]:
+    def __reduce__(self) -> tuple[type[ShardSet], tuple[str, str]]:
         return (ShardSet, (self.url, self.split))
 
 

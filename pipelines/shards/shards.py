@@ -10,14 +10,15 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
+from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.database import open_database
@@ -29,7 +30,10 @@ from gristmill.pipelines.shards.files import (
     write_parquet,
     write_tar,
 )
+from gristmill.pipelines.shards.manifest import FileFact, Manifest, ShardFact, WrittenFile
 from gristmill.pipelines.shards.sidecars import (
+    Described,
+    JsonValue,
     card,
     croissant,
     sizes,
@@ -237,8 +241,8 @@ class Shards(Write):
         written = [
             workspace.load_table(f"written/{i:08d}").to_pylist() for i in range(int(shards.sum()))
         ]
-        splits: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-        others: list[dict[str, Any]] = []
+        splits: dict[str, list[ShardFact]] = {split: [] for split in SPLITS}
+        others: list[FileFact] = []
         for facts in written:
             splits[facts[0]["name"].partition("/")[0]].append(facts[0])
             others += facts[1:]
@@ -248,17 +252,16 @@ class Shards(Write):
                 files.write(f"{split}/sizes.json", sizes(found))
                 files.write(f"{split}/shardindex.json", wids_index(found, f"{self.title} {split}"))
         described = _describe(workspace, shards)
-        facts_of_files = {"splits": splits, "others": others}
-        files.write("croissant.json", croissant(self, facts_of_files, described["schema"]))
+        files.write("croissant.json", croissant(self, splits, others, described["schema"]))
         files.write("DATASET_CARD.md", card(self, splits, described))
-        manifest = {
+        manifest: Manifest = {
             "gristmill": FORMAT_VERSION,
             "format": self.format,
             "media": self.media,
             "pictures": self.pictures,
             "splits": {split: {"shards": found} for split, found in splits.items()},
             "files": [
-                {key: fact[key] for key in ("name", "bytes", "sha256")}
+                {"name": fact["name"], "bytes": fact["bytes"], "sha256": fact["sha256"]}
                 for fact in [*others, *files.facts]
             ],
         }
@@ -275,7 +278,7 @@ _FILE = pa.schema(
 )
 
 
-def as_json(value: Any) -> bytes:
+def as_json(value: JsonValue) -> bytes:
     """Indented JSON with a newline at its end."""
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
@@ -303,7 +306,7 @@ class Files:
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        self.facts: list[dict[str, Any]] = []
+        self.facts: list[WrittenFile] = []
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[DigestWriter]:
@@ -320,7 +323,7 @@ class Files:
             file.write(data)
 
 
-def _describe(workspace: Workspace, shards: Any) -> Mapping[str, Any]:
+def _describe(workspace: Workspace, shards: NDArray[np.int64]) -> Described:
     """What the card says: counts of sources and licences, ranges of numbers."""
     sources: dict[str, int] = {}
     licences: dict[str, int] = {}

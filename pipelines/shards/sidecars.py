@@ -6,14 +6,27 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import pyarrow as pa
 
-Fact = Mapping[str, Any]
+from gristmill.pipelines.shards.manifest import FileFact, ShardFact
+
+JsonValue = object
+"""What `json.dumps` takes."""
 
 
-class Described(Protocol):
+class Described(TypedDict):
+    """What a card says of the samples: counts of sources and licences, ranges of numbers."""
+
+    sources: dict[str, int]
+    licences: dict[str, int]
+    # Column -> smallest, largest.
+    ranges: dict[str, list[float]]
+    schema: pa.Schema
+
+
+class Titled(Protocol):
     """What a card needs to know of the stage that wrote the shards."""
 
     @property
@@ -59,7 +72,7 @@ def _filled(value: Any, kind: pa.DataType) -> Any:
     return value or ""
 
 
-def _json(value: Any) -> bytes:
+def _json(value: JsonValue) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
@@ -76,12 +89,12 @@ def stats(samples: int) -> bytes:
     )
 
 
-def sizes(shards: Sequence[Fact]) -> bytes:
+def sizes(shards: Sequence[ShardFact]) -> bytes:
     """open_clip's sizes.json: file name -> samples."""
     return _json({fact["name"].rpartition("/")[2]: fact["samples"] for fact in shards})
 
 
-def wids_index(shards: Sequence[Fact], name: str) -> bytes:
+def wids_index(shards: Sequence[ShardFact], name: str) -> bytes:
     """The index that wids reads."""
     return _json(
         {
@@ -107,7 +120,7 @@ _TERMS = (
     "path", "recordSet", "references", "regex", "repeated", "replace", "samplingRate", "separator",
     "source", "subField", "transform",
 )  # fmt: skip
-_CONTEXT: dict[str, Any] = {
+_CONTEXT: dict[str, JsonValue] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
     "conformsTo": "dct:conformsTo",
@@ -122,21 +135,26 @@ _CONTEXT: dict[str, Any] = {
 }
 
 
-def croissant(stage: Described, files: Mapping[str, Any], schema: pa.Schema) -> bytes:
+def croissant(
+    stage: Titled,
+    splits: Mapping[str, Sequence[ShardFact]],
+    others: Sequence[FileFact],
+    schema: pa.Schema,
+) -> bytes:
     """MLCommons Croissant 1.0: every file with its digest, one record set for each metadata
     file."""
     distribution = []
     records = []
     mime = "application/x-tar" if stage.format == "webdataset" else "application/x-parquet"
-    for split, shards in files["splits"].items():
+    for split, shards in splits.items():
         distribution += [_file_object(fact, mime) for fact in shards]
-        for fact in files["others"]:
+        for fact in others:
             if not fact["name"].startswith(f"{split}/metadata/"):
                 continue
             distribution.append(_file_object(fact, "application/x-parquet"))
             number = fact["name"].rpartition("/")[2].removesuffix(".parquet")
             records.append(_record_set(f"{split}-{number}", fact["name"], schema))
-    document: dict[str, Any] = {
+    document: dict[str, JsonValue] = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "name": stage.title,
@@ -150,7 +168,7 @@ def croissant(stage: Described, files: Mapping[str, Any], schema: pa.Schema) -> 
     return _json(document)
 
 
-def _file_object(fact: Fact, mime: str) -> dict[str, Any]:
+def _file_object(fact: FileFact, mime: str) -> dict[str, JsonValue]:
     return {
         "@type": "cr:FileObject",
         "@id": fact["name"],
@@ -162,7 +180,7 @@ def _file_object(fact: Fact, mime: str) -> dict[str, Any]:
     }
 
 
-def _record_set(name: str, file: str, schema: pa.Schema) -> dict[str, Any]:
+def _record_set(name: str, file: str, schema: pa.Schema) -> dict[str, JsonValue]:
     fields = [pa.field("key", pa.string()), *schema]
     return {
         "@type": "cr:RecordSet",
@@ -181,7 +199,7 @@ def _record_set(name: str, file: str, schema: pa.Schema) -> dict[str, Any]:
     }
 
 
-def _croissant_type(kind: pa.DataType) -> dict[str, Any]:
+def _croissant_type(kind: pa.DataType) -> dict[str, JsonValue]:
     if pa.types.is_list(kind):
         return {**_croissant_type(kind.value_type), "repeated": True}
     if pa.types.is_boolean(kind):
@@ -191,9 +209,7 @@ def _croissant_type(kind: pa.DataType) -> dict[str, Any]:
     return {"dataType": "sc:Float" if pa.types.is_floating(kind) else "sc:Text"}
 
 
-def card(
-    stage: Described, splits: Mapping[str, Sequence[Fact]], described: Mapping[str, Any]
-) -> bytes:
+def card(stage: Titled, splits: Mapping[str, Sequence[ShardFact]], described: Described) -> bytes:
     """DATASET_CARD.md, with the front matter that Hugging Face reads."""
     ending = "tar" if stage.format == "webdataset" else "parquet"
     lines = ["---", "configs:", "- config_name: default", "  data_files:"]
@@ -211,9 +227,12 @@ def card(
         samples = sum(fact["samples"] for fact in shards)
         size = sum(fact["bytes"] for fact in shards)
         lines.append(f"| {split} | {len(shards):,} | {samples:,} | {size:,} |")
-    for title, name in (("Whence", "sources"), ("Licences of the samples", "licences")):
+    for title, counted in (
+        ("Whence", described["sources"]),
+        ("Licences of the samples", described["licences"]),
+    ):
         lines += ["", f"## {title}", "", "| | samples |", "|---|---:|"]
-        counts = sorted(described[name].items(), key=lambda item: (-item[1], item[0]))
+        counts = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
         lines += [f"| {_inline(value)} | {count:,} |" for value, count in counts]
     lines += ["", "## Columns and their ranges", "", "| column | from | to |", "|---|---:|---:|"]
     for name, (low, high) in sorted(described["ranges"].items()):

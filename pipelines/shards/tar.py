@@ -5,6 +5,8 @@ from __future__ import annotations
 import tarfile
 from typing import IO
 
+from gristmill.pipelines.storage import DigestWriter
+
 _BLOCK = 512
 _RECORD = 10_240
 
@@ -12,7 +14,7 @@ _RECORD = 10_240
 class TarWriter:
     """Writes members with time 0, owner 0 and mode 644, in the order given (POSIX ustar)."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes] | DigestWriter) -> None:
         self._file = file
         self._at = 0
 

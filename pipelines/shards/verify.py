@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.errors import ShardError
 from gristmill.pipelines.media import MULTI_IMAGE
+from gristmill.pipelines.shards.manifest import FileFact
 from gristmill.pipelines.shards.reader import FORGOTTEN, read_manifest
 from gristmill.pipelines.storage import Folder
 
@@ -55,7 +55,7 @@ def verify_shards(url: str) -> list[str]:
     return problems
 
 
-def _check_file(folder: Folder, fact: dict[str, Any]) -> list[str]:
+def _check_file(folder: Folder, fact: FileFact) -> list[str]:
     digest, size = hashlib.sha256(), 0
     try:
         with folder.open(fact["name"]) as file:

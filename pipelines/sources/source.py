@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -25,7 +24,7 @@ from gristmill.pipelines.sources.tables import (
     read_url_list,
 )
 from gristmill.pipelines.sources.tars import read_img2dataset, read_tar
-from gristmill.pipelines.stage import Read, require_choice, setting
+from gristmill.pipelines.stage import ManifestEntry, Read, require_choice, setting
 from gristmill.pipelines.storage import Folder
 
 FORMATS = (
@@ -108,15 +107,15 @@ class Source(Read):
         """The name in the `source` column."""
         return self.name or _stem(self.path)
 
-    def manifest(self) -> list[dict[str, Any]]:
+    def manifest(self) -> list[ManifestEntry]:
         """Name, size and time of each file, sorted. Raises `SourceError` if there is none."""
-        entries = []
+        entries: list[ManifestEntry] = []
         for url in self._all_files():
             fs, path = fsspec.core.url_to_fs(url)
             info = fs.info(path)
             modified = info.get("mtime") or info.get("ETag") or info.get("LastModified") or ""
             entries.append({"name": url, "size": info.get("size"), "modified": str(modified)})
-        return sorted(entries, key=lambda entry: str(entry["name"]))
+        return sorted(entries, key=lambda entry: entry["name"])
 
     def chunks(self) -> list[Chunk]:
         """What can be read in parallel, in the order of the source."""

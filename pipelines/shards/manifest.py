@@ -1,0 +1,44 @@
+"""What the manifest of a shard set holds: every file with its size and digest, shards by split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NotRequired, TypedDict
+
+
+class FileFact(TypedDict):
+    """A file of a shard set, relative to its folder: `bytes` of it, 64 hex digits of sha256."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class ShardFact(FileFact):
+    """A shard."""
+
+    samples: int
+
+
+class WrittenFile(FileFact):
+    """A file as it was written: a shard has samples, any other file None."""
+
+    samples: int | None
+
+
+class SplitFacts(TypedDict):
+    """One split."""
+
+    shards: list[ShardFact]
+
+
+class Manifest(TypedDict):
+    """`manifest.json`. Sets of earlier versions lack `media` (image) and `pictures` (True)."""
+
+    gristmill: int
+    # webdataset or parquet.
+    format: str
+    media: NotRequired[str]
+    pictures: NotRequired[bool]
+    splits: Mapping[str, SplitFacts]
+    files: list[FileFact]
