@@ -23,7 +23,8 @@ class Trace:
     """Everything a run knows about one sample."""
 
     uid: str
-    fate: dict[str, object]
+    # Its line of the ledger, without what is null.
+    outcome: dict[str, object]
     # Node -> its columns for this sample.
     nodes: dict[str, dict[str, object]] = field(default_factory=dict)
     # Shard file, relative to the run; None for rows that were not kept.
@@ -36,9 +37,9 @@ def trace_sample(out: str, wanted: str) -> list[Trace]:
     layout = open_run(out)
     parts = finished_parts(layout)
     by_url = "://" in wanted
-    found = _fates(layout, parts, {wanted}, by_url)
+    found = _outcomes(layout, parts, {wanted}, by_url)
     if not found:
-        found = _fates(layout, parts, _pieces(layout, parts, wanted, by_url), by_url=False)
+        found = _outcomes(layout, parts, _pieces(layout, parts, wanted, by_url), by_url=False)
     if not found:
         raise RunError(
             f"no row of {out} has the {'URL' if by_url else 'uid'} {wanted!r}; uids are the keys "
@@ -56,13 +57,14 @@ def _named(table: pa.Table, wanted: set[str], by_url: bool) -> list[int]:
     return [i for i, uid in enumerate(table["uid"].to_pylist()) if uid in wanted]
 
 
-def _fates(layout: RunLayout, parts: int, wanted: set[str], by_url: bool) -> list[Trace]:
+def _outcomes(layout: RunLayout, parts: int, wanted: set[str], by_url: bool) -> list[Trace]:
     found = []
     for part in range(parts):
         ledger = layout.folder.read_table(f"ledger/{part:06d}.parquet")
         for row in _named(ledger, wanted, by_url):
-            fate = {k: v for k, v in ledger.slice(row, 1).to_pylist()[0].items() if v is not None}
-            found.append(_trace(layout, part, fate))
+            line = ledger.slice(row, 1).to_pylist()[0]
+            outcome = {name: value for name, value in line.items() if value is not None}
+            found.append(_trace(layout, part, outcome))
     return found
 
 
@@ -86,9 +88,9 @@ def _pieces(layout: RunLayout, parts: int, wanted: str, by_url: bool) -> set[str
     return found
 
 
-def _trace(layout: RunLayout, part: int, fate: dict[str, object]) -> Trace:
-    uid = str(fate["uid"])
-    trace = Trace(uid, fate)
+def _trace(layout: RunLayout, part: int, outcome: dict[str, object]) -> Trace:
+    uid = str(outcome["uid"])
+    trace = Trace(uid, outcome)
     for node in layout.dag.order():
         stage = layout.dag.stage(node)
         if isinstance(stage, Write):
@@ -139,10 +141,10 @@ def render_trace(traces: list[Trace]) -> Group:
             for i, (name, value) in enumerate(values.items()):
                 text = repr(value[:16]) + "..." if isinstance(value, bytes) else str(value)
                 table.add_row(node if i == 0 else "", name, Text(text))
-        fate = trace.fate
-        line = f"{trace.uid}: {fate['verdict']}"
-        if fate["verdict"] != "kept":
-            line += f" by {fate['node']}: {fate['reason']} ({fate.get('value', '')})"
+        outcome = trace.outcome
+        line = f"{trace.uid}: {outcome['verdict']}"
+        if outcome["verdict"] != "kept":
+            line += f" by {outcome['node']}: {outcome['reason']} ({outcome.get('value', '')})"
         pieces += [Text(line, style="bold"), table]
         if trace.shard:
             pieces.append(Text(f"in {trace.shard}"))

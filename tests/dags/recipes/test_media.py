@@ -288,7 +288,7 @@ def test_a_report_shows_frames_and_pictures(made: Made, done: Path) -> None:
     assert html.count("data:image/jpeg;base64") > 3
     uid = ShardSet(str(done / "shards"))[0].uid
     trace = trace_sample(str(done), uid)[0]
-    assert trace.fate["verdict"] == "kept" and trace.shard is not None
+    assert trace.outcome["verdict"] == "kept" and trace.shard is not None
 
 
 def test_what_has_no_line_of_its_own_is_traced_by_its_pieces(made: Made, done: Path) -> None:
