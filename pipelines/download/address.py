@@ -76,7 +76,10 @@ def _plain_refusal(ip: IPAddress) -> str | None:
         mapped = isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None
         return None if mapped else "private address"
     if ip.is_reserved or not ip.is_global:
-        if isinstance(ip, ipaddress.IPv6Address) and any(ip in n for n in _CARRIERS):
+        if isinstance(ip, ipaddress.IPv6Address) and (
+            # What it carries is looked at by itself.
+            ip.ipv4_mapped is not None or any(ip in n for n in _CARRIERS)
+        ):
             return None
         return "reserved address"
     return None

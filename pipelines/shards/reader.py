@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -54,8 +54,7 @@ def read_manifest(folder: Folder) -> Manifest:
         raise ShardError(f"{folder.url}/manifest.json is broken: {error}") from error
     if not isinstance(manifest, dict) or "splits" not in manifest:
         raise ShardError(f"{folder.url}/manifest.json has no splits; it is not ours")
-    found: Manifest = manifest
-    return found
+    return cast(Manifest, manifest)
 
 
 class ShardSet:

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from gristmill.dags.demos.images import demo_dag
 from gristmill.dags.demos.model import train_demo_model
-from gristmill.dags.demos.truth import CAUGHT_AS, COPY_KINDS, area_under_curve, judge, judge_rows
-from gristmill.dags.demos.web import CLEAN, PLANTED, build_web
+from gristmill.dags.demos.truth import COPY_KINDS, judge
+from gristmill.dags.demos.web import build_web
 from gristmill.dags.demos.web_pages import as_served
 from gristmill.dags.demos.web_server import Web, WebServer
 from gristmill.dags.engine.execute import RunOptions, execute
@@ -30,7 +30,6 @@ from gristmill.dags.runs.verify import verify_run
 from gristmill.errors import RunError
 from gristmill.pipelines.decode import decode_rgb
 from gristmill.pipelines.download.http_client import Fetcher, FetchPolicy
-from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.images.clip_score import ClipScore
 
 
@@ -45,7 +44,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def little(tmp_path_factory: pytest.TempPathFactory) -> Web:
     folder = tmp_path_factory.mktemp("web")
-    return build_web(str(folder), scenes=60, seed=3, port=free_port())
+    return build_web(str(folder), scenes=120, seed=3, port=free_port())
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +81,7 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> str:
 def small_dag(little: Web, network: str, codec: str) -> Dag:
     dag = demo_dag(little, network, -1.0, codec)
     dag = dag.replace("clip", ClipScore(model=f"local-dir:{network}"))
-    # A page that drips is waited for in each run.
-    download = dag.stage("download")
-    assert isinstance(download, Download)
-    dag = dag.replace("download", dataclasses.replace(download, timeout_s=3.0))
-    return dataclasses.replace(dag, part_rows=50)
+    return dataclasses.replace(dag, part_rows=80)
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +192,7 @@ def test_the_report_of_a_real_run_is_self_contained(finished: Path) -> None:
 
 
 def test_the_same_seed_is_the_same_web(little: Web, tmp_path: Path) -> None:
-    again = build_web(str(tmp_path), scenes=60, seed=3, port=little.port)
+    again = build_web(str(tmp_path), scenes=120, seed=3, port=little.port)
     for name in ("urls.parquet", "truth.parquet", "routes.json"):
         assert (tmp_path / name).read_bytes() == (Path(little.folder) / name).read_bytes()
     site = sorted((tmp_path / "site").iterdir())
@@ -230,38 +225,3 @@ def test_the_server_counts_and_redirects(little: Web) -> None:
         data = asyncio.run(fetch(f"http://127.0.0.1:{little.port}{via}"))
         assert data == (Path(little.folder) / "site" / via[1:]).read_bytes()
         assert server.hits() == {via: 1, "/direct" + via: 1}
-
-
-def made(fault: str, reason: str | None, **facts: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    uid = facts.pop("uid")
-    row = {"uid": uid, "fault": fault, "group": facts.pop("group", uid)}
-    return row, {"reason": reason, "kind": None, "clip_score": None, **facts}
-
-
-def test_the_judge_counts_misses_and_false_alarms() -> None:
-    pairs = [
-        made(CLEAN, None, uid="a", clip_score=0.9),
-        made(CLEAN, "http 404", uid="b", clip_score=0.8),
-        made(CLEAN, "copy of another image", uid="c", kind="near"),
-        made("dead link", "http 404", uid="d"),
-        made("dead link", None, uid="e"),
-        made("near copy", None, uid="f", group="a"),
-        made("wrong caption", "weak caption match", uid="g", clip_score=0.85),
-        made("exact copy", "copy of another image", uid="h", group="b", kind="bytes"),
-    ]
-    outcomes = {row["uid"]: outcome for row, outcome in pairs}
-    found = judge_rows([row for row, _ in pairs], outcomes, repeated=0)
-    counts = {f: (x["planted"], x["caught"], x["false_alarms"]) for f, x in found["truth"].items()}
-    assert counts["dead link"] == (2, 1, 1)
-    assert counts["near copy"] == (1, 0, 1)
-    assert counts["exact copy"] == (1, 1, 0)
-    assert counts["wrong caption"] == (1, 1, 0)
-    assert found["wrong_caption_auc"] == 0.5
-    assert set(PLANTED) == {*CAUGHT_AS, *COPY_KINDS}
-
-
-def test_area_under_the_curve() -> None:
-    rng = np.random.default_rng(0)
-    assert area_under_curve(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 1
-    assert area_under_curve(np.array([1.0]), np.array([1.0])) == 0.5
-    assert abs(area_under_curve(rng.normal(size=500), rng.normal(size=500)) - 0.5) < 0.05
