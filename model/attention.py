@@ -8,14 +8,21 @@ allow(q, k) = doc[q] == doc[k]
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gristmill.model.batch import FULL, NOISE
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+Mask: TypeAlias = "Tensor | BlockMask"
+"""Numbers to add to the logits, [B, 1, Lq, Lk], or a mask of FlexAttention."""
 
 
 @dataclass
@@ -47,7 +54,7 @@ def allow(queries: TokenMeta, keys: TokenMeta) -> Tensor:
     return (same_doc & (before | spans) & ~hidden)[:, None]
 
 
-def block_mask(meta: TokenMeta) -> Any:
+def block_mask(meta: TokenMeta) -> BlockMask:
     """The same rule as a FlexAttention BlockMask, for positions that see one another."""
     from torch.nn.attention.flex_attention import create_block_mask
 
@@ -62,7 +69,7 @@ def block_mask(meta: TokenMeta) -> Any:
     return create_block_mask(rule, rows, None, length, length, device=doc.device.type)
 
 
-def make_mask(meta: TokenMeta) -> Any:
+def make_mask(meta: TokenMeta) -> Mask:
     """What `attend` takes: a BlockMask on CUDA, numbers to add to the logits elsewhere, which the
     kernels would make of a boolean mask anew in every layer."""
     if meta.doc.device.type == "cuda":
@@ -76,7 +83,7 @@ def kernel_dtype(value: Tensor) -> torch.dtype:
     return torch.float32 if value.device.type == "cpu" else value.dtype
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Any) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
     """[B, H, Lq, D] over [B, Hkv, Lk, D]; heads share keys in groups."""
     grouped = query.shape[1] != key.shape[1]
     if not isinstance(mask, Tensor):
@@ -88,7 +95,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Any) -> Tensor:
 
 
 @functools.cache
-def _compiled_flex() -> Any:
+def _compiled_flex() -> Callable[..., Tensor]:
     """FlexAttention is fast only when compiled; once for the process."""
     from torch.nn.attention.flex_attention import flex_attention
 

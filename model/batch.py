@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from jaxtyping import Float32, Int32, Int64, UInt8
 from torch import Tensor
 
 CAUSAL, FULL, NOISE = 0, 1, 2
@@ -18,25 +18,29 @@ UNDERSTAND, GENERATE = 0, 1
 """`expert` of a position: which of the two of a mixture of transformers."""
 IGNORE = -100
 
+Array: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+"""Of any shape and type."""
+
 
 @dataclass
 class Document:
     """One document of n positions as arrays; the same fields as `PackedBatch`, not yet packed."""
 
-    ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    weight: NDArray[np.float32]
-    span: NDArray[np.int32]
-    attn_mode: NDArray[np.uint8]
-    expert: NDArray[np.uint8]
-    pos: NDArray[np.int32]
-    latent: NDArray[np.float32]
-    latent_idx: NDArray[np.int64]
-    latent_t: NDArray[np.float32]
-    latent_loss: NDArray[np.float32]
-    latent_eps: NDArray[np.float32]
-    semantic: NDArray[np.float32]
-    semantic_idx: NDArray[np.int64]
+    ids: Int64[np.ndarray, " n"]
+    labels: Int64[np.ndarray, " n"]
+    weight: Float32[np.ndarray, " n"]
+    span: Int32[np.ndarray, " n"]
+    attn_mode: UInt8[np.ndarray, " n"]
+    expert: UInt8[np.ndarray, " n"]
+    pos: Int32[np.ndarray, "n 3"]
+    latent: Float32[np.ndarray, "latents channels"]
+    latent_idx: Int64[np.ndarray, " latents"]
+    latent_t: Float32[np.ndarray, " latents"]
+    latent_loss: Float32[np.ndarray, " latents"]
+    latent_eps: Float32[np.ndarray, "latents channels"]
+    semantic: Float32[np.ndarray, "patches semantic_width"]
+    semantic_idx: Int64[np.ndarray, " patches"]
+    # Patches of each picture.
     semantic_spans: list[int]
     source: int
 
@@ -46,39 +50,47 @@ class Document:
 
 @dataclass
 class PackedBatch:
-    """B rows of length L; a row holds whole documents.
+    """Rows of one length; a row holds whole documents.
 
     `latent_eps` is the noise of each latent: drawn with the documents, so that a step does not
     depend on how many ranks share it.
     """
 
-    ids: Tensor  # [B, L] int64; -1 where the position is continuous
-    labels: Tensor  # [B, L] int64, at the position that emits them; -100 none
-    weight: Tensor  # [B, L] f32
-    doc: Tensor  # [B, L] int32; -1 = pad
-    span: Tensor  # [B, L] int32, unique per span in a row; -1 for plain text
-    attn_mode: Tensor  # [B, L] uint8
-    expert: Tensor  # [B, L] uint8
-    pos: Tensor  # [B, L, 3] int32: t, h, w
-    latent: Tensor  # [N, C] f32, clean latents
-    latent_idx: Tensor  # [N] int64, flat index
-    latent_t: Tensor  # [N] f32, 0 = clean
-    latent_loss: Tensor  # [N] f32
-    latent_eps: Tensor  # [N, C] f32
-    semantic: Tensor  # [M, Du] f32
-    semantic_idx: Tensor  # [M] int64, flat index
-    semantic_cu_seqlens: Tensor  # [S+1] int32, where each span of `semantic` starts
-    source: list[list[int]]  # per row, per document: number of its dataset
+    # -1 where the position is continuous.
+    ids: Int64[Tensor, "rows length"]
+    # At the position that emits them; -100: none.
+    labels: Int64[Tensor, "rows length"]
+    weight: Float32[Tensor, "rows length"]
+    # -1: padding.
+    doc: Int32[Tensor, "rows length"]
+    # Unique per span in a row; -1 for plain text.
+    span: Int32[Tensor, "rows length"]
+    attn_mode: UInt8[Tensor, "rows length"]
+    expert: UInt8[Tensor, "rows length"]
+    # Time, row and column.
+    pos: Int32[Tensor, "rows length 3"]
+    # Clean latents, and the flat index of the position of each.
+    latent: Float32[Tensor, "latents channels"]
+    latent_idx: Int64[Tensor, " latents"]
+    # Time of a flow, 0 is clean; weight of its loss; noise.
+    latent_t: Float32[Tensor, " latents"]
+    latent_loss: Float32[Tensor, " latents"]
+    latent_eps: Float32[Tensor, "latents channels"]
+    # Semantic patches, their flat indices, and where each picture's begin, with the end of all.
+    semantic: Float32[Tensor, "patches semantic_width"]
+    semantic_idx: Int64[Tensor, " patches"]
+    semantic_cu_seqlens: Int32[Tensor, " pictures_and_one"]
+    # Per row, per document: number of its dataset.
+    source: list[list[int]]
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same on another device."""
-        moved: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            moved[field.name] = (
-                value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-            )
-        return PackedBatch(**moved)
+        moved = {
+            field.name: getattr(self, field.name).to(device, non_blocking=True)
+            for field in dataclasses.fields(self)
+            if field.name != "source"
+        }
+        return PackedBatch(**moved, source=self.source)
 
     def split(self, rows: int) -> list[PackedBatch]:
         """Batches of at most `rows` rows, for gradient accumulation."""
@@ -96,7 +108,7 @@ class PackedBatch:
         # A span lies in one row, so it is inside or outside as its first patch is.
         inside = semantic[self.semantic_cu_seqlens[:-1].long()] if len(spans) else semantic[:0]
         cu = torch.cat([spans.new_zeros(1), spans[inside].cumsum(0, dtype=spans.dtype)])
-        placed: dict[str, Any] = {name: getattr(self, name)[start:stop] for name in _PLACED}
+        placed = {name: getattr(self, name)[start:stop] for name in _PLACED}
         return PackedBatch(
             **placed,
             latent=self.latent[latent],
@@ -121,7 +133,7 @@ _PLACED = ("ids", "labels", "weight", "doc", "span", "attn_mode", "expert", "pos
 
 def pack(rows: Sequence[Sequence[Document]], length: int) -> PackedBatch:
     """Documents that were assigned to rows, as one batch. Every row must fit its length."""
-    placed: dict[str, NDArray[Any]] = {
+    placed: dict[str, Array] = {
         "ids": np.full((len(rows), length), 0, np.int64),
         "labels": np.full((len(rows), length), IGNORE, np.int64),
         "weight": np.zeros((len(rows), length), np.float32),
@@ -131,7 +143,7 @@ def pack(rows: Sequence[Sequence[Document]], length: int) -> PackedBatch:
         "expert": np.zeros((len(rows), length), np.uint8),
         "pos": np.zeros((len(rows), length, 3), np.int32),
     }
-    loose: dict[str, list[NDArray[Any]]] = {name: [] for name in _LOOSE}
+    loose: dict[str, list[Array]] = {name: [] for name in _LOOSE}
     spans: list[int] = []
     for number, row in enumerate(rows):
         at = first_span = 0
@@ -161,7 +173,7 @@ _LOOSE = (
 )  # fmt: skip
 
 
-def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+def _joined(parts: list[Array]) -> Array:
     return np.concatenate(parts)
 
 

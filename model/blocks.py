@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gristmill.model.attention import TokenMeta, attend, kernel_dtype
+from gristmill.model.attention import Mask, TokenMeta, attend, kernel_dtype
 from gristmill.model.experts import ExpertLinear, ExpertNorm, Sorting
 from gristmill.model.model_config import ModelConfig
 
@@ -95,7 +94,7 @@ class Cache:
 class Context:
     """What all blocks of one pass share."""
 
-    mask: Any
+    mask: Mask
     cos: Tensor
     sin: Tensor
     expert: Tensor | None  # [N]

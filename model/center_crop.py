@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +14,6 @@ def resize_center_crop(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint
     scale = side / min(height, width)
     size = (max(side, round(width * scale)), max(side, round(height * scale)))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    small: Any = (
-        picture if size == (width, height) else cv2.resize(picture, size, interpolation=how)
-    )
+    small = picture if size == (width, height) else cv2.resize(picture, size, interpolation=how)
     top, left = (size[1] - side) // 2, (size[0] - side) // 2
     return np.ascontiguousarray(small[top : top + side, left : left + side])

@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from gristmill.errors import TrainingError
+from gristmill.model.facts import CheckpointFacts, ModelFacts, TrainingFacts
 from gristmill.model.optimizer import MovingAverage
 from gristmill.model.renamed_parameters import (
     has_former_names,
@@ -58,7 +59,7 @@ def save(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: MovingAverage,
-    facts: dict[str, Any],
+    facts: TrainingFacts,
     *,
     keep: int = 2,
 ) -> str:
@@ -75,9 +76,9 @@ def save(
         save_state(_state(model, optimizer, average), checkpoint_id=partial)
     barrier()
     if rank() == 0:
-        facts = {"format": _FORMAT, "step": step, **facts}
+        whole: CheckpointFacts = {"format": _FORMAT, "step": step, **facts}
         with open(os.path.join(partial, "state.json"), "w", encoding="utf-8") as file:
-            json.dump(facts, file, indent=1)
+            json.dump(whole, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         shutil.rmtree(final, ignore_errors=True)
@@ -108,12 +109,11 @@ def steps(folder: str) -> list[int]:
     return sorted(found)
 
 
-def read_facts(folder: str, step: int) -> dict[str, Any]:
+def read_facts(folder: str, step: int) -> CheckpointFacts:
     """What a checkpoint says of itself: its step, the settings, and where the data was."""
     path = os.path.join(folder, f"step-{step:08d}", "state.json")
     with open(path, encoding="utf-8") as file:
-        facts: dict[str, Any] = json.load(file)
-    return facts
+        return cast(CheckpointFacts, json.load(file))
 
 
 def load(
@@ -158,7 +158,7 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:300]}"
 
 
-def export(folder: str, average: MovingAverage, facts: dict[str, Any]) -> None:
+def export(folder: str, average: MovingAverage, facts: ModelFacts) -> None:
     """Write model.json and model.safetensors: the averaged weights, whole, for sampling."""
     from safetensors.torch import save_file
 
@@ -175,7 +175,7 @@ def export(folder: str, average: MovingAverage, facts: dict[str, Any]) -> None:
     barrier()
 
 
-def write_json(path: str, value: Any) -> None:
+def write_json(path: str, value: Mapping[str, object]) -> None:
     """Write a file whole or not at all."""
     with open(path + ".partial", "w", encoding="utf-8") as file:
         json.dump(value, file, indent=1)

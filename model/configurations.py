@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Protocol, TypedDict, Unpack
 
 import torch
 
@@ -13,32 +13,61 @@ from gristmill.model.paradigms import Paradigm
 from gristmill.model.transformer import Transformer
 
 
-def tiny(vocabulary: int, **changes: Any) -> ModelConfig:
+class Changes(TypedDict, total=False):
+    """Fields of `ModelConfig` that a size may be asked for otherwise."""
+
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    feed_forward: int
+    experts: str
+    moe_experts: int
+    moe_top_k: int
+    moe_feed_forward: int
+    latent_channels: int
+    semantic_width: int
+    flow_head: str
+    flow_head_width: int
+    flow_head_layers: int
+    rope_base: float
+    rope_side_base: float
+    checkpointing: bool
+
+
+class Size(Protocol):
+    """A function that gives a model of one size for a vocabulary."""
+
+    def __call__(self, vocabulary: int, **changes: Unpack[Changes]) -> ModelConfig: ...
+
+
+def tiny(vocabulary: int, **changes: Unpack[Changes]) -> ModelConfig:
     """About 2M parameters and a small vocabulary: minutes on two CPU cores."""
     return _size(vocabulary, 160, 6, 5, 5, 32, 432, changes)
 
 
-def nano(vocabulary: int, **changes: Any) -> ModelConfig:
+def nano(vocabulary: int, **changes: Unpack[Changes]) -> ModelConfig:
     """About 0.1M parameters: seconds, to see whether all is connected."""
     return _size(vocabulary, 48, 2, 4, 2, 12, 96, changes)
 
 
-def small(vocabulary: int, **changes: Any) -> ModelConfig:
+def small(vocabulary: int, **changes: Unpack[Changes]) -> ModelConfig:
     """About 150M parameters: hours on one GPU."""
     return _size(vocabulary, 768, 16, 12, 4, 64, 2304, changes)
 
 
-def base(vocabulary: int, **changes: Any) -> ModelConfig:
+def base(vocabulary: int, **changes: Unpack[Changes]) -> ModelConfig:
     """About 1B parameters: days on a node of GPUs."""
     return _size(vocabulary, 1792, 24, 14, 7, 128, 5120, {"checkpointing": True, **changes})
 
 
-def large(vocabulary: int, **changes: Any) -> ModelConfig:
+def large(vocabulary: int, **changes: Unpack[Changes]) -> ModelConfig:
     """About 7B parameters: weeks on a cluster."""
     return _size(vocabulary, 4096, 32, 32, 8, 128, 13312, {"checkpointing": True, **changes})
 
 
-SIZES = {"nano": nano, "tiny": tiny, "small": small, "base": base, "large": large}
+SIZES: dict[str, Size] = {"nano": nano, "tiny": tiny, "small": small, "base": base, "large": large}
 
 
 def _size(
@@ -49,16 +78,16 @@ def _size(
     kv_heads: int,
     head_dim: int,
     feed_forward: int,
-    changes: dict[str, Any],
+    changes: Changes,
 ) -> ModelConfig:
-    fields = {
-        "vocabulary": vocabulary, "width": width, "layers": layers, "heads": heads,
-        "kv_heads": kv_heads, "head_dim": head_dim, "feed_forward": feed_forward,
-    }  # fmt: skip
-    return ModelConfig(**{**fields, **changes})
+    config = ModelConfig(
+        vocabulary=vocabulary, width=width, layers=layers, heads=heads, kv_heads=kv_heads,
+        head_dim=head_dim, feed_forward=feed_forward,
+    )  # fmt: skip
+    return dataclasses.replace(config, **changes)
 
 
-def find_size(name: str) -> Any:
+def find_size(name: str) -> Size:
     """The function of a size; raises `ConfigurationError` for an unknown one."""
     if name not in SIZES:
         raise ConfigurationError(f"size {name!r}; choose one of {', '.join(SIZES)}")

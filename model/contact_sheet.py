@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +16,7 @@ _TILE, _LINE, _LINES, _GAP = 120, 13, 4, 6
 
 def write_picture(path: str, picture: NDArray[np.uint8]) -> None:
     """Write uint8 RGB to a file whose name says the format."""
-    swapped: Any = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    swapped = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     try:
         written = cv2.imwrite(path, swapped)
     except cv2.error:
@@ -37,7 +36,7 @@ def contact_sheet(
     for number, (picture, words) in enumerate(tiles):
         top = number // columns * height + _GAP
         left = number % columns * width + _GAP
-        large: Any = cv2.resize(picture, (_TILE, _TILE), interpolation=cv2.INTER_NEAREST)
+        large = cv2.resize(picture, (_TILE, _TILE), interpolation=cv2.INTER_NEAREST)
         sheet[top : top + _TILE, left : left + _TILE] = large
         for line, text in enumerate(textwrap.wrap(words, 21)[:_LINES]):
             place = (left, top + _TILE + _LINE * (line + 1) - 3)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
@@ -52,10 +51,10 @@ class PackedRowBuilder(torch.utils.data.Dataset[list[Document]]):
         columns = self.planner.columns(source, shard, row)
         samples = self.planner.samples[source]
         if not self.image_tokenizer.needs_pixels(columns):
-            if samples.media == "video" and columns.get("frame_index") is not None:
+            there = columns.get("frame_index")
+            if samples.media == "video" and there is not None:
                 # Of more frames than are asked for, those that are spread as evenly.
-                there = len(columns["frame_index"])
-                number = int((number + 0.5) * there / self.planner.frames(source, columns))
+                number = int((number + 0.5) * len(there) / self.planner.frames(source, columns))
             return self.image_tokenizer.stored(columns, number)
         return self.image_tokenizer.tokenize_cached(
             (source, shard, row, number),
@@ -95,16 +94,14 @@ class Loader:
                 f"{len(planner.sources)} are given; give the same, in the same order"
             )
         self._states: deque[StreamState] = deque()
-        options: dict[str, Any] = {}
-        if workers:
-            options = {"prefetch_factor": 4, "persistent_workers": True}
-            options["multiprocessing_context"] = "spawn"
         self._loader = torch.utils.data.DataLoader(
             PackedRowBuilder(planner, image_tokenizer),
             batch_sampler=_Plans(self),
             num_workers=workers,
             collate_fn=functools.partial(pack, length=config.row_length),
-            **options,
+            prefetch_factor=4 if workers else None,
+            persistent_workers=workers > 0,
+            multiprocessing_context="spawn" if workers else None,
         )
 
     def plans(self) -> Iterator[list[RowPlan]]:
@@ -136,6 +133,6 @@ class _Plans:
     def __iter__(self) -> Iterator[list[RowPlan]]:
         return self._loader.plans()
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[list[object]], tuple[()]]:
         # Workers are handed plans; they need no sampler.
         return (list, ())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, DTypeLike
+
+from gristmill.model.batch import Array
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Columns:
     rows: list[int] = field(default_factory=list)
     columns: list[int] = field(default_factory=list)
     # What comes with some positions only.
-    loose: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
+    loose: dict[str, list[Array]] = field(default_factory=dict)
     time: int = 0
     # Spans so far.
     spans: int = 0
@@ -63,11 +64,11 @@ class Columns:
         """The last position emits what comes."""
         self.labels[-1], self.weight[-1] = label, weight
 
-    def add_loose(self, name: str, values: Any, dtype: Any) -> None:
+    def add_loose(self, name: str, values: ArrayLike, dtype: DTypeLike) -> None:
         """Values that not every position has."""
         self.loose.setdefault(name, []).append(np.asarray(values, dtype))
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, Array]:
         """The columns as a `Document` has them."""
         pos = np.array([self.times, self.rows, self.columns], np.int32).T
         return {

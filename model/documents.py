@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +16,13 @@ from gristmill.model.batch import (
     IGNORE,
     NOISE,
     UNDERSTAND,
+    Array,
     Document,
 )
+from gristmill.model.corruption import draw_noise, mask_tokens
 from gristmill.model.document_builder import Columns, grid_places
 from gristmill.model.paradigms import Paradigm
-from gristmill.model.vocabulary import BOS, EOS, IMAGE, IMAGE_END, MASK, Vocabulary
+from gristmill.model.vocabulary import BOS, EOS, IMAGE, IMAGE_END, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ class DocumentWriter:
             self._plain(out, [segment.special_token], UNDERSTAND)
         block = self.layout.text_block
         text = (self.vocabulary.encode(segment.text) + [EOS] * block)[:block]
-        ids, labels, per = _mask(np.array(text), rng, weight, share=rng.uniform())
+        ids, labels, per = mask_tokens(np.array(text), rng, weight, share=rng.uniform())
         self._span(out, ids, FULL, UNDERSTAND, labels.tolist(), per.tolist())
         out.stand(range(out.time, out.time + block), [0] * block, [0] * block)
         out.time += block
@@ -310,13 +311,19 @@ class DocumentWriter:
         # Shares of masks follow the cosine schedule of the sampler (MaskGIT, Chang et al. 2022).
         share = math.cos(math.pi / 2 * rng.uniform())
         codes = self._code_ids(content)
-        ids, labels, per = _mask(codes, rng, weight, share)
+        ids, labels, per = mask_tokens(codes, rng, weight, share)
         per *= self._balance(codes)
         self._span(out, ids, FULL, GENERATE, labels.tolist(), per.tolist())
         self._grid_pos(out, self.layout.grid, len(self.vocabulary.codebooks))
 
     def _add_latents(
-        self, out: Columns, content: Content, index: Any, time: float, eps: Any, loss: float
+        self,
+        out: Columns,
+        content: Content,
+        index: NDArray[np.int64],
+        time: float,
+        eps: NDArray[np.float32] | None,
+        loss: float,
     ) -> None:
         assert content.latents is not None
         values = content.latents.reshape(-1, content.latents.shape[-1])
@@ -341,20 +348,10 @@ class DocumentWriter:
         self._grid_pos(out, self.layout.grid)
         self._add_latents(out, content, index, 0.0, None, 0.0)
 
-    def _noise(
-        self, content: Content, rng: np.random.Generator
-    ) -> tuple[float, NDArray[np.float32]]:
-        assert content.latents is not None
-        t = 1 / (1 + math.exp(-(self.layout.time_mean + rng.standard_normal())))
-        shift = self.layout.time_shift
-        t = shift * t / (1 + (shift - 1) * t)
-        shape = (content.latents.shape[0] * content.latents.shape[1], content.latents.shape[2])
-        return t, rng.standard_normal(shape, np.float32)
-
     def _draw_flow(
         self, out: Columns, content: Content, rng: np.random.Generator, weight: float
     ) -> None:
-        time, eps = self._noise(content, rng)
+        time, eps = draw_noise(content.latents, self.layout, rng)
         attn_mode = NOISE if self.paradigm.clean_copy else FULL
         index = self._continuous(out, len(eps), attn_mode, GENERATE)
         self._grid_pos(out, self.layout.grid)
@@ -363,7 +360,7 @@ class DocumentWriter:
     def _draw_query(
         self, out: Columns, content: Content, rng: np.random.Generator, weight: float
     ) -> None:
-        time, eps = self._noise(content, rng)
+        time, eps = draw_noise(content.latents, self.layout, rng)
         count = self.layout.queries
         at = len(out.ids)
         self._span(out, self.vocabulary.query_start + np.arange(count), FULL, GENERATE)
@@ -381,7 +378,7 @@ class DocumentWriter:
         out.semantic_spans.append(rows * columns)
 
     def _finish(self, out: Columns, source: int) -> Document:
-        empty: dict[str, Any] = {
+        empty: dict[str, Array] = {
             "latent": np.zeros((0, self.layout.latent_channels), np.float32),
             "latent_eps": np.zeros((0, self.layout.latent_channels), np.float32),
             "latent_idx": np.zeros(0, np.int64),
@@ -393,17 +390,3 @@ class DocumentWriter:
         return Document(
             **{**empty, **out.arrays()}, semantic_spans=out.semantic_spans, source=source
         )
-
-
-def _mask(
-    ids: NDArray[np.int64], rng: np.random.Generator, weight: float, share: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Mask a share of ids, at least one: ids, labels in place, and weights of sum
-    weight * sqrt(length) whatever the share (that is, 1 / p of the weight of a shifted label)."""
-    count = max(1, math.ceil(share * len(ids)))
-    chosen = rng.permutation(len(ids))[:count]
-    masked, labels = ids.copy(), np.full(len(ids), IGNORE, np.int64)
-    masked[chosen], labels[chosen] = MASK, ids[chosen]
-    per = np.zeros(len(ids), np.float32)
-    per[chosen] = weight * math.sqrt(len(ids)) / count
-    return masked, labels, per

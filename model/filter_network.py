@@ -7,19 +7,43 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+    from torch.nn import Module, Parameter
+
+
+class Clip(Protocol):
+    """What open_clip's CLIP is used for here."""
+
+    logit_scale: Tensor
+
+    def parameters(self) -> Iterator[Parameter]:
+        """All of them."""
+
+    def train(self) -> Module:
+        """Set to training."""
+
+    def encode_image(self, image: Tensor, normalize: bool) -> Tensor:
+        """[n, 3, side, side] -> [n, width]."""
+
+    def encode_text(self, text: Tensor, normalize: bool) -> Tensor:
+        """[n, tokens] -> [n, width]."""
+
+
+IMAGE_SIZE = 64
 # A convolutional picture tower learns colours and shapes in seconds; open_clip's "ModifiedResNet".
 SMALL = {
     "embed_dim": 64,
-    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64},
+    "vision_cfg": {"image_size": IMAGE_SIZE, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64},
     "text_cfg": {
         "context_length": 24,
         "vocab_size": 49408,
@@ -77,22 +101,52 @@ def train_filter_network(
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     start = time.perf_counter()
-    model = open_clip.model.CLIP(**_arguments())
+    model = open_clip.model.CLIP(**SMALL)
     pixels = _pixels(images)
     tokens = open_clip.get_tokenizer("filter_network")(list(captions))
     # A pair counts as right for every picture that has the same caption.
     labels = {text: i for i, text in enumerate(dict.fromkeys(captions))}
     same = torch.tensor([labels[text] for text in captions])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.05)
+    losses = _descend(
+        model, pixels, tokens, same, steps=steps, batch_size=batch_size, rate=learning_rate,
+        seed=seed, on_step=on_step,
+    )  # fmt: skip
+    _save(model, out)
+    torch.set_num_threads(threads_before)
+    tenth = max(1, steps // 10)
+    return Training(
+        first_loss=float(np.mean(losses[:tenth])),
+        last_loss=float(np.mean(losses[-tenth:])),
+        steps=steps,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _descend(
+    model: Clip,
+    pixels: Tensor,
+    tokens: Tensor,
+    same: Tensor,
+    *,
+    steps: int,
+    batch_size: int,
+    rate: float,
+    seed: int,
+    on_step: Callable[[int, float], None] | None,
+) -> list[float]:
+    """The loss of each step, over pairs in an order that `seed` fixes."""
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     generator = torch.Generator().manual_seed(seed)
     losses: list[float] = []
-    order = torch.randperm(len(images), generator=generator)
+    order = torch.randperm(len(pixels), generator=generator)
     at = 0
     model.train()
     for step in range(steps):
         if at + batch_size > len(order):
-            order, at = torch.randperm(len(images), generator=generator), 0
+            order, at = torch.randperm(len(pixels), generator=generator), 0
         rows, at = order[at : at + batch_size], at + batch_size
         loss = _loss(model, _jitter(pixels[rows], generator), tokens[rows], same[rows])
         optimizer.zero_grad(set_to_none=True)
@@ -105,19 +159,7 @@ def train_filter_network(
         losses.append(float(loss.detach()))
         if on_step is not None:
             on_step(step, losses[-1])
-    _save(model, out)
-    torch.set_num_threads(threads_before)
-    tenth = max(1, steps // 10)
-    return Training(
-        first_loss=float(np.mean(losses[:tenth])),
-        last_loss=float(np.mean(losses[-tenth:])),
-        steps=steps,
-        seconds=time.perf_counter() - start,
-    )
-
-
-def _arguments() -> dict[str, Any]:
-    return {name: value for name, value in SMALL.items()}
+    return losses
 
 
 def _rate(step: int, steps: int) -> float:
@@ -128,20 +170,19 @@ def _rate(step: int, steps: int) -> float:
     return 0.01 + 0.99 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
 
 
-def _pixels(images: Sequence[NDArray[np.uint8]]) -> Any:
+def _pixels(images: Sequence[NDArray[np.uint8]]) -> Tensor:
     """[n, 3, 64, 64] uint8, resized as open_clip's transform would."""
     import cv2
     import torch
 
-    vision: Any = SMALL["vision_cfg"]
-    side = int(vision["image_size"])
-    resized: list[Any] = [
-        cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in images
+    resized = [
+        cv2.resize(image, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA)
+        for image in images
     ]
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()
 
 
-def _jitter(pixels: Any, generator: Any) -> Any:
+def _jitter(pixels: Tensor, generator: Generator) -> Tensor:
     """Shifts of some pixels and a little brightness; no flips, as captions say left and right."""
     import torch
 
@@ -153,7 +194,7 @@ def _jitter(pixels: Any, generator: Any) -> Any:
     return values * gain + offset
 
 
-def _loss(model: Any, pixels: Any, tokens: Any, same: Any) -> Any:
+def _loss(model: Clip, pixels: Tensor, tokens: Tensor, same: Tensor) -> Tensor:
     """Symmetric contrastive loss; rows with the same caption are all right answers."""
     import torch
 
@@ -168,7 +209,7 @@ def _loss(model: Any, pixels: Any, tokens: Any, same: Any) -> Any:
     ) / 2
 
 
-def _save(model: Any, out: str) -> None:
+def _save(model: Module, out: str) -> None:
     from safetensors.torch import save_file
 
     with open(os.path.join(out, _CONFIG), "w", encoding="utf-8") as file:

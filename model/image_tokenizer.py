@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import Codec, to_unit
 from gristmill.model.documents import Content
+from gristmill.model.facts import SampleColumns
 from gristmill.model.paradigms import Paradigm
 from gristmill.model.vision_encoder import SemanticEncoder
+from gristmill.pipelines.decode import Image
 
 
 class ImageTokenizer:
@@ -44,17 +45,19 @@ class ImageTokenizer:
                 f"paradigm {paradigm.name} sees through a semantic encoder; give --encoder"
             )
         self._wants = (paradigm.codes, needs_latents, "semantic" in paradigm.image_inputs)
-        self._column = "image_codes" if codec.discrete else "image_latents"
-        self._cache: OrderedDict[Any, Content] = OrderedDict()
+        self._column: Literal["image_codes", "image_latents"] = (
+            "image_codes" if codec.discrete else "image_latents"
+        )
+        self._cache: OrderedDict[Hashable, Content] = OrderedDict()
         self._room = cache_mb * 1e6
 
-    def needs_pixels(self, columns: dict[str, Any]) -> bool:
+    def needs_pixels(self, columns: SampleColumns) -> bool:
         """Whether a sample's stored tokens do not suffice, or are those of another codec."""
         if self._wants[2] or columns.get(self._column) is None:
             return True
         return columns.get("image_codec") not in (None, self.codec.digest)
 
-    def stored(self, columns: dict[str, Any], number: int = 0) -> Content:
+    def stored(self, columns: SampleColumns, number: int = 0) -> Content:
         """From tokens that a pipeline stored in the shard, of the picture of that number. Raises
         `ConfigurationError` for those that cannot be this codec's."""
         values = np.asarray(columns[self._column])
@@ -77,7 +80,7 @@ class ImageTokenizer:
             )
         return Content(codes=shaped)
 
-    def tokenize(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Content]:
+    def tokenize(self, pictures: Sequence[Image]) -> list[Content]:
         """Content of uint8 RGB pictures of any size."""
         codes, latents, semantic = self._wants
         found = [Content() for _ in pictures]
@@ -98,7 +101,7 @@ class ImageTokenizer:
                     content.semantic = patches
         return found
 
-    def tokenize_cached(self, key: Any, picture: Any) -> Content:
+    def tokenize_cached(self, key: Hashable, picture: Callable[[], Image]) -> Content:
         """The same, remembered under a key; `picture` is called only if it is not known."""
         known = self._cache.get(key)
         if known is not None:

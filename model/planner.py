@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ import pyarrow as pa
 from gristmill.errors import ConfigurationError
 from gristmill.model.batch import best_fit
 from gristmill.model.documents import DocumentWriter, ImageSegment, Segment
+from gristmill.model.facts import SampleColumns, StreamFacts
 from gristmill.model.shard_sources import (
     TOKEN_COLUMNS,
     DataSource,
@@ -50,9 +51,9 @@ class StreamState:
     too_long: int = 0
     unusable: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> StreamFacts:
         """For a checkpoint."""
-        return asdict(self)
+        return cast(StreamFacts, asdict(self))
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,10 @@ class Planner:
         self._columns = functools.lru_cache(maxsize=64)(self._read_columns)
         self._places: dict[int, dict[str, tuple[int, int]]] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name != "_columns"}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
         self._columns = functools.lru_cache(maxsize=64)(self._read_columns)
 
@@ -144,11 +145,12 @@ class Planner:
         """The state of a stream that has given nothing."""
         return StreamState(cursors=[0] * len(self.sources))
 
-    def columns(self, source: int, shard: int, row: int) -> dict[str, Any]:
+    def columns(self, source: int, shard: int, row: int) -> SampleColumns:
         """What a sample's metadata says."""
-        return {name: values[row] for name, values in self._columns(source, shard).items()}
+        columns = self._columns(source, shard)
+        return cast(SampleColumns, {name: values[row] for name, values in columns.items()})
 
-    def frames(self, source: int, columns: dict[str, Any]) -> int:
+    def frames(self, source: int, columns: SampleColumns) -> int:
         """Frames that are asked of a clip; fewer if it has no more."""
         # Those whose tokens are stored, or whose pictures are.
         there = columns.get("frame_index")
@@ -168,7 +170,7 @@ class Planner:
             }
         return self._places[source].get(uid or "")
 
-    def _read_columns(self, source: int, shard: int) -> dict[str, Any]:
+    def _read_columns(self, source: int, shard: int) -> dict[str, list[object]]:
         table = self.samples[source].table(shard)
         wanted = (
             "uid",
@@ -184,7 +186,7 @@ class Planner:
             "picture_frames",
             *TOKEN_COLUMNS,
         )
-        columns: dict[str, Any] = {}
+        columns: dict[str, list[object]] = {}
         for name in wanted:
             if name not in table.column_names:
                 continue

@@ -15,7 +15,7 @@ from gristmill.errors import ConfigurationError
 from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import Codec
 from gristmill.model.codecs.registry import CODECS, CodecTraining, save_codec, train_codec
-from gristmill.model.filter_network import SMALL, Training, train_filter_network
+from gristmill.model.filter_network import IMAGE_SIZE, Training, train_filter_network
 from gristmill.model.paradigms import find_paradigm
 from gristmill.model.shard_sources import DataSource, chosen_rows, open_samples
 from gristmill.model.train_config import TrainConfig
@@ -219,15 +219,13 @@ def filter_from_shards(
     samples = open_samples(source)
     rows = chosen_rows(samples, where)
     places = [(shard, int(row)) for shard, part in enumerate(rows) for row in part]
-    vision: Any = SMALL["vision_cfg"]
-    side = int(vision["image_size"])
     images, captions = [], []
     for number in np.linspace(0, len(places) - 1, min(pairs, len(places))).astype(int):
         shard, row = places[int(number)]
         caption = samples.table(shard)["caption"][row].as_py()
         try:
             # Small at once: the network sees no more, and thousands must be held.
-            picture = resize_center_crop(samples.picture(shard, row), side)
+            picture = resize_center_crop(samples.picture(shard, row), IMAGE_SIZE)
         except DecodeError:
             continue
         if caption:

@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -139,7 +139,7 @@ class TarSamples:
         return decode_rgb(self._folder.read_range(self._names[shard], offset, size))
 
     def _scan(self, name: str) -> pa.Table:
-        rows: dict[str, dict[str, Any]] = {}
+        rows: dict[str, dict[str, object]] = {}
         size = self._folder.size(name)
         try:
             with self._folder.open(name) as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -164,7 +164,7 @@ class TarSamples:
 
     @staticmethod
     def _read_member(
-        tar: tarfile.TarFile, member: tarfile.TarInfo, extension: str, row: dict[str, Any]
+        tar: tarfile.TarFile, member: tarfile.TarInfo, extension: str, row: dict[str, object]
     ) -> None:
         if extension in _IMAGES:
             row["_offset"], row["_size"] = member.offset_data, member.size

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from gristmill.errors import ConfigurationError, MissingWeightsError
-from gristmill.model.batch import pack
+from gristmill.model.batch import Document, pack
 from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import to_unit
 from gristmill.model.codecs.registry import measure
-from gristmill.model.documents import Content, Segment
+from gristmill.model.documents import Content, DocumentWriter, Segment
 from gristmill.model.sampling import Sampling
 from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.model.tasks import describing, drawing
@@ -34,7 +34,7 @@ def evaluate_shards(
     sampling: Sampling | None = None,
     clip: str = "",
     steps: int = 0,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Scores on at most `count` samples, evenly spread.
 
     "held_out_loss" is nats a token of text and of codes, squared error a channel of flows. With
@@ -51,7 +51,7 @@ def evaluate_shards(
     captions = [samples.table(s)["caption"][r].as_py() or "" for s, r in chosen]
     codec = model.bundle.codec
     small = np.stack([resize_center_crop(picture, codec.side) for picture in pictures])
-    scores: dict[str, Any] = {
+    scores: dict[str, object] = {
         "suite": "shards",
         "data": url,
         "split": split,
@@ -96,8 +96,8 @@ def _losses(
 
 
 def _document(
-    writer: Any, segments: list[Segment], content: Content, rng: np.random.Generator
-) -> Any:
+    writer: DocumentWriter, segments: list[Segment], content: Content, rng: np.random.Generator
+) -> Document:
     return writer.write(segments, [content], rng)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.documents import ImageSegment, Segment, TextSegment
+from gristmill.model.facts import SampleColumns
 from gristmill.model.vocabulary import ANSWER, DESCRIBE, DRAW, EDIT, REPLY
 
 TASKS = ("draw", "describe", "answer", "edit", "text", "interleaved", "continue")
@@ -84,7 +84,7 @@ def interleaving(caption: str) -> list[Segment]:
 
 def segments_for(
     task: str,
-    columns: dict[str, Any],
+    columns: SampleColumns,
     rng: np.random.Generator,
     *,
     questions: Questions | None,
@@ -96,7 +96,7 @@ def segments_for(
     caption = columns.get("caption") or ""
     media = columns.get("media", "image")
     # Of a document or an edit, no picture alone is what its text says.
-    alone = {"image": 1, "video": columns.get("frames", 1)}.get(media, 0)
+    alone = {"image": 1, "video": columns.get("frames") or 1}.get(media, 0)
     if task in ("draw", "describe", "answer") and not alone:
         return None
     if task == "draw":
@@ -128,11 +128,12 @@ def segments_for(
     raise ConfigurationError(f"task {task!r}; choose among {', '.join(TASKS)}")
 
 
-def _asked(columns: dict[str, Any], questions: Questions | None) -> list[tuple[str, str]]:
+def _asked(columns: SampleColumns, questions: Questions | None) -> list[tuple[str, str]]:
     """Questions of a sample: its own columns first, else those made of its caption."""
-    if columns.get("question") and columns.get("answer"):
-        return [(columns["question"], columns["answer"])]
-    return questions(columns["caption"]) if questions else []
+    question, answer = columns.get("question"), columns.get("answer")
+    if question and answer:
+        return [(question, answer)]
+    return questions(columns.get("caption") or "") if questions else []
 
 
 def find_questions(name: str) -> Questions | None:

@@ -13,7 +13,6 @@ import platform
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +21,7 @@ from gristmill.errors import TrainingError
 from gristmill.model import checkpoint
 from gristmill.model.batch import PackedBatch
 from gristmill.model.dataloader import Loader
+from gristmill.model.facts import TrainingFacts
 from gristmill.model.optimizer import MovingAverage, learning_rate, make_optimizer
 from gristmill.model.planner import StreamState
 from gristmill.model.train_config import TrainConfig, changed
@@ -190,7 +190,7 @@ class Trainer:
         first, last = log.ends()
         return TrainResult(self.step, first, last, time.perf_counter() - start, tokens)
 
-    def _position(self) -> dict[str, Any]:
+    def _position(self) -> dict[str, float]:
         """How far the data was read."""
         state = self.state
         assert state is not None
@@ -257,7 +257,7 @@ class Trainer:
 
     def _save(self) -> None:
         assert self.state is not None
-        facts = {
+        facts: TrainingFacts = {
             "config": self.config.to_dict(),
             "stream": self.state.to_dict(),
             "data": self.setup.planner.digests,

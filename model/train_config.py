@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +89,7 @@ class TrainConfig:
         if not self.data:
             raise ConfigurationError("no data: give at least one shard set (--data RUN)")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values."""
         return dataclasses.asdict(self)
 
@@ -106,7 +107,7 @@ FREE = (
 )  # fmt: skip
 
 
-def changed(old: dict[str, Any], new: TrainConfig) -> list[str]:
+def changed(old: Mapping[str, object], new: TrainConfig) -> list[str]:
     """Settings that differ and must not, one line each."""
     # What a checkpoint keeps went through JSON, where tuples are lists.
     now = json.loads(json.dumps(new.to_dict()))

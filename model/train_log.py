@@ -7,14 +7,20 @@ import math
 import os
 import time
 from collections import defaultdict
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from gristmill.model.batch import PackedBatch
+from gristmill.model.facts import LogLine, TrainingSummary
 from gristmill.model.transformer import Losses
 from gristmill.model.vocabulary import Vocabulary
+from gristmill.pipelines.decode import Image
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from torch.utils.tensorboard.writer import SummaryWriter
 
 
 class Meter:
@@ -87,19 +93,19 @@ class TrainLog:
     def __init__(self, folder: str, *, enabled: bool = True, quiet: bool = False) -> None:
         self.folder, self.enabled, self.quiet = folder, enabled, quiet
         self._path = os.path.join(folder, "log.jsonl")
-        self._board: Any = None
-        self._progress: Any = None
+        self._board: SummaryWriter | None = None
+        self._progress: Progress | None = None
         self._steps = 0
         self._flops = self._peak = 0.0
 
-    def start(self, step: int, steps: int, facts: dict[str, Any]) -> None:
+    def start(self, step: int, steps: int, facts: TrainingSummary) -> None:
         """Open the files. Lines after `step` are of work that was lost, and go."""
         self._steps = steps
         self._flops, self._peak = facts["flops_per_token"], facts["peak_flops"]
         if not self.enabled:
             return
         os.makedirs(self.folder, exist_ok=True)
-        kept = [line for line in read_log(self.folder) if line["step"] <= step]
+        kept = [line for line in read_log(self.folder) if (line["step"] or 0) <= step]
         with open(self._path + ".partial", "w", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
         os.replace(self._path + ".partial", self._path)
@@ -130,7 +136,7 @@ class TrainLog:
         self._progress.start()
         self._task = self._progress.add_task("train", total=steps, completed=step, facts="")
 
-    def write(self, step: int, facts: dict[str, Any]) -> None:
+    def write(self, step: int, facts: dict[str, float]) -> None:
         """One line."""
         if not self.enabled:
             return
@@ -140,7 +146,7 @@ class TrainLog:
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **plain}) + "\n")
         for name, value in plain.items():
-            if value is not None:
+            if value is not None and self._board is not None:
                 self._board.add_scalar(name, value, step)
         if self.quiet:
             return
@@ -155,14 +161,15 @@ class TrainLog:
         elif step == self._steps or step % max(1, self._steps // 20) == 0:
             self._say(f"step {step:,} of {self._steps:,}: {said}")
 
-    def samples(self, step: int, picture: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    def samples(self, step: int, picture: Image) -> None:
         """A sheet of samples, uint8 RGB."""
         from gristmill.model.contact_sheet import write_picture
 
         folder = os.path.join(self.folder, "samples")
         os.makedirs(folder, exist_ok=True)
         write_picture(os.path.join(folder, f"step-{step:08d}.png"), picture)
-        self._board.add_image("samples", picture, step, dataformats="HWC")
+        if self._board is not None:
+            self._board.add_image("samples", picture, step, dataformats="HWC")
 
     def ends(self) -> tuple[float, float]:
         """Mean loss of the first and the last tenth of the lines."""
@@ -180,14 +187,14 @@ class TrainLog:
             self._progress.stop()
 
 
-def _rounded(value: Any) -> Any:
-    """JSON knows no NaN."""
-    if isinstance(value, float):
-        return None if not math.isfinite(value) else float(f"{value:.7g}")
-    return value
+def _rounded(value: float) -> float | None:
+    """JSON knows no NaN. Counts stay whole."""
+    if not math.isfinite(value):
+        return None
+    return value if isinstance(value, int) else float(f"{value:.7g}")
 
 
-def read_log(folder: str) -> list[dict[str, Any]]:
+def read_log(folder: str) -> list[LogLine]:
     """The lines of a training's log; a last line that was cut off is left out."""
     path = os.path.join(folder, "log.jsonl")
     if not os.path.exists(path):

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from gristmill.model.codecs.base import Codec, balancing_weights
 from gristmill.model.codecs.registry import load_codec
 from gristmill.model.configurations import describe, find_size, flops_per_token, for_paradigm
 from gristmill.model.documents import DocumentLayout, DocumentWriter
+from gristmill.model.facts import ModelFacts, TrainingSummary
 from gristmill.model.image_tokenizer import ImageTokenizer
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import Paradigm, find_paradigm
@@ -63,7 +63,7 @@ class TrainingSetup(ModelBundle):
     titles: list[str]
     codec_path: str
 
-    def describe(self, config: TrainConfig) -> dict[str, Any]:
+    def describe(self, config: TrainConfig) -> TrainingSummary:
         """Facts for the log's first line."""
         ceiling = ", ".join(f"{name} {value:.4g}" for name, value in self.codec.ceiling.items())
         summary = (
@@ -85,7 +85,7 @@ class TrainingSetup(ModelBundle):
             shutil.copyfile(self.codec_path, target + ".partial")
             os.replace(target + ".partial", target)
 
-    def to_dict(self, config: TrainConfig, step: int) -> dict[str, Any]:
+    def to_dict(self, config: TrainConfig, step: int) -> ModelFacts:
         """What `unified.load` reads, as plain values."""
         return {
             "format": 1,

@@ -10,15 +10,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.attention import TokenMeta, allow, make_mask
+from gristmill.model.attention import Mask, TokenMeta, allow, make_mask
 from gristmill.model.batch import IGNORE, PackedBatch
 from gristmill.model.blocks import PLACE_FEATURES, Block, Cache, Context, Rotary, place_features
 from gristmill.model.experts import ExpertLinear, Sorting
@@ -30,15 +30,21 @@ from gristmill.model.model_config import ModelConfig
 class Losses:
     """Sums over a batch; whoever has several batches divides by the denominators of them all."""
 
-    text: Tensor  # sum of weight * cross entropy
-    flow: Tensor  # sum over latents of the mean squared error of velocity
-    z: Tensor  # sum over labels of weight * log(Z)^2
-    balance: Tensor  # mean over layers
-    # Per labelled position: cross entropy and label, detached, for curves per modality and source.
-    entropies: Tensor
-    labelled: Tensor  # [k] flat index of each labelled position
-    flow_errors: Tensor  # [n] detached
-    flow_index: Tensor  # [n] flat index of each latent with a loss
+    # Sum of weight * cross entropy.
+    text: Float[Tensor, ""]
+    # Sum over latents of the mean squared error of velocity.
+    flow: Float[Tensor, ""]
+    # Sum over labels of weight * log(Z)^2.
+    z: Float[Tensor, ""]
+    # Mean over layers.
+    balance: Float[Tensor, ""]
+    # Of each labelled position the cross entropy, detached, and the flat index: for curves per
+    # modality and source.
+    entropies: Float[Tensor, " labels"]
+    labelled: Int64[Tensor, " labels"]
+    # The same of each latent with a loss.
+    flow_errors: Float[Tensor, " flows"]
+    flow_index: Int64[Tensor, " flows"]
 
 
 class Transformer(nn.Module):
@@ -103,9 +109,9 @@ class Transformer(nn.Module):
             self.flow_head.reset_last()
 
     @torch.no_grad()
-    def init_code_embeddings(self, first: int, features: Tensor) -> None:
+    def init_code_embeddings(self, first: int, features: Float[Tensor, "codes features"]) -> None:
         """Begin the embeddings and output rows of ids from `first` on with what the codes stand
-        for, [codes, features], so that like codes are alike from the first step."""
+        for, so that like codes are alike from the first step."""
         centred = features.double() - features.double().mean(dim=0)
         values, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
         # Half whitened: strong directions lead, weak ones are not lost.
@@ -119,8 +125,8 @@ class Transformer(nn.Module):
             old = weight[first : first + len(rows)]
             weight[first : first + len(rows)] = rows * old.std() + 0.2 * old
 
-    def embed_batch(self, batch: PackedBatch) -> Tensor:
-        """[B, L, width]: each position from its id, its latent at its time, or its patch."""
+    def embed_batch(self, batch: PackedBatch) -> Float[Tensor, "rows length width"]:
+        """Each position from its id, its latent at its time, or its patch."""
         rows, length = batch.ids.shape
         x = self.embed(batch.ids.clamp_min(0)) * (batch.ids >= 0)[:, :, None]
         inside = (batch.span >= 0)[:, :, None]
@@ -138,20 +144,22 @@ class Transformer(nn.Module):
         return flat.view(rows, length, -1)
 
     @staticmethod
-    def noisy(batch: PackedBatch) -> Tensor:
-        """(1 - t) * clean + t * noise, [N, C] (rectified flow, Liu et al. 2022)."""
+    def noisy(batch: PackedBatch) -> Float[Tensor, "latents channels"]:
+        """(1 - t) * clean + t * noise (rectified flow, Liu et al. 2022)."""
         t = batch.latent_t[:, None]
         return (1 - t) * batch.latent + t * batch.latent_eps
 
-    def _context(self, mask: Any, pos: Tensor, expert: Tensor) -> Context:
+    def _context(self, mask: Mask, pos: Tensor, expert: Tensor) -> Context:
         cos, sin = self.rotary(pos)
         if self.config.experts != "mot":
             return Context(mask, cos, sin, None, None)
         flat = expert.reshape(-1).long()
         return Context(mask, cos, sin, flat, Sorting.of(flat, 2))
 
-    def hidden(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """Normed outputs [B * L, width], and the balance term."""
+    def hidden(
+        self, batch: PackedBatch
+    ) -> tuple[Float[Tensor, "positions width"], Float[Tensor, ""]]:
+        """Normed outputs of all rows' positions in turn, and the balance term."""
         rows, length = batch.ids.shape
         index = torch.arange(length, device=batch.ids.device).expand(rows, length)
         mask = make_mask(TokenMeta(index, batch.doc, batch.span, batch.attn_mode))
@@ -186,7 +194,8 @@ class Transformer(nn.Module):
             balance=balance,
             entropies=entropies.detach(),
             labelled=labelled,
-            flow_errors=errors.detach(),
+            # Without a latent that has a loss there is one error all the same, of no place.
+            flow_errors=errors.detach()[: len(where)],
             flow_index=where,
         )
 
@@ -209,8 +218,10 @@ class Transformer(nn.Module):
                 zero = zero + 0 * parameter.float().sum()
         return zero
 
-    def velocity(self, batch: PackedBatch, hidden: Tensor) -> Tensor:
-        """Predicted noise - clean for each latent of the batch, [N, C]."""
+    def velocity(
+        self, batch: PackedBatch, hidden: Float[Tensor, "positions width"]
+    ) -> Float[Tensor, "latents channels"]:
+        """Predicted noise - clean for each latent of the batch."""
         if self.config.flow_head == "linear":
             out: Tensor = self.latent_out(hidden[batch.latent_idx])
             return out
@@ -221,9 +232,11 @@ class Transformer(nn.Module):
             )  # fmt: skip
         raise ConfigurationError("the batch has latents with a loss, the model has no flow head")
 
-    def extend(self, batch: PackedBatch, cache: Cache, *, commit: bool = True) -> Tensor:
-        """Read on from a cache: normed outputs [B, L, width] of the batch's positions, which see
-        each other and what the cache holds. They stay in it only with `commit`. The batch's `doc`
+    def extend(
+        self, batch: PackedBatch, cache: Cache, *, commit: bool = True
+    ) -> Float[Tensor, "rows length width"]:
+        """Read on from a cache: normed outputs of the batch's positions, which see each other and
+        what the cache holds. They stay in it only with `commit`. The batch's `doc`
         and `span` count on from those of the cache."""
         rows, length = batch.ids.shape
         index = torch.arange(cache.length, cache.length + length, device=batch.ids.device)
@@ -237,10 +250,12 @@ class Transformer(nn.Module):
             cache.meta = known
         return self.norm(x).view(rows, length, -1)  # type: ignore[no-any-return]
 
-    def logits(self, hidden: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+    def logits(
+        self, hidden: Float[Tensor, "*places width"], first: int = 0, last: int | None = None
+    ) -> Float[Tensor, "*places ids"]:
         """Logits of ids first..last-1 only."""
         return F.linear(hidden, self.lm.weight[first:last]).float()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The configuration."""
         return dataclasses.asdict(self.config)

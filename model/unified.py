@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -21,13 +21,8 @@ from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import find_paradigm
 from gristmill.model.planner import Planner
 from gristmill.model.renamed_parameters import present_name
-from gristmill.model.sampling import (
-    IMAGE_SAMPLERS,
-    TEXT_SAMPLERS,
-    DecodingSession,
-    Sampling,
-    to_pictures,
-)
+from gristmill.model.samplers import IMAGE_SAMPLERS, TEXT_SAMPLERS
+from gristmill.model.sampling import DecodingSession, Sampling, to_pictures
 from gristmill.model.tasks import answering, continuing, describing, drawing, editing, recounting
 from gristmill.model.training_setup import ModelBundle
 from gristmill.model.transformer import Transformer
@@ -36,6 +31,9 @@ from gristmill.model.vocabulary import Vocabulary
 from gristmill.pipelines.decode import Image
 
 _ROWS = 64
+
+Asked: TypeAlias = tuple[list[Segment], list[Content]]
+"""A document whose end is to be written or drawn, and the pictures in it."""
 
 
 class Unified:
@@ -122,7 +120,7 @@ class Unified:
     @torch.no_grad()
     def _draw(
         self,
-        asked: Sequence[tuple[list[Segment], list[Content]]],
+        asked: Sequence[Asked],
         free: list[Segment] | None,
         sampling: Sampling | None,
     ) -> list[Image]:
@@ -147,7 +145,7 @@ class Unified:
     @torch.no_grad()
     def _write(
         self,
-        asked: Sequence[tuple[list[Segment], list[Content]]],
+        asked: Sequence[Asked],
         sampling: Sampling | None,
     ) -> list[str]:
         sampling = sampling or Sampling(temperature=0)
@@ -169,7 +167,7 @@ def _unsaid(segments: Sequence[Segment]) -> list[Segment]:
     ]
 
 
-def _parts(asked: Sequence[Any]) -> Iterator[Sequence[Any]]:
+def _parts(asked: Sequence[Asked]) -> Iterator[Sequence[Asked]]:
     for start in range(0, len(asked), _ROWS):
         yield asked[start : start + _ROWS]
 

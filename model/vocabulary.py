@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from gristmill.errors import ConfigurationError
+from gristmill.model.facts import VocabularyFacts
 
 SPECIALS = (
     "<pad>", "<bos>", "<eos>", "<mask>", "<image>", "</image>",
@@ -45,7 +45,7 @@ class Vocabulary:
         # Questions and prompts come again and again, and a text is measured before it is written.
         self._encoded = functools.lru_cache(maxsize=50_000)(self._encode)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[Vocabulary], tuple[str, tuple[int, ...], int]]:
         return (Vocabulary, (self._json, self.codebooks, self.queries))
 
     def encode(self, text: str) -> list[int]:
@@ -67,7 +67,7 @@ class Vocabulary:
             raise ConfigurationError(f"a grid of {count} rows or columns; 1 to {SIDES} can be said")
         return self.side_start + count - 1
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> VocabularyFacts:
         """What the constructor takes."""
         return {"text": self._json, "codebooks": list(self.codebooks), "queries": self.queries}
 

@@ -13,6 +13,10 @@ import pytest
 sys.path.insert(0, os.path.dirname(__file__))
 
 from checkout import Snapshot, changes, take_snapshot
+from shape_checker import check_shapes
+
+# Before any test module imports the model.
+check_shapes()
 
 os.environ.update(
     HF_HUB_OFFLINE="1",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float32
 from torch import Tensor, nn
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.codecs.base import Codec
+from gristmill.model.codecs.base import Codec, Codes, Latents, Pixels
 
 
 class _Block(nn.Module):
@@ -74,7 +75,7 @@ class FsqCodec(_AutoEncoder):
         patch: int = 4,
         width: int = 96,
         blocks: int = 2,
-        levels: tuple[tuple[int, ...], ...] = ((8, 6, 5, 4),),
+        levels: Sequence[Sequence[int]] = ((8, 6, 5, 4),),
     ) -> None:
         self.levels = tuple(tuple(int(n) for n in group) for group in levels)
         flat = [n for group in self.levels for n in group]
@@ -90,7 +91,7 @@ class FsqCodec(_AutoEncoder):
     def vocabularies(self) -> tuple[int, ...]:
         return tuple(math.prod(group) for group in self.levels)
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> Mapping[str, object]:
         return {
             "side": self.side, "patch": self.patch, "width": self.width, "blocks": self.blocks,
             "levels": self.levels,
@@ -112,7 +113,7 @@ class FsqCodec(_AutoEncoder):
     def _from_digits(self, digits: Tensor) -> Tensor:
         return self._up(digits / (self.counts - 1) * 2 - 1)
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, pictures: Pixels) -> Codes:
         digits = self._digits(pictures).round().long()
         codes, at = [], 0
         for group in self.levels:
@@ -123,7 +124,7 @@ class FsqCodec(_AutoEncoder):
             codes.append(code)
         return torch.stack(codes, dim=-1)
 
-    def decode(self, grid: Tensor) -> Tensor:
+    def decode(self, grid: Codes) -> Pixels:
         digits: list[Tensor] = []
         for index, group in enumerate(self.levels):
             code, places = grid[..., index], []
@@ -133,7 +134,7 @@ class FsqCodec(_AutoEncoder):
             digits += reversed(places)
         return self._from_digits(torch.stack(digits, dim=-1).float()).clamp(-1, 1)
 
-    def loss(self, pictures: Tensor) -> Tensor:
+    def loss(self, pictures: Pixels) -> Float32[Tensor, ""]:
         """Squared error through straight-through rounding."""
         digits = self._digits(pictures)
         rounded = digits + (digits.round() - digits).detach()
@@ -171,7 +172,7 @@ class VaeCodec(_AutoEncoder):
     def channels(self) -> int:
         return self.latent
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> Mapping[str, object]:
         return {
             "side": self.side, "patch": self.patch, "width": self.width, "blocks": self.blocks,
             "latent": self.latent, "kl": self.kl,
@@ -185,14 +186,14 @@ class VaeCodec(_AutoEncoder):
         self.mean.copy_(rows.mean(dim=0))
         self.spread.copy_(rows.std(dim=0).clamp_min(1e-3))
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, pictures: Pixels) -> Latents:
         """The mean of the posterior."""
         return (self._down(pictures)[..., : self.latent] - self.mean) / self.spread
 
-    def decode(self, grid: Tensor) -> Tensor:
+    def decode(self, grid: Latents) -> Pixels:
         return self._up(grid * self.spread + self.mean).clamp(-1, 1)
 
-    def loss(self, pictures: Tensor) -> Tensor:
+    def loss(self, pictures: Pixels) -> Float32[Tensor, ""]:
         """Squared error + kl * divergence from a normal of unit variance."""
         mean, log_var = self._down(pictures).chunk(2, dim=-1)
         log_var = log_var.clamp(-12, 4)

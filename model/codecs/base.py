@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float32, Int64, Shaped, UInt8
 from torch import Tensor, nn
 
 from gristmill.errors import ConfigurationError
 
+Pixels: TypeAlias = Float32[Tensor, "n 3 height width"]
+"""RGB in -1..1."""
+Bytes: TypeAlias = UInt8[Tensor, "n height width 3"]
+"""RGB in 0..255, as files have it."""
+Codes: TypeAlias = Int64[Tensor, "n rows columns codebooks"]
+Latents: TypeAlias = Float32[Tensor, "n rows columns channels"]
+Grid: TypeAlias = Shaped[Tensor, "n rows columns depth"]
+"""Codes or latents."""
+
 
 class Codec(nn.Module):
-    """Pictures [n, 3, side, side] in -1..1 to a grid of side / patch and back."""
+    """Pictures to a grid of side / patch and back."""
 
     kind: ClassVar[str]
     # Whether `encode` gives codes (int64) rather than latents (float32).
@@ -46,7 +57,7 @@ class Codec(nn.Module):
         """Channels of a latent, 0 for codes."""
         return 0
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> Mapping[str, object]:
         """What the constructor takes."""
         raise NotImplementedError
 
@@ -54,40 +65,40 @@ class Codec(nn.Module):
         """What the codes of each codebook stand for, [codes, features]: like codes are alike."""
         return []
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        """[n, 3, side, side] -> [n, h, w, codebooks] int64 or [n, h, w, channels] float32."""
+    def encode(self, pictures: Pixels) -> Grid:
+        """Codes or latents of pictures."""
         raise NotImplementedError
 
-    def decode(self, grid: Tensor) -> Tensor:
+    def decode(self, grid: Grid) -> Pixels:
         """The inverse of `encode`, as far as it goes."""
         raise NotImplementedError
 
-    def loss(self, pictures: Tensor) -> Tensor:
+    def loss(self, pictures: Pixels) -> Float32[Tensor, ""]:
         """What training minimises; codecs that are fitted rather than trained have none."""
         raise NotImplementedError
 
 
-def to_patches(pictures: Tensor, patch: int) -> Tensor:
-    """[n, 3, s, s] -> [n, s/p, s/p, 3*p*p]."""
+def to_patches(pictures: Pixels, patch: int) -> Latents:
+    """Patches of `patch` x `patch` pixels, each in a row: channels are 3 * patch * patch."""
     return F.pixel_unshuffle(pictures, patch).permute(0, 2, 3, 1)
 
 
-def from_patches(patches: Tensor, patch: int) -> Tensor:
+def from_patches(patches: Latents, patch: int) -> Pixels:
     """The inverse of `to_patches`."""
     return F.pixel_shuffle(patches.permute(0, 3, 1, 2), patch)
 
 
-def to_unit(pictures: Tensor) -> Tensor:
-    """uint8 [n, s, s, 3] -> float32 [n, 3, s, s] in -1..1."""
+def to_unit(pictures: Bytes) -> Pixels:
+    """0..255 -> -1..1."""
     return (pictures.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
 
 
-def to_bytes(pictures: Tensor) -> Tensor:
+def to_bytes(pictures: Pixels) -> Bytes:
     """The inverse of `to_unit`, rounded."""
     return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def balancing_weights(codec: Codec, power: float) -> Tensor:
+def balancing_weights(codec: Codec, power: float) -> Float32[Tensor, " codes"]:
     """A weight for each code, frequency ** -power, of mean one over what is met, 0.1 to 10.
 
     Most codes of a picture are of its ground and mostly noise; weighted so, what is rare is learnt

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.codecs.base import Codec, from_patches, to_patches
+from gristmill.model.codecs.base import Codec, Codes, Latents, Pixels, from_patches, to_patches
 
 
 class KMeansCodec(Codec):
@@ -30,7 +30,7 @@ class KMeansCodec(Codec):
         *,
         side: int = 24,
         patch: int = 4,
-        sizes: tuple[int, ...] = (2048,),
+        sizes: Sequence[int] = (2048,),
         chroma: float = 2.0,
     ) -> None:
         super().__init__(side=side, patch=patch)
@@ -46,7 +46,7 @@ class KMeansCodec(Codec):
     def vocabularies(self) -> tuple[int, ...]:
         return self.sizes
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> Mapping[str, object]:
         return {
             "side": self.side, "patch": self.patch, "sizes": self.sizes, "chroma": self.chroma,
         }  # fmt: skip
@@ -88,7 +88,7 @@ class KMeansCodec(Codec):
             rows = rows - books[-1][_nearest(rows, books[-1])]
         self.means.copy_(torch.cat(books))
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, pictures: Pixels) -> Codes:
         rows = self._rows(pictures)
         codes = []
         for means in self.means.split(list(self.sizes)):
@@ -96,7 +96,7 @@ class KMeansCodec(Codec):
             rows = rows - means[codes[-1]]
         return torch.stack(codes, dim=1).reshape(len(pictures), *self.grid, len(codes))
 
-    def decode(self, grid: Tensor) -> Tensor:
+    def decode(self, grid: Codes) -> Pixels:
         books = self.means.split(list(self.sizes))
         rows = torch.stack([means[grid[..., i]] for i, means in enumerate(books)]).sum(dim=0)
         mixed = from_patches(rows, self.patch)
@@ -123,17 +123,17 @@ class RawPatches(Codec):
     def channels(self) -> int:
         return 3 * self.patch**2
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> Mapping[str, object]:
         return {"side": self.side, "patch": self.patch, "scale": self.scale}
 
     def fit(self, pictures: Tensor, seed: int) -> None:
         """Measure the scale."""
         self.scale = float(pictures.std())
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, pictures: Pixels) -> Latents:
         return to_patches(pictures, self.patch) / self.scale
 
-    def decode(self, grid: Tensor) -> Tensor:
+    def decode(self, grid: Latents) -> Pixels:
         return from_patches(grid * self.scale, self.patch).clamp(-1, 1)
 
 
@@ -160,7 +160,7 @@ class WhitenedPatches(Codec):
     def channels(self) -> int:
         return self.components
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> Mapping[str, object]:
         return {"side": self.side, "patch": self.patch, "components": self.components}
 
     def fit(self, pictures: Tensor, seed: int) -> None:
@@ -173,9 +173,9 @@ class WhitenedPatches(Codec):
         spread = values[order].clamp_min(0).sqrt()
         self.spread.copy_(spread.clamp_min(float(spread[0]) / 50))
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, pictures: Pixels) -> Latents:
         return (to_patches(pictures, self.patch) - self.mean) @ self.axes / self.spread
 
-    def decode(self, grid: Tensor) -> Tensor:
+    def decode(self, grid: Latents) -> Pixels:
         rows = (grid * self.spread) @ self.axes.T + self.mean
         return from_patches(rows, self.patch).clamp(-1, 1)

@@ -6,13 +6,14 @@ and written into a codec file of ours with their weights, so that a checkpoint n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.codecs.base import Codec
+from gristmill.model.codecs.base import Codec, Codes, Latents, Pixels
 
 
 class _Pretrained(Codec):
@@ -20,18 +21,18 @@ class _Pretrained(Codec):
 
     network_name: str
 
-    def __init__(self, *, side: int, source: str, config: dict[str, Any] | None) -> None:
+    def __init__(self, *, side: int, source: str, config: Mapping[str, object] | None) -> None:
         network = _open(self.network_name, source, config)
         # Each block but the last halves the sides.
         super().__init__(side=side, patch=2 ** (len(network.config["block_out_channels"]) - 1))
         self.config = {key: value for key, value in network.config.items() if key[0] != "_"}
         self.network = network.requires_grad_(False).eval()
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> Mapping[str, object]:
         return {"side": self.side, "config": self.config}
 
 
-def _open(name: str, source: str, config: dict[str, Any] | None) -> Any:
+def _open(name: str, source: str, config: Mapping[str, object] | None) -> Any:
     """The network, with weights from `source`, or without from a configuration."""
     try:
         import diffusers
@@ -66,7 +67,7 @@ class PretrainedVae(_Pretrained):
     spread: Tensor
 
     def __init__(
-        self, *, side: int = 256, source: str = "", config: dict[str, Any] | None = None
+        self, *, side: int = 256, source: str = "", config: Mapping[str, object] | None = None
     ) -> None:
         super().__init__(side=side, source=source, config=config)
         self.register_buffer("mean", torch.zeros(self.channels))
@@ -88,12 +89,12 @@ class PretrainedVae(_Pretrained):
         latents: Tensor = self.network.encode(pictures).latent_dist.mean
         return latents.permute(0, 2, 3, 1)
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, pictures: Pixels) -> Latents:
         """The mean of the posterior."""
         return (self._latents(pictures) - self.mean) / self.spread
 
     @torch.no_grad()
-    def decode(self, grid: Tensor) -> Tensor:
+    def decode(self, grid: Latents) -> Pixels:
         latents = (grid * self.spread + self.mean).permute(0, 3, 1, 2)
         decoded: Tensor = self.network.decode(latents).sample
         return decoded.clamp(-1, 1)
@@ -107,7 +108,7 @@ class PretrainedVq(_Pretrained):
     network_name = "VQModel"
 
     def __init__(
-        self, *, side: int = 256, source: str = "", config: dict[str, Any] | None = None
+        self, *, side: int = 256, source: str = "", config: Mapping[str, object] | None = None
     ) -> None:
         super().__init__(side=side, source=source, config=config)
 
@@ -121,13 +122,13 @@ class PretrainedVq(_Pretrained):
         return [book.weight.detach()]
 
     @torch.no_grad()
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, pictures: Pixels) -> Codes:
         latents = self.network.encode(pictures).latents
         codes: Tensor = self.network.quantize(latents)[2][2]
         return codes.reshape(len(pictures), *self.grid, 1)
 
     @torch.no_grad()
-    def decode(self, grid: Tensor) -> Tensor:
+    def decode(self, grid: Codes) -> Pixels:
         vectors = self.network.quantize.embedding(grid[..., 0]).permute(0, 3, 1, 2)
         decoded: Tensor = self.network.decode(vectors, force_not_quantize=True).sample
         return decoded.clamp(-1, 1)

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float32
 from torch import Tensor, nn
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.codecs.autoencoders import FsqCodec, VaeCodec
-from gristmill.model.codecs.base import Codec, to_unit
+from gristmill.model.codecs.base import Bytes, Codec, Pixels, to_unit
 from gristmill.model.codecs.patches import KMeansCodec, RawPatches, WhitenedPatches
 from gristmill.model.codecs.pretrained import PretrainedVae, PretrainedVq
 
@@ -41,8 +42,8 @@ class CodecTraining:
     bf16: bool = field(default=True)
 
 
-def train_codec(codec: Codec, pictures: Tensor, training: CodecTraining | None = None) -> Codec:
-    """Train or fit a codec on uint8 pictures [n, side, side, 3] and measure its ceiling.
+def train_codec(codec: Codec, pictures: Bytes, training: CodecTraining | None = None) -> Codec:
+    """Train or fit a codec on pictures and measure its ceiling.
 
     A twentieth of the pictures (at least one) is held out for the ceiling. Raises
     `ConfigurationError` for pictures of another size, or too few.
@@ -72,7 +73,7 @@ def train_codec(codec: Codec, pictures: Tensor, training: CodecTraining | None =
 
 
 @torch.no_grad()
-def _count_codes(codec: Codec, pictures: Tensor) -> Tensor:
+def _count_codes(codec: Codec, pictures: Pixels) -> Float32[Tensor, " codes"]:
     """Shares of each codebook, each summing to one; what was never met counts half a time."""
     grids = torch.cat([codec.encode(part) for part in pictures.split(256)])
     shares = []
@@ -82,7 +83,7 @@ def _count_codes(codec: Codec, pictures: Tensor) -> Tensor:
     return torch.cat(shares)
 
 
-def _descend(codec: Codec, pictures: Tensor, training: CodecTraining) -> None:
+def _descend(codec: Codec, pictures: Pixels, training: CodecTraining) -> None:
     for module in codec.modules():
         if isinstance(module, nn.Conv2d) and not bool((module.weight == 0).all()):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
@@ -111,7 +112,7 @@ def _descend(codec: Codec, pictures: Tensor, training: CodecTraining) -> None:
 
 
 @torch.no_grad()
-def measure(codec: Codec, unit: Tensor) -> dict[str, float]:
+def measure(codec: Codec, unit: Pixels) -> dict[str, float]:
     """{"psnr": dB, "mse": of values in 0..1} of pictures in -1..1 against themselves decoded."""
     errors = [F.mse_loss(codec.decode(codec.encode(part)), part) for part in unit.split(256)]
     mse = float(torch.stack(errors).mean()) / 4

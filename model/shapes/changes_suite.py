@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from gristmill.model.shapes.parser import SIDE, read_pictures
 from gristmill.model.shapes.scenes import Scene, Thing, draw
 from gristmill.model.shapes.suite import codec_ceiling
 from gristmill.model.unified import Unified
+from gristmill.pipelines.decode import Image
 
 _FIRST = 9 * 10**12
 _DRAWN_AT = 240
@@ -28,21 +28,21 @@ _DRAWN_AT = 240
 
 def evaluate_motion(
     model: Unified, *, count: int = 256, seed: int = 0, sampling: Sampling | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The second frame of a clip, from the first and the caption."""
     return _changes("motion", model, make_motion, model.extend_clip, count, seed, sampling)
 
 
 def evaluate_edits(
     model: Unified, *, count: int = 256, seed: int = 0, sampling: Sampling | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The picture after an edit, from the one before and the instruction."""
     return _changes("edits", model, make_edit, model.edit, count, seed, sampling)
 
 
 def evaluate_stories(
     model: Unified, *, count: int = 256, seed: int = 0, sampling: Sampling | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The last picture of a story, which shows what an earlier one showed."""
     _check(model)
     sampling = replace(sampling or Sampling(), seed=seed)
@@ -74,11 +74,11 @@ def _changes(
     name: str,
     model: Unified,
     make: Callable[[int], Change],
-    follow: Callable[..., list[Any]],
+    follow: Callable[..., list[Image]],
     count: int,
     seed: int,
     sampling: Sampling | None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     _check(model)
     sampling = replace(sampling or Sampling(), seed=seed)
     changes = [make(_FIRST + seed * 10**6 + i) for i in range(count)]
@@ -121,6 +121,6 @@ def _check(model: Unified) -> None:
         )
 
 
-SUITES: dict[str, Callable[..., dict[str, Any]]] = {
+SUITES: dict[str, Callable[..., dict[str, object]]] = {
     "motion": evaluate_motion, "edits": evaluate_edits, "stories": evaluate_stories,
 }  # fmt: skip

@@ -12,7 +12,6 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -120,7 +119,7 @@ def _templates() -> _Templates:
             for x, y in itertools.product(places, places):
                 # Room around, as a shape may reach over the picture's edge.
                 mask = draw_mask(shape, reach(size), (x, y), fine, _MARGIN * _FINE)
-                small: Any = cv2.resize(
+                small = cv2.resize(
                     mask[: _WINDOW * _FINE, : _WINDOW * _FINE],
                     (_WINDOW, _WINDOW),
                     interpolation=cv2.INTER_AREA,
@@ -295,7 +294,7 @@ def _painted(fits: Sequence[_Fit], ground: Floats, full: float = _FULL) -> tuple
 
 def _things(i: int, fits: Sequence[_Fit], residual: Floats) -> tuple[Thing, ...] | None:
     """The objects of one picture, or None where it is not explained."""
-    spots: Any = cv2.blur(residual.reshape(SIDE, SIDE), (3, 3))
+    spots = cv2.blur(residual.reshape(SIDE, SIDE), (3, 3))
     if residual.mean() > _EXPLAINED or spots.max() > _EXPLAINED_SPOT:
         return None
     templates = _templates()

@@ -96,12 +96,12 @@ def _ground(rng: np.random.Generator, side: int) -> Image:
     """Noise of two scales in muted colours, like an unfocused wall, lawn or sky."""
     light = np.zeros((side, side), np.float32)
     for octave, strength in ((7, 1.0), (80, 0.5)):
-        noise: Any = rng.normal(0, 1, (octave, octave)).astype(np.float32)
+        noise = rng.normal(0, 1, (octave, octave)).astype(np.float32)
         light += strength * cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC)
     light = (light - light.mean()) / max(float(light.std()), 1e-6)
     tint = rng.uniform(-10, 10, 3).astype(np.float32)
     tilt = rng.normal(0, 7, (3, 3, 3)).astype(np.float32)
-    colour: Any = cv2.resize(tilt, (side, side), interpolation=cv2.INTER_CUBIC)
+    colour = cv2.resize(tilt, (side, side), interpolation=cv2.INTER_CUBIC)
     values = rng.uniform(100, 130) + 13 * light[:, :, None] + tint
     values += colour
     return np.asarray(np.clip(values, 25, 215, out=values), np.uint8)

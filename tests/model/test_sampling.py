@@ -12,12 +12,8 @@ from model_world import World
 from gristmill.model.batch import pack
 from gristmill.model.blocks import Cache
 from gristmill.model.documents import Content
-from gristmill.model.sampling import (
-    DecodingSession,
-    Sampling,
-    generate_image_ar,
-    generate_image_flow,
-)
+from gristmill.model.samplers import generate_image_ar, generate_image_flow
+from gristmill.model.sampling import DecodingSession, Sampling
 from gristmill.model.tasks import describing, drawing
 from gristmill.model.training_setup import make_setup
 from gristmill.model.transformer import Transformer

@@ -1,0 +1,102 @@
+"""What is written down of samples, streams, checkpoints and models: the keys, and what they hold.
+
+Checkpoints and shards of others have these keys; they stay what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class SampleColumns(TypedDict, total=False):
+    """One sample of a shard set, as its metadata says; a column that is not there has no key."""
+
+    uid: str
+    caption: str | None
+    question: str | None
+    answer: str | None
+    instruction: str | None
+    # The picture before an edit.
+    source_uid: str | None
+    # Of a document: texts, and before which of them each picture stands.
+    texts: Sequence[str]
+    image_places: Sequence[int]
+    # Frames of a clip, and those of which tokens or pictures are stored.
+    frames: int | None
+    frame_index: NDArray[np.int64] | None
+    picture_frames: NDArray[np.int64] | None
+    # Flat, of one picture after the other; the digest of their codec.
+    image_codes: NDArray[np.int64] | None
+    image_latents: NDArray[np.float32] | None
+    image_codec: str | None
+    # image, video, document or edit; said by the source, not by the shard.
+    media: str
+
+
+class StreamFacts(TypedDict):
+    """Where a stream of rows is; the fields of `planner.StreamState`."""
+
+    block: int
+    row: int
+    cursors: list[int]
+    rows: int
+    too_long: int
+    unusable: int
+
+
+class TrainingFacts(TypedDict):
+    """What a training says of itself beside its weights."""
+
+    # Of `TrainConfig`, as plain values.
+    config: dict[str, object]
+    stream: StreamFacts
+    # Digest of each source.
+    data: list[str]
+
+
+class CheckpointFacts(TrainingFacts):
+    """`state.json` of a checkpoint."""
+
+    format: int
+    step: int
+
+
+class VocabularyFacts(TypedDict):
+    """What the constructor of `Vocabulary` takes."""
+
+    text: str
+    codebooks: list[int]
+    queries: int
+
+
+class ModelFacts(TypedDict):
+    """`model.json` beside exported weights."""
+
+    format: int
+    step: int
+    # Of `ModelConfig` and of `DocumentLayout`.
+    model: dict[str, object]
+    paradigm: str
+    layout: dict[str, object]
+    vocabulary: VocabularyFacts
+    codec_digest: str
+    # Name of the semantic encoder; empty: none.
+    encoder: str
+    training: dict[str, object]
+
+
+class TrainingSummary(TypedDict):
+    """The first line of a log, and what MFU is computed from."""
+
+    summary: str
+    flops_per_token: float
+    # Of one device; 0: unknown.
+    peak_flops: float
+
+
+LogLine = dict[str, float | None]
+"""Quantity -> value at a step; None where it was no number."""

@@ -1,0 +1,220 @@
+"""Samplers: text and codes one after the other, codes and text unmasked in any order, flows."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from gristmill.model.batch import CAUSAL, FULL, GENERATE, NOISE, UNDERSTAND
+from gristmill.model.sampling import DecodingSession, time_axis
+from gristmill.model.vocabulary import EOS, MASK
+
+
+def generate_text_ar(session: DecodingSession) -> list[list[int]]:
+    """Text token by token until its end."""
+    vocabulary, model = session.bundle.vocabulary, session.model
+    text_end = vocabulary.text_start + vocabulary.text_size
+    done = torch.zeros(session.rows, dtype=torch.bool, device=session.device)
+    written: list[list[int]] = [[] for _ in range(session.rows)]
+    hidden = session.last
+    for _ in range(session.sampling.longest):
+        logits = model.logits(hidden, 0, text_end)
+        # The grammar: text, or the end.
+        logits[:, : vocabulary.text_start] = logits[:, : vocabulary.text_start].masked_fill(
+            torch.arange(vocabulary.text_start, device=session.device) != EOS, -math.inf
+        )
+        ids = session.choose(logits)
+        done |= ids == EOS
+        if bool(done.all()):
+            break
+        for row, token in enumerate(ids.tolist()):
+            if not done[row]:
+                written[row].append(token)
+        out = session.read(
+            ids[:, None],
+            session.line_pos(1),
+            attn_mode=CAUSAL,
+            expert=UNDERSTAND,
+            span=-1,
+            commit=True,
+        )
+        hidden = out[:, 0]
+        session.time = session.time + 1
+    return written
+
+
+def generate_text_masked(session: DecodingSession) -> list[list[int]]:
+    """A block of text, the surest tokens first (low-confidence remasking, LLaDA)."""
+    vocabulary, layout = session.bundle.vocabulary, session.bundle.layout
+    block, text_end = layout.text_block, vocabulary.text_start + vocabulary.text_size
+    ids = torch.full((session.rows, block), MASK, device=session.device)
+    pos = session.line_pos(block)
+    banned = torch.arange(text_end, device=session.device) < vocabulary.text_start
+    banned[EOS] = False
+    passes = min(session.sampling.steps, block)
+    for step in range(passes):
+        hidden = session.read(
+            ids, pos, attn_mode=FULL, expert=UNDERSTAND, span=session.spans, commit=False
+        )
+        logits = session.model.logits(hidden, 0, text_end).masked_fill(banned, -math.inf)
+        sure, best = logits.softmax(dim=-1).max(dim=-1)
+        sure = sure.masked_fill(ids != MASK, -1)
+        count = block * (step + 1) // passes - block * step // passes
+        places = sure.topk(count, dim=1).indices
+        ids = ids.scatter(1, places, best.gather(1, places))
+    rows: list[list[int]] = ids.tolist()
+    return [row[: row.index(EOS)] if EOS in row else row for row in rows]
+
+
+def generate_image_ar(session: DecodingSession) -> Int64[Tensor, "rows positions"]:
+    """Codes in raster order, those of a place one after the other, counted within their
+    codebook."""
+    vocabulary = session.bundle.vocabulary
+    pos = session.grid_pos()
+    books = len(vocabulary.codebooks)
+    hidden = session.last
+    start, adjust = vocabulary.code_starts[0], session.adjustment()
+    codes = []
+    for place in range(pos.shape[1]):
+        book = place % books
+        first, size = vocabulary.code_starts[book], vocabulary.codebooks[book]
+        logits = session.model.logits(hidden, first, first + size)
+        chosen = session.choose(
+            session.guided(logits) - adjust[first - start : first - start + size]
+        )
+        codes.append(chosen)
+        if place + 1 == pos.shape[1]:
+            break
+        out = session.read(
+            session.doubled(chosen + first)[:, None], pos[:, place : place + 1],
+            attn_mode=CAUSAL, expert=GENERATE, span=session.spans, commit=True,
+        )  # fmt: skip
+        hidden = out[:, 0]
+    return torch.stack(codes, dim=1)
+
+
+def generate_image_masked(session: DecodingSession) -> Int64[Tensor, "rows positions"]:
+    """Codes unmasked in passes, the surest first, by the cosine schedule (MaskGIT)."""
+    vocabulary, sampling = session.bundle.vocabulary, session.sampling
+    pos = session.grid_pos()
+    count, books = pos.shape[1], len(vocabulary.codebooks)
+    starts = torch.tensor(vocabulary.code_starts, device=session.device).repeat(count // books)
+    rows = session.rows if sampling.guidance == 1 else session.rows // 2
+    ids = torch.full((rows, count), MASK, device=session.device)
+    last = vocabulary.code_starts[-1] + vocabulary.codebooks[-1]
+    ranges = torch.arange(vocabulary.code_starts[0], last, device=session.device)
+    ends = starts + torch.tensor(vocabulary.codebooks, device=session.device).repeat(count // books)
+    outside = (ranges < starts[:, None]) | (ranges >= ends[:, None])
+    for step in range(sampling.steps):
+        hidden = session.read(
+            session.doubled(ids),
+            pos,
+            attn_mode=FULL,
+            expert=GENERATE,
+            span=session.spans,
+            commit=False,
+        )
+        logits = session.guided(session.model.logits(hidden, vocabulary.code_starts[0], last))
+        logits = (logits - session.adjustment()).masked_fill(outside, -math.inf)
+        chosen = session.choose(logits)
+        sure = logits.log_softmax(dim=-1).gather(2, chosen[:, :, None])[:, :, 0]
+        share = (step + 1) / sampling.steps
+        noise = torch.rand(sure.shape, generator=session.generator, device=session.device)
+        gumbel = -torch.log(-torch.log(noise.clamp(1e-9, 1 - 1e-7)))
+        sure = sure + sampling.choice_temperature * (1 - share) * gumbel
+        known = ids != MASK
+        sure = sure.masked_fill(known, math.inf)
+        ids = torch.where(known, ids, chosen + vocabulary.code_starts[0])
+        hidden_count = math.floor(count * math.cos(math.pi / 2 * share))
+        if hidden_count:
+            worst = sure.topk(hidden_count, dim=1, largest=False).indices
+            ids = ids.scatter(1, worst, MASK)
+    return ids - starts
+
+
+def generate_image_flow(session: DecodingSession) -> Float[Tensor, "rows places channels"]:
+    """Latents by integrating velocities of positions in place."""
+    paradigm = session.bundle.paradigm
+    attn_mode = NOISE if paradigm.clean_copy else FULL
+    rows, columns = session.bundle.layout.grid
+    pos = session.grid_pos()
+    ids = torch.full((session.rows, rows * columns), -1, device=session.device)
+
+    def velocity(x: Tensor, time: float) -> Tensor:
+        hidden = session.read(
+            ids, pos, attn_mode=attn_mode, expert=GENERATE, span=session.spans, commit=False,
+            latents=(x, time),
+        )  # fmt: skip
+        return session.model.latent_out(hidden).float()  # type: ignore[no-any-return]
+
+    return _integrate(session, velocity)
+
+
+def generate_image_query(session: DecodingSession) -> Float[Tensor, "rows places channels"]:
+    """Latents by the flow head on what the queries found out, which is found out once."""
+    layout, vocabulary = session.bundle.layout, session.bundle.vocabulary
+    count, places = layout.queries, layout.grid[0] * layout.grid[1]
+    queries = torch.arange(count, device=session.device)
+    ids = (vocabulary.query_start + queries).expand(session.rows, count)
+    pos = session.time[:, None, None] * time_axis(session.device) + torch.stack(
+        [torch.zeros_like(queries), torch.zeros_like(queries), queries], dim=1
+    )
+    hidden = session.read(
+        ids, pos, attn_mode=FULL, expert=GENERATE, span=session.spans, commit=False
+    ).reshape(session.rows * count, -1)
+    row = torch.arange(session.rows, device=session.device)
+    bound = torch.arange(places, device=session.device) * count // places
+    index = (row[:, None] * count + bound).reshape(-1)
+    # Rows are told apart by their number here: nothing lies between them.
+    doc = row.repeat_interleave(places)
+
+    def velocity(x: Tensor, time: float) -> Tensor:
+        times = torch.full((len(index),), time, device=session.device)
+        flat = x.reshape(len(index), -1)
+        out = session.model.flow_head.packed(hidden, index, flat, times, doc)
+        return out.view(session.rows, places, -1).float()
+
+    return _integrate(session, velocity)
+
+
+def _integrate(session: DecodingSession, velocity: Callable[[Tensor, float], Tensor]) -> Tensor:
+    """From noise at time 1 to latents at time 0, in steps that are shifted as in training."""
+    layout, sampling = session.bundle.layout, session.sampling
+    rows = session.rows if sampling.guidance == 1 else session.rows // 2
+    shape = (rows, layout.grid[0] * layout.grid[1], layout.latent_channels)
+    x = torch.randn(shape, generator=session.generator, device=session.device)
+    shift = layout.time_shift
+    times = [1 - i / sampling.steps for i in range(sampling.steps + 1)]
+    times = [shift * t / (1 + (shift - 1) * t) for t in times]
+
+    def guided(x: Tensor, time: float) -> Tensor:
+        both = velocity(session.doubled(x), time)
+        if sampling.guidance == 1:
+            return both
+        if sampling.guidance_to <= time <= sampling.guidance_from:
+            return session.guided(both)
+        return both.chunk(2)[0]
+
+    for now, then in itertools.pairwise(times):
+        slope = guided(x, now)
+        if sampling.solver == "heun" and then > 0:
+            slope = (slope + guided(x + (then - now) * slope, then)) / 2
+        x = x + (then - now) * slope
+    return x
+
+
+IMAGE_SAMPLERS: dict[str, Callable[[DecodingSession], Tensor]] = {
+    "next": generate_image_ar,
+    "masked": generate_image_masked,
+    "flow": generate_image_flow,
+    "query": generate_image_query,
+}
+TEXT_SAMPLERS: dict[str, Callable[[DecodingSession], list[list[int]]]] = {
+    "next": generate_text_ar,
+    "masked": generate_text_masked,
+}
