@@ -13,6 +13,7 @@ GristmillError                what went wrong, the value seen, and the remedy
 │   ├── DiskFullError         no room left; what is committed stays
 │   ├── TrainingError         a training that diverged, or a checkpoint that does not fit
 │   └── WorkerError           a stage that keeps failing for a reason that is not a row
+│       └── StageError        a stage that breaks its contract, or fails on every row it is given
 └── ShardError                a shard set without manifest, with wrong digests, or unreadable
 """
 
@@ -66,6 +67,10 @@ class DiskFullError(RunError):
 
 class WorkerError(RunError):
     """A stage failed for a reason that is not a row: a defect in its code or its environment."""
+
+
+class StageError(WorkerError):
+    """A stage whose output is not what it said it would be, or whose code fails on every row."""
 
 
 class TrainingError(RunError):

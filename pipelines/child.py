@@ -26,7 +26,8 @@ from typing import Any
 
 import cloudpickle
 
-from gristmill.errors import RunError, WorkerError
+from gristmill import errors
+from gristmill.errors import GristmillError, RunError, WorkerError
 
 _LENGTH = struct.Struct("<Q")
 
@@ -44,8 +45,8 @@ class Child:
 
     `factory` is pickled by name where it can be imported, else by value; its arguments by value:
     `functools.partial(Resizer, 256)`. `memory_gb` limits the address space beyond what the object
-    holds after it was built. An exception raised by the object is raised here, as `WorkerError`
-    with the child's traceback.
+    holds after it was built. An exception raised by the object is raised here: one of ours as it
+    is, any other as `WorkerError` with the child's traceback.
     """
 
     def __init__(self, factory: Callable[[], object], *, memory_gb: float | None = None) -> None:
@@ -138,6 +139,9 @@ class Child:
             kind, value = pickle.loads(self._receive(time.monotonic() + silence_s, silence_s))
             if kind == "done":
                 return
+            if kind == "refused":
+                name, message = value
+                raise getattr(errors, name, WorkerError)(message)
             if kind == "error":
                 raise WorkerError(f"a stage raised in its child process:\n{value}")
             yield value
@@ -219,6 +223,9 @@ def _serve(connection: socket.socket) -> None:
         if memory_gb is not None:
             _limit_memory(memory_gb)
         send("done", None)
+    except GristmillError as error:
+        send("refused", (type(error).__name__, str(error)))
+        return
     except BaseException:
         send("error", traceback.format_exc())
         return
@@ -228,6 +235,9 @@ def _serve(connection: socket.socket) -> None:
             for item in result if generator else (result,):
                 send("item", item)
             send("done", None)
+        except GristmillError as error:
+            # The message says it all; where it was raised is nobody's business.
+            send("refused", (type(error).__name__, str(error)))
         except Exception:
             send("error", traceback.format_exc())
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, GraphError
+from gristmill.pipelines.contract import MapContract, check_columns
 from gristmill.pipelines.media import Decoded, Media
 from gristmill.pipelines.schema import ROW, ColumnFacts
 
@@ -182,7 +183,10 @@ class Map(Stage):
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Map a whole table at once, for notebooks and tests."""
-        return pa.concat_tables(list(self.map(table)))
+        contract = MapContract(type(self).__name__, self.writes(), self.forwards_column, table)
+        found = [contract.check(out) for out in self.map(table)]
+        contract.close()
+        return pa.concat_tables(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +218,7 @@ class Score(Stage):
             else:
                 images = [decode(data) for data in stored]
         scores = self.score(table, images)
+        scores = check_columns(type(self).__name__, self.writes(), scores, len(table))
         for name in scores.column_names:
             table = table.append_column(scores.schema.field(name), scores[name])
         return table

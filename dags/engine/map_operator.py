@@ -13,11 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gristmill.dags.engine.operators import PartOperator, count_values, failure_reasons
+from gristmill.dags.engine.part_worker import stage_at
 from gristmill.dags.engine.records import Record
 from gristmill.dags.engine.rows import make_scratch
 from gristmill.dags.engine.run_folder import BLOBS, ROWS, PartStore, RunLayout
 from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.graph import BLOB
+from gristmill.errors import StageError, WorkerError
 from gristmill.pipelines.child import ChildDied, ChildSilent
 from gristmill.pipelines.schema import GOING_ON, MERGED, POISONED, SUCCESS, with_columns
 from gristmill.pipelines.stage import Map
@@ -52,6 +54,9 @@ class MapOperator(PartOperator):
             shutil.rmtree(scratch, ignore_errors=True)
         return False
 
+    def _stage_at(self) -> str:
+        return stage_at(self.node, self.layout.dag.stage(self.node))
+
     def _worth_retrying(self, store: PartStore, record: Record) -> list[int]:
         stage = self.layout.dag.stage(self.node)
         assert isinstance(stage, Map)
@@ -82,6 +87,10 @@ class MapOperator(PartOperator):
                     pass
                 yield path
                 return
+            except StageError:
+                raise
+            except WorkerError as error:
+                raise StageError(f"{self._stage_at()}: {error}") from error
             except (ChildDied, ChildSilent) as error:
                 reason = str(error)
                 if isinstance(error, ChildSilent) and attempt == 0:
@@ -131,6 +140,11 @@ class MapOperator(PartOperator):
                     with open(path, "rb") as blobs:
                         shutil.copyfileobj(blobs, file, 2**20)
             rows = pa.concat_tables(merged)
+            if pc.count_distinct(rows["uid"]).as_py() != len(rows):
+                raise StageError(
+                    f"{self._stage_at()} yields a uid twice in part {part}; each row has its own: "
+                    "that of a new row is make_child_uid(parent_uid, stage, number)"
+                )
             if old is not None:
                 rows = rows.take(_positions(old[0]["uid"], rows["uid"]))
             attempt.write_table(ROWS, rows)

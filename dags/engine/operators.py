@@ -5,19 +5,24 @@ Operators hold no open resources until first called, so they travel to workers b
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gristmill.dags.engine.part_worker import stage_at
 from gristmill.dags.engine.records import Record
 from gristmill.dags.engine.rows import node_workspace
 from gristmill.dags.engine.run_folder import ROWS, RunLayout
 from gristmill.dags.engine.supervision import Supervised, Supervision
 from gristmill.dags.graph import is_row_stage
+from gristmill.errors import GristmillError, StageError
+from gristmill.pipelines.contract import check_columns
 from gristmill.pipelines.schema import POISONED
-from gristmill.pipelines.stage import Global, Needs, Phase, Write
+from gristmill.pipelines.stage import Global, Needs, Phase, Stage, Workspace, Write
 
 DROPPED_SCHEMA = pa.schema(
     [
@@ -95,8 +100,17 @@ class PhaseOperator:
 
     def count(self) -> int:
         """Number of tasks, known once the phases before are done."""
-        with node_workspace(self.layout, self.node, self.parts) as workspace:
+        with self._at_work() as workspace:
             return int(self._phase().count(workspace))
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[Workspace]:
+        stage = self.layout.dag.stage(self.node)
+        with (
+            blamed_on(self.node, stage),
+            node_workspace(self.layout, self.node, self.parts) as workspace,
+        ):
+            yield workspace
 
     def _phase(self) -> Phase:
         stage = self.layout.dag.stage(self.node)
@@ -110,7 +124,7 @@ class PhaseOperator:
         if folder.exists(name):
             return True
         start = time.perf_counter()
-        with node_workspace(self.layout, self.node, self.parts) as workspace:
+        with self._at_work() as workspace:
             self._phase().work(workspace, task)
         folder.write_json(name, {"seconds": time.perf_counter() - start})
         return False
@@ -135,10 +149,19 @@ class ColumnsOperator(PartOperator):
         stage = self.layout.dag.stage(self.node)
         assert isinstance(stage, Global)
         start = time.perf_counter()
-        with node_workspace(self.layout, self.node, self.parts) as workspace:
+        with (
+            blamed_on(self.node, stage),
+            node_workspace(self.layout, self.node, self.parts) as workspace,
+        ):
             table = stage.columns(workspace, part)
-            if "uid" not in table.column_names:
+            known, rows = stage.writes(), len(table)
+            if "uid" in table.column_names:
+                known = pa.schema([table.schema.field("uid"), *known])
+            else:
                 uids = workspace.rows(part, ["uid"])["uid"]
+                rows = len(uids)
+            table = check_columns(stage_at(self.node, stage), known, table, rows)
+            if "uid" not in table.column_names:
                 table = table.add_column(0, pa.field("uid", pa.string(), nullable=False), uids)
         rows_out, dropped, merged = len(table), {}, 0
         if is_row_stage(stage):
@@ -157,6 +180,21 @@ class ColumnsOperator(PartOperator):
                 seconds=time.perf_counter() - start,
             )
         return False
+
+
+@contextlib.contextmanager
+def blamed_on(node: str, stage: Stage) -> Iterator[None]:
+    """Exceptions of a stage's own become a `StageError` that names the node; those of storage, and
+    of ours, pass through."""
+    try:
+        yield
+    except (GristmillError, OSError):
+        raise
+    except Exception as error:
+        raise StageError(
+            f"{stage_at(node, stage)} fails: {type(error).__name__}: {error}\n"
+            f"{traceback.format_exc()}"
+        ) from error
 
 
 def failure_reasons(failed: pa.Table) -> list[str]:

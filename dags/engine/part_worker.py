@@ -4,6 +4,7 @@ here."""
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -15,10 +16,14 @@ import pyarrow.parquet as pq
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.graph import BLOB, IMAGE, stores_images
-from gristmill.errors import WorkerError
+from gristmill.errors import StageError
+from gristmill.pipelines.contract import MapContract, check_columns
+from gristmill.pipelines.decode import DecodeError
 from gristmill.pipelines.media import MULTI_IMAGE_COLUMNS, Media, explode_pieces
-from gristmill.pipelines.stage import Map, Score
+from gristmill.pipelines.stage import Map, Score, Stage
 
+# Libraries whose exceptions say that bytes are not what they should be.
+_DECODERS = ("av", "PIL")
 _PLACE = ("blob_offset", "blob_size")
 
 
@@ -29,6 +34,20 @@ class BlockScores:
     rows: dict[str, list[int]]
     tables: dict[str, pa.Table]
     seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RowFailure:
+    """Why a row could not be scored."""
+
+    # Type and message, as the ledger has them.
+    message: str
+    # Type, file and line: the same for rows that fail for the same reason. Empty if no exception
+    # tells.
+    place: str = ""
+    traceback: str = ""
+    # The bytes of the row are to blame, whatever the stage is.
+    undecodable: bool = False
 
 
 class PartWorker:
@@ -95,13 +114,22 @@ class PartWorker:
         origin = {uid: i for i, uid in enumerate(table["uid"].to_pylist())}
         with_images = stores_images(stage)
         done: list[pa.Table] = []
+        handed = [n for n in table.column_names if not (stage.takes_bytes and n in BLOB.names)]
+        contract = MapContract(
+            stage_at(self.nodes[0], stage),
+            stage.writes(),
+            stage.forwards_column,
+            table.select(handed),
+        )
         with open(f"{path}.blobs", "wb") as blobs:
             for piece in self._pieces(stage, table, part):
-                for out in stage.map(piece):
+                for raw in stage.map(piece):
+                    out = contract.check(raw)
                     done.append(_store_images(out, blobs) if with_images else out)
                     yield len(out)
+        contract.close()
         mapped = pa.concat_tables(done) if done else _nothing_mapped(table, stage)
-        pq.write_table(_in_order(mapped, origin, self.nodes[0]), f"{path}.parquet")
+        pq.write_table(_in_order(mapped, origin), f"{path}.parquet")
 
     def _pieces(self, stage: Map, table: pa.Table, part: int) -> Iterator[pa.Table]:
         """The table, or row by row with the stored bytes for a Map that reads them."""
@@ -141,9 +169,11 @@ class PartWorker:
             stage = self._score_stage(node)
             bad = without.get(node, ())
             mine = [i for i, row in enumerate(rows) if row not in bad]
-            things = [seen[stage.media][i] for i in mine] if stage.media else None
-            scores = stage.score(table.take(pa.array(mine, pa.int64())), things)
-            _check_scores(node, stage, scores, len(mine))
+            scores = stage.writes().empty_table()
+            if mine:
+                things = [seen[stage.media][i] for i in mine] if stage.media else None
+                scores = stage.score(table.take(pa.array(mine, pa.int64())), things)
+                scores = check_columns(stage_at(node, stage), stage.writes(), scores, len(mine))
             result.rows[node] = [rows[i] for i in mine]
             result.tables[node] = scores
             result.seconds[node] += time.perf_counter() - start
@@ -158,25 +188,27 @@ class PartWorker:
             for place in places:
                 found[place] = []
             for owner, data in zip(owners, self.reader.images(self.nodes[0], pieces), strict=True):
-                found[places[owner]].append(media.decode(data))
+                found[places[owner]].append(_decode(media, data))
         else:
             stored = self.reader.images(self.nodes[0], chosen)
             for place, data in zip(places, stored, strict=True):
-                found[place] = media.decode(data)
+                found[place] = _decode(media, data)
         return found
 
     def score_each(
         self, part: int, pairs: Sequence[tuple[int, str]]
-    ) -> Iterator[tuple[int, int, str]]:
-        """Score (row, node) pairs one by one, journaling: (index, 0, "") before each, and
-        (index, 1, message) after one that raises."""
+    ) -> Iterator[tuple[int, RowFailure | None]]:
+        """Score (row, node) pairs one by one, journaling: (index, None) before each, and its
+        failure after one that raises."""
         for index, (row, node) in enumerate(pairs):
-            yield index, 0, ""
+            yield index, None
             others = {other: (row,) for other in self.nodes if other != node}
             try:
                 self.score_block(part, [row], others)
+            except StageError:
+                raise
             except Exception as error:
-                yield index, 1, f"{type(error).__name__}: {error}"
+                yield index, _failure(error)
 
     def _score_stage(self, node: str) -> Score:
         stage = self.layout.dag.stage(node)
@@ -231,21 +263,12 @@ def _store_images(table: pa.Table, blobs: IO[bytes]) -> pa.Table:
     return table
 
 
-def _in_order(table: pa.Table, origin: dict[str, int], node: str) -> pa.Table:
-    """Rows in the order of their origins. Every origin must have come out: nothing disappears."""
+def _in_order(table: pa.Table, origin: dict[str, int]) -> pa.Table:
+    """Rows in the order of their origins."""
     uids, parents = table["uid"].to_pylist(), table["parent_uid"].to_pylist()
     positions = [
-        origin[uid] if uid in origin else origin.get(parent or "", -1)
-        for uid, parent in zip(uids, parents, strict=True)
+        origin[uid if uid in origin else parent] for uid, parent in zip(uids, parents, strict=True)
     ]
-    if -1 in positions:
-        stray = uids[positions.index(-1)]
-        raise WorkerError(
-            f"node {node!r} yielded row {stray}, which comes from no row it was given"
-        )
-    missing = len(origin) - len(set(positions))
-    if missing:
-        raise WorkerError(f"node {node!r} lost {missing} of {len(origin)} rows; it must yield each")
     return table.take(pa.array(np.argsort(positions, kind="stable")))
 
 
@@ -259,10 +282,28 @@ def _nothing_mapped(table: pa.Table, stage: Map) -> pa.Table:
     return table
 
 
-def _check_scores(node: str, stage: Score, scores: pa.Table, rows: int) -> None:
-    wanted = stage.writes()
-    if len(scores) != rows or scores.schema.names != wanted.names:
-        raise WorkerError(
-            f"node {node!r} returned {len(scores)} rows with columns {scores.schema.names}; "
-            f"it must return {rows} rows with {wanted.names}"
-        )
+def stage_at(node: str, stage: Stage) -> str:
+    """How errors name the stage of a node."""
+    return f"node {node!r} ({type(stage).__name__})"
+
+
+def _decode(media: Media, data: bytes) -> Any:
+    """A function of its own, so that tracebacks tell what failed in here."""
+    return media.decode(data)
+
+
+def _failure(error: Exception) -> RowFailure:
+    """What a row's exception says. Rows may hold anything, stages may open them by themselves: it
+    is the decoders' own exceptions that tell bad bytes from a bad stage."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own_decoder = any(frame.f_code is _decode.__code__ for frame in frames)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    kind = type(error)
+    return RowFailure(
+        message=f"{kind.__name__}: {error}",
+        place=f"{kind.__qualname__} in {last.filename}, line {last.lineno}",
+        traceback="".join(traceback.format_exception(error)),
+        undecodable=own_decoder
+        or isinstance(error, DecodeError)
+        or kind.__module__.partition(".")[0] in _DECODERS,
+    )

@@ -8,19 +8,27 @@ import numpy as np
 import pyarrow as pa
 
 from gristmill.dags.engine.operators import DROPPED_SCHEMA, PartOperator
-from gristmill.dags.engine.part_worker import BlockScores
-from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS
-from gristmill.errors import WorkerError
+from gristmill.dags.engine.part_worker import BlockScores, RowFailure, stage_at
+from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, RunLayout
+from gristmill.dags.engine.supervision import Supervision
+from gristmill.errors import GristmillError, StageError, StorageError
 from gristmill.pipelines.child import ChildDied, ChildSilent
 from gristmill.pipelines.schema import POISONED
 
 # A block of rows for scoring closes at this many rows or decoded bytes, whichever comes first.
 BLOCK_ROWS = 256
 BLOCK_BYTES = 192 * 2**20
+# A stage that fails on so many rows from the first on, always in the same place, is broken.
+FIRST_ROWS = 16
 
 
 class ScoreOperator(PartOperator):
     """All Score nodes that see the same rows, on one part, sharing one decode."""
+
+    def __init__(self, layout: RunLayout, nodes: Sequence[str], supervision: Supervision) -> None:
+        super().__init__(layout, nodes, supervision)
+        # Nodes that some row went through.
+        self._sound: set[str] = set()
 
     def __call__(self, part: int) -> bool:
         """Score the rows of a part with the nodes that are not done yet."""
@@ -65,12 +73,14 @@ class ScoreOperator(PartOperator):
         for attempt in range(2):
             without = {node: list(bad) for node, bad in poisoned.items()}
             try:
-                yield (
-                    self.worker.call("score_block", part, rows, without, deadline_s=deadline),
-                    0,
-                )
+                scores = self.worker.call("score_block", part, rows, without, deadline_s=deadline)
+                self._sound |= {node for node in self.nodes if scores.rows[node]}
+                yield scores, 0
                 return
-            except (ChildDied, ChildSilent, WorkerError) as error:
+            except (StageError, StorageError):
+                # Not the rows' fault.
+                raise
+            except GristmillError as error:
                 failure = error
                 if not isinstance(error, ChildDied) or attempt == 1:
                     break
@@ -79,14 +89,13 @@ class ScoreOperator(PartOperator):
         pairs = [(row, node) for node in self.nodes for row in rows if row not in poisoned[node]]
         found = self._find_poison(part, pairs, max(seconds[row] for row in rows))
         for node in self.nodes:
-            tried = [row for row, name in pairs if name == node]
-            if len(tried) > 1 and all((row, node) in found for row in tried):
+            outcomes = [found.get((row, name)) for row, name in pairs if name == node]
+            sound = [why for why in outcomes if why is None or not why.undecodable]
+            if len(sound) > 1 and sound[0] is not None and None not in sound:
                 # Not one row went through: the stage is broken, not the rows.
-                raise WorkerError(
-                    f"node {node!r} fails on every row it is given: {found[tried[0], node]}"
-                )
-        for (row, node), reason in found.items():
-            poisoned[node][row] = reason
+                self._refuse(node, sound[0])
+        for (row, node), why in found.items():
+            poisoned[node][row] = why.message
         if found:
             yield from self._block(part, rows, seconds, poisoned)
         elif len(rows) > 1:
@@ -100,27 +109,61 @@ class ScoreOperator(PartOperator):
 
     def _find_poison(
         self, part: int, pairs: list[tuple[int, str]], seconds: float
-    ) -> dict[tuple[int, str], str]:
-        """(row, node) pairs that kill, hang or break the worker, found from its journal."""
-        found: dict[tuple[int, str], str] = {}
+    ) -> dict[tuple[int, str], RowFailure]:
+        """(row, node) pairs that kill, hang or break the worker, found from its journal.
+
+        Raises `StageError` as soon as the first `FIRST_ROWS` rows of a node that can be decoded
+        have failed in the same place.
+        """
+        found: dict[tuple[int, str], RowFailure] = {}
         waiting = pairs
         while waiting:
             at = 0
             try:
-                for index, raised, message in self.worker.stream(
+                for index, failure in self.worker.stream(
                     "score_each",
                     part,
                     waiting,
                     silence_s=self.supervision.row_deadline_s + seconds,
                 ):
                     at = index
-                    if raised:
-                        found[waiting[index]] = message
+                    if failure is not None:
+                        found[waiting[index]] = failure
+                        self._refuse_broken(pairs, found, waiting[index])
                 return found
             except (ChildDied, ChildSilent) as error:
-                found[waiting[at]] = str(error)
+                found[waiting[at]] = RowFailure(str(error))
                 waiting = waiting[at + 1 :]
         return found
+
+    def _refuse_broken(
+        self,
+        pairs: list[tuple[int, str]],
+        found: dict[tuple[int, str], RowFailure],
+        last: tuple[int, str],
+    ) -> None:
+        """Stop at the `FIRST_ROWS`-th failure of a node's first rows, if all are one failure."""
+        node = last[1]
+        tried = [pair for pair in pairs[: pairs.index(last) + 1] if pair[1] == node]
+        whys = [found.get(pair) for pair in tried]
+        whys = [why for why in whys if why is None or not why.undecodable]
+        first = whys[0] if whys else None
+        if first is None or not first.place or len(whys) != FIRST_ROWS:
+            return
+        if all(why is not None and why.place == first.place for why in whys):
+            self._refuse(node, first)
+
+    def _refuse(self, node: str, failure: RowFailure) -> None:
+        """Raise `StageError`, unless the stage went well with some other row of the run."""
+        store = self.layout.store(node)
+        if node in self._sound or any(store.need(part).rows_out for part in store.parts()):
+            return
+        # It may be in the middle of the rest.
+        self.close()
+        raise StageError(
+            f"{stage_at(node, self.layout.dag.stage(node))} fails on every row it is given: "
+            f"{failure.message}\n{failure.traceback}"
+        )
 
     def _commit(
         self,

@@ -14,7 +14,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from gristmill.pipelines.decode import Image
+from gristmill.pipelines.decode import DecodeError, Image
 
 # Containers that are opened. Playlists (HLS, DASH, concat) are not among them: they name other
 # files and hosts, and the library would fetch them.
@@ -28,7 +28,7 @@ _JUMP_S = 4.0
 _HDR_TRANSFERS = (16, 18)
 
 
-class VideoError(ValueError):
+class VideoError(DecodeError):
     """Why bytes are no video that can be used; its text is short and countable."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from toy_stages import ToyDraw, ToyLength
 from gristmill.dags.engine.part_worker import PartWorker
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import RunLayout
-from gristmill.errors import WorkerError
+from gristmill.errors import StageError
 from gristmill.pipelines.decode import Image
+from gristmill.pipelines.schema import ROW, make_child_uid, with_columns
 from gristmill.pipelines.stage import Map
 
 
@@ -37,7 +39,11 @@ class DrawTwice(ToyDraw):
 
     def map(self, table: pa.Table) -> Iterator[pa.Table]:
         for out in super().map(table):
-            yield pa.concat_tables([out, out])
+            uids = out["uid"].to_pylist()
+            again = [make_child_uid(uid, "DrawTwice", 0) for uid in uids]
+            yield pa.concat_tables(
+                [out, with_columns(out, {"uid": again, "parent_uid": uids}, ROW)]
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +110,13 @@ def test_mapped_rows_come_in_the_order_of_their_origins_and_share_bytes(
 
 @pytest.mark.parametrize(
     ("loses", "message"),
-    [(True, "node 'draw' lost 1 of 8 rows; it must yield each"), (False, "comes from no row")],
+    [(True, r"node 'draw' \(Careless\) lost 1 of 8 rows"), (False, "comes from no row")],
 )
 def test_a_map_loses_no_row_and_invents_none(loses: bool, message: str, tmp_path: Path) -> None:
     layout = lay(tmp_path, toy_dag(draw=Careless(loses=loses)))
     advance(layout, "rows")
     worker = PartWorker(layout, ("draw",))
-    with pytest.raises(WorkerError, match=message):
+    with pytest.raises(StageError, match=message):
         list(worker.map_rows(0, None, str(tmp_path / "segment")))
 
 
@@ -139,12 +145,12 @@ def test_nodes_share_a_block_less_what_is_poison_to_each(layout: RunLayout) -> N
 
 @pytest.mark.parametrize(
     ("short", "message"),
-    [(True, "returned 1 rows .* it must return 2 rows"), (False, r"columns \['long'\]")],
+    [(True, "returns 1 rows for 2"), (False, "without the column 'length'")],
 )
 def test_scores_of_another_shape_are_not_taken(short: bool, message: str, tmp_path: Path) -> None:
     layout = lay(tmp_path, toy_dag(length=WrongShape(short=short)))
     advance(layout, "rows", "draw")
-    with pytest.raises(WorkerError, match=f"node 'length'.*{message}"):
+    with pytest.raises(StageError, match=f"node 'length'.*{message}"):
         PartWorker(layout, ("length",)).score_block(0, [0, 1], {})
 
 
@@ -153,9 +159,12 @@ def test_rows_are_tried_one_by_one_with_a_word_before_each(tmp_path: Path) -> No
     advance(layout, "rows", "draw")
     worker = PartWorker(layout, ("bright", "length"))
     pairs = [(0, "length"), (1, "length"), (1, "bright")]
-    assert list(worker.score_each(0, pairs)) == [
-        (0, 0, ""), (1, 0, ""), (1, 1, "ValueError: cannot measure this"), (2, 0, ""),
-    ]  # fmt: skip
+    said = list(worker.score_each(0, pairs))
+    assert [index for index, _ in said] == [0, 1, 1, 2]
+    (failure,) = [why for _, why in said if why is not None]
+    assert failure.message == "ValueError: cannot measure this" and not failure.undecodable
+    assert re.fullmatch(r"ValueError in .*toy_stages\.py, line \d+", failure.place)
+    assert failure.traceback.rstrip().endswith(failure.message)
 
 
 def test_pictures_are_decoded_as_they_were_drawn(layout: RunLayout) -> None:

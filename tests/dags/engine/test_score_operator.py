@@ -16,7 +16,7 @@ from gristmill.dags.engine.rows import load_array
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, RunLayout
 from gristmill.dags.engine.score_operator import ScoreOperator, blocks
 from gristmill.dags.engine.supervision import Supervision
-from gristmill.errors import WorkerError
+from gristmill.errors import StageError
 from gristmill.pipelines.child import ChildDied
 
 BOTH = ("bright", "length")
@@ -99,7 +99,7 @@ class _Frail:
     def stream(self, method: str, *args: object, silence_s: float) -> Iterator[object]:
         _, pairs = args
         for index, pair in enumerate(pairs):  # type: ignore[arg-type, var-annotated]
-            yield index, 0, ""
+            yield index, None
             if pair in self.deadly:
                 self.deaths += 1
                 raise ChildDied("killed by signal 9")
@@ -109,6 +109,9 @@ class _Frail:
 
     def peak_mb(self) -> float:
         return 0.0
+
+    def close(self) -> None:
+        """A worker that is refused is let go."""
 
 
 def frail(layout: RunLayout, deadly: set[tuple[int, str]], room: int = 99) -> ScoreOperator:
@@ -151,7 +154,7 @@ def test_poison_is_set_aside_for_the_node_that_it_kills(
 
 def test_a_stage_that_every_row_kills_is_broken(layout: RunLayout) -> None:
     deadly = {(row, "length") for row in range(7)}
-    with pytest.raises(WorkerError, match="node 'length' fails on every row it is given: killed"):
+    with pytest.raises(StageError, match="fails on every row it is given: killed"):
         frail(layout, deadly)(0)
 
 

@@ -23,7 +23,7 @@ def test_here_the_worker_is_made_once_and_let_go(tmp_path: Path) -> None:
     assert worker.call_readonly("size", 0) == 7 and worker.peak_mb() == 0.0
     inside = worker._worker()
     assert worker.call("size", 1, deadline_s=1.0) == 7 and worker._worker() is inside
-    assert list(worker.stream("score_each", 0, [(0, "length")], silence_s=1.0)) == [(0, 0, "")]
+    assert list(worker.stream("score_each", 0, [(0, "length")], silence_s=1.0)) == [(0, None)]
     worker.close()
     assert worker._worker() is not inside
 
