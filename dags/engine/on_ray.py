@@ -218,8 +218,8 @@ def _do(operator: Operator, row: _Task) -> _Task:
 
 def _rebuild(kind: str, message: str) -> GristmillError:
     cls = getattr(errors, kind, WorkerError)
-    error = cls(message)
-    return error if isinstance(error, GristmillError) else WorkerError(message)
+    ours = isinstance(cls, type) and issubclass(cls, GristmillError)
+    return cls(message) if ours else WorkerError(message)
 
 
 @contextlib.contextmanager
