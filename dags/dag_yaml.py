@@ -28,6 +28,8 @@ def dump_dag(dag: Dag) -> str:
     document: dict[str, Any] = {"dag": dag.name, "part_rows": dag.part_rows}
     if dag.doc:
         document["doc"] = dag.doc
+    if dag.left_out:
+        document["left_out"] = list(dag.left_out)
     document["nodes"] = nodes
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
 
@@ -46,10 +48,11 @@ def load_dag(text: str, where: str = "the DAG file") -> Dag:
         if "dag" in document:
             raise GraphError(f"{where}: 'dag' and 'name' say the same; leave one out")
         document["dag"] = document.pop("name")
-    unknown = set(document) - {"dag", "part_rows", "nodes", "doc"}
+    unknown = set(document) - {"dag", "part_rows", "nodes", "doc", "without", "left_out"}
     if unknown:
         raise GraphError(
-            f"{where}: unknown key {sorted(unknown)[0]!r}; known: dag, doc, part_rows, nodes"
+            f"{where}: unknown key {sorted(unknown)[0]!r}; known: dag, doc, part_rows, without, "
+            "nodes"
         )
     nodes = {}
     for name, entry in document["nodes"].items():
@@ -63,7 +66,18 @@ def load_dag(text: str, where: str = "the DAG file") -> Dag:
     part_rows = document.get("part_rows", 10_000)
     if not isinstance(part_rows, int):
         raise GraphError(f"{where}: part_rows is {part_rows!r}; it must be a whole number")
-    return Dag(str(document.get("dag", "dag")), nodes, part_rows, str(document.get("doc", "")))
+    name, doc = str(document.get("dag", "dag")), str(document.get("doc", ""))
+    dag = Dag(name, nodes, part_rows, doc, _texts(document, "left_out", where))
+    return dag.without(*_texts(document, "without", where))
+
+
+def _texts(document: Mapping[str, object], key: str, where: str) -> tuple[str, ...]:
+    """A list of texts under a key, or one text; nothing if the key is not there."""
+    value = document.get(key) or []
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list):
+        raise GraphError(f"{where}: {key} is {value!r}; it must be a list, e.g. [clip]")
+    return tuple(map(str, listed))
 
 
 def stage_fields(stage: Stage) -> dict[str, Any]:

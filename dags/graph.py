@@ -15,7 +15,12 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from gristmill.errors import ConfigurationError, GraphError
+from gristmill.errors import (
+    ConfigurationError,
+    GraphError,
+    GristmillError,
+    MissingWeightsError,
+)
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.schema import ROW_FACTS, ColumnFacts
 from gristmill.pipelines.stage import Global, Map, Read, Score, Stage, Write, check_settings
@@ -47,6 +52,8 @@ class Dag:
     part_rows: int = 10_000
     # What a person would want to read about it: the recipe's docstring.
     doc: str = field(default="", compare=False)
+    # What `without` left out, one line each.
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
     def stage(self, name: str) -> Stage:
         """The stage of a node; `GraphError` with the nearest name if there is none."""
@@ -75,6 +82,18 @@ class Dag:
                     inputs = [n for i in node.inputs for n in (bypass if i == name else (i,))]
                     nodes[other] = Node(node.stage, tuple(dict.fromkeys(inputs)))
         return dataclasses.replace(self, nodes=nodes)
+
+    def without(self, *names: str) -> Dag:
+        """The same graph without nodes, and without what stands on them; `left_out` says what that
+        is. Raises `GraphError` for a node that cannot go."""
+        from gristmill.dags.without import without
+
+        dag = self
+        for name in names:
+            # One may have gone with another.
+            if name in dag.nodes or name not in self.nodes:
+                dag = without(dag, name)
+        return dag
 
     def order(self) -> list[str]:
         """Names so that every node follows its inputs, otherwise as written. Raises on a cycle."""
@@ -162,7 +181,18 @@ class Dag:
                 check_settings(node.stage)
                 node.stage.check()
             except ConfigurationError as error:
-                raise type(error)(f"node {name!r}: {error}") from error
+                raise type(error)(self.explain(name, error)) from error
+
+    def explain(self, name: str, error: GristmillError) -> str:
+        """What a node's stage complains of, with the node's name and, for weights, how to give
+        them or to do without."""
+        from gristmill.dags.without import why_not
+
+        ways = []
+        if isinstance(error, MissingWeightsError):
+            ways = [f"--set {name}.{error.setting}=PATH"] if error.setting else []
+            ways += [] if why_not(self, name) else [f"--without {name}"]
+        return f"node {name!r}: {error}" + (f" ({', or '.join(ways)})" if ways else "")
 
 
 def is_row_stage(stage: Stage) -> bool:

@@ -48,6 +48,12 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="node.field=value; repeat for more.", metavar="X=Y"),
 ]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--without", help="Leave out a node, and what stands on it; repeat.", metavar="NODE"
+    ),
+]
 Limit = Annotated[int, typer.Option(help="Take only the first rows of the source; 0: all.")]
 
 
@@ -59,6 +65,7 @@ def run(
     images: Images = None,
     column: Columns = None,
     settings: Set = None,
+    without: Without = None,
     limit: Limit = 0,
     runner: Annotated[str, typer.Option(help="ray, or local: in this process.")] = "ray",
     address: Annotated[
@@ -81,7 +88,7 @@ def run(
     from gristmill.dags.engine.supervision import Supervision
     from gristmill.dags.session import run_and_report
 
-    dag = _dag(recipe, source, images, column, settings)
+    dag = _dag(recipe, source, images, column, settings, without)
     options = RunOptions(
         runner="local" if debug else runner,
         address=address,
@@ -102,6 +109,7 @@ def plan(
     images: Images = None,
     column: Columns = None,
     settings: Set = None,
+    without: Without = None,
     limit: Limit = 0,
     show_yaml: Annotated[
         bool, typer.Option("--yaml", help="Print the resolved DAG as YAML.")
@@ -120,7 +128,7 @@ def plan(
     from gristmill.dags.dag_yaml import dump_dag
     from gristmill.dags.runs.plan import make_plan, render_plan
 
-    dag = _dag(recipe, source, images, column, settings)
+    dag = _dag(recipe, source, images, column, settings, without)
     if show_yaml:
         dag.validate()
         print(dump_dag(dag), end="")
@@ -309,6 +317,7 @@ def _dag(
     images: str | None,
     columns: list[str] | None,
     settings: list[str] | None,
+    without: list[str] | None,
 ) -> Dag:
     from gristmill.catalogs.catalog import SourceFields, resolve
     from gristmill.dags.recipes.find import find_dag
@@ -323,7 +332,10 @@ def _dag(
         mapping[ours] = theirs
     if mapping:
         fields["columns"] = {**fields.get("columns", {}), **mapping}
-    return apply_settings(find_dag(recipe, fields), settings or [])
+    found = find_dag(recipe, fields)
+    dag = apply_settings(found, settings or [])
+    # A node that has nothing to do is out already.
+    return dag.without(*(n for n in without or () if n in dag.nodes or n not in found.nodes))
 
 
 def main() -> None:

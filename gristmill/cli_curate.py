@@ -140,7 +140,7 @@ def forget(
 
 def trace(
     folder: RunFolder,
-    uid: Annotated[str, typer.Argument(help="uid of a sample, or its URL.")],
+    uid: Annotated[str, typer.Argument(help="uid of a sample, its URL, or its path.")],
     checkpoint: Checkpoints = None,
 ) -> None:
     """Whence a sample came, each score, each verdict, its shard, and the steps that saw it."""

@@ -34,7 +34,12 @@ class GraphError(ConfigurationError):
 
 
 class MissingWeightsError(ConfigurationError):
-    """A model whose weights are neither on disk nor to be downloaded."""
+    """A model whose weights are neither on disk nor to be downloaded; `setting` is the field of the
+    stage that names another place, if one does."""
+
+    def __init__(self, message: str, setting: str = "") -> None:
+        super().__init__(message)
+        self.setting = setting
 
 
 class SourceError(GristmillError):

@@ -21,9 +21,21 @@ from gristmill.model.renamed_parameters import (
     with_former_names,
     with_present_names,
 )
+from gristmill.pipelines.out_folder import require_own, require_writable
 
 _FORMAT = 1
 MODEL_FILE, WEIGHTS_FILE, CODEC_FILE = "model.json", "model.safetensors", "codec.safetensors"
+# What tells a training's folder from others, and what of ours may lie in one before it starts.
+_MARKS = (MODEL_FILE, "checkpoints", "log.jsonl")
+_BESIDE = (CODEC_FILE, "trained-codec.safetensors", "tokenizer.json", "tokenizer.json.partial",
+           "tensorboard", "ray-train")  # fmt: skip
+
+
+def require_training_folder(folder: str) -> None:
+    """Raise `ConfigurationError` if a training cannot write into the folder, or would write over
+    something that is none."""
+    require_own(folder, what="training", marks=_MARKS, beside=_BESIDE)
+    require_writable(folder, what="training")
 
 
 def rank() -> int:

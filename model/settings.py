@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ import yaml
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.center_crop import resize_center_crop
+from gristmill.model.checkpoint import require_training_folder
 from gristmill.model.codecs.base import Codec
 from gristmill.model.codecs.registry import CODECS, CodecTraining, save_codec, train_codec
 from gristmill.model.filter_network import IMAGE_SIZE, Training, train_filter_network
@@ -23,6 +25,7 @@ from gristmill.model.training_setup import caption_texts
 from gristmill.model.vocabulary import train_text
 from gristmill.pipelines.decode import DecodeError
 from gristmill.pipelines.key_value import key_value
+from gristmill.pipelines.out_folder import require_file_place, require_own, require_writable
 from gristmill.pipelines.storage import Folder
 
 
@@ -64,6 +67,7 @@ def train_config(
     fields |= _parsed(settings, TrainConfig)
     config = TrainConfig(**fields)
     config.check()
+    require_training_folder(out)
     return dataclasses.replace(config, codec=_fitting_codec(config, wanted.codes))
 
 
@@ -141,8 +145,16 @@ def _parsed(settings: Sequence[str], cls: Any) -> dict[str, Any]:
                 raise ConfigurationError(
                     f"--set {setting!r}: a {kind.__name__} is wanted"
                 ) from None
-        values[name] = value
+        _require_list(setting, known[name], value)
+        values[name] = tuple(value) if isinstance(value, list) else value
     return values
+
+
+def _require_list(setting: str, default: object, value: object) -> None:
+    """One value for a field that holds several is more often a slip than a list of one."""
+    if isinstance(default, tuple) and not isinstance(value, list):
+        name, _, text = setting.partition("=")
+        raise ConfigurationError(f"--set {setting}: {name} is a list, e.g. {name}=[{text}]")
 
 
 def codec_from_shards(
@@ -162,11 +174,15 @@ def codec_from_shards(
     are those of its kind."""
     if kind not in CODECS:
         raise ConfigurationError(f"codec {kind!r}; choose one of {', '.join(CODECS)}")
+    require_file_place(out)
     given = {"side": side, "patch": patch}
     fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    defaults = inspect.signature(CODECS[kind]).parameters
     for setting in settings:
         name, text = key_value(setting, "--set", "name=value")
         value = yaml.safe_load(text)
+        if name in defaults:
+            _require_list(setting, defaults[name].default, value)
         fields[name] = tuple(value) if isinstance(value, list) else value
     try:
         codec = CODECS[kind](**fields)
@@ -203,6 +219,7 @@ def tokenizer_from_shards(data: Sequence[str], *, size: int, questions: str, out
     """Train a BPE on captions (and questions made of them), write it, and return its entries."""
     from tokenizers import Tokenizer
 
+    require_file_place(out)
     sources = [dataclasses.replace(parse_source(text), questions=questions) for text in data]
     text = train_text(caption_texts(sources), size)
     with open(out + ".partial", "w", encoding="utf-8") as file:
@@ -215,6 +232,8 @@ def filter_from_shards(
     data: str, out: str, *, pairs: int, where: str, steps: int, batch_size: int, seed: int
 ) -> Training:
     """Train a filter network on pairs spread evenly over a shard set."""
+    require_own(out, what="filter network", marks=("filter_network.json",), beside=())
+    require_writable(out, what="filter network")
     source = dataclasses.replace(parse_source(data), where=where)
     samples = open_samples(source)
     rows = chosen_rows(samples, where)

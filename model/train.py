@@ -50,6 +50,7 @@ def train(config: TrainConfig, log: TrainLog | None = None) -> TrainResult:
     not fit; what was committed before stays.
     """
     config.check()
+    checkpoint.require_training_folder(config.out)
     device = _join()
     if device.type == "cpu":
         keep_freed_memory()

@@ -28,6 +28,7 @@ import cloudpickle
 
 from gristmill import errors
 from gristmill.errors import GristmillError, RunError, WorkerError
+from gristmill.pipelines import heartbeat
 
 _LENGTH = struct.Struct("<Q")
 
@@ -55,6 +56,8 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._life: int = -1
+        # What is handed the heartbeats of calls, on the way to their results.
+        self.on_beat: Callable[[heartbeat.Heartbeat], None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -135,8 +138,14 @@ class Child:
             raise self._died() from error
 
     def _replies(self, silence_s: float) -> Iterator[Any]:
+        deadline = time.monotonic() + silence_s
         while True:
-            kind, value = pickle.loads(self._receive(time.monotonic() + silence_s, silence_s))
+            kind, value = pickle.loads(self._receive(deadline, silence_s))
+            if kind == "beat":
+                # Said on the way: no answer, and no reason to wait longer.
+                if self.on_beat is not None:
+                    self.on_beat(value)
+                continue
             if kind == "done":
                 return
             if kind == "refused":
@@ -145,6 +154,7 @@ class Child:
             if kind == "error":
                 raise WorkerError(f"a stage raised in its child process:\n{value}")
             yield value
+            deadline = time.monotonic() + silence_s
 
     def _receive(self, deadline: float, silence_s: float) -> bytes:
         header = self._exactly(_LENGTH.size, deadline, silence_s)
@@ -218,6 +228,7 @@ def _serve(connection: socket.socket) -> None:
 
     messages = receive()
     factory, memory_gb = next(messages)
+    heartbeat.listen(lambda beat: send("beat", beat))
     try:
         served = factory()
         if memory_gb is not None:

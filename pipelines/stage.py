@@ -95,6 +95,15 @@ class Stage:
     def check(self) -> None:
         """Raise `ConfigurationError` for whatever can be known to be wrong before any work."""
 
+    def weights(self) -> tuple[str, ...]:
+        """Weights that lie in no file which a field names, each with whether this machine has
+        them."""
+        return ()
+
+    def check_weights(self) -> None:
+        """Raise `MissingWeightsError` for weights that this machine neither has nor gets; called
+        wherever workers run, before any work."""
+
     def resolve_columns(self, available: pa.Schema) -> tuple[str, ...]:
         """The columns this stage will read, given those that come in.
 
@@ -135,6 +144,11 @@ class Read(Stage):
         Raises `SourceError` for a source that is missing, empty or unreadable.
         """
         raise NotImplementedError
+
+    def check_columns(self) -> None:
+        """Raise `SourceError` for a table without the columns that rows are made of, by its first
+        lines or its schema alone: before any work, and only where the source is still to be
+        read."""
 
     def chunks(self) -> Sequence[Any]:
         """Picklable units that can be read on their own, in the order of the source."""

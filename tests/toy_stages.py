@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from gristmill.errors import MissingWeightsError
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.media import PICTURE, Media
 from gristmill.pipelines.schema import ROW, SUCCESS, make_image_id, make_uid, with_columns
@@ -169,3 +170,18 @@ class ToySlow(Score):
         with open(mark, "a") as file:
             file.write("x")
         return pa.table([[len(text) for text in table["caption"].to_pylist()]], self.writes())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyWeights(ToyLength):
+    """Characters of the caption, by weights that lie at `path`; `seen` gets the process that
+    looked for them."""
+
+    path: str = ""
+    seen: str = ""
+
+    def check_weights(self) -> None:
+        with open(self.seen, "w") as file:
+            file.write(str(os.getpid()))
+        if not os.path.exists(self.path):
+            raise MissingWeightsError(f"no weights at {self.path}", "path")

@@ -19,11 +19,13 @@ from gristmill.dags.demos.web_pages import as_served
 from gristmill.dags.demos.web_server import CLOSED_PORT, HOST, Web, WebServer
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import make_progress
+from gristmill.dags.engine.run_folder import require_run_folder
 from gristmill.dags.graph import Dag
 from gristmill.dags.recipes.image_text import image_text
 from gristmill.dags.session import write_report
 from gristmill.dags.settings import apply_settings
 from gristmill.pipelines.child import Child
+from gristmill.pipelines.out_folder import require_writable
 from gristmill.pipelines.storage import Folder
 
 TRUSTED = 1800
@@ -43,6 +45,8 @@ def run_demo(
     `summary.json` gains "truth" and "wrong_caption_auc"; with `steps` a model is trained on the
     shards, and `evaluation.json` says how well it draws and describes.
     """
+    require_run_folder(out)
+    require_writable(out, what="run")
     start = time.perf_counter()
     console = Console()
     found = _web(os.path.join(out, "web"), scenes, seed, console)

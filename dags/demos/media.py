@@ -20,10 +20,12 @@ from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.engine.read_parts import parts_done
 from gristmill.dags.engine.rows import RowReader
+from gristmill.dags.engine.run_folder import require_run_folder
 from gristmill.dags.graph import Dag
 from gristmill.dags.runs.plan import open_run
 from gristmill.dags.session import write_report
 from gristmill.errors import ConfigurationError
+from gristmill.pipelines.out_folder import require_writable
 from gristmill.pipelines.storage import Folder
 
 CLEAN = "clean"
@@ -79,6 +81,8 @@ def run_media_demo(
 ) -> DemoSummary:
     """Draw the world, train a filter network, curate, judge, report; the same command goes on where
     it stopped. `summary.json` gains "truth" and what `judge` found beside."""
+    require_run_folder(out)
+    require_writable(out, what="run")
     start = time.perf_counter()
     console = Console()
     folder = os.path.join(out, "web")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from gristmill.dags.dag_yaml import dump_dag
 from gristmill.dags.engine.barriers import barrier_state, finish, is_finished, make_room
+from gristmill.dags.engine.check_weights import WeightsCheck, unfinished_loaders
 from gristmill.dags.engine.cluster_address import cluster_address
 from gristmill.dags.engine.fingerprint import fingerprints
 from gristmill.dags.engine.ledger import NodeCount, count_nodes, kept_rows, write_ledger
@@ -23,7 +24,7 @@ from gristmill.dags.engine.on_local import LocalRunner, Operator, Runner
 from gristmill.dags.engine.operators import ColumnsOperator, PartOperator, PhaseOperator
 from gristmill.dags.engine.progress import Progress
 from gristmill.dags.engine.read_parts import ScanOperator, cut_parts, parts_done
-from gristmill.dags.engine.run_folder import RunLayout, run_lock
+from gristmill.dags.engine.run_folder import RunLayout, require_run_folder, run_lock
 from gristmill.dags.engine.schedule import Barrier, Chain, schedule
 from gristmill.dags.engine.score_operator import ScoreOperator
 from gristmill.dags.engine.stage_code import shipped_code
@@ -37,8 +38,14 @@ from gristmill.dags.engine.summary import (
 from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.engine.watch import CommitWatch, ResourceWatch
 from gristmill.dags.graph import Dag
-from gristmill.errors import ConfigurationError, LedgerError, NothingKeptError
+from gristmill.errors import (
+    ConfigurationError,
+    LedgerError,
+    MissingWeightsError,
+    NothingKeptError,
+)
 from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.out_folder import require_writable
 from gristmill.pipelines.stage import Global, Map, Read, Write
 from gristmill.pipelines.storage import Folder
 
@@ -79,6 +86,14 @@ def lay_out(dag: Dag, out: str, limit: int = 0) -> RunLayout:
     return RunLayout(Folder(out).url, dag, found, limit)
 
 
+def check_source(layout: RunLayout) -> None:
+    """Look at the header of a source that is still to be read; `SourceError` if it cannot work."""
+    stage = layout.dag.stage(layout.dag.source)
+    assert isinstance(stage, Read)
+    if parts_done(layout) is None:
+        stage.check_columns()
+
+
 def make_runner(options: RunOptions, dag: Dag) -> Runner:
     """The runner that the options name."""
     if options.runner == "local":
@@ -94,7 +109,11 @@ def execute(dag: Dag, out: str, options: RunOptions, progress: Progress) -> RunS
     """Run `dag` into the folder `out` and return the summary that `summary.json` holds."""
     if options.runner == "ray":
         cluster_address(options.address)
-    return execute_layout(lay_out(dag, out, options.limit), options, progress)
+    require_run_folder(out)
+    layout = lay_out(dag, out, options.limit)
+    check_source(layout)
+    require_writable(out, what="run")
+    return execute_layout(layout, options, progress)
 
 
 def execute_layout(layout: RunLayout, options: RunOptions, progress: Progress) -> RunSummary:
@@ -137,6 +156,7 @@ class _Execution:
         start = time.perf_counter()
         with self._stack:
             self._stack.enter_context(self.resources)
+            self._check_weights()
             self._read_source()
             steps = list(schedule(self.dag))
             for step in steps:
@@ -177,10 +197,20 @@ class _Execution:
 
     # -- steps ----------------------------------------------------------------------------------
 
+    def _check_weights(self) -> None:
+        """A model that cannot be had stops the run now, not after everything was downloaded."""
+        nodes = unfinished_loaders(self.layout, again=self.options.retry_failed)
+        if nodes:
+            problems = self._running().everywhere(WeightsCheck(self.dag, nodes))
+            for problem in filter(None, problems):
+                raise MissingWeightsError(problem)
+
     def _read_source(self) -> None:
         node = self.dag.source
         stage = self.dag.stage(node)
         assert isinstance(stage, Read)
+        for note in self.dag.left_out:
+            self.progress.note(note)
         found = parts_done(self.layout)
         for note in stage.notes() if found is None else ():
             self.progress.note(note)
@@ -220,7 +250,12 @@ class _Execution:
             rows = self._rows_of_source()
             for node in nodes:
                 self.progress.start(node, self.parts, rows)
-            with CommitWatch(self.layout, nodes, before, self.progress) as watch:
+            with (
+                CommitWatch(self.layout, nodes, before, self.progress) as watch,
+                self._running().listening(self.progress.within) as tell,
+            ):
+                for operator in operators:
+                    operator.tell = tell
                 for _ in self._tasks(todo, operators):
                     self.resources.check()
                 watch.sweep()
@@ -302,9 +337,13 @@ class _Execution:
             return
         if len(tasks) == 0:
             return
+        yield from self._running().run(tasks, operators)
+
+    def _running(self) -> Runner:
+        """The runner, started when first needed."""
         if self._runner is None:
             self._runner = self._stack.enter_context(make_runner(self.options, self.dag))
-        yield from self._runner.run(tasks, operators)
+        return self._runner
 
     def _names(self, node: str) -> dict[int, str]:
         """Part -> name of its rows file, for the parts that are committed."""

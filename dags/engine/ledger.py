@@ -7,7 +7,7 @@ one fate. A ledger that does not add up is a defect, and the run fails.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -29,6 +29,8 @@ _FATE = pa.schema(
         pa.field("uid", pa.string(), nullable=False),
         pa.field("row", pa.int64()),
         pa.field("url", pa.string()),
+        # Of a row without a URL: the file, or the place in a tar or a table, that its bytes are in.
+        pa.field("path", pa.string()),
         pa.field("verdict", pa.string(), nullable=False),
         # Node and reason are null for rows that were kept.
         pa.field("node", pa.string()),
@@ -183,6 +185,8 @@ def _fates(layout: RunLayout, reader: RowReader, part: int) -> Iterator[pa.Table
             yield _fate(dropped, DROPPED, node)
         if isinstance(stage, Map):
             names = ["uid", "row", "url", "status", "error", "parent_uid"]
+            if stage.forwards_column("pointer") or "pointer" in stage.writes().names:
+                names.append("pointer")
             rows = store.table(record, ROWS, names)
             merged = rows.filter(pc.equal(rows["status"], MERGED_STATUS))
             if len(merged):
@@ -197,7 +201,8 @@ def _fates(layout: RunLayout, reader: RowReader, part: int) -> Iterator[pa.Table
                 yield _fate(failed.append_column("value", failed["status"]), DROPPED, node)
         if isinstance(stage, Keep):
             verdicts = store.table(record, ROWS)
-            entering = reader.entering(node, part, ["uid", "row", "url", *_there(dag, node, named)])
+            names = ["uid", "row", "url", *_there(dag, node, ["pointer", *named])]
+            entering = reader.entering(node, part, names)
             index = pc.index_in(entering["uid"], verdicts["uid"])
             verdicts = verdicts.take(index)
             for name in ("verdict", "reason", "value"):
@@ -206,7 +211,7 @@ def _fates(layout: RunLayout, reader: RowReader, part: int) -> Iterator[pa.Table
             yield ended.append_column("node", pa.array([node] * len(ended), pa.string()))
     last = [name for name in nodes if is_row_stage(dag.stage(name))][-1]
     end = _end_of(dag, last)
-    columns = ["uid", "row", "url", *_there(dag, end or last, named)]
+    columns = ["uid", "row", "url", *_there(dag, end or last, ["pointer", *named])]
     kept = reader.entering(end, part, columns) if end else reader.leaving(last, part, columns)
     yield kept.append_column("verdict", pa.array([KEPT] * len(kept), pa.string()))
 
@@ -217,7 +222,7 @@ def _end_of(dag: Dag, last: str) -> str | None:
     return below[-1] if below else None
 
 
-def _there(dag: Dag, node: str, named: dict[str, pa.Field]) -> list[str]:
+def _there(dag: Dag, node: str, named: Iterable[str]) -> list[str]:
     available = dag.columns(node).names
     return [name for name in named if name in available]
 
@@ -225,13 +230,16 @@ def _there(dag: Dag, node: str, named: dict[str, pa.Field]) -> list[str]:
 def _with_origin(
     layout: RunLayout, reader: RowReader, node: str, part: int, dropped: pa.Table
 ) -> pa.Table:
-    """Poisoned rows with the row number and URL they had."""
+    """Poisoned rows with the row number, URL and pointer they had."""
     above = layout.dag.row_node(node)
-    rows = reader.leaving(above, part, ["uid", "row", "url"])
+    pointer = _there(layout.dag, node, ["pointer"])
+    rows = reader.leaving(above, part, ["uid", "row", "url", *pointer])
     rows = rows.take(pc.index_in(dropped["uid"], rows["uid"]))
     for name in ("row", "url"):
         index = dropped.schema.get_field_index(name)
         dropped = dropped.set_column(index, dropped.schema.field(index), rows[name])
+    for name in pointer:
+        dropped = dropped.append_column(name, rows[name])
     return dropped
 
 
@@ -240,9 +248,16 @@ def _fate(table: pa.Table, verdict: str, node: str) -> pa.Table:
     return table.append_column("node", pa.array([node] * len(table), pa.string()))
 
 
+def paths(table: pa.Table) -> pa.ChunkedArray:
+    """Where the bytes of rows lie, as a person would write it; null for rows without a pointer."""
+    return pc.replace_substring_regex(table["pointer"], r"^(file|tarz?|parquet):", "")
+
+
 def _fill(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """`table` with exactly the columns of `schema`; those it lacks are null."""
     columns: list[pa.Array | pa.ChunkedArray] = []
+    if "pointer" in table.column_names:
+        table = table.append_column("path", paths(table))
     for column in schema:
         if column.name in table.column_names:
             columns.append(table[column.name].cast(column.type))

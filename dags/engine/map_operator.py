@@ -33,6 +33,8 @@ class MapOperator(PartOperator):
     ) -> None:
         super().__init__(layout, (node,), supervision)
         self.node, self.retry_failed = node, retry_failed
+        # Rows of the part at work whose segments are written.
+        self._settled = 0
 
     def __call__(self, part: int) -> bool:
         """Map the rows of a part, or the rows worth another try."""
@@ -46,6 +48,7 @@ class MapOperator(PartOperator):
                 return True
             old = (store.table(record), record)
         start = time.perf_counter()
+        self._settled = 0
         scratch = make_scratch(self.layout)
         try:
             segments = list(self._segments(part, rows, scratch))
@@ -79,12 +82,14 @@ class MapOperator(PartOperator):
     def _segments(self, part: int, rows: list[int] | None, scratch: str) -> Iterator[str]:
         """Map rows into segment files; a block whose worker dies twice is halved down to a row."""
         path = os.path.join(scratch, f"segment-{len(os.listdir(scratch)):06d}")
+        size = self.worker.call_readonly("size", part)
         for attempt in range(2):
             try:
-                for _ in self.worker.stream(
+                for done in self.worker.stream(
                     "map_rows", part, rows, path, silence_s=self.supervision.map_silence_s
                 ):
-                    pass
+                    self.told(self.node, part, self._settled + done, size)
+                self._settled += size if rows is None else len(rows)
                 yield path
                 return
             except StageError:
@@ -100,6 +105,7 @@ class MapOperator(PartOperator):
         groups = self.worker.call_readonly("groups", part, rows)
         if len(groups) == 1:
             self._write_poisoned(part, rows, reason, path)
+            self._settled += len(rows)
             yield path
             return
         middle = len(groups) // 2

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
+from gristmill.dags.engine.rows_done import RowsDone
 from gristmill.pipelines.stage import Needs
 
 
@@ -36,6 +39,12 @@ class Runner(Protocol):
     def run(self, tasks: Sequence[int], operators: Sequence[Operator]) -> Iterator[int]:
         """Yield each task when all operators have done it, in the order of completion."""
 
+    def listening(self, hears: RowsDone) -> AbstractContextManager[RowsDone]:
+        """Within the block, what operators tell to what it gives reaches `hears`."""
+
+    def everywhere(self, look: Callable[[], str]) -> list[str]:
+        """What `look` says on each machine that workers may run on."""
+
 
 class LocalRunner:
     """Everything in this process, in order; stages still run in supervised children."""
@@ -56,3 +65,11 @@ class LocalRunner:
         finally:
             for operator in operators:
                 operator.close()
+
+    def listening(self, hears: RowsDone) -> AbstractContextManager[RowsDone]:
+        """Operators are here: nothing lies between."""
+        return contextlib.nullcontext(hears)
+
+    def everywhere(self, look: Callable[[], str]) -> list[str]:
+        """What `look` says here."""
+        return [look()]

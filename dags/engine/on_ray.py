@@ -14,7 +14,8 @@ import logging
 import os
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
@@ -24,10 +25,13 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 import ray
 import ray.data
 import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gristmill import errors
 from gristmill.dags.engine.cluster_address import cluster_address
 from gristmill.dags.engine.on_local import Operator
+from gristmill.dags.engine.on_ray_rows import listening
+from gristmill.dags.engine.rows_done import RowsDone
 from gristmill.dags.engine.stage_code import ShippedCode
 from gristmill.errors import GristmillError, WorkerError
 from gristmill.pipelines.stage import Needs
@@ -115,6 +119,28 @@ class RayRunner:
                 f"{len(missing)} parts did not come back, first {missing[0]}; run again"
             )
 
+    def listening(self, hears: RowsDone) -> AbstractContextManager[RowsDone]:
+        """What operators tell is gathered by an actor, and fetched twice a second."""
+        return listening(hears)
+
+    def everywhere(self, look: Callable[[], str]) -> list[str]:
+        """What `look` says on each node with a core, by a task there that takes none of them."""
+        task = ray.remote(num_cpus=0, max_retries=MAX_RESTARTS)(_look)
+        sent = (self.code, ray.cloudpickle.dumps(look))
+        places = [
+            NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+            for node in ray.nodes()
+            if node["Alive"] and node["Resources"].get("CPU")
+        ]
+        # A cluster that has no worker yet gets one for the question.
+        asked = [task.options(scheduling_strategy=place).remote(*sent) for place in places] or [
+            task.options(num_cpus=1).remote(*sent)
+        ]
+        try:
+            return list(ray.get(asked))
+        except ray.exceptions.RayError as error:
+            raise WorkerError(f"no worker can be started: {str(error).strip()}") from error
+
     def _add(
         self,
         data: ray.data.Dataset,
@@ -201,6 +227,13 @@ class _Worker:
 
 def _do_once(parcel: Parcel, row: _Task) -> _Task:
     return _do(parcel.open(), row)
+
+
+def _look(code: ShippedCode | None, look: bytes) -> str:
+    """What a task does that only looks."""
+    if code is not None:
+        code.install()
+    return str(ray.cloudpickle.loads(look)())
 
 
 def _do(operator: Operator, row: _Task) -> _Task:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from gristmill.dags.engine.part_worker import stage_at
 from gristmill.dags.engine.records import Record
 from gristmill.dags.engine.rows import node_workspace
+from gristmill.dags.engine.rows_done import RowsDone
 from gristmill.dags.engine.run_folder import ROWS, RunLayout
 from gristmill.dags.engine.supervision import Supervised, Supervision
 from gristmill.dags.graph import is_row_stage
@@ -39,6 +40,8 @@ class PartOperator:
     """Work on the rows of parts, by one or several nodes."""
 
     holds_worker = True
+    # What is told how many rows of a part are done, on the way; nobody may listen.
+    tell: RowsDone | None = None
 
     def __init__(self, layout: RunLayout, nodes: Sequence[str], supervision: Supervision) -> None:
         self.layout, self.nodes, self.supervision = layout, tuple(nodes), supervision
@@ -71,6 +74,11 @@ class PartOperator:
         if record is not None and dict(record.inputs) == self.input_digests(node, part):
             return record
         return None
+
+    def told(self, node: str, part: int, done: int, of: int) -> None:
+        """Say that `done` of the `of` rows of a part have gone through a node."""
+        if self.tell is not None:
+            self.tell(node, part, done, of)
 
     def close(self) -> None:
         """End the worker."""

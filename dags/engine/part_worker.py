@@ -17,6 +17,7 @@ from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.graph import BLOB, IMAGE, stores_images
 from gristmill.errors import StageError
+from gristmill.pipelines import heartbeat
 from gristmill.pipelines.contract import MapContract, check_columns
 from gristmill.pipelines.decode import DecodeError
 from gristmill.pipelines.media import MULTI_IMAGE_COLUMNS, Media, explode_pieces
@@ -102,7 +103,8 @@ class PartWorker:
     # -- Map ------------------------------------------------------------------------------------
 
     def map_rows(self, part: int, rows: Sequence[int] | None, path: str) -> Iterator[int]:
-        """Map some rows of a part into `path`.parquet and `path`.blobs; yields rows done.
+        """Map some rows of a part into `path`.parquet and `path`.blobs; yields how many of them are
+        done by now.
 
         Rows come out in the order in which their origins went in, children in the order yielded.
         """
@@ -121,12 +123,15 @@ class PartWorker:
             stage.forwards_column,
             table.select(handed),
         )
+        came: set[str | None] = set()
         with open(f"{path}.blobs", "wb") as blobs:
             for piece in self._pieces(stage, table, part):
                 for raw in stage.map(piece):
                     out = contract.check(raw)
                     done.append(_store_images(out, blobs) if with_images else out)
-                    yield len(out)
+                    whence = (*out["uid"].to_pylist(), *out["parent_uid"].to_pylist())
+                    came.update(uid for uid in whence if uid in origin)
+                    yield len(came)
         contract.close()
         mapped = pa.concat_tables(done) if done else _nothing_mapped(table, stage)
         pq.write_table(_in_order(mapped, origin), f"{path}.parquet")
@@ -172,6 +177,7 @@ class PartWorker:
             scores = stage.writes().empty_table()
             if mine:
                 things = [seen[stage.media][i] for i in mine] if stage.media else None
+                heartbeat.begin(node)
                 scores = stage.score(table.take(pa.array(mine, pa.int64())), things)
                 scores = check_columns(stage_at(node, stage), stage.writes(), scores, len(mine))
             result.rows[node] = [rows[i] for i in mine]

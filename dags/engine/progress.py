@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from gristmill.pipelines.storage import Folder
@@ -22,6 +22,8 @@ class _Node:
     """Counts of one node."""
 
     parts: int
+    # Rows that are expected; None if nobody knows.
+    expected: int | None = None
     done: int = 0
     reused: int = 0
     rows: int = 0
@@ -29,17 +31,57 @@ class _Node:
     fresh_rows: int = 0
     began: float = 0.0
     told: float = 0.0
+    # Part -> rows done, rows of the part, for parts that are under way.
+    under_way: dict[int, tuple[int, int]] = field(default_factory=dict)
+    # Parts that are done, of those that were named: what is said of them comes late.
+    committed: set[int] = field(default_factory=set)
+
+    @property
+    def rows_now(self) -> int:
+        """Rows done, those of parts under way included."""
+        return self.rows + sum(done for done, _ in self.under_way.values())
+
+    @property
+    def parts_now(self) -> float:
+        """Parts done, with the share of those under way."""
+        return self.done + sum(done / max(of, 1) for done, of in self.under_way.values())
+
+    @property
+    def total(self) -> int | None:
+        """Rows in all, as far as the parts that were seen tell."""
+        seen = self.done + len(self.under_way)
+        if not seen or self.expected is None:
+            return self.expected
+        rows = self.rows + sum(of for _, of in self.under_way.values())
+        return round(rows / seen * self.parts)
 
     @property
     def rate(self) -> float:
         """Rows per second of what was done now."""
         seconds = time.monotonic() - self.began
-        return self.fresh_rows / seconds if seconds > 0 else 0.0
+        fresh = self.fresh_rows + self.rows_now - self.rows
+        return fresh / seconds if seconds > 0 else 0.0
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds left; None before anything is known."""
+        if self.total is None or not self.rate:
+            return None
+        return max(self.total - self.rows_now, 0) / self.rate
 
     @property
     def share(self) -> str:
         """Share of rows that went on."""
         return f"{self.kept / self.rows:.0%} kept" if self.rows else ""
+
+    @property
+    def line(self) -> str:
+        """All this for a log."""
+        text = f"part={self.done}/{self.parts} rows={self.rows_now}"
+        text += f"/{self.total}" if self.total is not None else ""
+        text += f" rows/s={self.rate:.3g}"
+        left = self.left_s
+        return text + (f" left={left:.0f}s" if left is not None else "")
 
 
 class Progress:
@@ -63,26 +105,48 @@ class Progress:
         """A node begins; `parts` may count tasks."""
         with self._lock:
             now = time.monotonic()
-            self._nodes[node] = _Node(parts, began=now, told=now)
+            self._nodes[node] = _Node(parts, rows, began=now, told=now)
         self._line(node, f"start parts={parts}" + (f" rows={rows}" if rows else ""))
 
     def advance(
-        self, node: str, parts: int = 1, rows: int = 0, kept: int = 0, reused: bool = False
+        self,
+        node: str,
+        parts: int = 1,
+        rows: int = 0,
+        kept: int = 0,
+        reused: bool = False,
+        part: int | None = None,
     ) -> None:
-        """Parts of a node are done."""
+        """Parts of a node are done; `part`: which, where it was told `within` it."""
         with self._lock:
             state = self._nodes[node]
+            if part is not None:
+                state.under_way.pop(part, None)
+                state.committed.add(part)
             state.done += parts
             state.reused += parts if reused else 0
             state.rows += rows
             state.kept += kept
             state.fresh_rows += 0 if reused else rows
-            now = time.monotonic()
+        self._changed(node, state)
+
+    def within(self, node: str, part: int, done: int, of: int, /) -> None:
+        """`done` of the `of` rows of a part are done, and it is under way."""
+        with self._lock:
+            state = self._nodes[node]
+            if part in state.committed:
+                return
+            state.under_way[part] = done, of
+        self._changed(node, state)
+
+    def _changed(self, node: str, state: _Node) -> None:
+        now = time.monotonic()
+        with self._lock:
             tell = now - state.told > _EVERY_S
             if tell:
                 state.told = now
         if tell:
-            self._line(node, f"part={state.done}/{state.parts} rows/s={state.rate:.0f}")
+            self._line(node, state.line)
 
     def finish(self, node: str) -> None:
         """A node is done."""
@@ -122,7 +186,7 @@ class LiveProgress(Progress):
         self._bars = Bars(
             TextColumn("{task.description}", justify="right"),
             BarColumn(bar_width=30),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}", justify="right"),
             TextColumn("{task.fields[facts]}"),
             TimeRemainingColumn(compact=True),
             console=console,
@@ -141,17 +205,26 @@ class LiveProgress(Progress):
     def start(self, node: str, parts: int, rows: int | None) -> None:
         """A node begins."""
         super().start(node, parts, rows)
-        self._tasks[node] = self._bars.add_task(node, total=parts, facts="")
+        self._tasks[node] = self._bars.add_task(node, total=parts, count=f"0/{parts}", facts="")
 
-    def advance(
-        self, node: str, parts: int = 1, rows: int = 0, kept: int = 0, reused: bool = False
-    ) -> None:
-        """Parts of a node are done."""
-        super().advance(node, parts, rows, kept, reused)
-        state = self._nodes[node]
-        rate = f"{state.rate:,.0f} rows/s" if state.fresh_rows else ""
+    def finish(self, node: str) -> None:
+        """A node is done."""
+        super().finish(node)
+        self._draw(node, self._nodes[node])
+
+    def _changed(self, node: str, state: _Node) -> None:
+        super()._changed(node, state)
+        self._draw(node, state)
+
+    def _draw(self, node: str, state: _Node) -> None:
+        """Rows where they are known, tasks elsewhere."""
+        count = f"{state.done}/{state.parts}"
+        if state.rows_now or state.expected is not None:
+            total = f"/{state.total:,}" if state.total is not None else ""
+            count = f"{state.rows_now:,}{total} rows"
+        rate = f"{state.rate:,.3g} rows/s" if state.rate else ""
         facts = "  ".join(text for text in (rate, state.share) if text)
-        self._bars.update(self._tasks[node], advance=parts, facts=facts)
+        self._bars.update(self._tasks[node], completed=state.parts_now, count=count, facts=facts)
 
     def _show(self, line: str) -> None:
         subject, _, text = line[9:].partition(": ")

@@ -31,11 +31,21 @@ from gristmill.dags.engine.records import CommitFacts, FileRecord, Record, load_
 from gristmill.dags.graph import Dag
 from gristmill.errors import RunError, RunLockedError, StorageError
 from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.out_folder import require_own
 from gristmill.pipelines.storage import DigestWriter, Folder
 
 ROWS = "rows"
 BLOBS = "blobs"
 DROPPED_ROWS = "dropped"
+# What tells a run's folder from others, and what of ours may lie in one before it runs.
+_MARKS = ("run.lock", "nodes", "run.json")
+_BESIDE = ("logs", "pilot", "web", "filter-network")
+
+
+def require_run_folder(url: str) -> None:
+    """Raise `ConfigurationError` if the folder holds something that is no run: it would be
+    overwritten. Writes nothing."""
+    require_own(url, what="run", marks=_MARKS, beside=_BESIDE)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, RunLayout
 from gristmill.dags.engine.supervision import Supervision
 from gristmill.errors import GristmillError, StageError, StorageError
 from gristmill.pipelines.child import ChildDied, ChildSilent
+from gristmill.pipelines.heartbeat import Heartbeat
 from gristmill.pipelines.schema import POISONED
 
 # A block of rows for scoring closes at this many rows or decoded bytes, whichever comes first.
@@ -46,14 +48,24 @@ class ScoreOperator(PartOperator):
         scored: list[BlockScores] = []
         poisoned: dict[str, dict[int, str]] = {node: {} for node in self.nodes}
         splits = 0
+        done = 0
         for block in blocks(cost):
+            self.worker.on_beat(functools.partial(self._beat, part, done, len(block), len(cost)))
             for scores, cut in self._block(part, block, seconds, poisoned):
                 scored.append(scores)
                 splits += cut
+            done += len(block)
+            for node in self.nodes:
+                self.told(node, part, done, len(cost))
         uids = self.worker.call_readonly("uids", part)
         for node in self.nodes:
             self._commit(node, part, uids, scored, poisoned[node], splits)
         return False
+
+    def _beat(self, part: int, before: int, block: int, of: int, beat: Heartbeat) -> None:
+        """A node has gone through a share of a block, with `before` rows in the blocks before."""
+        node, share = beat
+        self.told(node, part, before + int(share * block), of)
 
     def _block(
         self,

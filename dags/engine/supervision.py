@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import psutil
 
 from gristmill.dags.engine.part_worker import PartWorker
 from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.pipelines import heartbeat
 from gristmill.pipelines.child import Child, ChildDied
 
 # Seconds for what only reads a part's columns.
@@ -49,6 +50,13 @@ class Supervised:
             except ChildDied:
                 if attempt == 2:
                     raise
+
+    def on_beat(self, listener: Callable[[heartbeat.Heartbeat], None]) -> None:
+        """Have the heartbeats of what is called handed to `listener`."""
+        if self._child is not None:
+            self._child.on_beat = listener
+        else:
+            heartbeat.listen(listener)
 
     def call(self, method: str, *args: Any, deadline_s: float) -> Any:
         """Call a method of the worker."""

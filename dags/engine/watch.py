@@ -78,6 +78,7 @@ class CommitWatch(_Watch):
                         rows=record.rows_in,
                         kept=record.rows_out,
                         reused=part in self._before[node],
+                        part=part,
                     )
 
     def sweep(self) -> None:

@@ -30,7 +30,7 @@ class LedgerRow(TypedDict, total=False):
     clip_score: float | None
 
 
-LEDGER_COLUMNS = ("uid", "url", "verdict", "node", "reason", "value", "clip_score")
+LEDGER_COLUMNS = ("uid", "url", "path", "verdict", "node", "reason", "value", "clip_score")
 Fate = tuple[str, str]
 """Node and reason; empty for what was kept."""
 
@@ -119,7 +119,9 @@ class ErrorCounts:
     def _add_failed(self, failed: pa.Table) -> None:
         host = hosts_of(failed["url"])
         url = pc.if_else(pc.not_equal(failed["url"], ""), failed["url"], None)
-        shown = pc.coalesce(url, failed["uid"])
+        # Ledgers that are older have no paths.
+        path = failed["path"] if "path" in failed.column_names else url
+        shown = pc.coalesce(url, path, failed["uid"])
         table = pa.table([failed["node"], failed["reason"], host, shown], names=list("nrhs"))
         # In this process's one thread, groups come in the order of their first rows.
         by_cause = table.group_by(["n", "r"], use_threads=False)

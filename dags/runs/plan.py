@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from gristmill.dags.dag_yaml import load_dag
-from gristmill.dags.engine.execute import lay_out
+from gristmill.dags.engine.execute import check_source, lay_out
 from gristmill.dags.engine.read_parts import parts_done
-from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.dags.engine.run_folder import RunLayout, require_run_folder
 from gristmill.dags.graph import Dag, stores_images
-from gristmill.errors import RunError
+from gristmill.errors import ConfigurationError, RunError
 from gristmill.pipelines.stage import Needs, Read, Write
 from gristmill.pipelines.storage import Folder
 
@@ -37,6 +37,11 @@ class NodePlan:
     done: int
     needs: Needs
 
+    @property
+    def has_work(self) -> bool:
+        """Whether any of its parts is left to do."""
+        return self.parts is None or self.done < self.parts
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -48,11 +53,27 @@ class Plan:
 
 
 def make_plan(dag: Dag, out: str, limit: int = 0) -> Plan:
-    """Check a Dag against its run folder, reading only the source's manifest."""
+    """Check a Dag against its run folder, reading only the source's manifest and the headers of its
+    tables. Its last lines say what would be needed."""
+    require_run_folder(out)
     layout = lay_out(dag, out, limit)
+    check_source(layout)
+    plan = _plan_of(layout)
+    return Plan(plan.title, plan.nodes, [*plan.notes, *_needed(layout, plan)])
+
+
+def run_status(out: str) -> Plan:
+    """How far the run in a folder is, from its dag.yaml and its commit records."""
+    layout = open_run(out)
+    with where_it_ran(layout):
+        return _plan_of(layout)
+
+
+def _plan_of(layout: RunLayout) -> Plan:
+    dag = layout.dag
     parts = parts_done(layout)
     nodes = [_node_plan(layout, node, parts) for node in dag.order()]
-    left = sum(1 for plan in nodes if plan.parts is None or plan.done < plan.parts)
+    left = sum(1 for plan in nodes if plan.has_work)
     notes = [f"{left} of {len(nodes)} nodes have work to do" if left else "nothing to do"]
     notes += dag_notes(layout)
     notes += [f"warning: {warning}" for warning in dag.range_warnings()]
@@ -61,18 +82,33 @@ def make_plan(dag: Dag, out: str, limit: int = 0) -> Plan:
 
 
 def dag_notes(layout: RunLayout) -> list[str]:
-    """What the source wants a person to know."""
+    """What was left out of the Dag, and what its source wants a person to know."""
     stage = layout.dag.stage(layout.dag.source)
-    assert isinstance(stage, Read)
-    return stage.notes()
+    return [*layout.dag.left_out, *(stage.notes() if isinstance(stage, Read) else ())]
 
 
-def run_status(out: str) -> Plan:
-    """How far the run in a folder is, from its dag.yaml and its commit records."""
-    layout = open_run(out)
-    with where_it_ran(layout):
-        plan = make_plan(layout.dag, layout.url, layout.limit)
-    return Plan(plan.title, plan.nodes, plan.notes)
+def _needed(layout: RunLayout, plan: Plan) -> list[str]:
+    """Room for one worker of each node that has work, and the files and weights of these."""
+    working = [node for node in plan.nodes if node.has_work]
+    if not working:
+        return []
+    needs = [node.needs for node in working]
+    lines = [
+        f"needed: {max(need.cpus for need in needs):g} CPUs, "
+        f"{max(need.gpus for need in needs):g} GPUs, "
+        f"{max(need.memory_gb for need in needs):g} GiB for the largest node; "
+        f"{sum(need.cpus for need in needs):g} CPUs and "
+        f"{sum(need.memory_gb for need in needs):g} GiB for one worker of each"
+    ]
+    for node in working:
+        stage = layout.dag.stage(node.node)
+        try:
+            weights = stage.weights()
+        except ConfigurationError as error:
+            raise type(error)(layout.dag.explain(node.node, error)) from error
+        lines += [f"needed by {node.node}: {said}" for said in weights]
+        lines += [f"needed by {node.node}: {path}" for path in stage.files()]
+    return lines
 
 
 def open_run(out: str) -> RunLayout:
@@ -160,17 +196,9 @@ def _disk(layout: RunLayout, parts: int | None) -> list[str]:
 def render_plan(plan: Plan) -> Group:
     """A table for a terminal."""
     table = Table(box=None, pad_edge=False)
-    for name, justify in (
-        ("node", "left"),
-        ("stage", "left"),
-        ("after", "left"),
-        ("parts done", "right"),
-        ("cpus", "right"),
-        ("gpus", "right"),
-        ("GiB", "right"),
-        ("fingerprint", "left"),
-    ):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    numbers = ("parts done", "cpus", "gpus", "GiB")
+    for name in ("node", "stage", "after", *numbers, "fingerprint"):
+        table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
     for node in plan.nodes:
         done = f"{node.done}/{'?' if node.parts is None else node.parts}"
         table.add_row(

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from gristmill.dags.engine.ledger import paths
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, RunLayout
 from gristmill.dags.graph import is_row_stage
 from gristmill.dags.runs.plan import finished_parts, open_run
@@ -32,45 +33,51 @@ class Trace:
 
 
 def trace_sample(out: str, wanted: str) -> list[Trace]:
-    """Traces of the sample with this uid, or of all with this URL; of its pieces where it has no
-    line of its own, as a document none of whose pictures is left. `RunError` if there is none."""
+    """Traces of the sample with this uid, or of all with this URL or path (whole, or its end); of
+    its pieces where it has no line of its own, as a document none of whose pictures is left.
+    `RunError` if there is none."""
     layout = open_run(out)
     parts = finished_parts(layout)
-    by_url = "://" in wanted
-    found = _outcomes(layout, parts, {wanted}, by_url)
+    found = _outcomes(layout, parts, {wanted})
     if not found:
-        found = _outcomes(layout, parts, _pieces(layout, parts, wanted, by_url), by_url=False)
+        found = _outcomes(layout, parts, _pieces(layout, parts, wanted))
     if not found:
         raise RunError(
-            f"no row of {out} has the {'URL' if by_url else 'uid'} {wanted!r}; uids are the keys "
-            "of the shards and the uid column of the ledger"
+            f"no row of {out} has the uid, URL or path {wanted!r}; uids are the keys of the shards, "
+            "and the ledger has all three"
         )
     return found
 
 
-def _named(table: pa.Table, wanted: set[str], by_url: bool) -> list[int]:
-    """Rows with one of these uids, or URLs."""
-    if by_url:
-        wanted = {normalise_url(url) for url in wanted}
-        urls = [normalise_url(url) if url else "" for url in table["url"].to_pylist()]
-        return [i for i, url in enumerate(urls) if url in wanted]
-    return [i for i, uid in enumerate(table["uid"].to_pylist()) if uid in wanted]
+def _named(table: pa.Table, wanted: set[str]) -> list[int]:
+    """Rows with one of these uids, URLs or paths."""
+    urls = {normalise_url(one) for one in wanted if "://" in one}
+    ends = tuple(f"/{one.removeprefix('./').lstrip('/')}" for one in wanted)
+    named = set(wanted)
+    found = []
+    places = table["path"] if "path" in table.column_names else table["url"]
+    columns = (table[name].to_pylist() for name in ("uid", "url"))
+    for i, (uid, url, path) in enumerate(zip(*columns, places.to_pylist(), strict=True)):
+        by_url = bool(urls) and bool(url) and normalise_url(url) in urls
+        by_path = "://" not in (path or "") and f"/{path or ''}".endswith(ends)
+        if uid in named or path in named or by_url or by_path:
+            found.append(i)
+    return found
 
 
-def _outcomes(layout: RunLayout, parts: int, wanted: set[str], by_url: bool) -> list[Trace]:
+def _outcomes(layout: RunLayout, parts: int, wanted: set[str]) -> list[Trace]:
     found = []
     for part in range(parts):
         ledger = layout.folder.read_table(f"ledger/{part:06d}.parquet")
-        for row in _named(ledger, wanted, by_url):
+        for row in _named(ledger, wanted):
             line = ledger.slice(row, 1).to_pylist()[0]
             outcome = {name: value for name, value in line.items() if value is not None}
             found.append(_trace(layout, part, outcome))
     return found
 
 
-def _pieces(layout: RunLayout, parts: int, wanted: str, by_url: bool) -> set[str]:
+def _pieces(layout: RunLayout, parts: int, wanted: str) -> set[str]:
     """uids of all that a row of the source was cut into."""
-    names = ["uid", "url", "parent_uid"]
     found: set[str] = set()
     for node in layout.dag.order():
         stage = layout.dag.stage(node)
@@ -78,9 +85,10 @@ def _pieces(layout: RunLayout, parts: int, wanted: str, by_url: bool) -> set[str
             continue
         for part in range(parts):
             store = layout.store(node)
+            names = ["uid", "url", "parent_uid", *(["pointer"] * isinstance(stage, Read))]
             table = store.table(store.need(part), ROWS, names)
             if isinstance(stage, Read):
-                rows = _named(table, {wanted}, by_url)
+                rows = _named(table.append_column("path", paths(table)), {wanted})
             else:
                 parents = table["parent_uid"].to_pylist()
                 rows = [i for i, parent in enumerate(parents) if parent in found]
@@ -142,7 +150,8 @@ def render_trace(traces: list[Trace]) -> Group:
                 text = repr(value[:16]) + "..." if isinstance(value, bytes) else str(value)
                 table.add_row(node if i == 0 else "", name, Text(text))
         outcome = trace.outcome
-        line = f"{trace.uid}: {outcome['verdict']}"
+        place = outcome.get("url") or outcome.get("path") or ""
+        line = f"{place} {trace.uid}: {outcome['verdict']}".lstrip()
         if outcome["verdict"] != "kept":
             line += f" by {outcome['node']}: {outcome['reason']} ({outcome.get('value', '')})"
         pieces += [Text(line, style="bold"), table]

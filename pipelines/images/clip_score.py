@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +12,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gristmill.errors import ConfigurationError, MissingWeightsError
+from gristmill.errors import ConfigurationError
+from gristmill.pipelines import heartbeat
 from gristmill.pipelines.decode import Image
+from gristmill.pipelines.images.clip_weights import (
+    HUB,
+    LOCAL,
+    describe_weights,
+    model_config,
+    require_files,
+    require_weights,
+)
 from gristmill.pipelines.media import PICTURE, Decoded, Media
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Needs, Score, execution, require_choice, setting
-
-_LOCAL, _HUB = "local-dir:", "hf-hub:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +78,7 @@ class ClipScore(Score):
         """Fields of the embeddings, if they are wanted."""
         if not self.embeddings:
             return []
-        kind = pa.list_(pa.float16(), int(_model_config(self.model)["embed_dim"]))
+        kind = pa.list_(pa.float16(), int(model_config(self.model)["embed_dim"]))
         return [pa.field(name, kind) for name in ("image_embedding", "text_embedding")]
 
     def needs(self) -> Needs:
@@ -82,24 +87,24 @@ class ClipScore(Score):
 
     def files(self) -> tuple[str, ...]:
         """Local configuration and weights."""
-        named = [self.model.removeprefix(_LOCAL), self.pretrained]
+        named = [self.model.removeprefix(LOCAL), self.pretrained]
         return tuple(path for path in named if path and os.path.exists(path))
 
     def check(self) -> None:
-        """Raise `MissingWeightsError` for weights that cannot be had, with the remedy."""
+        """Validate the fields, and that files which are named are there."""
         require_choice(self, "precision")
         if self.batch_size < 1 or self.threads < 1:
             raise ConfigurationError("batch_size and threads must be at least 1")
-        _model_config(self.model)
-        if self.model.startswith((_LOCAL, _HUB)):
-            return
-        if self.pretrained.endswith((".pt", ".pth", ".bin", ".safetensors")) or os.sep in (
-            self.pretrained
-        ):
-            if not os.path.exists(self.pretrained):
-                raise MissingWeightsError(f"{self.pretrained} does not exist; give another path")
-            return
-        _check_tag(self.model, self.pretrained)
+        model_config(self.model)
+        require_files(self.model, self.pretrained)
+
+    def weights(self) -> tuple[str, ...]:
+        """Published weights by their name."""
+        return describe_weights(self.model, self.pretrained)
+
+    def check_weights(self) -> None:
+        """Have published weights in the cache of this machine."""
+        require_weights(self.model, self.pretrained)
 
     def is_disabled(self) -> bool:
         """No model is named."""
@@ -125,8 +130,11 @@ class ClipScore(Score):
     def embed_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
         """Unit-length embeddings [n, width] of pictures, in batches."""
         loaded, size = self._loaded(), self.batch_size
-        steps = range(0, len(images), size)
-        return np.concatenate([loaded.images(images[i : i + size]) for i in steps])
+        found = []
+        for i in range(0, len(images), size):
+            found.append(loaded.images(images[i : i + size]))
+            heartbeat.beat(min(i + size, len(images)), len(images))
+        return np.concatenate(found)
 
     def embed_texts(self, texts: Sequence[str | None]) -> NDArray[np.float32]:
         """Unit-length embeddings [n, width] of texts, in batches; of "" for None."""
@@ -164,9 +172,9 @@ class _Clip:
             precision = "bf16" if device.startswith("cuda") else "fp32"
         name = model
         if model.endswith(".json"):
-            open_clip.add_model_config(model)
+            open_clip.addmodel_config(model)
             name = os.path.basename(model).removesuffix(".json")
-        weights = None if model.startswith((_LOCAL, _HUB)) else pretrained
+        weights = None if model.startswith((LOCAL, HUB)) else pretrained
         self.model, _, self.transform = open_clip.create_model_and_transforms(
             name,
             pretrained=weights,
@@ -215,75 +223,3 @@ def _load(model: str, pretrained: str, precision: str, device: str, threads: int
 
     torch.set_num_threads(threads)
     return _Clip(model, pretrained, precision, device)
-
-
-@functools.lru_cache(maxsize=16)
-def _model_config(model: str) -> dict[str, Any]:
-    """open_clip's configuration of a model, without importing open_clip or torch."""
-    if model.startswith(_HUB):
-        return _hub_config(model.removeprefix(_HUB))
-    if model.startswith(_LOCAL):
-        path = os.path.join(model.removeprefix(_LOCAL), "open_clip_config.json")
-        if not os.path.exists(path):
-            raise MissingWeightsError(f"{path} does not exist; is the folder of {model} right?")
-        return dict(_read_json(path)["model_cfg"])
-    if model.endswith(".json"):
-        if not os.path.exists(model):
-            raise MissingWeightsError(f"{model} does not exist; give another configuration")
-        return dict(_read_json(model))
-    folder = _config_folder()
-    name = model.replace("/", "-")
-    path = os.path.join(folder, f"{name}.json")
-    if not os.path.exists(path):
-        import difflib
-
-        known = [file.removesuffix(".json") for file in os.listdir(folder)]
-        near = (
-            ", ".join(difflib.get_close_matches(name, known, n=3)) or "see open_clip.list_models()"
-        )
-        raise ConfigurationError(f"open_clip has no model {model!r}; near: {near}")
-    return dict(_read_json(path))
-
-
-def _hub_config(name: str) -> dict[str, Any]:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return dict(_read_json(hf_hub_download(name, "open_clip_config.json"))["model_cfg"])
-    except Exception as error:
-        raise MissingWeightsError(
-            f"hf-hub:{name} cannot be had: {error}; download it where there is a network and give "
-            "its folder as local-dir:PATH"
-        ) from error
-
-
-def _config_folder() -> str:
-    package = importlib.util.find_spec("open_clip")
-    if package is None or not package.submodule_search_locations:
-        raise ConfigurationError("open_clip is not installed; pip install open_clip_torch")
-    return os.path.join(package.submodule_search_locations[0], "model_configs")
-
-
-def _read_json(path: str) -> Any:
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
-
-
-def _check_tag(model: str, tag: str) -> None:
-    """A tag must exist; its weights must lie in the cache or be downloadable."""
-    import open_clip
-
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if tag not in tags:
-        raise ConfigurationError(
-            f"{model} has no weights {tag!r}; there are: {', '.join(tags) or 'none'}"
-        )
-    config = open_clip.get_pretrained_cfg(model, tag)
-    try:
-        open_clip.download_pretrained(config)
-    except Exception as error:
-        raise MissingWeightsError(
-            f"the weights {tag!r} of {model} are not in the cache and cannot be downloaded "
-            f"({type(error).__name__}); download them where there is a network and give the file: "
-            "--set clip.pretrained=PATH"
-        ) from error

@@ -4,13 +4,13 @@ HTML, pairs of pictures around an instruction."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urljoin
 
 from gristmill.errors import SourceError
-from gristmill.pipelines.sources.row_builder import clean_text
+from gristmill.pipelines.sources.row_builder import absent_column, clean_text
 
 # Names of the pictures before and after an edit, of the instruction, and of what each shows
 # (InstructPix2Pix, MagicBrush, HQ-Edit, UltraEdit, SEED-Data-Edit), in order.
@@ -81,6 +81,11 @@ def parse_document(values: Mapping[str, Any]) -> ParsedDocument:
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError("broken document") from error
     raise ValueError("not a document")
+
+
+def is_document(names: Collection[str]) -> bool:
+    """Whether columns of these names are those of MMC4 or OBELICS."""
+    return "text_list" in names or {"texts", "images"} <= set(names)
 
 
 def _mmc4(values: Mapping[str, Any]) -> ParsedDocument:
@@ -173,7 +178,7 @@ def map_pair(available: Sequence[str], given: Mapping[str, str], where: str) -> 
         if ours not in PAIR_NAMES:
             raise SourceError(f"the column mapping: {ours!r} is none of {', '.join(PAIR_NAMES)}")
         if theirs not in available:
-            raise SourceError(f"{where} has no column {theirs!r} among {list(available)}")
+            raise SourceError(absent_column(where, theirs, available))
         mapping[ours] = theirs
     for ours, usual in PAIR_NAMES.items():
         if ours not in mapping:

@@ -15,6 +15,7 @@ from gristmill.pipelines.schema import FAILED_TO_DECODE, normalise_url
 from gristmill.pipelines.sources.document_formats import (
     DocumentImage,
     ParsedDocument,
+    is_document,
     map_pair,
     pair_document,
     parse_document,
@@ -23,7 +24,7 @@ from gristmill.pipelines.sources.files import file_row, resolve_inside
 from gristmill.pipelines.sources.pointer import file_pointer, parquet_pointer
 from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow, clean_text
 from gristmill.pipelines.sources.source import Chunk, Source
-from gristmill.pipelines.sources.tables import open_parquet, read_lines
+from gristmill.pipelines.sources.tables import first_objects, open_parquet, read_lines
 from gristmill.pipelines.stage import setting
 from gristmill.pipelines.storage import Folder
 
@@ -59,6 +60,24 @@ class DocumentSource(Source):
             + (" or a folder of .html" if self.kind == "document" else "")
             + f", not as {chunk.format}"
         )
+
+    def _check_columns(self, kind: str, path: str) -> None:
+        """The columns of pairs by their names; that of the first lines any is a document."""
+        if kind in ("parquet", "hf"):
+            with fsspec.open(path, "rb") as opened:
+                names: list[str] = open_parquet(path, opened).schema_arrow.names
+        else:
+            lines = first_objects(path)
+            if not lines:
+                return
+            names = list(dict.fromkeys(name for values in lines for name in values))
+        if self.kind == "pair":
+            map_pair(names, self.columns, path)
+        elif not is_document(names):
+            raise SourceError(
+                f"{path} holds no documents: its columns are {', '.join(names)}; MMC4 has "
+                "text_list and image_info, OBELICS texts and images"
+            )
 
     def _read_pages(
         self, folder: Folder, names: tuple[str, ...], rows: RowBuilder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import json
 import math
 import warnings
@@ -20,7 +21,6 @@ from gristmill.pipelines.schema import (
     make_uid,
     normalise_url,
 )
-from gristmill.pipelines.stage import missing_column
 
 TABLE_ROWS = 5_000
 
@@ -129,9 +129,11 @@ class RowBuilder:
         for ours, theirs in given.items():
             if ours not in (*usual_names, "image"):
                 known = (*usual_names, "image")
-                raise SourceError(missing_column("the column mapping", ours, known))
+                raise SourceError(
+                    f"--column {ours}={theirs}: rows have no {ours!r}; " + nearest(ours, known)
+                )
             if theirs not in available:
-                raise SourceError(f"{where}: " + missing_column("the mapping", theirs, available))
+                raise SourceError(absent_column(where, theirs, available))
             mapping[ours] = theirs
         for ours, usual in usual_names.items():
             if ours not in mapping:
@@ -209,6 +211,29 @@ class RowBuilder:
         if waiting >= TABLE_ROWS or (all_rows and waiting):
             columns, self._columns = self._columns, {name: [] for name in ROW.names}
             yield pa.table(columns, schema=ROW)
+
+
+def absent_column(where: str, name: str, available: Sequence[str]) -> str:
+    """The message for a column that was named and is not there."""
+    near = difflib.get_close_matches(name, available, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{where} has no column {name!r}; {hint}its columns: {', '.join(available)}"
+
+
+def without_address(where: str, what: str, available: Sequence[str]) -> str:
+    """The message for a table without a column of addresses, with the likeliest if there is one."""
+    marks = ("url", "uri", "link", "href", "src", "address")
+    near = [name for name in available if any(mark in name.lower() for mark in marks)]
+    return (
+        f"{where} has no {what} column among {', '.join(available) or 'no columns at all'}; name "
+        f"it with --column url={near[0] if near else 'NAME'}"
+    )
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The end of a message: the nearest known name, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
 
 
 def clean_text(value: object) -> str | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -15,6 +16,9 @@ from gristmill.errors import ConfigurationError, SourceError
 from gristmill.pipelines.sources.files import is_taken, read_coco, read_folder
 from gristmill.pipelines.sources.row_builder import RowBuilder
 from gristmill.pipelines.sources.tables import (
+    check_delimited,
+    check_json_lines,
+    check_parquet,
     image_column,
     open_parquet,
     parquet_chunks,
@@ -122,10 +126,28 @@ class Source(Read):
         found = self._all_chunks()
         if not self.sample:
             return found
-        places = min(len(found), _PLACES, self.sample)
-        chosen = sorted({round(i * (len(found) - 1) / max(places - 1, 1)) for i in range(places)})
+        chosen = _spread(found, min(_PLACES, self.sample))
         each = math.ceil(self.sample / len(chosen))
-        return [dataclasses.replace(found[i], rows=each) for i in chosen]
+        return [dataclasses.replace(chunk, rows=each) for chunk in chosen]
+
+    def check_columns(self) -> None:
+        """Look at the headers of up to twenty files."""
+        tables = [
+            (kind, path)
+            for kind, path in self._inputs()
+            if kind in ("parquet", "hf", "csv", "tsv", "jsonl")
+        ]
+        for kind, path in _spread(tables, _PLACES):
+            self._check_columns(kind, path)
+
+    def _check_columns(self, kind: str, path: str) -> None:
+        rows = RowBuilder(self.title(), self.kind)
+        if kind in ("parquet", "hf"):
+            check_parquet(path, self.columns, rows)
+        elif kind == "jsonl":
+            check_json_lines(path, self.columns, rows)
+        else:
+            check_delimited(path, "\t" if kind == "tsv" else ",", self.columns, rows)
 
     def estimate_rows(self) -> int | None:
         """About how many rows the whole source has, without reading them; None if only reading
@@ -253,6 +275,16 @@ class Source(Read):
                 ending = base[base.rfind(".") :] if "." in base else ""
                 ignored[ending] = ignored.get(ending, 0) + 1
         return pictures, sidecars, sorted(ignored.items())
+
+
+_T = TypeVar("_T")
+
+
+def _spread(found: Sequence[_T], count: int) -> list[_T]:
+    """At most `count` of them, first and last among these, in their order."""
+    places = min(len(found), count)
+    chosen = sorted({round(i * (len(found) - 1) / max(places - 1, 1)) for i in range(places)})
+    return [found[i] for i in chosen]
 
 
 def _first_rows(tables: Iterator[pa.Table], count: int) -> Iterator[pa.Table]:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import fsspec
 import pyarrow as pa
@@ -18,10 +19,21 @@ import pyarrow.parquet as pq
 from gristmill.errors import SourceError
 from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, normalise_url
 from gristmill.pipelines.sources.pointer import parquet_pointer
-from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow, url_row
+from gristmill.pipelines.sources.row_builder import (
+    RowBuilder,
+    SourceRow,
+    absent_column,
+    url_row,
+    without_address,
+)
+
+if TYPE_CHECKING:
+    import _csv
 
 # Row groups are read together up to this many rows.
 CHUNK_ROWS = 100_000
+# Lines that are looked at to know the names in a file of JSON lines, of which any may lack some.
+HEAD_LINES = 100
 _BLOB_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "bytes", "video", "mp4")
 
 
@@ -72,14 +84,7 @@ def read_parquet(
     with fsspec.open(url, "rb") as opened:
         file = open_parquet(url, opened)
         schema = file.schema_arrow
-        image = columns.get("image") or image_column(schema)
-        named = {ours: theirs for ours, theirs in columns.items() if ours != "image"}
-        mapping = rows.map_columns(named, [n for n in schema.names if n != image], url)
-        if image is None and "url" not in mapping and "path" not in mapping:
-            raise SourceError(
-                f"{url} has neither a URL nor a picture column among {schema.names}; "
-                "map one with --column url=NAME"
-            )
+        image, mapping = _parquet_mapping(url, schema, columns, rows)
         for group in range(*groups):
             row = 0
             size = 64 if image is not None else 5_000
@@ -92,6 +97,28 @@ def read_parquet(
                     row += 1
                 yield from rows.take()
     yield from rows.take(all_rows=True)
+
+
+def check_parquet(url: str, columns: Mapping[str, str], rows: RowBuilder) -> None:
+    """Raise `SourceError` if the schema has neither addresses nor pictures, or not what was
+    named."""
+    with fsspec.open(url, "rb") as opened:
+        _parquet_mapping(url, open_parquet(url, opened).schema_arrow, columns, rows)
+
+
+def _parquet_mapping(
+    url: str, schema: pa.Schema, columns: Mapping[str, str], rows: RowBuilder
+) -> tuple[str | None, dict[str, str]]:
+    """The column that holds pictures, if any, and our column -> theirs for the others."""
+    image = columns.get("image")
+    if image is not None and image not in schema.names:
+        raise SourceError(absent_column(url, image, schema.names))
+    image = image or image_column(schema)
+    named = {ours: theirs for ours, theirs in columns.items() if ours != "image"}
+    mapping = rows.map_columns(named, [n for n in schema.names if n != image], url)
+    if image is None and "url" not in mapping and "path" not in mapping:
+        raise SourceError(without_address(url, f"URL or {rows.kind}", schema.names))
+    return image, mapping
 
 
 def _add_embedded(
@@ -161,25 +188,12 @@ def read_delimited(
     url: str, delimiter: str, columns: Mapping[str, str], rows: RowBuilder
 ) -> Iterator[pa.Table]:
     """Rows of a CSV or TSV file. A file whose first line holds a URL has no header."""
-    # TSV dumps of web text hold bare quotes; in CSV quotes quote.
-    csv.field_size_limit(16 * 2**20)
-    reader = (
-        csv.reader(read_lines(url), delimiter=delimiter, quoting=csv.QUOTE_NONE)
-        if delimiter == "\t"
-        else csv.reader(read_lines(url), delimiter=delimiter)
-    )
+    reader = _cells(url, delimiter)
     try:
         first = next(reader, None)
         if first is None:
             return
-        headless = any(cell.strip().lower().startswith(("http://", "https://")) for cell in first)
-        names = [str(i) for i in range(len(first))] if headless else [c.strip() for c in first]
-        given = dict(columns)
-        if headless and not given:
-            given = _guess(first)
-        mapping = rows.map_columns(given, names, url)
-        if "url" not in mapping:
-            raise SourceError(f"{url}: no URL column among {names}; map one with --column url=NAME")
+        headless, names, mapping = _header(url, first, columns, rows)
         for cells in [first] if headless else []:
             add_mapped(rows, mapping, dict(zip(names, cells, strict=False)))
         for cells in reader:
@@ -189,6 +203,40 @@ def read_delimited(
     except csv.Error as error:
         raise SourceError(f"{url}, line {reader.line_num}: {error}") from error
     yield from rows.take(all_rows=True)
+
+
+def check_delimited(url: str, delimiter: str, columns: Mapping[str, str], rows: RowBuilder) -> None:
+    """Raise `SourceError` if the first line names no column of addresses, or not what was named."""
+    try:
+        first = next(_cells(url, delimiter), None)
+    except csv.Error as error:
+        raise SourceError(f"{url}, line 1: {error}") from error
+    if first is not None:
+        _header(url, first, columns, rows)
+
+
+def _cells(url: str, delimiter: str) -> _csv.Reader:
+    """A reader of a file's lines as cells."""
+    csv.field_size_limit(16 * 2**20)
+    if delimiter == "\t":
+        # TSV dumps of web text hold bare quotes; in CSV quotes quote.
+        return csv.reader(read_lines(url), delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    return csv.reader(read_lines(url), delimiter=delimiter)
+
+
+def _header(
+    url: str, first: Sequence[str], columns: Mapping[str, str], rows: RowBuilder
+) -> tuple[bool, list[str], dict[str, str]]:
+    """Whether the first line is a row already, the names of the cells, our column -> theirs."""
+    headless = any(cell.strip().lower().startswith(("http://", "https://")) for cell in first)
+    names = [str(i) for i in range(len(first))] if headless else [c.strip() for c in first]
+    given = dict(columns)
+    if headless and not given:
+        given = _guess(first)
+    mapping = rows.map_columns(given, names, url)
+    if "url" not in mapping:
+        raise SourceError(without_address(url, "URL", names))
+    return headless, names, mapping
 
 
 def _guess(cells: Sequence[str]) -> dict[str, str]:
@@ -227,6 +275,28 @@ def read_json_lines(url: str, columns: Mapping[str, str], rows: RowBuilder) -> I
         add_mapped(rows, mapping, values)
         yield from rows.take()
     yield from rows.take(all_rows=True)
+
+
+def check_json_lines(url: str, columns: Mapping[str, str], rows: RowBuilder) -> None:
+    """Raise `SourceError` if none of the first lines has an address, or what was named."""
+    objects = first_objects(url)
+    if objects:
+        names = list(dict.fromkeys(name for values in objects for name in values))
+        if "url" not in rows.map_columns(columns, names, url):
+            raise SourceError(without_address(url, "URL", names))
+
+
+def first_objects(url: str) -> list[dict[str, object]]:
+    """The JSON objects among the first lines of a file."""
+    found = []
+    for line in itertools.islice(read_lines(url), HEAD_LINES):
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict):
+            found.append(values)
+    return found
 
 
 def read_url_list(url: str, rows: RowBuilder) -> Iterator[pa.Table]:

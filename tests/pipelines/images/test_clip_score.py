@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from huggingface_hub import constants
+from loopback import Loopback
 
 from gristmill.errors import ConfigurationError, MissingWeightsError
+from gristmill.pipelines.images import clip_weights
 from gristmill.pipelines.images.clip_score import ClipScore
 
 TINY = {
@@ -84,17 +87,47 @@ def test_a_folder_loads_too_and_no_caption_is_no_score(tiny: Path) -> None:
     assert len(stage.score(pa.table({"caption": pa.array([], pa.string())}), [])) == 0
 
 
-def test_weights_that_are_missing_are_refused_before_any_work(tiny: Path) -> None:
+def test_weights_that_are_missing_are_refused_before_any_work(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="near: ViT-B-32"):
         ClipScore(model="ViT-B32").check()
-    with pytest.raises(ConfigurationError, match="has no weights 'datacomp'; there are: openai"):
-        ClipScore(pretrained="datacomp").check()
-    with pytest.raises(MissingWeightsError, match=r"--set clip\.pretrained=PATH"):
-        ClipScore().check()
+    for asked in (ClipScore.check_weights, ClipScore.weights):
+        with pytest.raises(ConfigurationError, match=r"'openal'; did you mean 'openai'.* are: op"):
+            asked(ClipScore(pretrained="openal"))
+    assert "not in the cache here, to be downloaded" in ClipScore().weights()[0]
     with pytest.raises(MissingWeightsError, match="give another path"):
         ClipScore(pretrained="/nowhere/weights.pt").check()
     with pytest.raises(MissingWeightsError, match=r"open_clip_config\.json"):
         ClipScore(model="local-dir:/nowhere").check()
+    (tmp_path / "open_clip_config.json").write_bytes((tiny / "open_clip_config.json").read_bytes())
+    with pytest.raises(MissingWeightsError, match="holds no weights"):
+        ClipScore(model=f"local-dir:{tmp_path}").check()
+    # A file, or a folder, needs no hub.
+    ClipScore(model=f"local-dir:{tiny}").check_weights()
+    assert ClipScore(model=f"local-dir:{tiny}").weights() == ()
+
+
+def test_a_hub_is_asked_once_and_what_it_has_is_taken(
+    server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(clip_weights, "ANSWER_S", 0.2)
+    hub = ClipScore(model="hf-hub:a/b")
+    for stage in (ClipScore(), hub):
+        with pytest.raises(MissingWeightsError, match="HF_HUB_OFFLINE forbids"):
+            stage.check_weights()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for url in ("http://127.0.0.1:9", "http://nowhere.invalid"):
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        for stage in (ClipScore(), hub):
+            with pytest.raises(MissingWeightsError, match=f"{url} does not answer"):
+                stage.check_weights()
+    # There, but without this model: said once, and no page is asked for again and again.
+    monkeypatch.setattr(constants, "ENDPOINT", server.url(""))
+    template = server.url("/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    with pytest.raises(MissingWeightsError, match=r"cannot be downloaded .*pretrained=PATH"):
+        ClipScore().check_weights()
+    assert len(server.hits) <= 3
 
 
 def test_a_filter_network_learns_and_scores(tmp_path: Path) -> None:

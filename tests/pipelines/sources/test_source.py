@@ -171,7 +171,7 @@ def test_columns_are_mapped_and_wrong_ones_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"link": ["http://a/1"], "words": ["hi"]}), tmp_path / "a.parquet")
     mapping = {"url": "link", "caption": "words"}
     assert read(tmp_path / "a.parquet", columns=mapping)[0]["caption"] == "hi"
-    with pytest.raises(SourceError, match="map one with --column url=NAME"):
+    with pytest.raises(SourceError, match="name it with --column url=link"):
         read(tmp_path / "a.parquet")
     with pytest.raises(SourceError, match="did you mean 'link'"):
         read(tmp_path / "a.parquet", columns={"url": "linc"})
