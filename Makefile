@@ -23,9 +23,10 @@ types: $(READY)
 docs: $(READY)
 	$(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --quiet docs docs/_build
 
-# The picture of a report on the README and the site; needs chromium.
+# The picture of a report on the README and the site, of a finished run; needs chromium.
+RUN ?= runs/demo
 picture: $(READY)
-	$(BIN)/python docs/picture.py docs/_static/report.png
+	$(BIN)/python docs/picture.py $(RUN) docs/_static/report.png
 
 check: lint types docs test
 

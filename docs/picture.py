@@ -1,14 +1,10 @@
-"""Makes the picture of a report that README and the site show: `make picture`. Needs chromium.
-
-A small demo is run into a temporary folder (or the run that is given is taken), and the top of its
-report photographed.
-"""
+"""Makes the picture of a report that README and the site show, of a finished run: `make picture
+RUN=runs/demo`. Needs chromium."""
 
 from __future__ import annotations
 
 import argparse
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -20,18 +16,13 @@ WIDTH, HEIGHT = 1100, 760
 
 
 def main() -> None:
-    """Run, report, photograph."""
+    """Write the report of a run, and photograph it."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", help="Folder of a finished run.")
     parser.add_argument("out", help="The .png to write.")
-    parser.add_argument("--run", default="", help="A finished run of the demo.")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        run = given.run or f"{scratch}/demo"
-        if not given.run:
-            demo = ["demo", "--out", run, "--scenes", "1500", "--steps", "0", "--plain"]
-            subprocess.run([sys.executable, "-m", "gristmill", *demo], check=True)
-        write_report(run, command="gristmill demo")
-        photograph(Path(run, "report.html"), given.out)
+    write_report(given.run, command="gristmill demo")
+    photograph(Path(given.run, "report.html"), given.out)
 
 
 def photograph(page: Path, out: str) -> None:
