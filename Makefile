@@ -1,13 +1,17 @@
-# Two commands for people: make demo, make test. Each makes .venv if need be.
+# For people: make demo (a minute or two), make demo-full (ten or more), make test. Each makes .venv
+# if need be.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types docs picture check clean
+.PHONY: demo demo-full test lint types docs picture check clean
 
 demo: $(READY)
 	$(BIN)/gristmill demo --out runs/demo
+
+demo-full: $(READY)
+	$(BIN)/gristmill demo --full --out runs/demo-full
 
 test: $(READY)
 	$(BIN)/python -m pytest --durations=10
@@ -33,8 +37,14 @@ check: lint types docs test
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
 	  { echo "Python 3.11 or 3.12 is needed; say which with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@echo "making $(VENV) and installing some 7 GB into it: under a minute by uv, minutes by pip"
+	@$(PYTHON) -m venv $(VENV)
+	@if $(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip install --quiet \
+	    --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'; then :; \
+	else \
+	  echo "uv cannot be had, or cannot reach the packages; installing by pip"; \
+	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'; \
+	fi
 	@touch $(READY)
 
 clean:
