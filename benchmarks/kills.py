@@ -27,7 +27,8 @@ import psutil
 
 from gristmill.dags.dag_yaml import dump_dag
 from gristmill.dags.demos.find import find_demo
-from gristmill.dags.demos.images import Trainer, demo_dag, free_port
+from gristmill.dags.demos.images import FilterTrainer, demo_dag, free_port
+from gristmill.dags.demos.scale import FULL
 from gristmill.dags.demos.web import build_web
 from gristmill.dags.demos.web_server import HOST, Web, WebServer
 from gristmill.dags.graph import Dag
@@ -51,7 +52,7 @@ def start(dag: str, out: str, runner: str) -> subprocess.Popen[bytes]:
 def world(folder: str, recipe: str, scenes: int, share: float) -> tuple[Web, Dag]:
     """A little web, drawn, and the recipe of its demo in small parts."""
     network = f"{folder}/network"
-    threshold = Trainer(network, 0).train()["threshold"]
+    threshold = FilterTrainer(network, 0, FULL).train()["threshold"]
     port = free_port()
     if recipe == "image-text":
         web = build_web(f"{folder}/web", scenes=scenes, seed=1, port=port)

@@ -194,10 +194,21 @@ def demo(
         str, typer.Argument(help="image, video, interleaved or edit: which little world.")
     ] = "image",
     out: Annotated[str, typer.Option(help="Folder; runs/demo, or runs/demo-video.")] = "",
-    scenes: Annotated[int, typer.Option(help="Clean pictures in the little web.")] = 16_000,
-    runner: Annotated[str, typer.Option(help="ray, or local: in this process.")] = "ray",
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Of pictures: scenes of two objects, and eight times as many."),
+    ] = False,
+    scenes: Annotated[
+        int | None, typer.Option(help="Clean pictures in the little web, else those of the scale.")
+    ] = None,
+    runner: Annotated[
+        str, typer.Option(help="ray, or local: in this process; else that of the scale.")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Seed of the little web and the filter network.")] = 0,
-    steps: Annotated[int, typer.Option(help="Steps of the model's training; 0: none.")] = 1150,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Steps of the model's training, else those of the scale; 0: none."),
+    ] = None,
     plain: Annotated[bool, typer.Option(help="Plain lines instead of bars.")] = False,
 ) -> None:
     """Draw a little web with planted faults, curate it, check the result against the truth; of
@@ -210,21 +221,22 @@ def demo(
             find_demo(what),
             out or f"runs/demo-{what}",
             seed=seed,
-            runner=runner,
+            runner=runner or "ray",
             plain=plain,
             command=command_line(),
         )
         return
     from gristmill.dags.demos.images import run_demo
+    from gristmill.dags.demos.scale import choose_scale
 
+    scale = choose_scale(full=full, scenes=scenes, steps=steps)
     run_demo(
-        out or "runs/demo",
-        scenes=scenes,
+        out or ("runs/demo-full" if full else "runs/demo"),
+        scale,
         seed=seed,
-        runner=runner,
+        runner=runner or scale.runner,
         plain=plain,
         command=command_line(),
-        steps=steps,
     )
 
 

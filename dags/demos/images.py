@@ -12,7 +12,9 @@ from typing import cast
 import numpy as np
 from rich.console import Console
 
+from gristmill.dags.demos.announce import Steps, counting, duration
 from gristmill.dags.demos.model import train_demo_model
+from gristmill.dags.demos.scale import FULL, Scale
 from gristmill.dags.demos.truth import DemoSummary, judge
 from gristmill.dags.demos.web import build_web
 from gristmill.dags.demos.web_pages import as_served
@@ -24,13 +26,11 @@ from gristmill.dags.graph import Dag
 from gristmill.dags.recipes.image_text import image_text
 from gristmill.dags.session import write_report
 from gristmill.dags.settings import apply_settings
+from gristmill.errors import ConfigurationError
 from gristmill.pipelines.child import Child
 from gristmill.pipelines.out_folder import require_writable
 from gristmill.pipelines.storage import Folder
 
-TRUSTED = 1800
-HELD_OUT = 1000
-STEPS = 150
 # Trusted pairs that the threshold may cost.
 LOST = 0.002
 # Written beside the filter network: both come from the trusted slice.
@@ -38,40 +38,62 @@ CODEC = "codec.safetensors"
 
 
 def run_demo(
-    out: str, *, scenes: int, seed: int, runner: str, plain: bool, command: str, steps: int
+    out: str,
+    scale: Scale,
+    *,
+    seed: int,
+    runner: str,
+    plain: bool,
+    command: str,
+    console: Console | None = None,
 ) -> DemoSummary:
     """Do the whole job in `out`; the same command goes on where it stopped.
 
-    `summary.json` gains "truth" and "wrong_caption_auc"; with `steps` a model is trained on the
-    shards, and `evaluation.json` says how well it draws and describes.
+    `summary.json` gains "truth" and "wrong_caption_auc"; with steps of training a model is trained
+    on the shards, and `evaluation.json` says how well it draws and describes.
     """
     require_run_folder(out)
     require_writable(out, what="run")
     start = time.perf_counter()
-    console = Console()
-    found = _web(os.path.join(out, "web"), scenes, seed, console)
+    console = console or Console()
+    says = Steps(console, scale.seconds if scale.steps else scale.seconds[:3])
+    found = draw_web(os.path.join(out, "web"), scale, seed, says)
     network = os.path.join(out, "filter-network")
-    threshold = filter_network(network, seed, console)
+    says.begin(
+        f"training a filter network on {scale.trusted:,} trusted pairs, {scale.filter_steps} steps"
+    )
+    threshold = filter_network(network, seed, console, scale)
     codec = os.path.join(network, CODEC)
-    dag = demo_dag(found, network, threshold, codec)
+    dag = demo_dag(found, network, threshold, codec, scale)
+    where = "in this process" if runner == "local" else "on Ray"
+    says.begin(f"curating: download, scores, duplicates, rules, tokens, shards, {where}")
     with WebServer(found), make_progress(console, plain or None, log=Folder(out)) as progress:
         curated = execute(dag, out, RunOptions(runner=runner), progress)
     summary = cast(DemoSummary, {**curated, **judge(found, out)})
-    if steps:
-        summary["model"] = train_demo_model(out, codec, steps=steps, seed=seed, console=console)
+    planted = [facts for fault, facts in summary["truth"].items() if "apart" not in fault]
+    says.say(
+        f"{summary['kept']:,} rows kept; of {sum(f['planted'] for f in planted):,} planted faults "
+        f"{sum(f['caught'] for f in planted):,} were caught, with "
+        f"{sum(f['false_alarms'] for f in planted):,} false alarms"
+    )
+    if scale.steps:
+        summary["model"] = train_demo_model(out, codec, scale, seed=seed, says=says)
     summary["seconds"] = round(time.perf_counter() - start, 2)
     Folder(out).write_json("summary.json", summary)
     write_report(out, command=command, console=console)
+    says.say(f"done in {duration(summary['seconds'])}")
     return summary
 
 
-def demo_dag(found: Web, network: str, threshold: float, codec: str = "") -> Dag:
+def demo_dag(
+    found: Web, network: str, threshold: float, codec: str = "", scale: Scale = FULL
+) -> Dag:
     """The image-text recipe with the demo's model, threshold, server and image codec."""
     return apply_settings(
         image_text(path=found.urls, name="little-web"),
         [
             f"download.allow_hosts={HOST}:{found.port},{HOST}:{CLOSED_PORT}",
-            "download.timeout_s=6",
+            f"download.timeout_s={scale.timeout_s}",
             "download.max_bytes=20000000",
             "download.retries=1",
             f"clip.model=local-dir:{network}",
@@ -82,23 +104,38 @@ def demo_dag(found: Web, network: str, threshold: float, codec: str = "") -> Dag
             f"tokens.images={codec}",
             # Pictures of flat shapes are more alike than photographs; true copies lie below 0.16.
             "duplicates.thumbnail_tolerance=0.2",
-            "part_rows=600",
+            f"part_rows={scale.part_rows}",
         ],
     )
 
 
-def _web(folder: str, scenes: int, seed: int, console: Console) -> Web:
-    """Draw the web, once; a later run finds it under the same addresses."""
+def draw_web(folder: str, scale: Scale, seed: int, says: Steps) -> Web:
+    """Draw the web, once; a later run finds it under the same addresses.
+
+    Raises `ConfigurationError` for a folder that holds another demo's.
+    """
+    says.begin(f"drawing a little web of {scale.scenes:,} clean pictures and its faults")
     facts_path = os.path.join(folder, "web.json")
+    wanted = {"scenes": scale.scenes, "seed": seed, "objects": scale.objects}
     if os.path.exists(facts_path):
         with open(facts_path, encoding="utf-8") as file:
             facts = json.load(file)
-        if facts["scenes"] == scenes and facts["seed"] == seed:
-            return Web(folder, facts["port"])
-    console.print(f"drawing a little web of {scenes:,} clean pictures and its faults")
-    found = build_web(folder, scenes=scenes, seed=seed, port=free_port())
+        # Webs drawn before there were two scales have up to two objects in a scene.
+        there = {"objects": FULL.objects, **facts}
+        differing = [f"{name} {there[name]}, not {wanted[name]}" for name in wanted
+                     if there[name] != wanted[name]]  # fmt: skip
+        if differing:
+            raise ConfigurationError(
+                f"{folder} holds another demo ({'; '.join(differing)}): go on with that "
+                "(gristmill demo --full, --scenes, --seed), or give another --out"
+            )
+        says.found("drawn before")
+        return Web(folder, facts["port"])
+    found = build_web(
+        folder, scenes=scale.scenes, seed=seed, port=free_port(), objects=scale.objects
+    )
     with open(facts_path, "w", encoding="utf-8") as file:
-        json.dump({"scenes": scenes, "seed": seed, "port": found.port}, file)
+        json.dump({**wanted, "port": found.port}, file)
     return found
 
 
@@ -109,7 +146,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def filter_network(folder: str, seed: int, console: Console) -> float:
+def filter_network(folder: str, seed: int, console: Console, scale: Scale = FULL) -> float:
     """Train on trusted pairs, once, and find the score below which few trusted pairs lie."""
     facts_path = os.path.join(folder, "threshold.json")
     if os.path.exists(facts_path):
@@ -117,26 +154,27 @@ def filter_network(folder: str, seed: int, console: Console) -> float:
             facts = json.load(file)
         if facts["seed"] == seed:
             return float(facts["threshold"])
-    console.print(f"training a filter network on {TRUSTED:,} trusted pairs, {STEPS} steps")
     # In a process of its own, whose memory is free again when curation starts.
-    child = Child(functools.partial(FilterTrainer, folder, seed))
-    facts = child.call("train", deadline_s=3600.0)
+    child = Child(functools.partial(FilterTrainer, folder, seed, scale))
+    trained = child.call("train", deadline_s=3600.0)
     child.close()
     console.print(
-        f"loss {facts['first_loss']:.2f} -> {facts['last_loss']:.2f} in {facts['seconds']:.0f} s; "
-        f"{1 - LOST:.1%} of held-out trusted pairs score above {facts['threshold']}; image codec "
-        f"with a ceiling of {facts['ceiling']} dB"
+        f"  loss {trained['first_loss']:.2f} -> {trained['last_loss']:.2f} in "
+        f"{trained['seconds']:.0f} s; {1 - LOST:.1%} of held-out trusted pairs score above "
+        f"{trained['threshold']}; image codec with a ceiling of {trained['ceiling']} dB",
+        highlight=False,
+        soft_wrap=True,
     )
     with open(facts_path, "w", encoding="utf-8") as file:
-        json.dump({"seed": seed, "threshold": facts["threshold"]}, file)
-    return float(facts["threshold"])
+        json.dump({"seed": seed, "threshold": trained["threshold"]}, file)
+    return float(trained["threshold"])
 
 
 class FilterTrainer:
     """Draws the trusted slice and trains on it."""
 
-    def __init__(self, folder: str, seed: int) -> None:
-        self.folder, self.seed = folder, seed
+    def __init__(self, folder: str, seed: int, scale: Scale) -> None:
+        self.folder, self.seed, self.scale = folder, seed, scale
 
     def train(self) -> dict[str, float]:
         """Losses, seconds, and the threshold; an image codec is left beside the network."""
@@ -150,20 +188,26 @@ class FilterTrainer:
         from gristmill.model.shapes.scenes import caption, make_scene
         from gristmill.pipelines.images.clip_score import ClipScore
 
+        scale = self.scale
         first = 5 * 10**9 + 10**5 * self.seed
-        seeds = range(first, first + TRUSTED + HELD_OUT)
+        seeds = range(first, first + scale.trusted + scale.held_out)
+        scenes = [make_scene(seed, scale.objects) for seed in seeds]
         # As the little web shows them, or the threshold would be that of better pictures.
-        pictures = [as_served(seed, i) for i, seed in enumerate(seeds)]
-        texts = [caption(make_scene(seed), i) for i, seed in enumerate(seeds)]
+        pictures = [as_served(scene, i) for i, scene in enumerate(scenes)]
+        texts = [caption(scene, i) for i, scene in enumerate(scenes)]
+        tell = counting("steps", scale.filter_steps)
         training = train_filter_network(
-            pictures[:TRUSTED], texts[:TRUSTED], self.folder, steps=STEPS, seed=self.seed
-        )
-        codec = KMeansCodec()
+            pictures[: scale.trusted], texts[: scale.trusted], self.folder,
+            steps=scale.filter_steps, seed=self.seed, on_step=lambda step, _: tell(step + 1),
+        )  # fmt: skip
+        codec = KMeansCodec(sizes=(scale.codes,))
         views = np.stack([resize_center_crop(picture, codec.side) for picture in pictures])
         train_codec(codec, torch.from_numpy(views))
         save_codec(codec, os.path.join(self.folder, CODEC))
         stage = ClipScore(model=f"local-dir:{self.folder}", embeddings=False)
-        held_out = stage.score(pa.table({"caption": texts[TRUSTED:]}), pictures[TRUSTED:])
+        held_out = stage.score(
+            pa.table({"caption": texts[scale.trusted :]}), pictures[scale.trusted :]
+        )
         scores = held_out["clip_score"].to_numpy()
         return {
             "first_loss": training.first_loss,

@@ -1,4 +1,4 @@
-"""The demo's second half: train a tiny model on what was kept, and let it draw and describe."""
+"""The demo's second half: train a small model on what was kept, and let it draw and describe."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, TypedDict
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
+from gristmill.dags.demos.announce import Steps
+from gristmill.dags.demos.scale import Scale
+from gristmill.dags.reports.model import HELD_OUT_SAID
 from gristmill.pipelines.storage import Folder
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ _ENLARGED = 120
 
 
 class _Shown(TypedDict):
-    """One thing that the model drew or said; `src` is a data URI."""
+    """A picture as `showcase.json` holds it: with its words, and whether they belong together."""
 
     words: str
     src: str
@@ -31,18 +33,11 @@ class _Shown(TypedDict):
 
 
 def train_demo_model(
-    out: str,
-    codec: str,
-    *,
-    steps: int,
-    seed: int,
-    console: Console,
-    scenes: int = 256,
-    size: str = "tiny",
+    out: str, codec: str, scale: Scale, *, seed: int, says: Steps
 ) -> dict[str, object]:
-    """Train on the shards of the run in `out`, evaluate on `scenes` scenes, and leave
-    `out/evaluation.json` and `out/model/showcase.json`. Four (colour, shape) pairs are held out of
-    training. What was trained before is trained no more."""
+    """Train on the shards of the run in `out`, evaluate, and leave `out/evaluation.json` and
+    `out/model/showcase.json`. Four (colour, shape) pairs are held out of training. What was trained
+    before is trained no more."""
     from gristmill.model import load
     from gristmill.model.sampling import Sampling
     from gristmill.model.shapes.suite import WITHOUT_HELD_OUT, evaluate_shapes
@@ -52,39 +47,48 @@ def train_demo_model(
 
     folder = os.path.join(out, "model")
     source = DataSource(
-        url=out,
-        where=WITHOUT_HELD_OUT,
-        tasks={"draw": 0.5, "describe": 0.2, "answer": 0.3},
-        questions="shapes",
-        name="little-web",
+        url=out, where=WITHOUT_HELD_OUT, tasks=scale.tasks, questions="shapes", name="little-web"
     )
     config = TrainConfig(
-        out=folder, data=(source,), codec=codec, size=size, paradigm="ar", steps=steps,
-        rows_per_step=40, row_length=104, rate=1e-2, optimiser="muon", schedule="cosine",
-        warmup=50, seed=seed,
+        out=folder, data=(source,), codec=codec, size=scale.size, paradigm="ar", steps=scale.steps,
+        rows_per_step=scale.rows_per_step, row_length=scale.row_length, rate=scale.rate,
+        optimiser="muon", schedule="cosine", warmup=scale.warmup, average=scale.average, seed=seed,
+        sample_every=-(-scale.steps // 2),
     )  # fmt: skip
-    console.print(f"training a tiny model on what was kept, {steps:,} steps")
+    says.begin(f"training a {scale.size} model on what was kept, {scale.steps:,} steps")
     train(config)
+    says.begin(f"letting it draw and describe {scale.judged} scenes that it has not seen")
     model = load(folder)
     sampling = Sampling(temperature=0.4, guidance=1.35)
-    scores = evaluate_shapes(model, count=scenes, seed=seed, sampling=sampling, steps=steps)
+    scores = evaluate_shapes(
+        model, count=scale.judged, seed=seed, sampling=sampling, steps=scale.steps,
+        most=scale.objects,
+    )  # fmt: skip
     Folder(out).write_json("evaluation.json", scores)
-    Folder(folder).write_json("showcase.json", _showcase(model, sampling, seed))
-    console.print(
+    Folder(folder).write_json("showcase.json", _showcase(model, sampling, seed, scale.objects))
+    says.say(
         f"pictures right {scores['picture_exact']:.0%} (for other prompts "
         f"{scores['picture_exact_shuffled']:.0%}), captions {scores['caption_exact']:.0%}, answers "
         f"{scores['answer_exact_without_existence']:.0%} (existence aside)"
     )
+    held_out = scores["held_out"]
+    says.say(
+        f"with held-out pairs: pictures {held_out['picture_exact']:.0%}, captions "
+        f"{held_out['caption_exact']:.0%}"
+    )
+    says.say(HELD_OUT_SAID)
     return scores
 
 
-def _showcase(model: Unified, sampling: Sampling, seed: int) -> dict[str, list[_Shown]]:
+def _showcase(
+    model: Unified, sampling: Sampling, seed: int, objects: int
+) -> dict[str, list[_Shown]]:
     """Pictures drawn for prompts, and captions of pictures, each with whether it is right."""
     from gristmill.model.shapes.parser import agrees, read_caption, read_pictures, shows
     from gristmill.model.shapes.scenes import captions, draw
     from gristmill.model.shapes.suite import suite_scenes
 
-    scenes, _ = suite_scenes(_SHOWN, seed + 500)
+    scenes, _ = suite_scenes(_SHOWN, seed + 500, objects)
     prompts = [captions(scene)[0] for scene in scenes]
     drawn = model.generate(prompts, sampling)
     read = read_pictures(np.stack(drawn))
@@ -110,6 +114,5 @@ def _data_uri(picture: NDArray[np.uint8]) -> str:
     """PNG, enlarged without smoothing: a picture of 24 pixels is what it is."""
     size = (_ENLARGED, _ENLARGED)
     large = cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST)
-    swapped = cv2.cvtColor(large, cv2.COLOR_RGB2BGR)
-    data = cv2.imencode(".png", swapped)[1].tobytes()
+    data = cv2.imencode(".png", cv2.cvtColor(large, cv2.COLOR_RGB2BGR))[1].tobytes()
     return "data:image/png;base64," + base64.b64encode(data).decode()

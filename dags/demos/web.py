@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gristmill.dags.demos.announce import counting
 from gristmill.dags.demos.web_pages import Page, make_page
 from gristmill.dags.demos.web_server import CLOSED_PORT, HOST, Route, Web
 from gristmill.pipelines.schema import make_uid, normalise_url
@@ -57,13 +58,20 @@ class _Row(TypedDict):
     group: int
 
 
-def build_web(folder: str, *, scenes: int = 2400, seed: int = 0, port: int) -> Web:
-    """Draw the site, its list of URLs and its truth, all of them functions of the arguments."""
+def build_web(
+    folder: str, *, scenes: int = 2400, seed: int = 0, port: int, objects: int = 2
+) -> Web:
+    """Draw the site, its list of URLs and its truth, all of them functions of the arguments;
+    scenes have at most `objects` objects."""
     pages = _pages(scenes, seed)
     os.makedirs(os.path.join(folder, "site"), exist_ok=True)
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        make = functools.partial(make_page, folder)
-        made = list(pool.map(make, range(len(pages)), pages, chunksize=64))
+        make = functools.partial(make_page, folder, objects)
+        tell = counting("pages", len(pages))
+        made = []
+        for one in pool.map(make, range(len(pages)), pages, chunksize=64):
+            made.append(one)
+            tell(len(made))
     routes: dict[str, Route] = {}
     rows: list[_Row] = []
     for i, (page, (path, route, texts)) in enumerate(zip(pages, made, strict=True)):

@@ -7,12 +7,16 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from gristmill.dags.demos.web_server import Route
 from gristmill.pipelines.decode import Image, decode_rgb
+
+if TYPE_CHECKING:
+    from gristmill.model.shapes.scenes import Scene
 
 _TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 _BOILERPLATE = (
@@ -36,15 +40,16 @@ class Page:
     variant: int = 0
 
 
-def make_page(folder: str, i: int, page: Page) -> tuple[str, Route, list[str]]:
-    """Draw a page's picture; returns its path, how it is served, and its captions."""
+def make_page(folder: str, objects: int, i: int, page: Page) -> tuple[str, Route, list[str]]:
+    """Draw a page's picture, of at most `objects` objects; returns its path, how it is served, and
+    its captions."""
     from gristmill.model.shapes.scenes import caption, draw, make_scene, wrong_caption
 
-    scene = make_scene(page.seed)
+    scene = make_scene(page.seed, objects)
     rng = np.random.Generator(np.random.PCG64([page.seed, i, 4]))
     texts = [caption(scene, page.seed)]
     if page.fault == "wrong caption":
-        texts = [wrong_caption(scene, rng)]
+        texts = [wrong_caption(scene, rng, objects)]
     elif page.fault == "boilerplate caption":
         text = _BOILERPLATE[page.variant % len(_BOILERPLATE)]
         texts = [text.format(n=1000 + page.variant)]
@@ -70,12 +75,12 @@ def _size_and_kind(i: int) -> tuple[int, str]:
     return side, kind
 
 
-def as_served(seed: int, i: int) -> Image:
-    """The scene of a seed as a clean page of that number shows it: of its size, and compressed."""
-    from gristmill.model.shapes.scenes import draw, make_scene
+def as_served(scene: Scene, i: int) -> Image:
+    """A scene as a clean page of that number shows it: of its size, and compressed."""
+    from gristmill.model.shapes.scenes import draw
 
     side, kind = _size_and_kind(i)
-    return decode_rgb(_encode(draw(make_scene(seed), side), kind))
+    return decode_rgb(_encode(draw(scene, side), kind))
 
 
 def _encode(picture: Image, kind: str, quality: int = 92, png_level: int = 3) -> bytes:

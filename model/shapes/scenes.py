@@ -32,6 +32,8 @@ _RADIUS = {"small": 0.13, "large": 0.22}
 # then meets each object in few ways.
 JITTER = 1 / 12
 _CELLS = ((0, 0), (0, 1), (1, 0), (1, 1))
+# Objects of a scene, at most: what captions and the parser know how to tell.
+MOST = 2
 # Bits of a fraction of a pixel that cv2 draws with.
 _SHIFT = 4
 
@@ -65,10 +67,10 @@ class Scene:
         return frozenset((thing.colour, thing.shape) for thing in self.things)
 
 
-def make_scene(seed: int) -> Scene:
-    """The scene of a seed."""
+def make_scene(seed: int, most: int = MOST) -> Scene:
+    """The scene of a seed, with one object, or up to `most` of them."""
     rng = np.random.Generator(np.random.PCG64([seed, 1]))
-    count = int(rng.integers(1, 3))
+    count = int(rng.integers(1, most + 1))
     cells = rng.permutation(len(_CELLS))[:count]
     things = []
     for index in cells:
@@ -193,9 +195,10 @@ def caption(scene: Scene, phrasing: int) -> str:
     return choices[phrasing % len(choices)]
 
 
-def wrong_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A fluent caption of another scene, none of whose objects is in this one."""
+def wrong_caption(scene: Scene, rng: np.random.Generator, most: int = MOST) -> str:
+    """A fluent caption of another scene of at most as many objects, none of which is in this
+    one."""
     while True:
-        other = make_scene(int(rng.integers(2**40, 2**41)))
+        other = make_scene(int(rng.integers(2**40, 2**41)), most)
         if not other.content & scene.content:
             return caption(other, int(rng.integers(5)))

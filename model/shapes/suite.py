@@ -20,7 +20,7 @@ from gristmill.model.codecs.base import Codec, to_bytes, to_unit
 from gristmill.model.sampling import Sampling
 from gristmill.model.shapes.parser import SIDE, agrees, read_caption, read_pictures, shows
 from gristmill.model.shapes.questions import is_existence, questions
-from gristmill.model.shapes.scenes import Scene, Thing, captions, draw, make_scene
+from gristmill.model.shapes.scenes import MOST, Scene, Thing, captions, draw, make_scene
 from gristmill.model.unified import Unified
 from gristmill.pipelines.decode import Image
 
@@ -43,8 +43,10 @@ def evaluate_shapes(
     seed: int = 0,
     sampling: Sampling | None = None,
     steps: int = 0,
+    most: int = MOST,
 ) -> dict[str, Any]:
-    """The suite's scores, each a share of `count` scenes; as `evaluation.json` holds them.
+    """The suite's scores, each a share of `count` scenes of at most `most` objects; as
+    `evaluation.json` holds them.
 
     Raises `ConfigurationError` for a model of another side than the parser reads.
     """
@@ -54,7 +56,7 @@ def evaluate_shapes(
             f"{model.bundle.codec.side}"
         )
     sampling = replace(sampling or Sampling(), seed=seed)
-    seen, held_out = suite_scenes(count, seed)
+    seen, held_out = suite_scenes(count, seed, most)
     drawn = _drawn(model, seen, sampling)
     pictures = [draw(scene, _DRAWN_AT) for scene in seen]
     answers = _answers(model, seen, pictures)
@@ -86,18 +88,19 @@ def evaluate_shapes(
         },
         "codec_ceiling": codec_ceiling(model.bundle.codec, seen),
         "scenes": count,
+        "objects": most,
         "steps": steps,
         "seed": seed,
     }
 
 
-def suite_scenes(count: int, seed: int) -> tuple[list[Scene], list[Scene]]:
+def suite_scenes(count: int, seed: int, most: int = MOST) -> tuple[list[Scene], list[Scene]]:
     """Scenes without and with a held-out pair; no training draws from this range of seeds."""
     seen: list[Scene] = []
     held_out: list[Scene] = []
     number = _FIRST + 10**6 * seed
     while len(seen) < count or len(held_out) < count // 2:
-        scene = make_scene(number)
+        scene = make_scene(number, most)
         (held_out if scene.content & set(HELD_OUT) else seen).append(scene)
         number += 1
     return seen[:count], held_out[: count // 2]

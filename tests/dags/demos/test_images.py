@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from gristmill.dags.demos.announce import Steps
 from gristmill.dags.demos.images import demo_dag
 from gristmill.dags.demos.model import train_demo_model
+from gristmill.dags.demos.scale import SMALL
 from gristmill.dags.demos.truth import COPY_KINDS, judge
 from gristmill.dags.demos.web import build_web
 from gristmill.dags.demos.web_pages import as_served
@@ -28,6 +30,7 @@ from gristmill.dags.reports.report import render_html
 from gristmill.dags.runs.trace import trace_sample
 from gristmill.dags.runs.verify import verify_run
 from gristmill.errors import RunError
+from gristmill.model.shapes.scenes import make_scene
 from gristmill.pipelines.decode import decode_rgb
 from gristmill.pipelines.download.http_client import Fetcher, FetchPolicy
 from gristmill.pipelines.images.clip_score import ClipScore
@@ -113,12 +116,13 @@ def test_a_model_trains_on_what_was_kept_and_the_report_shows_it(
     finished: Path, codec: str
 ) -> None:
     console = Console(file=io.StringIO())
-    scores = train_demo_model(
-        str(finished), codec, steps=2, seed=0, console=console, scenes=8, size="nano"
-    )
+    scale = dataclasses.replace(SMALL, steps=2, judged=8, size="nano", objects=2)
+    says = Steps(console, (1.0, 1.0))
+    scores = train_demo_model(str(finished), codec, scale, seed=0, says=says)
     assert json.loads((finished / "evaluation.json").read_text()) == scores
     assert scores["steps"] == 2 and scores["suite"] == "shapes"
     page = render_html(gather_report(str(finished)))
+    assert "never seen together in training" in page
     assert "A model trained on what was kept" in page and page.count("as asked</p>") >= 24
     # Captions with a held-out pair were not trained on, though they were kept.
     metadata = next((finished / "shards/train/metadata").iterdir())
@@ -203,7 +207,7 @@ def test_the_same_seed_is_the_same_web(little: Web, tmp_path: Path) -> None:
 def test_the_trusted_slice_looks_as_the_web_does(little: Web) -> None:
     for i in range(12):
         (path,) = Path(little.folder, "site").glob(f"{i:06d}.*")
-        shown = as_served(10**7 * (3 + 1) + i, i)
+        shown = as_served(make_scene(10**7 * (3 + 1) + i), i)
         assert np.array_equal(decode_rgb(path.read_bytes()), shown)
 
 
