@@ -9,16 +9,17 @@ import typer
 
 from gristmill.errors import GristmillError
 from gristmill.model.commands import train
+from gristmill.model.torchrun_errors import tell
 
 
 def main() -> None:
-    """Train; an error of ours is one line."""
+    """Train; an error of ours is one line, the last, under torchrun too."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(train)
     try:
         app()
     except GristmillError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        tell(f"{type(error).__name__}: {error}")
         sys.exit(2)
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -27,7 +27,7 @@ on_cluster: Callable[[TrainConfig, str, int], None] | None = None
 
 
 def train(
-    size: Annotated[str, typer.Argument(help="tiny, small, base or large.")],
+    size: Annotated[str, typer.Argument(help="nano, micro, tiny, small, base or large.")],
     data: Data,
     out: Annotated[str, typer.Option(help="Folder of the checkpoint; goes on if it holds one.")],
     paradigm: Annotated[

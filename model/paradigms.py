@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gristmill.errors import ConfigurationError
 from gristmill.model.batch import CAUSAL, FULL
+from gristmill.model.choices import require_known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,5 @@ PARADIGMS = {
 
 def find_paradigm(name: str) -> Paradigm:
     """The paradigm of a name; raises `ConfigurationError` for an unknown one."""
-    if name not in PARADIGMS:
-        raise ConfigurationError(f"paradigm {name!r}; choose one of {', '.join(PARADIGMS)}")
+    require_known("paradigm", name, PARADIGMS)
     return PARADIGMS[name]

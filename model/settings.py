@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +17,12 @@ import yaml
 from gristmill.errors import ConfigurationError
 from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.checkpoint import require_training_folder
+from gristmill.model.choices import require_known
 from gristmill.model.codecs.base import Codec
+from gristmill.model.codecs.patches import KMeansCodec
 from gristmill.model.codecs.registry import CODECS, CodecTraining, save_codec, train_codec
 from gristmill.model.filter_network import IMAGE_SIZE, Training, train_filter_network
+from gristmill.model.made_of import data_digest, remember, serves
 from gristmill.model.paradigms import find_paradigm
 from gristmill.model.shard_sources import DataSource, chosen_rows, open_samples
 from gristmill.model.train_config import TrainConfig
@@ -27,6 +32,9 @@ from gristmill.pipelines.decode import DecodeError
 from gristmill.pipelines.key_value import key_value
 from gristmill.pipelines.out_folder import require_file_place, require_own, require_writable
 from gristmill.pipelines.storage import Folder
+
+# Of k-means: fewer patches make a code of their own noise.
+_PATCHES_OF_A_CODE = 4
 
 
 def train_config(
@@ -80,10 +88,12 @@ def _fitting_codec(config: TrainConfig, codes: bool) -> str:
     ):
         return config.codec
     path = os.path.join(config.out, "trained-codec.safetensors")
-    if not os.path.exists(path):
-        kind = "kmeans" if codes else "raw"
+    kind = "kmeans" if codes else "raw"
+    digest = data_digest(config.data, kind, config.seed)
+    if not serves(path, digest):
         urls = [source.url for source in config.data]
         codec_from_shards(kind, urls, seed=config.seed, out=path, split=config.data[0].split)
+        remember(path, digest)
     return path
 
 
@@ -175,6 +185,7 @@ def codec_from_shards(
     if kind not in CODECS:
         raise ConfigurationError(f"codec {kind!r}; choose one of {', '.join(CODECS)}")
     require_file_place(out)
+    require_known("codec", kind, CODECS)
     given = {"side": side, "patch": patch}
     fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     defaults = inspect.signature(CODECS[kind]).parameters
@@ -189,10 +200,29 @@ def codec_from_shards(
     except TypeError as error:
         raise ConfigurationError(f"codec {kind}: {error}") from None
     views = picture_views(data, side=codec.side, count=pictures, split=split)
+    if isinstance(codec, KMeansCodec) and "sizes" not in fields:
+        codec = _bounded(codec, len(views), fields)
     train_codec(codec, views, CodecTraining(steps=steps, seed=seed))
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     save_codec(codec, out)
     return codec
+
+
+def _bounded(codec: KMeansCodec, pictures: int, fields: dict[str, Any]) -> KMeansCodec:
+    """The codec with no more codes than a few pictures can tell apart; says so if that is fewer
+    than usual."""
+    patches = pictures * codec.grid[0] * codec.grid[1]
+    # A power of two, of which each code is the mean of some patches at least.
+    most = max(16, 2 ** int(math.log2(max(1.0, patches / _PATCHES_OF_A_CODE))))
+    if most >= max(codec.sizes):
+        return codec
+    sizes = tuple(min(size, most) for size in codec.sizes)
+    print(
+        f"{pictures:,} pictures have {patches:,} patches: a codec of {sizes[0]:,} codes is made of "
+        f"them, not of {codec.sizes[0]:,}; with more pictures it draws better",
+        file=sys.stderr,
+    )
+    return KMeansCodec(**{**fields, "sizes": sizes})
 
 
 def picture_views(

@@ -183,6 +183,7 @@ class Trainer:
             tokens += meter.add(batch, waited)
             if self.step % config.log_every == 0 or self.step == config.steps:
                 log.write(self.step, {**meter.take(), **facts, **self._position()})
+            log.tick(self.step, facts["loss"], batch.tokens)
             if config.sample_every and self.step % config.sample_every == 0:
                 self._sample(log)
             if self.step % config.save_every == 0 or self.step == config.steps:

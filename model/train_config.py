@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gristmill.errors import ConfigurationError
+from gristmill.model.choices import require_known
+from gristmill.model.configurations import SIZES
+from gristmill.model.model_config import EXPERTS
 from gristmill.model.optimizer import OPTIMISERS, SCHEDULES
+from gristmill.model.paradigms import PARADIGMS
 from gristmill.model.shard_sources import DataSource
+from gristmill.model.tasks import TASKS
+from gristmill.model.vision_encoder import check_encoder
 
 PRECISIONS = ("auto", "bf16", "fp32")
 
@@ -76,18 +82,22 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise `ConfigurationError` for what cannot be trained."""
-        for name, choices in (
-            ("schedule", SCHEDULES), ("optimiser", OPTIMISERS), ("precision", PRECISIONS),
-        ):  # fmt: skip
-            if getattr(self, name) not in choices:
-                raise ConfigurationError(
-                    f"{name} {getattr(self, name)!r}; choose one of {', '.join(choices)}"
-                )
+        choices: dict[str, Iterable[str]] = {
+            "size": SIZES, "paradigm": PARADIGMS, "experts": EXPERTS, "schedule": SCHEDULES,
+            "optimiser": OPTIMISERS, "precision": PRECISIONS,
+        }  # fmt: skip
+        for name, known in choices.items():
+            require_known(name, getattr(self, name), known)
         for name in ("steps", "rows_per_step", "row_length", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be positive")
         if not self.data:
             raise ConfigurationError("no data: give at least one shard set (--data RUN)")
+        for source in self.data:
+            for task in source.tasks:
+                require_known("task", task, TASKS)
+        if self.encoder:
+            check_encoder(self.encoder)
 
     def to_dict(self) -> dict[str, object]:
         """Plain values."""

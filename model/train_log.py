@@ -1,4 +1,5 @@
-"""What a training says: one JSON line per logged step, TensorBoard, and a line for a person."""
+"""What a training says: one JSON line per logged step, TensorBoard, and a line for a person every
+few seconds."""
 
 from __future__ import annotations
 
@@ -21,6 +22,9 @@ from gristmill.pipelines.decode import Image
 if TYPE_CHECKING:
     from rich.progress import Progress
     from torch.utils.tensorboard.writer import SummaryWriter
+
+# A person gets a line at most this often.
+_EVERY_S = 5.0
 
 
 class Meter:
@@ -95,12 +99,15 @@ class TrainLog:
         self._path = os.path.join(folder, "log.jsonl")
         self._board: SummaryWriter | None = None
         self._progress: Progress | None = None
-        self._steps = 0
+        self._parts = ""
+        self._steps = self._first = self._positions = 0
+        self._began = self._told = 0.0
         self._flops = self._peak = 0.0
 
     def start(self, step: int, steps: int, facts: TrainingSummary) -> None:
         """Open the files. Lines after `step` are of work that was lost, and go."""
-        self._steps = steps
+        self._steps, self._first, self._positions = steps, step, 0
+        self._began = self._told = time.monotonic()
         self._flops, self._peak = facts["flops_per_token"], facts["peak_flops"]
         if not self.enabled:
             return
@@ -119,7 +126,7 @@ class TrainLog:
     def _say(self, text: str) -> None:
         from rich.console import Console
 
-        Console(stderr=True, highlight=False).print(text, markup=False)
+        Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
 
     def _open_progress(self, step: int, steps: int) -> None:
         from rich.console import Console
@@ -148,18 +155,28 @@ class TrainLog:
         for name, value in plain.items():
             if value is not None and self._board is not None:
                 self._board.add_scalar(name, value, step)
-        if self.quiet:
-            return
-        said = ", ".join(
+        self._parts = ", ".join(
             f"{name.removeprefix('loss_')} {facts[name]:.3f}"
             for name in ("loss_text", "loss_codes", "loss_flow")
             if name in facts
         )
-        said = f"loss {facts['loss']:.3f} ({said}), {facts['tokens_per_s']:,.0f} tokens/s"
+
+    def tick(self, step: int, loss: float, positions: int) -> None:
+        """A step of so many positions is done: move the bar, or say so if it is time to."""
+        if not self.enabled or self.quiet:
+            return
+        self._positions += positions
+        now = time.monotonic()
+        rate = self._positions / max(1e-9, now - self._began)
+        parts = f" ({self._parts})" if self._parts else ""
+        said = f"loss {loss:.3f}{parts}, {rate:,.0f} positions/s"
         if self._progress is not None:
             self._progress.update(self._task, completed=step, facts=said)
-        elif step == self._steps or step % max(1, self._steps // 20) == 0:
-            self._say(f"step {step:,} of {self._steps:,}: {said}")
+        elif step == self._steps or now - self._told > _EVERY_S:
+            self._told = now
+            left = (now - self._began) / (step - self._first) * (self._steps - step)
+            end = f", {_duration(left)} left" if step < self._steps else ""
+            self._say(f"step {step:,} of {self._steps:,}: {said}{end}")
 
     def samples(self, step: int, picture: Image) -> None:
         """A sheet of samples, uint8 RGB."""
@@ -167,7 +184,10 @@ class TrainLog:
 
         folder = os.path.join(self.folder, "samples")
         os.makedirs(folder, exist_ok=True)
-        write_picture(os.path.join(folder, f"step-{step:08d}.png"), picture)
+        path = os.path.join(folder, f"step-{step:08d}.png")
+        write_picture(path, picture)
+        if not self.quiet:
+            self._say(f"step {step:,}: what it draws and says now: {path}")
         if self._board is not None:
             self._board.add_image("samples", picture, step, dataformats="HWC")
 
@@ -185,6 +205,18 @@ class TrainLog:
             self._board.close()
         if self._progress is not None:
             self._progress.stop()
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes = whole // 60
+    return (
+        f"{minutes} min {whole % 60:02d} s"
+        if minutes < 60
+        else (f"{minutes // 60} h {minutes % 60:02d} min")
+    )
 
 
 def _rounded(value: float) -> float | None:

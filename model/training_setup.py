@@ -18,6 +18,7 @@ from gristmill.model.configurations import describe, find_size, flops_per_token,
 from gristmill.model.documents import DocumentLayout, DocumentWriter
 from gristmill.model.facts import ModelFacts, TrainingSummary
 from gristmill.model.image_tokenizer import ImageTokenizer
+from gristmill.model.made_of import data_digest, remember, serves
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import Paradigm, find_paradigm
 from gristmill.model.planner import Planner, StreamConfig
@@ -156,12 +157,14 @@ def _text(config: TrainConfig) -> str:
         except OSError as error:
             raise ConfigurationError(f"tokenizer {config.tokenizer}: {error}") from error
     path = os.path.join(config.out, "tokenizer.json")
-    if not os.path.exists(path) and rank() == 0:
+    digest = data_digest(config.data, config.text_vocabulary)
+    if rank() == 0 and not serves(path, digest):
         text = train_text(caption_texts(config.data), config.text_vocabulary)
         os.makedirs(config.out, exist_ok=True)
         with open(path + ".partial", "w", encoding="utf-8") as file:
             file.write(text)
         os.replace(path + ".partial", path)
+        remember(path, digest)
     barrier()
     with open(path, encoding="utf-8") as file:
         return check_text(file.read(), path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,30 @@ from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, MissingWeightsError
 from gristmill.model.center_crop import resize_center_crop
+from gristmill.model.choices import require_known
 
 # Least patches of a picture.
 _PLACES = 16
+
+
+def check_encoder(name: str) -> None:
+    """Raise `ConfigurationError` for a name that can be no encoder's: of a folder that is not
+    there, or a model or weights that open_clip does not list."""
+    if name.startswith("local-dir:"):
+        folder = name.removeprefix("local-dir:")
+        if not os.path.isdir(folder):
+            raise ConfigurationError(f"encoder {name!r}: there is no folder {folder}")
+        return
+    architecture, _, pretrained = name.partition("/")
+    if not pretrained:
+        raise ConfigurationError(f"encoder {name!r}: write MODEL/PRETRAINED or local-dir:FOLDER")
+    import open_clip
+
+    require_known(f"encoder {name!r}: model", architecture, open_clip.list_models())
+    known = open_clip.list_pretrained_tags_by_model(architecture)
+    # A file of weights may be named as well, and open_clip takes - for _.
+    if not os.path.exists(pretrained) and pretrained.lower().replace("-", "_") not in known:
+        require_known(f"encoder {name!r}: weights", pretrained, known)
 
 
 class SemanticEncoder:
@@ -24,15 +46,12 @@ class SemanticEncoder:
     """
 
     def __init__(self, name: str) -> None:
+        check_encoder(name)
         import open_clip
 
         self.name = name
         architecture, _, pretrained = name.partition("/")
         local = name.startswith("local-dir:")
-        if not local and not pretrained:
-            raise ConfigurationError(
-                f"encoder {name!r}: write MODEL/PRETRAINED or local-dir:FOLDER"
-            )
         try:
             model = open_clip.create_model(
                 name if local else architecture,

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from model_world import World
+from shape_shards import build_shapes
 from typer.testing import CliRunner
 
 from gristmill.cli import app
-from gristmill.errors import ConfigurationError
-from gristmill.model import load
+from gristmill.errors import ConfigurationError, TrainingError
+from gristmill.model import load, train_log
+from gristmill.model.codecs.registry import load_codec
 from gristmill.model.paradigms import PARADIGMS
 from gristmill.model.settings import parse_source, parse_tasks
 from gristmill.model.shapes.scenes import draw, make_scene
+from gristmill.model.shard_sources import open_samples
+
+# What a training without --codec and without a tokenizer leaves in --out.
+LEFT = ("trained-codec.safetensors", "tokenizer.json")
 
 
 def _run(*arguments: str) -> str:
@@ -86,8 +94,61 @@ def test_a_paradigm_without_a_fitting_codec_gets_one(world: World, tmp_path: Pat
 
 
 def test_bad_input_is_one_message(world: World, trained: str, tmp_path: Path) -> None:
+    picture = str(tmp_path / "taken.txt")
+    Path(picture).write_text("here already")
     for arguments, message in (
-        (("train", "huge", "--data", world.plain, "--out", "x", "--codec", world.codes), "huge"),
+        (("train", "tini", "--data", world.plain, "--out", "x"), "did you mean 'tiny'"),
+        (
+            ("train", "nano", "--data", world.plain, "--out", "x", "--paradigm", "mask"),
+            "did you mean 'masked'",
+        ),
+        (
+            ("train", "nano", "--data", world.plain, "--out", "x", "--experts", "mob"),
+            "did you mean 'mot'",
+        ),
+        (
+            ("train", "nano", "--data", world.plain, "--out", "x", "--tasks", "drew=1"),
+            "did you mean 'draw'",
+        ),
+        (
+            (
+                "train",
+                "nano",
+                "--data",
+                world.plain,
+                "--out",
+                "x",
+                "--paradigm",
+                "janus",
+                "--encoder",
+                "ViT-B-23/openai",
+            ),
+            "did you mean 'ViT-B-32'",
+        ),
+        (
+            (
+                "train",
+                "nano",
+                "--data",
+                world.plain,
+                "--out",
+                "x",
+                "--paradigm",
+                "janus",
+                "--encoder",
+                "local-dir:nowhere",
+            ),
+            "there is no folder nowhere",
+        ),
+        (
+            ("train", "nano", "--data", world.plain, "--out", picture),
+            "is a file, and a training is a folder",
+        ),
+        (
+            ("train", "nano", "--data", world.plain, "--out", f"{picture}/below"),
+            "is a file, and a training is a folder",
+        ),
+        (("train-codec", "kmean", "--data", world.plain), "did you mean 'kmeans'"),
         (("train", "nano", "--data", world.plain, "--out", "x", "--set", "speed=1"), "names:"),
         (("train-codec", "jpeg", "--data", world.plain), "choose one of"),
         (("describe", trained, str(tmp_path / "none.jpg")), "is not a picture"),
@@ -99,6 +160,67 @@ def test_bad_input_is_one_message(world: World, trained: str, tmp_path: Path) ->
     ):
         with pytest.raises(ConfigurationError, match=message):
             CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+def train_words(data: str, out: Path, *more: str) -> str:
+    """What a training of two steps says."""
+    return _run(
+        "train", "nano", "--data", data, "--out", str(out), "--steps", "2", "--rows", "2", *more
+    )
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Shards of twelve pictures."""
+    return str(build_shapes(tmp_path_factory.mktemp("few"), range(500, 512), side=48))
+
+
+def test_few_pictures_get_a_codec_that_fits_them(few: str, tmp_path: Path) -> None:
+    said = train_words(few, tmp_path)
+    patches = 36 * sum(open_samples(parse_source(few)).counts())
+    codec = load_codec(str(tmp_path / "trained-codec.safetensors"))
+    assert 16 <= codec.vocabularies[0] <= patches / 4 < 2 * codec.vocabularies[0]
+    assert f"a codec of {codec.vocabularies[0]} codes is made of them, not of 2,048" in said
+
+
+def test_codec_and_vocabulary_serve_the_data_they_were_made_of(few: str, tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    train_words(few, out)
+    made = {name: (out / name).read_bytes() for name in LEFT}
+    shutil.rmtree(out / "checkpoints")
+    assert "was made" not in train_words(few, out)
+    assert made == {name: (out / name).read_bytes() for name in LEFT}
+    # A checkpoint stands on them: other data is its own matter, and they stay.
+    other = str(build_shapes(tmp_path / "other", range(600, 612), side=48))
+    with pytest.raises(TrainingError, match="other settings"):
+        train_words(other, out)
+    assert made == {name: (out / name).read_bytes() for name in LEFT}
+    # Without one they are made anew, and a line says so.
+    shutil.rmtree(out / "checkpoints")
+    said = train_words(other, out)
+    for name in LEFT:
+        assert f"{name} was made of other data; it is made anew" in said
+        assert (out / name).read_bytes() != made[name]
+
+
+def test_a_codec_and_vocabulary_that_do_not_tell_their_data_are_used_as_before(
+    few: str, tmp_path: Path
+) -> None:
+    train_words(few, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "made-of.json").unlink()
+    assert train_words(few, tmp_path).count("does not tell which data it was made of") == 2
+
+
+def test_a_training_says_how_far_it_is_and_where_its_samples_lie(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_log, "_EVERY_S", 0.0)
+    said = train_words(world.plain, tmp_path, "--codec", world.codes, "--set", "sample_every=1")
+    assert re.search(r"step 1 of 2: loss [\d.]+, [\d,]+ positions/s, \d+ s left", said)
+    assert re.search(r"step 2 of 2: loss [\d.]+ \(.*positions/s\n", said)
+    sheet = tmp_path / "samples" / "step-00000001.png"
+    assert f"what it draws and says now: {sheet}" in said and sheet.exists()
 
 
 def test_sources_and_tasks_are_parsed() -> None:
