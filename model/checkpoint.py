@@ -27,8 +27,10 @@ _FORMAT = 1
 MODEL_FILE, WEIGHTS_FILE, CODEC_FILE = "model.json", "model.safetensors", "codec.safetensors"
 # What tells a training's folder from others, and what of ours may lie in one before it starts.
 _MARKS = (MODEL_FILE, "checkpoints", "log.jsonl")
-_BESIDE = (CODEC_FILE, "trained-codec.safetensors", "tokenizer.json", "tokenizer.json.partial", "made-of.json",
-           "tensorboard", "ray-train")  # fmt: skip
+_BESIDE = (
+    CODEC_FILE, "trained-codec.safetensors", "tokenizer.json", "tokenizer.json.partial",
+    "made-of.json", "tensorboard", "ray-train",
+)  # fmt: skip
 
 
 def require_training_folder(folder: str) -> None:
