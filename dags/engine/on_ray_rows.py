@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import ray
 import ray.exceptions
@@ -56,7 +57,9 @@ class Teller:
             return
         self._told = now
         with contextlib.suppress(ValueError, ray.exceptions.RayError):
-            ray.get_actor(self.name).tell.remote(self._waiting)
+            # Ray's own types do not know the methods of an actor.
+            gatherer: Any = ray.get_actor(self.name)
+            gatherer.tell.remote(self._waiting)
             self._waiting = {}
 
 
@@ -77,7 +80,7 @@ def listening(hears: RowsDone) -> Iterator[Teller]:
 def _fetch(name: str, hears: RowsDone, stop: threading.Event) -> None:
     if stop.wait(_PATIENCE_S):
         return
-    gatherer = ray.remote(num_cpus=0)(_Gatherer).options(name=name).remote()
+    gatherer: Any = ray.remote(num_cpus=0)(_Gatherer).options(name=name).remote()
     # A cluster that loses the actor, or has no room for it, goes on without bars that move.
     with contextlib.suppress(ray.exceptions.RayError):
         while not stop.wait(_EVERY_S):

@@ -196,9 +196,15 @@ def _disk(layout: RunLayout, parts: int | None) -> list[str]:
 def render_plan(plan: Plan) -> Group:
     """A table for a terminal."""
     table = Table(box=None, pad_edge=False)
-    numbers = ("parts done", "cpus", "gpus", "GiB")
+    numbers = ("parts", "cpus", "gpus", "GiB")
     for name in ("node", "stage", "after", *numbers, "fingerprint"):
-        table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
+        # On a narrow terminal only the list of inputs is broken into lines.
+        table.add_column(
+            name,
+            justify="right" if name in numbers else "left",
+            overflow="fold",
+            no_wrap=name != "after",
+        )
     for node in plan.nodes:
         done = f"{node.done}/{'?' if node.parts is None else node.parts}"
         table.add_row(
@@ -209,6 +215,6 @@ def render_plan(plan: Plan) -> Group:
             f"{node.needs.cpus:g}",
             f"{node.needs.gpus:g}",
             f"{node.needs.memory_gb:g}",
-            node.fingerprint,
+            node.fingerprint[:8],
         )
     return Group(Text(plan.title, style="bold"), table, *[Text(note) for note in plan.notes])
