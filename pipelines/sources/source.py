@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +13,12 @@ import pyarrow as pa
 
 from gristmill.errors import ConfigurationError, SourceError
 from gristmill.pipelines.sources.files import is_taken, read_coco, read_folder
+from gristmill.pipelines.sources.formats import FORMATS, detect, expand, img2dataset_pairs
 from gristmill.pipelines.sources.row_builder import RowBuilder
 from gristmill.pipelines.sources.tables import (
     check_delimited,
     check_json_lines,
     check_parquet,
-    image_column,
     open_parquet,
     parquet_chunks,
     read_delimited,
@@ -31,24 +30,6 @@ from gristmill.pipelines.sources.tars import read_img2dataset, read_tar
 from gristmill.pipelines.stage import ManifestEntry, Read, require_choice, setting
 from gristmill.pipelines.storage import Folder
 
-FORMATS = (
-    "auto", "parquet", "hf", "csv", "tsv", "jsonl", "txt", "coco", "folder", "tars", "img2dataset",
-)  # fmt: skip
-_BY_ENDING = {
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".csv.gz": "csv",
-    ".tsv": "tsv",
-    ".tsv.gz": "tsv",
-    ".jsonl": "jsonl",
-    ".jsonl.gz": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "coco",
-    ".txt": "txt",
-    ".tar": "tars",
-    ".tgz": "tars",
-    ".tar.gz": "tars",
-}
 # Places of which a sample of a source is made.
 _PLACES = 20
 # Bytes whose lines are counted to estimate those of a file.
@@ -168,7 +149,7 @@ class Source(Read):
                 for i in range(0, len(names), _FOLDER_CHUNK):
                     found.append(Chunk(kind, (path, *names[i : i + _FOLDER_CHUNK])))
             elif kind == "img2dataset":
-                found += [Chunk(kind, pair) for pair in _pairs(path)]
+                found += [Chunk(kind, pair) for pair in img2dataset_pairs(path)]
             elif kind in ("parquet", "hf"):
                 found += [Chunk(kind, (path,), groups) for groups in parquet_chunks(path)]
             else:
@@ -228,8 +209,8 @@ class Source(Read):
         found: list[tuple[str, str]] = []
         for path in self.path.split(","):
             kind, path = self._named_format(path.strip())
-            for url in _expand(path):
-                found += [(k, u) for k, u in _detect(kind, url)]
+            for url in expand(path):
+                found += [(k, u) for k, u in detect(kind, url)]
         if not found:
             raise SourceError(f"nothing at {self.path}; is the path right?")
         return found
@@ -247,7 +228,7 @@ class Source(Read):
                 folder = Folder(path)
                 files += [folder.join_url(name) for name in folder.walk()]
             elif kind == "img2dataset":
-                files += [file for pair in _pairs(path) for file in pair]
+                files += [file for pair in img2dataset_pairs(path) for file in pair]
             else:
                 files.append(path)
         if self.images:
@@ -311,88 +292,6 @@ def _rows_of(chunk: Chunk) -> int | None:
         lines = head.count(b"\n")
         return round(fs.size(plain) * lines / len(head)) if lines else 1
     return None
-
-
-def _expand(path: str) -> list[str]:
-    """URLs that a path stands for; globs are expanded, sorted."""
-    try:
-        fs, plain = fsspec.core.url_to_fs(path)
-    except (ImportError, ValueError) as error:
-        raise SourceError(f"{path}: {error}") from error
-    if any(mark in plain for mark in "*?["):
-        found = sorted(str(name) for name in fs.glob(plain))
-        if not found:
-            raise SourceError(f"no file matches {path}")
-    elif fs.exists(plain):
-        found = [plain]
-    else:
-        raise SourceError(f"{path} does not exist; is the path right?")
-    local = Folder(path).is_local
-    return [name if local else str(fs.unstrip_protocol(name)) for name in found]
-
-
-def _detect(kind: str, url: str) -> list[tuple[str, str]]:
-    """(format, URL) of what lies at a URL."""
-    fs, path = fsspec.core.url_to_fs(url)
-    if fs.isdir(path):
-        return _detect_folder(kind, url)
-    if kind not in ("auto", "parquet"):
-        return [(kind, url)]
-    lower = url.lower()
-    ending = next((e for e in sorted(_BY_ENDING, key=len)[::-1] if lower.endswith(e)), None)
-    if ending is None and kind == "auto":
-        raise SourceError(
-            f"{url}: the format cannot be told from its ending; write e.g. parquet:{url} "
-            f"(formats: {', '.join(FORMATS[1:])})"
-        )
-    found = kind if kind != "auto" else _BY_ENDING[str(ending)]
-    if found == "parquet":
-        with fsspec.open(url, "rb") as file:
-            schema = open_parquet(url, file).schema_arrow
-        found = "hf" if image_column(schema) is not None else "parquet"
-    if found == "coco" and kind == "auto":
-        _check_coco(url)
-    return [(found, url)]
-
-
-def _detect_folder(kind: str, url: str) -> list[tuple[str, str]]:
-    folder = Folder(url)
-    if kind in ("folder", "img2dataset"):
-        return [(kind, url)]
-    names = folder.names()
-    tars = [name for name in names if name.endswith((".tar", ".tgz", ".tar.gz"))]
-    parquets = [name for name in names if name.endswith(".parquet")]
-    if kind == "auto" and tars and any(f"{n.rpartition('.')[0]}.parquet" in names for n in tars):
-        return [("img2dataset", url)]
-    if kind == "tars" or (kind == "auto" and tars):
-        return [("tars", folder.join_url(name)) for name in tars]
-    if kind in ("parquet", "hf") or (kind == "auto" and parquets):
-        return [pair for name in parquets for pair in _detect("auto", folder.join_url(name))]
-    if kind in ("csv", "tsv", "jsonl", "txt", "coco"):
-        wanted = [ending for ending, name in _BY_ENDING.items() if name == kind]
-        return [(kind, folder.join_url(n)) for n in names if n.endswith(tuple(wanted))]
-    return [("folder", url)]
-
-
-def _check_coco(url: str) -> None:
-    with fsspec.open(url, "rb") as file:
-        try:
-            document = json.load(file)
-        except ValueError:
-            document = None
-    if not isinstance(document, dict) or "images" not in document:
-        raise SourceError(f"{url} is JSON but no COCO captions file; JSON lines end in .jsonl")
-
-
-def _pairs(url: str) -> list[tuple[str, str]]:
-    """(tar, parquet) of each shard of an img2dataset output folder."""
-    folder = Folder(url)
-    names = folder.names()
-    return [
-        (folder.join_url(name), folder.join_url(f"{name.rpartition('.')[0]}.parquet"))
-        for name in names
-        if name.endswith(".tar") and f"{name.rpartition('.')[0]}.parquet" in names
-    ]
 
 
 def _stem(path: str) -> str:

@@ -1,0 +1,66 @@
+"""What lies at a path, by name, ending and content."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gristmill.errors import SourceError
+from gristmill.pipelines.sources.formats import detect, expand, img2dataset_pairs
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_endings_and_what_a_parquet_holds(here: Path) -> None:
+    for name, found in (("a.csv.gz", "csv"), ("A.JSONL", "jsonl"), ("a.tgz", "tars")):
+        ("a.csv.gz", "csv"),
+        ("a.tsv", "tsv"),
+        ("A.JSONL", "jsonl"),
+        ("a.tgz", "tars"),
+    ):
+        assert detect("auto", name) == [(found, name)]
+    pq.write_table(pa.table({"url": ["http://h/1"]}), "urls.parquet")
+    pq.write_table(pa.table({"image": [b"\xff\xd8"], "caption": ["a"]}), "pictures.parquet")
+    assert detect("auto", "urls.parquet") == [("parquet", "urls.parquet")]
+    assert detect("auto", "pictures.parquet") == [("hf", "pictures.parquet")]
+    assert detect("txt", "list.odd") == [("txt", "list.odd")]
+    with pytest.raises(SourceError, match=r"write e\.g\. parquet:list\.odd"):
+        detect("auto", "list.odd")
+
+
+def test_json_is_coco_or_refused(here: Path) -> None:
+    (here / "coco.json").write_text(json.dumps({"images": [], "annotations": []}))
+    (here / "lines.json").write_text('{"url": "http://h/1"}\n{"url": "http://h/2"}\n')
+    assert detect("auto", "coco.json") == [("coco", "coco.json")]
+    with pytest.raises(SourceError, match="JSON lines end in"):
+        detect("auto", "lines.json")
+
+
+def test_folders_are_what_is_in_them(here: Path) -> None:
+    for name in ("plain/1.jpg", "tars/0.tar", "both/0.tar", "both/0.parquet", "both/1.tar"):
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).write_bytes(b"")
+    assert detect("auto", "plain") == [("folder", "plain")]
+    assert [kind for kind, _ in detect("auto", "tars")] == ["tars"]
+    assert detect("auto", "both") == [("img2dataset", "both")]
+    pairs = img2dataset_pairs("both")
+    assert [[path.rpartition("/")[2] for path in pair] for pair in pairs] == [
+        ["0.tar", "0.parquet"]
+    ]
+
+
+def test_globs_are_sorted_and_must_match(here: Path) -> None:
+    for name in ("b.csv", "a.csv", "c.tsv"):
+        (here / name).write_text("url\n")
+    assert [path.rpartition("/")[2] for path in expand("*.csv")] == ["a.csv", "b.csv"]
+    for path in ("*.parquet", "nothing.csv"):
+        with pytest.raises(SourceError):
+            expand(path)
