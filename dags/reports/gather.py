@@ -52,7 +52,7 @@ from gristmill.dags.reports.report import (
     Thumbnail,
 )
 from gristmill.dags.reports.thumbnails import RowPictures
-from gristmill.dags.runs.plan import finished_parts, open_run
+from gristmill.dags.runs.plan import finished_parts, open_run, where_it_ran
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.stage import Map, Score, Write
 
@@ -90,7 +90,8 @@ def gather_report(out: str, command: str = "") -> ReportData:
     """Read a finished run. `RunError` if it is not finished."""
     layout = open_run(out)
     parts = finished_parts(layout)
-    return _Gatherer(layout, parts, command).gather()
+    with where_it_ran(layout):
+        return _Gatherer(layout, parts, command).gather()
 
 
 class _Gatherer:

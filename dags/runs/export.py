@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import RunLayout
-from gristmill.dags.runs.plan import finished_parts, open_run
+from gristmill.dags.runs.plan import finished_parts, open_run, where_it_ran
 from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.stage import Write, missing_column
@@ -24,13 +24,16 @@ def read_columns(out: str, names: Sequence[str]) -> Iterator[pa.Table]:
     layout = open_run(out)
     parts = finished_parts(layout)
     node = _last_with_all(layout)
-    available = layout.dag.columns(node).names
+    with where_it_ran(layout):
+        available = layout.dag.columns(node).names
     for name in names:
         if name not in available:
             raise GraphError(missing_column(out, name, available))
     reader = RowReader(layout)
     for part in range(parts):
-        yield reader.entering(node, part, list(dict.fromkeys(("uid", *names))))
+        with where_it_ran(layout):
+            table = reader.entering(node, part, list(dict.fromkeys(("uid", *names))))
+        yield table
 
 
 def _last_with_all(layout: RunLayout) -> str:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from gristmill.dags.engine.run_folder import ROWS, RunLayout, run_lock
 from gristmill.dags.engine.tombstones import Tombstone, add_tombstones, read_tombstones
-from gristmill.dags.runs.plan import finished_parts, open_run
+from gristmill.dags.runs.plan import finished_parts, open_run, where_it_ran
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.schema import MERGED, make_image_id, normalise_url
 from gristmill.pipelines.shards.reader import FORGOTTEN, ShardSet, read_manifest
@@ -50,7 +50,7 @@ def forget(out: str, wanted: Sequence[tuple[str, str]], why: str = "") -> Forgot
     parts = finished_parts(layout)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     found = Forgotten()
-    with run_lock(layout.folder):
+    with where_it_ran(layout), run_lock(layout.folder):
         new: list[Tombstone] = [{"kind": k, "value": v, "when": now, "why": why} for k, v in sorted(stones)]
         add_tombstones(layout.folder, new)
         nodes = _rows(layout, parts)

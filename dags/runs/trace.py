@@ -13,7 +13,7 @@ from rich.text import Text
 from gristmill.dags.engine.ledger import paths
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, RunLayout
 from gristmill.dags.graph import is_row_stage
-from gristmill.dags.runs.plan import finished_parts, open_run
+from gristmill.dags.runs.plan import finished_parts, open_run, where_it_ran
 from gristmill.errors import RunError
 from gristmill.pipelines.schema import normalise_url
 from gristmill.pipelines.stage import Map, Read, Write
@@ -38,9 +38,10 @@ def trace_sample(out: str, wanted: str) -> list[Trace]:
     `RunError` if there is none."""
     layout = open_run(out)
     parts = finished_parts(layout)
-    found = _outcomes(layout, parts, {wanted})
-    if not found:
-        found = _outcomes(layout, parts, _pieces(layout, parts, wanted))
+    with where_it_ran(layout):
+        found = _outcomes(layout, parts, {wanted})
+        if not found:
+            found = _outcomes(layout, parts, _pieces(layout, parts, wanted))
     if not found:
         raise RunError(
             f"no row of {out} has the uid, URL or path {wanted!r}; uids are the keys of the shards, "

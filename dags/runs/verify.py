@@ -7,7 +7,7 @@ import xxhash
 from gristmill.dags.engine.ledger import check_counts, count_nodes, kept_rows, part_ledger
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import RunLayout, PartStore
-from gristmill.dags.runs.plan import finished_parts, open_run
+from gristmill.dags.runs.plan import finished_parts, open_run, where_it_ran
 from gristmill.errors import GristmillError
 from gristmill.pipelines.shards.verify import verify_shards
 from gristmill.pipelines.stage import Write
@@ -19,6 +19,11 @@ def verify_run(out: str) -> list[str]:
     """Everything that is wrong with a run, in words; empty if all is well."""
     layout = open_run(out)
     parts = finished_parts(layout)
+    with where_it_ran(layout):
+        return _problems(layout, parts)
+
+
+def _problems(layout: RunLayout, parts: int) -> list[str]:
     problems: list[str] = []
     for node in layout.dag.order():
         if not isinstance(layout.dag.stage(node), Write):
