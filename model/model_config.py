@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gristmill.errors import ConfigurationError
+from gristmill.model.choices import require_known
 
 EXPERTS = ("dense", "mot", "moe")
 FLOW_HEADS = ("none", "linear", "query")
@@ -42,10 +43,8 @@ class ModelConfig:
 
     def check(self) -> None:
         """Raise `ConfigurationError` for what cannot be built."""
-        if self.experts not in EXPERTS:
-            raise ConfigurationError(f"experts {self.experts!r}; choose one of {EXPERTS}")
-        if self.flow_head not in FLOW_HEADS:
-            raise ConfigurationError(f"flow head {self.flow_head!r}; choose one of {FLOW_HEADS}")
+        require_known("experts", self.experts, EXPERTS)
+        require_known("flow head", self.flow_head, FLOW_HEADS)
         if self.heads % self.kv_heads:
             raise ConfigurationError(f"{self.heads} heads cannot share {self.kv_heads} keys")
         if self.head_dim % 2 or self.head_dim < 6:

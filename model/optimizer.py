@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from gristmill.errors import ConfigurationError
+from gristmill.model.choices import require_known
 
 SCHEDULES = ("cosine", "wsd", "constant")
 OPTIMISERS = ("adamw", "muon")
@@ -43,8 +43,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW over all, or Muon over the matrices of the blocks and AdamW over the rest. `bf16`: the
     precision that Muon orthogonalises in."""
-    if name not in OPTIMISERS:
-        raise ConfigurationError(f"optimiser {name!r}; choose one of {', '.join(OPTIMISERS)}")
+    require_known("optimiser", name, OPTIMISERS)
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     matrices: list[nn.Parameter] = []

@@ -182,10 +182,8 @@ def codec_from_shards(
 ) -> Codec:
     """Train a codec on pictures spread over shards, and write it. Without `side` and `patch` they
     are those of its kind."""
-    if kind not in CODECS:
-        raise ConfigurationError(f"codec {kind!r}; choose one of {', '.join(CODECS)}")
-    require_file_place(out)
     require_known("codec", kind, CODECS)
+    require_file_place(out)
     given = {"side": side, "patch": patch}
     fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     defaults = inspect.signature(CODECS[kind]).parameters

@@ -51,7 +51,9 @@ def forget(out: str, wanted: Sequence[tuple[str, str]], why: str = "") -> Forgot
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     found = Forgotten()
     with where_it_ran(layout), run_lock(layout.folder):
-        new: list[Tombstone] = [{"kind": k, "value": v, "when": now, "why": why} for k, v in sorted(stones)]
+        new: list[Tombstone] = [
+            {"kind": k, "value": v, "when": now, "why": why} for k, v in sorted(stones)
+        ]
         add_tombstones(layout.folder, new)
         nodes = _rows(layout, parts)
         for (kind, value), said in stones.items():
@@ -61,7 +63,9 @@ def forget(out: str, wanted: Sequence[tuple[str, str]], why: str = "") -> Forgot
                 found.unknown.append(said)
         # What a row grew into has another address; a rule would not know it by that of its parent.
         cut = _cut_from(nodes, set(found.uids))
-        named: list[Tombstone] = [{"kind": "uid", "value": uid, "when": now, "why": why} for uid in cut]
+        named: list[Tombstone] = [
+            {"kind": "uid", "value": uid, "when": now, "why": why} for uid in cut
+        ]
         add_tombstones(layout.folder, named)
         found.skipped = _tell_readers(layout, nodes)
     found.uids = sorted(set(found.uids))

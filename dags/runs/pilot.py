@@ -10,11 +10,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from gristmill.dags.engine.summary import RunSummary
 from gristmill.dags.engine.clock import clock
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import Progress
 from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.dags.engine.summary import RunSummary
 from gristmill.dags.graph import Dag, is_row_stage
 from gristmill.dags.runs.plan import open_run
 from gristmill.errors import ConfigurationError

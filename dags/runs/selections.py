@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gristmill.dags.runs.plan import open_run
 from gristmill.dags.recipes.image_text import RULES
+from gristmill.dags.runs.plan import open_run
 from gristmill.dags.settings import nearest
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.keep import Keep

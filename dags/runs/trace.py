@@ -44,8 +44,8 @@ def trace_sample(out: str, wanted: str) -> list[Trace]:
             found = _outcomes(layout, parts, _pieces(layout, parts, wanted))
     if not found:
         raise RunError(
-            f"no row of {out} has the uid, URL or path {wanted!r}; uids are the keys of the shards, "
-            "and the ledger has all three"
+            f"no row of {out} has the uid, URL or path {wanted!r}; uids are the keys of the "
+            "shards, and the ledger has all three"
         )
     return found
 

@@ -6,7 +6,7 @@ import xxhash
 
 from gristmill.dags.engine.ledger import check_counts, count_nodes, kept_rows, part_ledger
 from gristmill.dags.engine.rows import RowReader
-from gristmill.dags.engine.run_folder import RunLayout, PartStore
+from gristmill.dags.engine.run_folder import PartStore, RunLayout
 from gristmill.dags.runs.plan import finished_parts, open_run, where_it_ran
 from gristmill.errors import GristmillError
 from gristmill.pipelines.shards.verify import verify_shards

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -93,73 +94,32 @@ def test_a_paradigm_without_a_fitting_codec_gets_one(world: World, tmp_path: Pat
     assert "flow" in PARADIGMS
 
 
-def test_bad_input_is_one_message(world: World, trained: str, tmp_path: Path) -> None:
-    picture = str(tmp_path / "taken.txt")
-    Path(picture).write_text("here already")
+def test_bad_input_is_one_message(
+    world: World, trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("taken.txt").write_text("here already")
+    nano = ("train", "nano", "--data", world.plain, "--out")
+    janus = (*nano, "x", "--paradigm", "janus", "--encoder")
     for arguments, message in (
         (("train", "tini", "--data", world.plain, "--out", "x"), "did you mean 'tiny'"),
-        (
-            ("train", "nano", "--data", world.plain, "--out", "x", "--paradigm", "mask"),
-            "did you mean 'masked'",
-        ),
-        (
-            ("train", "nano", "--data", world.plain, "--out", "x", "--experts", "mob"),
-            "did you mean 'mot'",
-        ),
-        (
-            ("train", "nano", "--data", world.plain, "--out", "x", "--tasks", "drew=1"),
-            "did you mean 'draw'",
-        ),
-        (
-            (
-                "train",
-                "nano",
-                "--data",
-                world.plain,
-                "--out",
-                "x",
-                "--paradigm",
-                "janus",
-                "--encoder",
-                "ViT-B-23/openai",
-            ),
-            "did you mean 'ViT-B-32'",
-        ),
-        (
-            (
-                "train",
-                "nano",
-                "--data",
-                world.plain,
-                "--out",
-                "x",
-                "--paradigm",
-                "janus",
-                "--encoder",
-                "local-dir:nowhere",
-            ),
-            "there is no folder nowhere",
-        ),
-        (
-            ("train", "nano", "--data", world.plain, "--out", picture),
-            "is a file, and a training is a folder",
-        ),
-        (
-            ("train", "nano", "--data", world.plain, "--out", f"{picture}/below"),
-            "is a file, and a training is a folder",
-        ),
+        ((*nano, "x", "--paradigm", "mask"), "did you mean 'masked'"),
+        ((*nano, "x", "--experts", "mob"), "did you mean 'mot'"),
+        ((*nano, "x", "--tasks", "drew=1"), "did you mean 'draw'"),
+        ((*janus, "ViT-B-23/openai"), "did you mean 'ViT-B-32'"),
+        ((*janus, "local-dir:nowhere"), "there is no folder nowhere"),
+        ((*nano, "taken.txt"), "is a file, and a training is a folder"),
+        ((*nano, "taken.txt/below"), "is a file, and a training is a folder"),
         (("train-codec", "kmean", "--data", world.plain), "did you mean 'kmeans'"),
-        (("train", "nano", "--data", world.plain, "--out", "x", "--set", "speed=1"), "names:"),
+        ((*nano, "x", "--set", "speed=1"), "names:"),
         (("train-codec", "jpeg", "--data", world.plain), "choose one of"),
-        (("describe", trained, str(tmp_path / "none.jpg")), "is not a picture"),
+        (("describe", trained, "none.jpg"), "is not a picture"),
         (("evaluate", trained, "--suite", "poems"), "choose one of shapes, motion"),
-        (
-            ("generate", trained, "x", "--out", str(tmp_path / "no" / "where.png")),
-            "cannot be written",
-        ),
+        (("generate", trained, "x", "--out", "no/where.png"), "cannot be written"),
     ):
         with pytest.raises(ConfigurationError, match=message):
             CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert os.listdir() == ["taken.txt"]
 
 
 def train_words(data: str, out: Path, *more: str) -> str:
