@@ -68,7 +68,7 @@ def counting(what: str, total: int) -> Callable[[int], None]:
         nonlocal first, start, told
         now = time.monotonic()
         if not first:
-            first, start = done, now
+            first, start, told = done, now, now
         if done > first and now - told > _EVERY_S:
             told = now
             left = (now - start) / (done - first) * (total - done)

@@ -119,8 +119,9 @@ def test_a_stage_that_raises_on_its_first_rows_stops_the_run(tmp_path: Path, row
     message = str(caught.value)
     assert message.startswith("node 'mine' (Broken) fails on every row it is given: KeyError: 'no ")
     assert 'raise KeyError(f"no {caption}")' in message, "the row's own traceback"
-    # Once the whole block, then row by row.
-    assert len((tmp_path / "asked").read_text()) == 1 + min(16, rows)
+    # Once the whole block, then row by row; its worker is a few rows ahead when it is stopped.
+    asked = len((tmp_path / "asked").read_text())
+    assert asked == 6 if rows == 5 else 17 <= asked < 40
 
 
 def test_so_it_does_on_ray(tmp_path: Path, ray_session: None) -> None:
