@@ -240,7 +240,9 @@ class Keep(Global):
         """SELECT that gives each row the first rule it breaks; rules are evaluated once each."""
         flags = "".join(f", ({sql}) AS broken_{i}" for i, sql in enumerate(resolved.values()))
         reason = " WHEN first_reason IS NOT NULL THEN first_reason"
-        value = missing = " WHEN first_reason IS NOT NULL THEN NULL"
+        missing = " WHEN first_reason IS NOT NULL THEN NULL"
+        # Text, also where no rule gives one.
+        value = " WHEN first_reason IS NOT NULL THEN NULL::VARCHAR"
         for i, (name, rule) in enumerate(self.rules.items()):
             named = columns_in(rule, names)
             if self.missing == "drop":

@@ -52,6 +52,13 @@ def test_the_first_rule_that_a_row_breaks_is_its_reason(tmp_path: Path) -> None:
     ]
 
 
+def test_without_rules_the_columns_have_their_types_all_the_same(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([{"uid": "u0", "image_id": "i0", "row": 0}], SCHEMA)
+    found = run_global(Keep(), MemoryWorkspace([table], tmp_path))
+    assert all(found.schema.field(field.name).type == field.type for field in Keep().writes())
+    assert found["verdict"].to_pylist() == ["kept"]
+
+
 def test_a_quantile_is_over_rows_with_a_value(tmp_path: Path) -> None:
     scores = [float(i) for i in range(10)] + [None, float("nan")]
     found = keep(
