@@ -1,0 +1,131 @@
+"""A little finished run for tests of what is done with runs: twelve pictures whose brightness is
+known, a stage that needs a file, and helpers that run and build it here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from gristmill.dags.engine.execute import RunOptions, execute
+from gristmill.dags.engine.progress import make_progress
+from gristmill.dags.engine.summary import RunSummary
+from gristmill.dags.engine.supervision import Supervision
+from gristmill.dags.graph import Dag, Node
+from gristmill.dags.runs.keep import Choice, build
+from gristmill.errors import MissingWeightsError
+from gristmill.pipelines.download.images import Download
+from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.schema import ColumnFacts
+from gristmill.pipelines.shards.reader import ShardSet
+from gristmill.pipelines.shards.shards import Shards
+from gristmill.pipelines.sources.source import Source
+from gristmill.pipelines.stage import Score
+
+ROWS = 12
+# The picture whose brightness nobody knows.
+UNKNOWN = 7
+RULES = {"dark": "brightness < 0.2"}
+# Numbers 0 and 1 are dark, 7 has no value.
+KEPT = {f"number {i}" for i in range(2, ROWS) if i != UNKNOWN}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Light(Score):
+    """Brightness by the number in the caption, and a vector; only where the weights' file lies."""
+
+    path: str = "light.txt"
+
+    def reads(self) -> tuple[str, ...]:
+        return ("caption",)
+
+    def files(self) -> tuple[str, ...]:
+        return (self.path,)
+
+    def writes(self) -> pa.Schema:
+        vector = pa.list_(pa.float16(), 2)
+        return pa.schema([pa.field("brightness", pa.float32()), pa.field("vector", vector)])
+
+    def describes(self) -> Mapping[str, ColumnFacts]:
+        return {"brightness": ColumnFacts("A tenth of the number, at most 1.", low=0, high=1)}
+
+    def check(self) -> None:
+        if not Path(self.path).exists():
+            raise MissingWeightsError(f"no weights at {self.path}", "path")
+
+    def check_weights(self) -> None:
+        self.check()
+
+    def score(self, table: pa.Table, images: Sequence[object] | None) -> pa.Table:
+        self.check()
+        numbers = [int(text.split()[-1]) for text in table["caption"].to_pylist()]
+        light = [None if i == UNKNOWN else min(i / 10, 1.0) for i in numbers]
+        flat = pa.array([float(i) for i in numbers for _ in range(2)], pa.float16())
+        vectors = pa.FixedSizeListArray.from_arrays(flat, 2)
+        return pa.table([pa.array(light, pa.float32()), vectors], schema=self.writes())
+
+
+def small_dag(rules: Mapping[str, str] = RULES) -> Dag:
+    """source -> download -> light -> keep -> shards, three parts, by relative paths."""
+    nodes = {
+        "source": Node(Source(path="pictures")),
+        "download": Node(Download(image_size=16), ("source",)),
+        "light": Node(Light(), ("download",)),
+        "keep": Node(Keep(rules=rules), ("light",)),
+        "shards": Node(Shards(val_share=0.0, samples_per_shard=5), ("keep",)),
+    }
+    return Dag("small", nodes, part_rows=4)
+
+
+def options(**changes: bool) -> RunOptions:
+    """Here and in this process."""
+    return RunOptions(runner="local", supervision=Supervision(isolate=False), **changes)
+
+
+def run_here(home: Path, dag: Dag, out: str = "run", **changes: bool) -> RunSummary:
+    """Run from `home`, where the relative paths start."""
+    with contextlib.chdir(home), make_progress(None, True, log=None) as progress:
+        return execute(dag, out, options(**changes), progress)
+
+
+def build_here(choice: Choice, **changes: bool) -> RunSummary:
+    """Ledger and shards of a choice, from wherever we are."""
+    with make_progress(None, True, log=None) as progress:
+        return build(choice, options(**changes), progress)
+
+
+def make_home(home: Path) -> None:
+    """Pictures, the weights' file, and the finished run."""
+    (home / "pictures").mkdir(parents=True)
+    (home / "light.txt").write_text("on")
+    for i in range(ROWS):
+        pixels = np.random.default_rng(i).integers(0, 255, (20, 20, 3), np.uint8)
+        cv2.imwrite(str(home / "pictures" / f"{i:02d}.png"), pixels)
+        (home / "pictures" / f"{i:02d}.txt").write_text(f"number {i}")
+    run_here(home, small_dag())
+
+
+def copy_home(home: Path, to: Path) -> Path:
+    """All of it elsewhere, as if it had been run there. Returns the run's folder."""
+    shutil.copytree(home, to)
+    identity = json.loads((to / "run" / "run.json").read_text())
+    (to / "run" / "run.json").write_text(json.dumps(identity | {"cwd": str(to)}))
+    return to / "run"
+
+
+def captions(out: Path) -> set[str]:
+    """Of the samples in the shards."""
+    return {sample.caption for sample in ShardSet(str(out / "shards"))}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, byte by byte."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
