@@ -29,6 +29,7 @@ import cloudpickle
 from gristmill import errors
 from gristmill.errors import GristmillError, RunError, WorkerError
 from gristmill.pipelines import heartbeat
+from gristmill.pipelines.lazy_pandas import defer_pandas
 
 _LENGTH = struct.Struct("<Q")
 
@@ -257,6 +258,7 @@ def _main() -> None:
     # Ctrl-C goes to the whole terminal group; the parent decides when the child stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with(int(sys.argv[2]))
+    defer_pandas()
     with socket.socket(fileno=int(sys.argv[1])) as connection, contextlib.suppress(BrokenPipeError):
         _serve(connection)
 
