@@ -172,7 +172,7 @@ class _Clip:
             precision = "bf16" if device.startswith("cuda") else "fp32"
         name = model
         if model.endswith(".json"):
-            open_clip.addmodel_config(model)
+            open_clip.add_model_config(model)
             name = os.path.basename(model).removesuffix(".json")
         weights = None if model.startswith((LOCAL, HUB)) else pretrained
         self.model, _, self.transform = open_clip.create_model_and_transforms(

@@ -127,7 +127,8 @@ def test_a_hub_is_asked_once_and_what_it_has_is_taken(
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     with pytest.raises(MissingWeightsError, match=r"cannot be downloaded .*pretrained=PATH"):
         ClipScore().check_weights()
-    assert len(server.hits) <= 3
+    asked = [path for path in server.hits if "/resolve/" in path]
+    assert len(asked) == len(set(asked)) <= 2, "the hub's client may greet it besides"
 
 
 def test_a_filter_network_learns_and_scores(tmp_path: Path) -> None:
