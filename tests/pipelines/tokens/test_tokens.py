@@ -78,7 +78,7 @@ def test_what_is_missing_is_named(tmp_path: Path, files: dict[str, str]) -> None
         Tokens(images="nowhere", encoder=ENCODER).check()
     with pytest.raises(ConfigurationError, match="nothing to do"):
         Tokens(encoder=ENCODER).check()
-    with pytest.raises(ConfigurationError, match=r"package.module:function"):
+    with pytest.raises(ConfigurationError, match=r"package.module:name"):
         Tokens(images=files["codes"], encoder="nothing").prepare()
     (tmp_path / "bad").write_text(json.dumps({"no": "tokenizer"}))
     with pytest.raises(ConfigurationError, match="not a tokenizers file"):
