@@ -172,11 +172,12 @@ for _ in sys.stdin:
 
 
 def test_what_a_kill_left_half_written_goes(tmp_path: Path) -> None:
+    run(toy(), tmp_path)
     left = [tmp_path / "ledger/.writing-000000.parquet-1", tmp_path / "shards/train/.writing-x-2"]
     for path in left:
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half")
-    run(toy(), tmp_path)
+    run(toy(keep=Keep(rules={"never": "length > 99"})), tmp_path)
     assert not any(path.exists() for path in left)
 
 
