@@ -107,6 +107,9 @@ class _Frail:
     def call_readonly(self, method: str, *args: object) -> object:
         return self.worker.call_readonly(method, *args)
 
+    def on_beat(self, listener: object) -> None:
+        """Its heartbeats are not listened to here."""
+
     def peak_mb(self) -> float:
         return 0.0
 
