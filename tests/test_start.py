@@ -308,8 +308,9 @@ def test_own_files_are_known_by_their_paths(gristmill: Gristmill, tmp_path: Path
     names = sorted(str(p) for p in (tmp_path / "pictures/sub").iterdir() if p.suffix != ".txt")
     assert sorted(row["path"] for row in ledger) == names
     for wanted in ("sub/0.png", "pictures/sub/0.png", names[0]):
-        said = gristmill("trace", "run", wanted).out.replace("\n", "")
-        assert f"{names[0]} " in said and "dropped by keep: few" in said
+        # Wherever a terminal breaks the lines.
+        said = "".join(gristmill("trace", "run", wanted).out.split())
+        assert names[0] in said and "droppedbykeep:few" in said
     assert "broken.jpg" in gristmill("trace", "run", "broken.jpg").out
     assert "broken.jpg" in (tmp_path / "run/report.html").read_text()
     lost = gristmill("trace", "run", "ken.jpg")
@@ -329,4 +330,4 @@ def test_a_choice_is_checked_with_the_plan(gristmill: Gristmill, tmp_path: Path)
     plan = ("plan", "image-text", "--source", "pictures", "--out", "run", "--set")
     assert "choose one of webdataset, parquet" in one_line(gristmill(*plan, "shards.format=tar"))
     done = gristmill(*plan, "keep.rules.few=true", "--without", "clip")
-    assert done.out.splitlines()[-1].startswith("needed: ")
+    assert "needed: " in " ".join(done.out.splitlines()[-2:])
