@@ -13,7 +13,7 @@ DRILL = Path(__file__).parents[2] / "cluster_drill.py"
 def test_a_node_is_killed_in_the_middle_of_a_run(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(DRILL), str(tmp_path)], capture_output=True, text=True, check=False,
-        timeout=600,
+        timeout=1500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     facts = json.loads(done.stdout.strip().splitlines()[-1])
