@@ -52,6 +52,12 @@ def execution(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def fields_of(value: object, base: type) -> dict[str, Any]:
+    """The fields of `value` that `base` declares, by name: what a stage hands on of what it
+    inherits."""
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(base)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Needs:
     """What one worker of a stage occupies."""

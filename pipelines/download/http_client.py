@@ -18,6 +18,7 @@ import yarl
 from gristmill import __version__
 from gristmill.pipelines.download.address import AddressRefused, GuardedResolver, check_literal
 from gristmill.pipelines.download.robots import NO_AI, is_disallowed
+from gristmill.pipelines.stage import execution, setting
 
 AGENT = "gristmill"
 USER_AGENT = f"{AGENT}/{__version__} (dataset curation; respects X-Robots-Tag)"
@@ -33,29 +34,39 @@ _RETRIED = tuple(reason for reason in TRANSIENT if reason not in ("timed out", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class FetchPolicy:
-    """Bounds and manners of a client."""
+class FetchLimits:
+    """Bounds and manners of a client that a stage lets its user choose."""
 
-    # Seconds for one try: name, connection, redirects, whole body.
-    timeout_s: float = 15.0
-    max_bytes: int = 50_000_000
-    max_redirects: int = 5
-    # Further tries after the first, for what may heal.
-    retries: int = 2
+    # Of one transfer, inflated.
+    max_bytes: int = setting(50_000_000, unit="bytes", low=1)
+    # For one try: name, connection, redirects and the whole body.
+    timeout_s: float = setting(15.0, unit="s", low=0)
+    # Redirects of one try; the address is checked at each.
+    max_redirects: int = setting(5, low=0)
+    # Further tries for what may heal: connection, 429 with Retry-After, 5xx.
+    retries: int = setting(2, low=0)
+    # "host" or "host:port" that may lie in a private network.
+    allow_hosts: tuple[str, ...] = ()
+    # URL of a trusted proxy; addresses are then the proxy's business.
+    proxy: str = ""
+    # What servers are told of who asks.
+    user_agent: str = USER_AGENT
+    # X-Robots-Tag directives that are respected; none: the header is ignored.
+    robots: tuple[str, ...] = NO_AI
+    # Transfers at once of one worker.
+    connections: int = execution(64, low=1)
+    # Transfers at once of one worker to one host and port.
+    per_host: int = execution(16, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchPolicy(FetchLimits):
+    """All that a client keeps to."""
+
     # Seconds before the second try; doubled each time, plus up to half of it at random.
     backoff_s: float = 0.5
     # A server's Retry-After is honoured up to this many seconds.
     max_retry_after_s: float = 20.0
-    # Connections in all, and to one host and port.
-    connections: int = 64
-    per_host: int = 16
-    # "host" or "host:port" that may be private.
-    allow_hosts: tuple[str, ...] = ()
-    # URL of a trusted proxy; addresses are then the proxy's business.
-    proxy: str = ""
-    user_agent: str = USER_AGENT
-    # X-Robots-Tag directives that are respected.
-    robots: tuple[str, ...] = NO_AI
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,17 @@ from typing import ClassVar
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.download.resize import Boxes, ResizedImage, ResizeSettings, quiet_worker
+from gristmill.pipelines.download.resize import (
+    Boxes,
+    ResizedImage,
+    ResizeSettings,
+    Resizing,
+    quiet_worker,
+)
 from gristmill.pipelines.download.transfer import FetchAndDecode, Opened
 from gristmill.pipelines.schema import ROW, ColumnFacts
-from gristmill.pipelines.stage import require_choice, setting
+from gristmill.pipelines.stage import fields_of, require_choice, setting
 
-INTERPOLATIONS = (
-    "nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4",
-)  # fmt: skip
-RESIZE_MODES = ("no", "keep_ratio", "center_crop", "border", "keep_ratio_largest")
 _OWN = pa.schema(
     [
         pa.field("format", pa.string()),
@@ -34,7 +36,7 @@ NO_BOXES = "no blur boxes"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Download(FetchAndDecode):
+class Download(Resizing, FetchAndDecode):
     """Fetch http(s) URLs (or read the pointers of rows that lie in their source) and resize.
 
     Every limit is a field. Rows that share an image are fetched once. EXIF, GPS and ICC are never
@@ -45,43 +47,14 @@ class Download(FetchAndDecode):
         "img2dataset", "albumentations", "opencv-python-headless", "pillow",
     )  # fmt: skip
 
-    # Which side is meant depends on `resize_mode`.
-    image_size: int = setting(256, unit="pixels", low=1)
-    # keep_ratio is about the smaller side, keep_ratio_largest about the larger.
-    resize_mode: str = setting("keep_ratio_largest", choices=RESIZE_MODES)
-    # Leave smaller pictures at their size.
-    resize_only_if_bigger: bool = True
-    # How pictures are made larger.
-    upscale_interpolation: str = setting("lanczos", choices=INTERPOLATIONS)
-    # How pictures are made smaller.
-    downscale_interpolation: str = setting("area", choices=INTERPOLATIONS)
-    # What pictures are stored as.
-    encode_format: str = setting("jpg", choices=("jpg", "png", "webp"))
-    # Of jpg and webp; of png it is the compression, 0..9.
-    encode_quality: int = setting(95, low=0, high=100)
-    # Keep the bytes of a picture of this format that needs no resizing.
-    skip_reencode: bool = False
     # "always" resizes; "never" passes bytes through, without metadata, as they came.
     reencode: str = setting("always", choices=("always", "never"))
-    # With reencode=never: keep jpg, png and webp side by side; else others are brought into
-    # `encode_format` at full size.
-    mixed: bool = False
-    # Turn pictures upright as their EXIF tag says, before resizing.
-    orient: bool = True
     # "exact": as img2dataset. "fast": JPEGs are decoded at 1/2, 1/4 or 1/8 where that still covers
     # the target: two to four times faster, pixels differ by a few grey levels (see benchmarks/).
     decode: str = setting("exact", choices=("exact", "fast"))
-    # Of the smaller side; 0: no limit.
-    min_image_size: int = setting(0, unit="pixels", low=0)
-    # Of the picture as received; 0: no limit.
-    max_image_area: int = setting(0, unit="pixels", low=0)
-    # Longer side by shorter side; 0: no limit.
-    max_aspect_ratio: float = setting(0.0, low=0)
     # Column of the source with boxes to blur, faces for instance: lists of [left, top, right,
     # bottom], each 0..1 of the upright picture. A row without them fails; an empty list is none.
     blur_boxes: str = ""
-    # Read from the header before anything is decoded.
-    max_pixels: int = setting(89_000_000, unit="pixels", low=1)
 
     def writes(self) -> pa.Schema:
         """Status, sizes, digest and the picture."""
@@ -125,25 +98,11 @@ class Download(FetchAndDecode):
 
     def resize_settings(self) -> ResizeSettings:
         """What the decoding children do."""
-        unlimited = float("inf")
         return ResizeSettings(
-            image_size=self.image_size,
-            resize_mode=self.resize_mode,
-            resize_only_if_bigger=self.resize_only_if_bigger,
-            upscale_interpolation=self.upscale_interpolation,
-            downscale_interpolation=self.downscale_interpolation,
-            encode_format=self.encode_format,
-            encode_quality=self.encode_quality,
-            skip_reencode=self.skip_reencode,
-            min_image_size=self.min_image_size,
-            max_image_area=self.max_image_area or unlimited,
-            max_aspect_ratio=self.max_aspect_ratio or unlimited,
+            **fields_of(self, Resizing),
             pass_through=self.reencode == "never",
-            mixed=self.mixed,
-            orient=self.orient,
             fast=self.decode == "fast",
             blur=bool(self.blur_boxes),
-            max_pixels=self.max_pixels,
         )
 
     def make_worker(self) -> Callable[[], object]:

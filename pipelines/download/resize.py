@@ -7,7 +7,6 @@ leaves them).
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import io
 import os
@@ -16,7 +15,15 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from gristmill.pipelines.download.strip_metadata import format_of, is_truncated, strip_metadata
+from gristmill.pipelines.download.picture_bytes import (
+    decoded_size,
+    ends_early,
+    looks_like_text,
+    read_header,
+    turn,
+    upright,
+)
+from gristmill.pipelines.download.strip_metadata import format_of, strip_metadata
 from gristmill.pipelines.schema import (
     FAILED_TO_DECODE,
     FAILED_TO_DOWNLOAD,
@@ -24,36 +31,66 @@ from gristmill.pipelines.schema import (
     POISONED,
     SUCCESS,
 )
+from gristmill.pipelines.stage import setting
 
 Boxes = list[list[float]]
 """[left, top, right, bottom] of the upright picture, each 0..1."""
 OUT_OF_MEMORY = "out of memory"
+INTERPOLATIONS = (
+    "nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4",
+)  # fmt: skip
+RESIZE_MODES = ("no", "keep_ratio", "center_crop", "border", "keep_ratio_largest")
 _REDUCTIONS = (8, 4, 2)
-_RESIZER_REASONS = ("image too small", "image area too large", "aspect ratio too large")
+_RESIZER_REASONS = _SMALL, _LARGE, _NARROW = (
+    "image too small", "image area too large", "aspect ratio too large",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResizeSettings:
+class Resizing:
     """What becomes of a picture; the names are img2dataset's where it has one."""
 
-    image_size: int = 256
-    resize_mode: str = "keep_ratio_largest"
+    # Which side is meant depends on `resize_mode`.
+    image_size: int = setting(256, unit="pixels", low=1)
+    # keep_ratio is about the smaller side, keep_ratio_largest about the larger.
+    resize_mode: str = setting("keep_ratio_largest", choices=RESIZE_MODES)
+    # Leave smaller pictures at their size.
     resize_only_if_bigger: bool = True
-    upscale_interpolation: str = "lanczos"
-    downscale_interpolation: str = "area"
-    encode_format: str = "jpg"
-    encode_quality: int = 95
+    # How pictures are made larger.
+    upscale_interpolation: str = setting("lanczos", choices=INTERPOLATIONS)
+    # How pictures are made smaller.
+    downscale_interpolation: str = setting("area", choices=INTERPOLATIONS)
+    # What pictures are stored as.
+    encode_format: str = setting("jpg", choices=("jpg", "png", "webp"))
+    # Of jpg and webp; of png it is the compression, 0..9.
+    encode_quality: int = setting(95, low=0, high=100)
+    # Keep the bytes of a picture of this format that needs no resizing.
     skip_reencode: bool = False
-    min_image_size: int = 0
-    max_image_area: float = float("inf")
-    max_aspect_ratio: float = float("inf")
-    pass_through: bool = False
+    # With reencode=never: keep jpg, png and webp side by side; else others are brought into
+    # `encode_format` at full size.
     mixed: bool = False
+    # Turn pictures upright as their EXIF tag says, before resizing.
     orient: bool = True
+    # Of the smaller side; 0: no limit.
+    min_image_size: int = setting(0, unit="pixels", low=0)
+    # Of the picture as received; 0: no limit.
+    max_image_area: int = setting(0, unit="pixels", low=0)
+    # Longer side by shorter side; 0: no limit.
+    max_aspect_ratio: float = setting(0.0, low=0)
+    # Read from the header before anything is decoded.
+    max_pixels: int = setting(89_000_000, unit="pixels", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizeSettings(Resizing):
+    """What a decoding child does."""
+
+    # Bytes are kept as they came, without metadata.
+    pass_through: bool = False
+    # JPEGs are decoded at a fraction of their size where that still covers the target.
     fast: bool = False
     # Pictures come with boxes that are blurred.
     blur: bool = False
-    max_pixels: int = 89_000_000
 
 
 @dataclass(frozen=True)
@@ -81,14 +118,15 @@ class PictureWorker:
 
         PIL.Image.MAX_IMAGE_PIXELS = None
         resizer = load_module("resizer")
+        unlimited = float("inf")
         common = {
             "upscale_interpolation": settings.upscale_interpolation,
             "downscale_interpolation": settings.downscale_interpolation,
             "encode_format": settings.encode_format,
             "encode_quality": settings.encode_quality,
             "min_image_size": settings.min_image_size,
-            "max_image_area": settings.max_image_area,
-            "max_aspect_ratio": settings.max_aspect_ratio,
+            "max_image_area": settings.max_image_area or unlimited,
+            "max_aspect_ratio": settings.max_aspect_ratio or unlimited,
         }
         self._resizer = resizer.Resizer(
             settings.image_size,
@@ -115,13 +153,13 @@ class PictureWorker:
         refused = not_a_picture(data)
         if refused is not None:
             return refused
-        header = _read_header(data)
+        header = read_header(data)
         orientation = 1
         if header is not None:
             width, height, orientation, _ = header
             if width * height > self.settings.max_pixels:
                 return ResizedImage(FAILED_TO_DECODE, "decompression bomb")
-        if _ends_early(data):
+        if ends_early(data):
             return ResizedImage(FAILED_TO_DECODE, "truncated image")
         if self.settings.pass_through:
             return self._pass_through(data, orientation)
@@ -143,7 +181,7 @@ class PictureWorker:
             if reduced is not None:
                 source, original = reduced
         if turned and source is data:
-            source = _upright(data, orientation) or data
+            source = upright(data, orientation) or data
         result = self._run(self._resizer, source, boxes)
         if result.status != SUCCESS:
             return result
@@ -188,15 +226,10 @@ class PictureWorker:
         settings = self.settings
         if format_of(data) != "jpg" or mode not in ("RGB", "L"):
             return None
-        smaller, larger = min(width, height), max(width, height)
-        if smaller < settings.min_image_size:
-            return ResizedImage(FAILED_TO_RESIZE, "image too small")
-        if width * height > settings.max_image_area:
-            return ResizedImage(FAILED_TO_RESIZE, "image area too large")
-        if larger / smaller > settings.max_aspect_ratio:
-            return ResizedImage(FAILED_TO_RESIZE, "aspect ratio too large")
+        if refused := _beyond_limits(settings, width, height):
+            return refused
         by_smaller = settings.resize_mode in ("keep_ratio", "center_crop")
-        side = smaller if by_smaller else larger
+        side = (min if by_smaller else max)(width, height)
         if settings.resize_mode == "no":
             return None
         factor = next((f for f in _REDUCTIONS if side // f >= settings.image_size), None)
@@ -207,23 +240,19 @@ class PictureWorker:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         if pixels is None:
             return None
-        pixels = _turn(pixels, orientation)
+        pixels = turn(pixels, orientation)
         size = (height, width) if orientation >= 5 else (width, height)
         return cv2.imencode(".bmp", pixels)[1].tobytes(), size
 
     def _pass_through(self, data: bytes, orientation: int) -> ResizedImage:
         """Bytes as they came, without metadata, after a look whether they decode."""
-        size = _decoded_size(data)
+        size = decoded_size(data)
         if size is None:
             return ResizedImage(FAILED_TO_DECODE, "not decodable")
         width, height = size
         settings = self.settings
-        if min(size) < settings.min_image_size:
-            return ResizedImage(FAILED_TO_RESIZE, "image too small")
-        if width * height > settings.max_image_area:
-            return ResizedImage(FAILED_TO_RESIZE, "image area too large")
-        if max(size) / min(size) > settings.max_aspect_ratio:
-            return ResizedImage(FAILED_TO_RESIZE, "aspect ratio too large")
+        if refused := _beyond_limits(settings, width, height):
+            return refused
         kind = format_of(data)
         stored = strip_metadata(data)
         if stored is None or not (settings.mixed or kind == settings.encode_format):
@@ -263,18 +292,6 @@ def load_module(module: str) -> Any:
     return loaded
 
 
-def looks_like_text(data: bytes) -> str | None:
-    """svg, html or text, by the beginning of the bytes; None for anything else."""
-    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if head.startswith((b"<svg", b"<?xml")) and b"<svg" in data[:4096].lower():
-        return "svg"
-    if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<!--")):
-        return "html"
-    if head.startswith((b"{", b"[", b"<?xml")):
-        return "text"
-    return None
-
-
 def not_a_picture(data: bytes) -> ResizedImage | None:
     """Bytes that are plainly something else, by their beginning."""
     if not data:
@@ -286,101 +303,13 @@ def not_a_picture(data: bytes) -> ResizedImage | None:
     return ResizedImage(FAILED_TO_DECODE, said)
 
 
-def _read_header(data: bytes) -> tuple[int, int, int, str] | None:
-    """Width, height, EXIF orientation and mode, without decoding; None if Pillow cannot tell."""
-    import PIL.Image
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with PIL.Image.open(io.BytesIO(data)) as image:
-                width, height = image.size
-                mode = str(image.mode)
-                orientation = _orientation(image)
-        except MemoryError:
-            raise
-        except Exception:
-            return None
-    return width, height, orientation if 1 <= orientation <= 8 else 1, mode
-
-
-def _orientation(image: Any) -> int:
-    """EXIF orientation of an opened picture. `getexif` of a PNG would decode it whole, bombs
-    too."""
-    import PIL.Image
-
-    # EXIF is foreign data of its own; a broken one says nothing about the picture.
-    with contextlib.suppress(Exception):
-        exif = PIL.Image.Exif()
-        if image.format == "PNG":
-            exif.load(image.info.get("exif", b""))
-        else:
-            exif = image.getexif()
-        return int(exif.get(0x0112, 1))
-    return 1
-
-
-def _ends_early(data: bytes) -> bool:
-    early = is_truncated(data)
-    if early is not None:
-        return early
-    # The end mark is missing: some writers leave it out, so a strict decoder decides.
-    import PIL.Image
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with PIL.Image.open(io.BytesIO(data)) as image:
-                image.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            return "truncat" in str(error).lower() or "unexpected end" in str(error).lower()
-    return False
-
-
-def _decoded_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height as decoded. JPEGs are decoded at an eighth: all bytes are read all the
-    same."""
-    import cv2
-    import numpy as np
-
-    header = _read_header(data)
-    flags = cv2.IMREAD_UNCHANGED
-    if header is not None and format_of(data) == "jpg":
-        flags = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        return None
-    if pixels is None:
-        return None
-    if header is not None:
-        return header[0], header[1]
-    return int(pixels.shape[1]), int(pixels.shape[0])
-
-
-def _upright(data: bytes, orientation: int) -> bytes | None:
-    """The picture turned as its EXIF tag says, as lossless PNG; None if it does not decode."""
-    import cv2
-    import numpy as np
-
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        return None
-    if pixels is None:
-        return None
-    fastest = [cv2.IMWRITE_PNG_COMPRESSION, 0]
-    return bytes(cv2.imencode(".png", _turn(pixels, orientation), fastest)[1].tobytes())
-
-
-def _turn(pixels: Any, orientation: int) -> Any:
-    """Undo an EXIF orientation (TIFF 6.0, tag 274)."""
-    import numpy as np
-
-    if orientation in (5, 6, 7, 8):
-        pixels = np.swapaxes(pixels, 0, 1)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
+def _beyond_limits(settings: ResizeSettings, width: int, height: int) -> ResizedImage | None:
+    """Why a picture of this size is not wanted, as img2dataset's Resizer would say it."""
+    smaller, larger = sorted((width, height))
+    if smaller < settings.min_image_size:
+        return ResizedImage(FAILED_TO_RESIZE, _SMALL)
+    if settings.max_image_area and width * height > settings.max_image_area:
+        return ResizedImage(FAILED_TO_RESIZE, _LARGE)
+    if settings.max_aspect_ratio and larger / smaller > settings.max_aspect_ratio:
+        return ResizedImage(FAILED_TO_RESIZE, _NARROW)
+    return None

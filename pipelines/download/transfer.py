@@ -17,8 +17,12 @@ import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.child import Child, ChildDied, ChildSilent
-from gristmill.pipelines.download.http_client import USER_AGENT, Fetcher, FetchPolicy, is_transient
-from gristmill.pipelines.download.robots import NO_AI
+from gristmill.pipelines.download.http_client import (
+    Fetcher,
+    FetchLimits,
+    FetchPolicy,
+    is_transient,
+)
 from gristmill.pipelines.schema import (
     FAILED_TO_DECODE,
     FAILED_TO_DOWNLOAD,
@@ -27,7 +31,7 @@ from gristmill.pipelines.schema import (
     with_columns,
 )
 from gristmill.pipelines.sources.pointer import PointerError, read_pointers
-from gristmill.pipelines.stage import Map, Needs, execution, setting
+from gristmill.pipelines.stage import Map, Needs, execution, fields_of, setting
 
 # Finished results waiting to be written, and bytes waiting to be opened.
 _WAITING_RESULTS = 64
@@ -49,37 +53,17 @@ class Opened(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FetchAndDecode(Map):
+class FetchAndDecode(FetchLimits, Map):
     """Fetches http(s) URLs, or reads the pointers of rows that lie in their source, once for all
     rows that share an image, and has a supervised child open what came.
 
     Every limit is a field. What crashes, hangs or fills the child ends as `poisoned`, alone.
     """
 
-    # Of one transfer, inflated.
-    max_bytes: int = setting(50_000_000, unit="bytes", low=1)
-    # For one try: name, connection, redirects and the whole body.
-    timeout_s: float = setting(15.0, unit="s", low=0)
-    # Redirects of one try; the address is checked at each.
-    max_redirects: int = setting(5, low=0)
-    # Further tries for what may heal: connection, 429 with Retry-After, 5xx.
-    retries: int = setting(2, low=0)
-    # "host" or "host:port" that may lie in a private network.
-    allow_hosts: tuple[str, ...] = ()
-    # URL of a trusted proxy.
-    proxy: str = ""
-    # What servers are told of who asks.
-    user_agent: str = USER_AGENT
-    # X-Robots-Tag directives that are respected; none: the header is ignored.
-    robots: tuple[str, ...] = NO_AI
     # For opening what one transfer brought.
     decode_deadline_s: float = setting(20.0, unit="s", low=0)
     # What opening it may take.
     decode_memory_gb: float = setting(2.0, unit="GiB", low=0)
-    # Transfers at once of one worker.
-    connections: int = execution(64, low=1)
-    # Transfers at once of one worker to one host and port.
-    per_host: int = execution(16, low=1)
     # Processes that open; 0: as many as this process has cores, or OMP_NUM_THREADS, which Ray sets
     # to a worker's share of them.
     decoders: int = execution(0, low=0)
@@ -166,18 +150,7 @@ class FetchAndDecode(Map):
 
     def policy(self) -> FetchPolicy:
         """The bounds of the HTTP client."""
-        return FetchPolicy(
-            timeout_s=self.timeout_s,
-            max_bytes=self.max_bytes,
-            max_redirects=self.max_redirects,
-            retries=self.retries,
-            connections=self.connections,
-            per_host=self.per_host,
-            allow_hosts=self.allow_hosts,
-            proxy=self.proxy,
-            user_agent=self.user_agent,
-            robots=self.robots,
-        )
+        return FetchPolicy(**fields_of(self, FetchLimits))
 
     def _as_they_came(self, rows: pa.Table) -> pa.Table:
         """Rows that had failed before."""

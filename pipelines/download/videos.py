@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.download.resize import looks_like_text
+from gristmill.pipelines.download.picture_bytes import looks_like_text
 from gristmill.pipelines.download.transfer import FetchAndDecode, Opened
 from gristmill.pipelines.schema import (
     FAILED_TO_DECODE,
