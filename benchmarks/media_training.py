@@ -18,7 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from gristmill.dags.demos.announce import Steps
 from gristmill.dags.demos.images import CODEC, filter_network
+from gristmill.dags.demos.scale import FULL
 from gristmill.dags.demos.video import moving, write_video
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import make_progress
@@ -117,7 +119,7 @@ def make_data(folder: Path, kinds: list[str]) -> None:
     """Runs of the recipes."""
     console = Console()
     network = str(folder / "filter-network")
-    filter_network(network, 0, console)
+    filter_network(network, 0, Steps(console, ()), FULL)
     writers: dict[str, Callable[[Path, int], str]] = {
         "motion": write_motion, "edits": write_edits, "stories": write_stories,
     }  # fmt: skip

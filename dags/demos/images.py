@@ -62,7 +62,7 @@ def run_demo(
     says.begin(
         f"training a filter network on {scale.trusted:,} trusted pairs, {scale.filter_steps} steps"
     )
-    threshold = filter_network(network, seed, console, scale)
+    threshold = filter_network(network, seed, says, scale)
     codec = os.path.join(network, CODEC)
     dag = demo_dag(found, network, threshold, codec, scale)
     where = "in this process" if runner == "local" else "on Ray"
@@ -146,24 +146,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def filter_network(folder: str, seed: int, console: Console, scale: Scale = FULL) -> float:
+def filter_network(folder: str, seed: int, says: Steps, scale: Scale) -> float:
     """Train on trusted pairs, once, and find the score below which few trusted pairs lie."""
     facts_path = os.path.join(folder, "threshold.json")
     if os.path.exists(facts_path):
         with open(facts_path, encoding="utf-8") as file:
             facts = json.load(file)
         if facts["seed"] == seed:
+            says.found("trained before")
             return float(facts["threshold"])
     # In a process of its own, whose memory is free again when curation starts.
     child = Child(functools.partial(FilterTrainer, folder, seed, scale))
     trained = child.call("train", deadline_s=3600.0)
     child.close()
-    console.print(
-        f"  loss {trained['first_loss']:.2f} -> {trained['last_loss']:.2f} in "
+    says.say(
+        f"loss {trained['first_loss']:.2f} -> {trained['last_loss']:.2f} in "
         f"{trained['seconds']:.0f} s; {1 - LOST:.1%} of held-out trusted pairs score above "
-        f"{trained['threshold']}; image codec with a ceiling of {trained['ceiling']} dB",
-        highlight=False,
-        soft_wrap=True,
+        f"{trained['threshold']}; image codec with a ceiling of {trained['ceiling']} dB"
     )
     with open(facts_path, "w", encoding="utf-8") as file:
         json.dump({"seed": seed, "threshold": trained["threshold"]}, file)

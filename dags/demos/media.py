@@ -13,7 +13,9 @@ from typing import cast
 import numpy as np
 from rich.console import Console
 
+from gristmill.dags.demos.announce import Steps
 from gristmill.dags.demos.images import CODEC, filter_network, free_port
+from gristmill.dags.demos.scale import FULL
 from gristmill.dags.demos.truth import DemoSummary, FaultCounts, Judgement, area_under_curve
 from gristmill.dags.demos.web_server import HOST, Route, Web, WebServer
 from gristmill.dags.engine.execute import RunOptions, execute
@@ -88,7 +90,7 @@ def run_media_demo(
     folder = os.path.join(out, "web")
     found, world = _world(folder, demo, seed, name, console)
     network = os.path.join(out, "filter-network")
-    filter_network(network, seed, console)
+    filter_network(network, seed, Steps(console, ()), FULL)
     dag = demo.dag(os.path.join(folder, world.source), network, f"{HOST}:{found.port}")
     with WebServer(found), make_progress(console, plain or None, log=Folder(out)) as progress:
         curated = execute(dag, out, RunOptions(runner=runner), progress)

@@ -68,8 +68,9 @@ CAUGHT_AS: dict[str, tuple[str, ...]] = {
     "empty body": ("empty body",),
     "truncated file": ("truncated image",),
     "decompression bomb": ("decompression bomb",),
-    "redirect to a private address": (
-        "private address", "loopback address", "metadata address", "link-local address",
+    "redirect to a private address": tuple(
+        f"redirect to a {kind} address"
+        for kind in ("private", "loopback", "metadata", "link-local")
     ),
     "redirect loop": ("too many redirects",),
     "robots header": ("disallowed by robots header",),

@@ -21,6 +21,12 @@ from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.dedup.connected_components import Edges, components, leaders
+from gristmill.pipelines.dedup.duplicate_columns import (
+    DUPLICATE_GROUP,
+    DUPLICATE_GROUP_SIZE,
+    DUPLICATE_OF,
+    duplicate_facts,
+)
 from gristmill.pipelines.dedup.hamming import close_pairs, plan_tasks
 from gristmill.pipelines.dedup.image_ids import (
     best_of_rows,
@@ -83,10 +89,10 @@ class Duplicates(Global):
         """Null for images that stay, but for the group and its size."""
         return pa.schema(
             [
-                pa.field("duplicate_of", pa.string()),
+                DUPLICATE_OF,
                 pa.field("duplicate_kind", pa.string()),
-                pa.field("duplicate_group", pa.string()),
-                pa.field("duplicate_group_size", pa.int32()),
+                DUPLICATE_GROUP,
+                DUPLICATE_GROUP_SIZE,
                 pa.field("duplicate_distance", pa.int32()),
             ]
         )
@@ -94,12 +100,8 @@ class Duplicates(Global):
     def describes(self) -> Mapping[str, ColumnFacts]:
         """What the columns mean."""
         return {
-            "duplicate_of": ColumnFacts(
-                "image_id of the survivor; null for survivors and single images."
-            ),
+            **duplicate_facts("image"),
             "duplicate_kind": ColumnFacts("By what it is a copy: bytes, pixels or near."),
-            "duplicate_group": ColumnFacts("image_id of the group's survivor, for every image."),
-            "duplicate_group_size": ColumnFacts("Images in the group.", "images", low=1),
             "duplicate_distance": ColumnFacts(
                 "Bits by which the hash differs from the survivor's.", "bits", low=0, high=64
             ),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.dedup.connected_components import components, leaders
+from gristmill.pipelines.dedup.duplicate_columns import group_size_facts
 from gristmill.pipelines.dedup.image_ids import (
     best_of_rows,
     digests,
@@ -98,7 +99,7 @@ class RobustCopies(Global):
                 low=0,
             ),
             "copy_mirrored": ColumnFacts("Whether that copy is a mirror image."),
-            "copy_group_size": ColumnFacts("Images in the group.", "images", low=1),
+            "copy_group_size": group_size_facts("image"),
             "duplicate_points": ColumnFacts(
                 "Keypoints that fit between the image and its `duplicate_of`; null without one.",
                 "keypoints",

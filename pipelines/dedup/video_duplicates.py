@@ -18,6 +18,12 @@ from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.dedup.connected_components import components, leaders
+from gristmill.pipelines.dedup.duplicate_columns import (
+    DUPLICATE_GROUP,
+    DUPLICATE_GROUP_SIZE,
+    DUPLICATE_OF,
+    duplicate_facts,
+)
 from gristmill.pipelines.dedup.hamming import close_pairs, plan_tasks
 from gristmill.pipelines.dedup.image_ids import (
     best_of_rows,
@@ -66,10 +72,10 @@ class ClipDuplicates(Global):
         """Null for clips that stay, but for the group and its size."""
         return pa.schema(
             [
-                pa.field("duplicate_of", pa.string()),
+                DUPLICATE_OF,
                 pa.field("duplicate_overlap", pa.float32()),
-                pa.field("duplicate_group", pa.string()),
-                pa.field("duplicate_group_size", pa.int32()),
+                DUPLICATE_GROUP,
+                DUPLICATE_GROUP_SIZE,
                 pa.field("split_group", pa.string()),
             ]
         )
@@ -77,16 +83,12 @@ class ClipDuplicates(Global):
     def describes(self) -> Mapping[str, ColumnFacts]:
         """What the columns mean."""
         return {
-            "duplicate_of": ColumnFacts(
-                "image_id of the survivor; null for survivors and single clips."
-            ),
+            **duplicate_facts("clip"),
             "duplicate_overlap": ColumnFacts(
                 "Share of the shorter's frames that agree, with the copy it is most alike.",
                 low=0,
                 high=1,
             ),
-            "duplicate_group": ColumnFacts("image_id of the group's survivor, for every clip."),
-            "duplicate_group_size": ColumnFacts("Clips in the group.", "clips", low=1),
             "split_group": ColumnFacts(
                 "Clips of one video, and copies of them, have it in common: never split them."
             ),

@@ -4,12 +4,13 @@ redirects."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import random
 import socket
 import ssl
 import zlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -152,13 +153,8 @@ class Fetcher:
 
     async def _follow(self, text: str) -> bytes:
         url = _parse(text)
-        assert self._session is not None
-        for _ in range(self.policy.max_redirects + 1):
-            if not self.policy.proxy:
-                check_literal(url.raw_host or "", url.port or 0, self.policy.allow_hosts)
-            async with self._session.get(
-                url, allow_redirects=False, proxy=self.policy.proxy or None
-            ) as response:
+        for hop in range(self.policy.max_redirects + 1):
+            async with self._get(url, redirected=hop > 0) as response:
                 if response.status in _REDIRECTS and "Location" in response.headers:
                     url = _redirected(url, response.headers["Location"])
                     continue
@@ -169,6 +165,27 @@ class Fetcher:
                     raise _Refused("disallowed by robots header")
                 return await self._body(response)
         raise _Refused("too many redirects")
+
+    @contextlib.asynccontextmanager
+    async def _get(
+        self, url: yarl.URL, *, redirected: bool
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request to an address that is checked. A refusal says whether the address is the
+        list's own or a server's idea: only the first can be allowed with good reason."""
+        assert self._session is not None
+        policy = self.policy
+        try:
+            if not policy.proxy:
+                check_literal(url.raw_host or "", url.port or 0, policy.allow_hosts)
+            request = self._session.get(url, allow_redirects=False, proxy=policy.proxy or None)
+            async with request as response:
+                yield response
+        except Exception as error:
+            refused = _address_refused(error)
+            if refused is None:
+                raise
+            prefix = "redirect to a " if redirected else ""
+            raise _Refused(f"{prefix}{refused}") from error
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         limit = self.policy.max_bytes
@@ -233,17 +250,20 @@ def _inflater(encoding: str) -> zlib._Decompress | None:
     raise _Refused("content encoding not understood")
 
 
+def _address_refused(error: BaseException) -> AddressRefused | None:
+    """The refusal that an error of the client stands for: aiohttp wraps what a resolver raises."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, AddressRefused):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
 def _reason(error: BaseException) -> str | None:
     """A short countable reason; None for what is not the web's doing."""
     if isinstance(error, asyncio.CancelledError):
         return None
     if isinstance(error, TimeoutError):
         return "timed out"
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, AddressRefused):
-            return str(cause)
-        cause = cause.__cause__ or cause.__context__
     if isinstance(error, (aiohttp.ClientConnectorDNSError, socket.gaierror)):
         return "name not resolved"
     if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from gristmill.dags.demos.announce import Steps
-from gristmill.dags.demos.images import demo_dag
+from gristmill.dags.demos.images import demo_dag, filter_network
 from gristmill.dags.demos.model import train_demo_model
 from gristmill.dags.demos.scale import SMALL
 from gristmill.dags.demos.truth import COPY_KINDS, judge
@@ -229,3 +229,14 @@ def test_the_server_counts_and_redirects(little: Web) -> None:
         data = asyncio.run(fetch(f"http://127.0.0.1:{little.port}{via}"))
         assert data == (Path(little.folder) / "site" / via[1:]).read_bytes()
         assert server.hits() == {via: 1, "/direct" + via: 1}
+
+
+def test_a_network_trained_before_says_nothing_of_the_machine(tmp_path: Path) -> None:
+    (tmp_path / "threshold.json").write_text('{"seed": 3, "threshold": 0.25}')
+    heard = io.StringIO()
+    says = Steps(Console(file=heard, width=200), (10.0, 20.0))
+    says.begin("training a filter network")
+    assert filter_network(str(tmp_path), 3, says, SMALL) == 0.25
+    assert "trained before" in heard.getvalue()
+    says.begin("curating")
+    assert says.pace == 1.0
