@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from gristmill.command_line import command_line
 from gristmill.pipelines.key_value import key_value
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gristmill.dags.runs.keep import Choice, KeepChanges
 
 RunFolder = Annotated[
     str, typer.Argument(metavar="RUN", help="Folder of a run, local or any fsspec URL.")
@@ -48,45 +53,49 @@ def keep(
     """Choose anew from a finished run, by columns that are there: seconds, not hours."""
     from rich.console import Console
 
-    from gristmill.dags.runs.keep import KeepChanges, choose, render_choice
-    from gristmill.dags.runs.selections import SELECTIONS
+    from gristmill.dags.runs.keep import choose, render_choice
     from gristmill.errors import ConfigurationError
 
     console = Console()
     if names:
-        for name, selection in SELECTIONS.items():
-            console.print(f"{name}: {selection.doc}", highlight=False)
+        _print_selections(console)
         return
     if not folder:
         raise ConfigurationError("give the folder of a run, or --list")
-    changes: KeepChanges = {}
+    given = {"missing": missing, "captions": captions, "subset": subset, "subset_by": subset_by}
+    changes = cast("KeepChanges", {name: text for name, text in given.items() if text is not None})
     if recipe is not None or rule:
         changes["rules"] = _rules(folder, recipe, rule or [])
-    if missing is not None:
-        changes["missing"] = missing
-    if captions is not None:
-        changes["captions"] = captions
-    if subset is not None:
-        changes["subset"] = subset
-    if subset_by is not None:
-        changes["subset_by"] = subset_by
     choice = choose(folder, changes)
     console.print(render_choice(choice))
     if subset_out:
-        import itertools
-
-        import numpy as np
-
-        from gristmill.pipelines.subsets import subset_file
-
-        np.save(subset_out, subset_file(list(itertools.chain.from_iterable(choice.uids()))))
-        console.print(f"{choice.kept:,} uids in {subset_out}")
+        _save_subset(choice, subset_out, console)
     if shards:
         from gristmill.dags.engine.execute import RunOptions
         from gristmill.dags.session import build_and_report
 
         options = RunOptions(runner=runner, limit=choice.layout.limit, allow_empty=allow_empty)
         build_and_report(choice, options, command=command_line())
+
+
+def _print_selections(console: Console) -> None:
+    """The selections by name."""
+    from gristmill.dags.runs.selections import SELECTIONS
+
+    for name, selection in SELECTIONS.items():
+        console.print(f"{name}: {selection.doc}", highlight=False)
+
+
+def _save_subset(choice: Choice, path: str, console: Console) -> None:
+    """The uids that are kept, as DataComp publishes subsets."""
+    import itertools
+
+    import numpy as np
+
+    from gristmill.pipelines.subsets import subset_file
+
+    np.save(path, subset_file(list(itertools.chain.from_iterable(choice.uids()))))
+    console.print(f"{choice.kept:,} uids in {path}")
 
 
 def _rules(folder: str, recipe: str | None, rules: list[str]) -> dict[str, str]:
