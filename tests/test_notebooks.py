@@ -14,8 +14,6 @@ import pytest
 from notebook_cells import NOTEBOOKS, outputs, run_cell, source_of
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
-# Those whose outputs are stored.
-STORED = [path for path in PATHS if path.stem != "from_urls_to_a_drawn_picture"]
 AGAIN = "store it anew: python tests/notebook_cells.py"
 
 
@@ -57,8 +55,6 @@ def test_a_notebook_runs_and_shows_what_it_says(
     assert code
     for number, cell in enumerate(code, 1):
         shown = outputs(*run_cell(source_of(cell), str(path), names), number)
-        if path not in STORED:
-            continue
         stored = cell["outputs"]
         assert [kind(one) for one in stored] == [kind(one) for one in shown], AGAIN
         if not cell["metadata"].get("varies"):
@@ -71,7 +67,7 @@ def kind(output: dict[str, Any]) -> tuple[str, ...]:
     return (output["output_type"], *output.get("data", ()))
 
 
-@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_stored_outputs_are_whole_small_and_of_no_machine(path: Path) -> None:
     text = path.read_text()
     assert len(text) < 400_000
