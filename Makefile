@@ -34,12 +34,14 @@ picture: $(READY)
 
 check: lint types docs test
 
+# Compiled at once, as pip does: containers often write no bytecode, and every child and every worker
+# would compile torch and ray for itself, which takes longer than importing them.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
 	  { echo "Python 3.11 or 3.12 is needed; say which with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@echo "making $(VENV) and installing some 7 GB into it: under a minute by uv, minutes by pip"
+	@echo "making $(VENV) and installing some 7 GB into it: a minute or two by uv, minutes by pip"
 	@$(PYTHON) -m venv $(VENV)
-	@if $(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip install --quiet \
+	@if $(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip install --quiet --compile-bytecode \
 	    --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'; then :; \
 	else \
 	  echo "uv cannot be had, or cannot reach the packages; installing by pip"; \
