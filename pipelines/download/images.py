@@ -39,10 +39,13 @@ NO_BOXES = "no blur boxes"
 class Download(Resizing, FetchAndDecode):
     """Fetch http(s) URLs (or read the pointers of rows that lie in their source) and resize.
 
-    Every limit is a field. Rows that share an image are fetched once. EXIF, GPS and ICC are never
-    stored. A picture that crashes, hangs or fills its decoder ends as `poisoned`, alone.
+    Every limit is a field. Rows that share an image are fetched once. EXIF and GPS are never
+    stored; pictures become 8-bit sRGB, or keep the profile that changes their colours where they
+    are passed through. One that crashes, hangs or fills its decoder ends as `poisoned`, alone.
     """
 
+    # 2: what is no 8-bit sRGB is brought into it.
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = (
         "img2dataset", "albumentations", "opencv-python-headless", "pillow",
     )  # fmt: skip

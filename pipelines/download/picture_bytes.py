@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 from gristmill.pipelines.download.strip_metadata import format_of, is_truncated
@@ -25,8 +26,24 @@ def looks_like_text(data: bytes) -> str | None:
     return None
 
 
-def read_header(data: bytes) -> tuple[int, int, int, str] | None:
-    """Width, height, EXIF orientation and mode, without decoding; None if Pillow cannot tell."""
+@dataclass(frozen=True)
+class Header:
+    """What a picture says of itself before it is decoded."""
+
+    width: int
+    height: int
+    # EXIF tag, 1..8; 1: upright, or no tag.
+    orientation: int
+    # As Pillow names it.
+    mode: str
+    # ICC, as it came.
+    profile: bytes | None = None
+    # One of its colours is transparent, or several of its palette.
+    keyed: bool = False
+
+
+def read_header(data: bytes) -> Header | None:
+    """What the beginning of the bytes says, without decoding; None if Pillow cannot tell."""
     import PIL.Image
 
     with warnings.catch_warnings():
@@ -34,13 +51,20 @@ def read_header(data: bytes) -> tuple[int, int, int, str] | None:
         try:
             with PIL.Image.open(io.BytesIO(data)) as image:
                 width, height = image.size
-                mode = str(image.mode)
                 orientation = _orientation(image)
+                profile = image.info.get("icc_profile")
+                return Header(
+                    width,
+                    height,
+                    orientation if 1 <= orientation <= 8 else 1,
+                    str(image.mode),
+                    profile if isinstance(profile, bytes) and profile else None,
+                    "transparency" in image.info,
+                )
         except MemoryError:
             raise
         except Exception:
             return None
-    return width, height, orientation if 1 <= orientation <= 8 else 1, mode
 
 
 def _orientation(image: Any) -> int:
@@ -94,23 +118,19 @@ def decoded_size(data: bytes) -> tuple[int, int] | None:
     if pixels is None:
         return None
     if header is not None:
-        return header[0], header[1]
+        return header.width, header.height
     return int(pixels.shape[1]), int(pixels.shape[0])
 
 
-def upright(data: bytes, orientation: int) -> bytes | None:
-    """The picture turned as its EXIF tag says, as lossless PNG; None if it does not decode."""
+def decode_unchanged(data: bytes) -> Any:
+    """Pixels as OpenCV has them: any depth, grey, BGR or BGRA; None if the bytes do not decode."""
     import cv2
     import numpy as np
 
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
-    if pixels is None:
-        return None
-    fastest = [cv2.IMWRITE_PNG_COMPRESSION, 0]
-    return bytes(cv2.imencode(".png", turn(pixels, orientation), fastest)[1].tobytes())
 
 
 def turn(pixels: Any, orientation: int) -> Any:

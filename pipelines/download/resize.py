@@ -1,8 +1,8 @@
 """Foreign bytes -> a checked, upright, resized, clean picture. Runs in supervised children only.
 
-Resizing is img2dataset's own Resizer, so for the same settings the pixels are img2dataset's;
-pictures with an EXIF orientation are the exception, ours are turned upright (`orient=False`
-leaves them).
+Resizing is img2dataset's own Resizer, so for the same settings the pixels are img2dataset's, with
+two exceptions: pictures with an EXIF orientation are turned upright (`orient=False` leaves them),
+and what img2dataset gets wrong is brought into 8-bit sRGB before (`srgb_pixels.py`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+from gristmill.pipelines.decode import DecodeError
+from gristmill.pipelines.download.colour_profiles import apply_profile, changes_colours
 from gristmill.pipelines.download.picture_bytes import (
+    Header,
+    decode_unchanged,
     decoded_size,
     ends_early,
     looks_like_text,
     read_header,
     turn,
-    upright,
 )
+from gristmill.pipelines.download.srgb_pixels import as_file, srgb_pixels
 from gristmill.pipelines.download.strip_metadata import format_of, strip_metadata
 from gristmill.pipelines.schema import (
     FAILED_TO_DECODE,
@@ -156,19 +160,22 @@ class PictureWorker:
         header = read_header(data)
         orientation = 1
         if header is not None:
-            width, height, orientation, _ = header
-            if width * height > self.settings.max_pixels:
+            orientation = header.orientation
+            if header.width * header.height > self.settings.max_pixels:
                 return ResizedImage(FAILED_TO_DECODE, "decompression bomb")
         if ends_early(data):
             return ResizedImage(FAILED_TO_DECODE, "truncated image")
-        if self.settings.pass_through:
-            return self._pass_through(data, orientation)
-        return self._resize(data, header, orientation, boxes)
+        try:
+            if self.settings.pass_through:
+                return self._pass_through(data, header, orientation)
+            return self._resize(data, header, orientation, boxes)
+        except DecodeError as error:
+            return ResizedImage(FAILED_TO_DECODE, str(error))
 
     def _resize(
         self,
         data: bytes,
-        header: tuple[int, int, int, str] | None,
+        header: Header | None,
         orientation: int,
         boxes: Boxes | None,
     ) -> ResizedImage:
@@ -180,8 +187,8 @@ class PictureWorker:
                 return reduced
             if reduced is not None:
                 source, original = reduced
-        if turned and source is data:
-            source = upright(data, orientation) or data
+        if source is data:
+            source = self._for_resizer(data, header, orientation if turned else 1)
         result = self._run(self._resizer, source, boxes)
         if result.status != SUCCESS:
             return result
@@ -200,6 +207,13 @@ class PictureWorker:
             orientation=orientation,
         )
 
+    def _for_resizer(self, data: bytes, header: Header | None, orientation: int) -> bytes:
+        """What the Resizer is to read: the bytes as they came, or the upright picture in sRGB."""
+        pixels = srgb_pixels(data, header)
+        if pixels is None and orientation != 1:
+            pixels = decode_unchanged(data)
+        return data if pixels is None else as_file(turn(pixels, orientation))
+
     def _run(self, resizer: Any, data: bytes, boxes: Boxes | None = None) -> ResizedImage:
         """img2dataset's Resizer, its error as a countable reason."""
         image, width, height, original_width, original_height, error = resizer(
@@ -216,13 +230,13 @@ class PictureWorker:
         return ResizedImage(FAILED_TO_DECODE, "not decodable")
 
     def _reduced(
-        self, data: bytes, header: tuple[int, int, int, str], orientation: int
+        self, data: bytes, header: Header, orientation: int
     ) -> tuple[bytes, tuple[int, int]] | ResizedImage | None:
         """A JPEG decoded at a half, a quarter or an eighth, whichever still covers the target."""
         import cv2
         import numpy as np
 
-        width, height, _, mode = header
+        width, height, mode = header.width, header.height, header.mode
         settings = self.settings
         if format_of(data) != "jpg" or mode not in ("RGB", "L"):
             return None
@@ -240,12 +254,14 @@ class PictureWorker:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         if pixels is None:
             return None
-        pixels = turn(pixels, orientation)
+        if header.profile and changes_colours(header.profile, mode):
+            pixels = apply_profile(np.asarray(pixels, np.uint8), header.profile)
         size = (height, width) if orientation >= 5 else (width, height)
-        return cv2.imencode(".bmp", pixels)[1].tobytes(), size
+        return as_file(turn(pixels, orientation)), size
 
-    def _pass_through(self, data: bytes, orientation: int) -> ResizedImage:
-        """Bytes as they came, without metadata, after a look whether they decode."""
+    def _pass_through(self, data: bytes, header: Header | None, orientation: int) -> ResizedImage:
+        """Bytes as they came, without metadata, after a look whether they decode. A profile that
+        changes colours stays."""
         size = decoded_size(data)
         if size is None:
             return ResizedImage(FAILED_TO_DECODE, "not decodable")
@@ -254,9 +270,10 @@ class PictureWorker:
         if refused := _beyond_limits(settings, width, height):
             return refused
         kind = format_of(data)
-        stored = strip_metadata(data)
+        managed = header is not None and changes_colours(header.profile, header.mode)
+        stored = strip_metadata(data, keep_profile=managed)
         if stored is None or not (settings.mixed or kind == settings.encode_format):
-            result = self._run(self._encoder, data)
+            result = self._run(self._encoder, self._for_resizer(data, header, 1))
             if result.status != SUCCESS:
                 return result
             stored, kind = result.image, settings.encode_format

@@ -1,4 +1,7 @@
-"""Removes EXIF, GPS, ICC, XMP and comments from JPEG, PNG and WebP without touching a pixel."""
+"""Removes EXIF, GPS, ICC, XMP and comments from JPEG, PNG and WebP without touching a pixel.
+
+A colour profile is kept if asked for: without it the colours would be others.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ _PNG_KEPT = {
 }  # fmt: skip
 _WEBP_DROPPED = {b"EXIF", b"XMP ", b"ICCP"}
 # VP8X flags: ICC profile, EXIF, XMP.
-_WEBP_FLAGS = 0x20 | 0x08 | 0x04
+_WEBP_PROFILE = 0x20
+_WEBP_FLAGS = _WEBP_PROFILE | 0x08 | 0x04
+# How an APP2 segment with a piece of a profile begins.
+_JPEG_PROFILE = b"ICC_PROFILE\0"
 
 
 def format_of(data: bytes) -> str | None:
@@ -31,25 +37,27 @@ def format_of(data: bytes) -> str | None:
         return "tif"
     if data[4:12] in (b"ftypavif", b"ftypavis"):
         return "avif"
+    if data[:10] == b"#?RADIANCE" or data[:6] == b"#?RGBE":
+        return "hdr"
     return None
 
 
-def strip_metadata(data: bytes) -> bytes | None:
+def strip_metadata(data: bytes, *, keep_profile: bool = False) -> bytes | None:
     """The same pixels without metadata; None for a format or a file this cannot be done for."""
     kind = format_of(data)
     try:
         if kind == "jpg":
-            return _strip_jpeg(data)
+            return _strip_jpeg(data, keep_profile)
         if kind == "png":
-            return _strip_png(data)
+            return _strip_png(data, _PNG_KEPT | ({b"iCCP"} if keep_profile else set()))
         if kind == "webp":
-            return _strip_webp(data)
+            return _strip_webp(data, keep_profile)
     except (IndexError, struct.error, ValueError):
         return None
     return None
 
 
-def _strip_jpeg(data: bytes) -> bytes:
+def _strip_jpeg(data: bytes, keep_profile: bool) -> bytes:
     """Keeps JFIF (APP0) and Adobe (APP14: it says how colours are coded); ends at the end mark."""
     kept = [data[:2]]
     at = 2
@@ -64,7 +72,8 @@ def _strip_jpeg(data: bytes) -> bytes:
         if marker == 0xDA:
             break
         is_about_the_file = marker == 0xFE or 0xE1 <= marker <= 0xED or marker == 0xEF
-        if not is_about_the_file:
+        is_profile = marker == 0xE2 and data[at + 4 : at + 16] == _JPEG_PROFILE
+        if not is_about_the_file or (keep_profile and is_profile):
             kept.append(data[at : at + size])
         at += size
     end = data.find(b"\xff\xd9", at)
@@ -76,7 +85,7 @@ def _strip_jpeg(data: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _strip_png(data: bytes) -> bytes:
+def _strip_png(data: bytes, names: set[bytes]) -> bytes:
     kept = [data[:8]]
     at = 8
     while at < len(data):
@@ -84,7 +93,7 @@ def _strip_png(data: bytes) -> bytes:
         name = data[at + 4 : at + 8]
         if at + 12 + size > len(data):
             raise ValueError("truncated chunk")
-        if name in _PNG_KEPT:
+        if name in names:
             kept.append(data[at : at + 12 + size])
         at += 12 + size
         if name == b"IEND":
@@ -92,8 +101,11 @@ def _strip_png(data: bytes) -> bytes:
     raise ValueError("no end")
 
 
-def _strip_webp(data: bytes) -> bytes:
+def _strip_webp(data: bytes, keep_profile: bool) -> bytes:
     kept = []
+    dropped, flags = _WEBP_DROPPED, _WEBP_FLAGS
+    if keep_profile:
+        dropped, flags = dropped - {b"ICCP"}, flags & ~_WEBP_PROFILE
     end = 8 + struct.unpack("<I", data[4:8])[0]
     at = 12
     while at + 8 <= min(end, len(data)):
@@ -101,8 +113,8 @@ def _strip_webp(data: bytes) -> bytes:
         size = struct.unpack("<I", data[at + 4 : at + 8])[0]
         chunk = data[at : at + 8 + size + size % 2]
         if name == b"VP8X":
-            chunk = chunk[:8] + bytes([chunk[8] & ~_WEBP_FLAGS & 0xFF]) + chunk[9:]
-        if name not in _WEBP_DROPPED:
+            chunk = chunk[:8] + bytes([chunk[8] & ~flags & 0xFF]) + chunk[9:]
+        if name not in dropped:
             kept.append(chunk)
         at += 8 + size + size % 2
     body = b"WEBP" + b"".join(kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import os
 import subprocess
 import sys
@@ -19,16 +20,46 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from colour_profiles import swapped_profile
 from loopback import Loopback
 
 from gristmill.dags.demos.web_pages import huge_png
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.decode import decode_rgb
+from gristmill.pipelines.download import transfer
 from gristmill.pipelines.download.images import Download
-from gristmill.pipelines.download.resize import Boxes, PictureWorker, ResizedImage, ResizeSettings
+from gristmill.pipelines.download.resize import (
+    Boxes,
+    PictureWorker,
+    ResizedImage,
+    ResizeSettings,
+    load_module,
+)
 from gristmill.pipelines.download.transfer import cores
 from gristmill.pipelines.sources.pointer import file_pointer
 from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow, url_row
+
+
+class Here:
+    """A decoding child without the process: most tests are not about supervision."""
+
+    def __init__(self, factory: functools.partial[Any], memory_gb: float) -> None:
+        # Not by the factory, which would silence the terminal.
+        self.worker = PictureWorker(*factory.args)
+
+    def start(self) -> None:
+        """There is nothing to start."""
+
+    def call(self, method: str, *args: object, deadline_s: float) -> Any:
+        return getattr(self.worker, method)(*args)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are decoded in this process, one at a time: the Resizer redirects its output."""
+    monkeypatch.setattr(transfer, "Child", Here)
+    monkeypatch.setattr(transfer, "_IDLE", {})
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def photo(side: int = 96, seed: int = 0, height: int | None = None) -> Any:
@@ -70,14 +101,17 @@ def outcome(stage: Download, table: pa.Table) -> list[dict[str, Any]]:
     return [found[uid] for uid in table["uid"].to_pylist()]
 
 
+# In one process: theirs would start two for each mode, and each imports all that they have.
 IMG2DATASET = """
-import json, sys
-from img2dataset import download
+import importlib, json, sys, types
+main = importlib.import_module("img2dataset.main")
+main.LoggerProcess = lambda *_: types.SimpleNamespace(start=lambda: None, join=lambda: None)
+main.multiprocessing_distributor = lambda _, downloader, reader, *__: list(map(downloader, reader))
 urls, out, modes = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 for name, mode in modes.items():
-    download(url_list=urls, input_format="parquet", url_col="url", output_folder=f"{out}/{name}",
-             output_format="parquet", processes_count=1, thread_count=8, image_size=48,
-             enable_wandb=False, **mode)
+    main.download(url_list=urls, input_format="parquet", url_col="url",
+                  output_folder=f"{out}/{name}", output_format="parquet", processes_count=1,
+                  thread_count=8, image_size=48, enable_wandb=False, **mode)
 """
 MODES: dict[str, dict[str, Any]] = {
     "keep_ratio": {"resize_mode": "keep_ratio"},
@@ -88,6 +122,28 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
+# What img2dataset stores otherwise than it looks, and why: 16 bits are clipped to white, numbers
+# of 0..1 end as black, a colour profile is dropped without being applied. Ours is the picture.
+GREY, COLOURS = photo(64, 9)[..., 0], photo(64, 10)
+MISREAD = {
+    "/deep.png": (
+        cv2.imencode(".png", photo(64, 7)[..., ::-1].astype(np.uint16) * 257)[1].tobytes(),
+        photo(64, 7),
+    ),
+    "/float.tif": (encoded(GREY.astype(np.float32) / 255, "TIFF"), np.dstack([GREY] * 3)),
+    "/profile.png": (
+        encoded(COLOURS[..., [1, 0, 2]].copy(), "PNG", icc_profile=swapped_profile()),
+        COLOURS,
+    ),
+}
+
+
+def far_from(shown: Any, stored: bytes) -> float:
+    """Mean difference in grey levels."""
+    return float(np.abs(decode_rgb(stored).astype(int) - shown).mean())
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_pixels_are_img2dataset_s_in_every_mode(server: Loopback, tmp_path: Path) -> None:
     grey = photo(70, 5)[:, :, 0]
     alpha = np.dstack([photo(60, 6), np.linspace(0, 255, 3600, dtype=np.uint8).reshape(60, 60)])
@@ -98,14 +154,12 @@ def test_pixels_are_img2dataset_s_in_every_mode(server: Loopback, tmp_path: Path
         "/x.webp": encoded(photo(90, 4), "WEBP"),
         "/grey.jpg": encoded(grey),
         "/alpha.png": encoded(alpha, "PNG"),
-        "/deep.png": cv2.imencode(".png", photo(64, 7).astype(np.uint16) * 257)[1].tobytes(),
+        **{path: data for path, (data, _) in MISREAD.items()},
         "/palette.gif": encoded(photo(64, 8), "GIF"),
         "/broken.jpg": b"no picture",
     }
     urls = [server.url(path) for path in server.pages]
     pq.write_table(pa.table({"url": urls}), tmp_path / "urls.parquet")
-    import json
-
     environment = os.environ | {"WANDB_MODE": "disabled", "NO_PROXY": "127.0.0.1"}
     program = [sys.executable, "-W", "ignore", "-c", IMG2DATASET]
     arguments = [str(tmp_path / "urls.parquet"), str(tmp_path), json.dumps(MODES)]
@@ -120,15 +174,22 @@ def test_pixels_are_img2dataset_s_in_every_mode(server: Loopback, tmp_path: Path
         })  # fmt: skip
         rows = outcome(stage, url_rows(*urls))
         ours = {row["url"]: row["image"] for row in rows if row["status"] == "success"}
-        assert len(expected) >= 7 and ours.keys() == expected.keys(), name
+        assert len(expected) >= 10 and ours.keys() == expected.keys(), name
         for url, data in expected.items():
-            flags = cv2.IMREAD_UNCHANGED
-            mine, other = (
-                cv2.imdecode(np.frombuffer(d, np.uint8), flags) for d in (ours[url], data)
-            )
-            assert np.array_equal(mine, other), (name, url)  # type: ignore[arg-type]
+            path = url.removeprefix(server.url(""))
+            if path in MISREAD and name == "no":
+                away = [far_from(MISREAD[path][1], stored) for stored in (ours[url], data)]
+                # Noise in a JPEG: its colours are kept at half the size.
+                assert away[0] < 10 and away[1] > 20, (path, away)
+            elif path not in MISREAD:
+                flags = cv2.IMREAD_UNCHANGED
+                mine, other = (
+                    cv2.imdecode(np.frombuffer(d, np.uint8), flags) for d in (ours[url], data)
+                )
+                assert np.array_equal(mine, other), (name, url)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_each_kind_of_wrong_bytes_has_its_reason(server: Loopback, tmp_path: Path) -> None:
     good = encoded(photo(120), quality=95)
     files = {
@@ -152,6 +213,7 @@ def test_each_kind_of_wrong_bytes_has_its_reason(server: Loopback, tmp_path: Pat
     assert found == [error for _, error in files.values()]
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("decode", ["exact", "fast"])
 @pytest.mark.parametrize("resize_mode", ["keep_ratio", "border"])
 def test_pictures_come_out_upright(decode: str, resize_mode: str, tmp_path: Path) -> None:
@@ -198,6 +260,7 @@ def test_a_bomb_costs_no_memory_and_an_upright_png_no_second_decode(
     assert (picture.orientation, picture.original_width, picture.original_height) == (6, 80, 50)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_fast_decoding_is_near_the_exact_one(tmp_path: Path) -> None:
     table = file_rows(tmp_path, {"x.jpg": encoded(photo(640, 1), quality=95)})
     exact, fast = (
@@ -208,6 +271,7 @@ def test_fast_decoding_is_near_the_exact_one(tmp_path: Path) -> None:
     assert 0 < np.abs(exact.astype(int) - fast.astype(int)).mean() < 3
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_metadata_never_reaches_what_is_stored(tmp_path: Path) -> None:
     exif = PIL.Image.Exif()
     exif[0x010E] = "SECRET description"
@@ -233,6 +297,7 @@ def test_metadata_never_reaches_what_is_stored(tmp_path: Path) -> None:
                 assert np.array_equal(decode_rgb(row["image"]), decode_rgb(data))
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_pass_through_keeps_one_format_unless_mixed(tmp_path: Path) -> None:
     table = file_rows(tmp_path, {"a.jpg": encoded(photo(50)), "b.png": encoded(photo(50), "PNG")})
     formats = [row["format"] for row in outcome(Download(reencode="never", decoders=1), table)]
@@ -242,6 +307,7 @@ def test_pass_through_keeps_one_format_unless_mixed(tmp_path: Path) -> None:
     assert [(row["width"], row["height"]) for row in mixed] == [(50, 50), (50, 50)]
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_boxes_are_blurred_as_img2dataset_does_and_missing_ones_fail(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (120, 160, 3), np.uint8)
@@ -263,14 +329,13 @@ def test_boxes_are_blurred_as_img2dataset_does_and_missing_ones_fail(tmp_path: P
     inside = (slice(40, 80), slice(50, 70))
     assert blurred[inside].std() < 0.5 * plain[inside].std()
     assert abs(blurred[:, 120:] - plain[:, 120:]).max() <= 1
-    from img2dataset.blurrer import BoundingBoxBlurrer
-
-    theirs = BoundingBoxBlurrer()(pixels, [box])
+    theirs = load_module("blurrer").BoundingBoxBlurrer()(pixels, [box])
     assert (theirs[..., ::-1] == blurred).all()
     with pytest.raises(ConfigurationError, match="blur_boxes"):
         Download(blur_boxes="faces", reencode="never").check()
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_captions_of_one_image_are_fetched_once(server: Loopback) -> None:
     server.pages["/x.jpg"] = encoded(photo())
     rows = outcome(
@@ -289,10 +354,11 @@ class Poisoned(Download):
 
 
 class PoisonedWorker(PictureWorker):
-    """Crashes, hangs or eats memory when the bytes say so."""
+    """Crashes, hangs or eats memory when the bytes say so; what it would resize with is not
+    loaded."""
 
     def __init__(self, settings: ResizeSettings) -> None:
-        super().__init__(settings)
+        self.settings = settings
 
     def _process(self, data: bytes, boxes: Boxes | None) -> ResizedImage:
         if data == b"crash":
@@ -301,7 +367,7 @@ class PoisonedWorker(PictureWorker):
             time.sleep(600)
         if data == b"eat":
             return ResizedImage("success", image=bytes(bytearray(8 * 2**30)))
-        return super()._process(data, boxes)
+        return ResizedImage("success", image=data)
 
 
 def test_a_picture_that_kills_its_decoder_is_set_aside(tmp_path: Path) -> None:
@@ -325,6 +391,7 @@ def test_rows_that_failed_in_their_source_pass_through() -> None:
     assert outcome(Download(), table)[0]["error"] == "no image member"
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_reader_that_stops_early_leaves_nothing_behind(server: Loopback) -> None:
     server.pages = {f"/{i}.jpg": encoded(photo(seed=i)) for i in range(40)}
     stage = Download(allow_hosts=(server.host,), decoders=1, connections=4)

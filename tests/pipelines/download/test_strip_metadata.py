@@ -70,3 +70,14 @@ def test_what_follows_a_picture_s_end_goes() -> None:
 )  # fmt: skip
 def test_formats_by_their_first_bytes(start: bytes, kind: str | None) -> None:
     assert format_of(start) == kind and strip_metadata(start) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_profile_stays_where_it_is_asked_for_and_nothing_else(kind: str) -> None:
+    stripped = strip_metadata(picture(kind, metadata=True), keep_profile=True)
+    assert stripped is not None
+    with Image.open(io.BytesIO(stripped)) as image:
+        assert image.info["icc_profile"].startswith(b"SECRET-ICC")
+        assert not image.getexif()
+    assert b"SECRET-EXIF" not in stripped and b"SECRET-TEXT" not in stripped
+    assert b"SECRET-COMMENT" not in stripped
