@@ -18,6 +18,8 @@ class Loopback:
     def __init__(self) -> None:
         self.pages: dict[str, bytes | Handler] = {}
         self.hits: list[str] = []
+        # The same, byte for byte as it was sent.
+        self.asked: list[str] = []
         self.port = 0
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -31,6 +33,7 @@ class Loopback:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.hits.append(request.path)
+        self.asked.append(request.raw_path)
         page = self.pages.get(request.path)
         if page is None:
             return web.Response(status=404)

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import errno
 import random
+import re
 import socket
 import ssl
 import zlib
@@ -19,12 +20,17 @@ import yarl
 from gristmill import __version__
 from gristmill.pipelines.download.address import AddressRefused, GuardedResolver, check_literal
 from gristmill.pipelines.download.robots import NO_AI, is_disallowed
+from gristmill.pipelines.download.urls import BadUrl, parse_url, redirect_target
 from gristmill.pipelines.stage import execution, setting
 
 AGENT = "gristmill"
 USER_AGENT = f"{AGENT}/{__version__} (dataset curation; respects X-Robots-Tag)"
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK = 64 * 1024
+# Bytes of one line of an answer's head, and how many lines: some sites send their whole policy.
+_HEADER_BYTES = 64 * 1024
+_HEADERS = 512
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 # Failures that another try may heal.
 TRANSIENT = (
     "connection refused", "connection failed", "connection lost", "name not resolved", "timed out",
@@ -112,6 +118,9 @@ class Fetcher:
             auto_decompress=False,
             trust_env=False,
             raise_for_status=False,
+            max_line_size=_HEADER_BYTES,
+            max_field_size=_HEADER_BYTES,
+            max_headers=_HEADERS,
         )
         return self
 
@@ -152,13 +161,13 @@ class Fetcher:
             raise _Refused(reason) from error
 
     async def _follow(self, text: str) -> bytes:
-        url = _parse(text)
+        url = parse_url(text)
         for hop in range(self.policy.max_redirects + 1):
             async with self._get(url, redirected=hop > 0) as response:
                 if response.status in _REDIRECTS and "Location" in response.headers:
-                    url = _redirected(url, response.headers["Location"])
+                    url = redirect_target(url, response.headers["Location"])
                     continue
-                if response.status != 200:
+                if not 200 <= response.status < 300 or not _is_whole(response):
                     raise _Refused(f"http {response.status}", _retry_after(response))
                 tags = response.headers.getall("X-Robots-Tag", [])
                 if self.policy.robots and is_disallowed(tags, AGENT, self.policy.robots):
@@ -191,10 +200,13 @@ class Fetcher:
         limit = self.policy.max_bytes
         if (response.content_length or 0) > limit:
             raise _Refused("too large")
-        inflate = _inflater(response.headers.get("Content-Encoding", ""))
+        encoding = response.headers.get("Content-Encoding", "")
+        inflate: zlib._Decompress | None = None
         pieces: list[bytes] = []
         size = 0
         async for piece in response.content.iter_chunked(_CHUNK):
+            if not pieces:
+                inflate = _inflater(encoding, piece)
             if inflate is not None:
                 piece = inflate.decompress(piece, limit - size + 1)
                 if inflate.unconsumed_tail:
@@ -206,31 +218,10 @@ class Fetcher:
         return b"".join(pieces)
 
 
-def _parse(text: str) -> yarl.URL:
-    scheme, colon, _ = text.strip().partition(":")
-    if colon and scheme.lower() not in ("http", "https"):
-        raise _Refused(
-            "scheme not allowed" if scheme.isascii() and "/" not in scheme else "invalid url"
-        )
-    try:
-        url = yarl.URL(text.strip())
-        port = url.port
-    except (ValueError, TypeError, UnicodeError):
-        raise _Refused("invalid url") from None
-    if url.scheme not in ("http", "https"):
-        raise _Refused("invalid url" if not url.scheme else "scheme not allowed")
-    if not url.raw_host or port is None:
-        raise _Refused("invalid url")
-    # Credentials in a URL are sent to nobody.
-    return url.with_user(None).with_fragment(None)
-
-
-def _redirected(url: yarl.URL, location: str) -> yarl.URL:
-    try:
-        joined = url.join(yarl.URL(location))
-    except (ValueError, TypeError, UnicodeError):
-        raise _Refused("invalid redirect") from None
-    return _parse(str(joined))
+def _is_whole(response: aiohttp.ClientResponse) -> bool:
+    """Whether an answer is no part of a file, as far as it says."""
+    said = _RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    return said is None or (said[1] == "0" and said[3] in ("*", str(int(said[2]) + 1)))
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:
@@ -241,13 +232,14 @@ def _retry_after(response: aiohttp.ClientResponse) -> float | None:
         return None
 
 
-def _inflater(encoding: str) -> zlib._Decompress | None:
-    names = [name.strip().lower() for name in encoding.split(",") if name.strip()]
-    if names in ([], ["identity"]):
-        return None
-    if names in (["gzip"], ["x-gzip"], ["deflate"]):
-        return zlib.decompressobj(wbits=47)
-    raise _Refused("content encoding not understood")
+def _inflater(encoding: str, begin: bytes) -> zlib._Decompress | None:
+    """What undoes the encoding of a server that was asked for none; None where there is none in
+    truth, or one that is not known here: whatever opens the bytes decides what they are."""
+    name = encoding.strip().lower()
+    is_gzip = name in ("gzip", "x-gzip") and begin[:2] == b"\x1f\x8b"
+    # RFC 1950: method 8, and a sum that 31 divides.
+    is_deflate = name == "deflate" and begin[0] & 15 == 8 and not int.from_bytes(begin[:2]) % 31
+    return zlib.decompressobj(wbits=47) if is_gzip or is_deflate else None
 
 
 def _address_refused(error: BaseException) -> AddressRefused | None:
@@ -262,6 +254,8 @@ def _reason(error: BaseException) -> str | None:
     """A short countable reason; None for what is not the web's doing."""
     if isinstance(error, asyncio.CancelledError):
         return None
+    if isinstance(error, BadUrl):
+        return str(error)
     if isinstance(error, TimeoutError):
         return "timed out"
     if isinstance(error, (aiohttp.ClientConnectorDNSError, socket.gaierror)):

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import socket
 import time
+import zlib
 from typing import Any
 
 import aiohttp
@@ -197,7 +198,7 @@ def test_every_transfer_is_bounded(server: Loopback) -> None:
         "/drip": (drip, "timed out"),
         "/bomb": (gzipped(50_000_000), "decompression bomb"),
         "/gzip": (gzipped(1000), None),
-        "/brotli": (brotli, "content encoding not understood"),
+        "/brotli": (brotli, None),
         "/noai": (noai, "disallowed by robots header"),
         "/fine": (b"data", None),
     }
@@ -210,6 +211,64 @@ def test_every_transfer_is_bounded(server: Loopback) -> None:
     expected = [reason for _, reason in pages.values()]
     assert [one.error for one in found] == [*expected, "too many redirects", None, "http 404"]
     assert found[4].data == bytes(1000) and found[-2].data == b"data"
+
+
+def answering(status: int = 200, body: bytes = b"data", **headers: str) -> Any:
+    async def answer(request: web.Request) -> web.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return web.Response(status=status, body=body, headers=named)
+
+    return answer
+
+
+def test_an_encoding_nobody_asked_for_is_undone_or_left_to_the_decoder(server: Loopback) -> None:
+    picture = b"\xff\xd8\xff picture"
+    server.pages = {
+        "/gzip": answering(body=gzip.compress(picture), Content_Encoding="gzip"),
+        "/deflate": answering(body=zlib.compress(picture), Content_Encoding="Deflate"),
+        "/not-gzip": answering(body=picture, Content_Encoding="gzip"),
+        "/not-deflate": answering(body=picture, Content_Encoding="deflate"),
+        "/brotli": answering(body=picture, Content_Encoding="br"),
+        "/binary": answering(body=picture, Content_Encoding="binary"),
+        "/utf": answering(body=picture, Content_Encoding="utf-8"),
+        "/empty": answering(body=b"", Content_Encoding="gzip"),
+    }
+    found = fetch(policy(server), *[server.url(path) for path in server.pages])
+    assert [one.data for one in found] == [*[picture] * 7, b""]
+
+
+def test_any_answer_of_success_is_one_if_it_is_whole(server: Loopback) -> None:
+    pages: dict[str, tuple[Any, str | None]] = {
+        "/created": (answering(201), None),
+        "/proxied": (answering(203), None),
+        "/ranged": (answering(206, Content_Range="bytes 0-3/4"), None),
+        "/unsaid": (answering(206), None),
+        "/begin": (answering(206, Content_Range="bytes 0-3/400"), "http 206"),
+        "/end": (answering(206, Content_Range="bytes 396-399/400"), "http 206"),
+        "/nothing": (answering(304), "http 304"),
+    }
+    server.pages = {path: page for path, (page, _) in pages.items()}
+    found = fetch(policy(server), *[server.url(path) for path in pages])
+    assert [one.error for one in found] == [reason for _, reason in pages.values()]
+
+
+def test_a_long_head_is_read(server: Loopback) -> None:
+    most = dict.fromkeys([f"X-{number}" for number in range(300)], "x")
+    server.pages = {
+        "/policy": answering(Content_Security_Policy="x" * 60_000),
+        "/many": answering(**most),
+        "/endless": answering(Set_Cookie="x" * 70_000),
+    }
+    found = fetch(policy(server), *[server.url(path) for path in server.pages])
+    assert [one.error for one in found] == [None, None, "broken http response"]
+
+
+def test_what_is_asked_for_is_what_was_given(server: Loopback) -> None:
+    asked = ["/a%27b.jpg?k=x%40y%2Fz&Sig=q%3A", "/%7Ec+d%2f.jpg?", "/e//./f.jpg?a[]=%c3%a9"]
+    signed = "/signed%2Fg.jpg?Signature=a%2Bb%3D&Key=%41"
+    server.pages["/hop"] = redirect_to(signed)
+    fetch(policy(server, connections=1), *[server.url(path) for path in (*asked, "/hop")])
+    assert set(server.asked) == {*asked, "/hop", signed}
 
 
 def test_only_what_can_heal_is_tried_again(server: Loopback) -> None:
