@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
-import tarfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
@@ -15,9 +17,22 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, ShardError
+from gristmill.model.unpacked_tars import unpacked_tar
 from gristmill.pipelines.decode import Image, decode_rgb
 from gristmill.pipelines.shards.reader import ShardSet, read_forgotten
 from gristmill.pipelines.storage import Folder
+from gristmill.pipelines.tar_samples import (
+    DEAD_LINK,
+    DOT_FILES,
+    FACT_ENDING,
+    NO_PICTURE,
+    TAR_ENDINGS,
+    TarMember,
+    TarMembers,
+    TarSample,
+    kind_of_text,
+    samples_of,
+)
 from gristmill.pipelines.videos.frames import decode_clip
 
 # What the `Tokens` stage leaves of a picture, and the digest of the codec that made it.
@@ -111,20 +126,25 @@ class OurSamples:
 
 
 class TarSamples:
-    """Tars of anybody: members of one key are one sample. Found by one pass over the headers."""
+    """Tars of anybody: members of one key are one sample. Found by one pass over the headers;
+    compressed ones are unpacked once, into the user's cache."""
 
     def __init__(self, url: str) -> None:
         self.url, self.media = url, "image"
-        self._folder = Folder(url)
-        self._names = sorted(name for name in self._folder.names() if name.endswith(".tar"))
+        folder = Folder(url)
+        names = [name for name in folder.names() if name.endswith(TAR_ENDINGS)]
+        self._names = [name for name in names if not name.startswith(".")]
         if not self._names:
             raise ShardError(
                 f"{url} holds no shards: neither a manifest.json of ours nor any .tar; give the "
                 "folder of a finished run or of WebDataset tars"
             )
-        self._tables = [self._scan(name) for name in self._names]
-        self.forgotten = read_forgotten(self._folder)
-        sizes = [(name, self._folder.size(name)) for name in self._names]
+        # Why samples and files were left out -> how many.
+        self.left_out: Counter[str] = Counter()
+        self._plain = [unpacked_tar(folder, name) for name in self._names]
+        self._tables = [self._scan(i) for i in range(len(self._names))]
+        self.forgotten = read_forgotten(folder)
+        sizes = [(name, folder.size(name)) for name in self._names]
         self.digest = hashlib.sha256(repr(sizes).encode()).hexdigest()
 
     def counts(self) -> list[int]:
@@ -134,59 +154,78 @@ class TarSamples:
         return self._tables[shard]
 
     def picture(self, shard: int, row: int, number: int = 0, frames: int = 1) -> Image:
-        table = self._tables[shard]
+        table, (folder, name) = self._tables[shard], self._plain[shard]
         offset, size = table["_offset"][row].as_py(), table["_size"][row].as_py()
-        return decode_rgb(self._folder.read_range(self._names[shard], offset, size))
+        return decode_rgb(folder.read_range(name, offset, size))
 
-    def _scan(self, name: str) -> pa.Table:
-        rows: dict[str, dict[str, object]] = {}
-        size = self._folder.size(name)
-        try:
-            with self._folder.open(name) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-                for member in tar:
-                    if not member.isfile():
-                        continue
-                    if member.offset_data + member.size > size:
-                        raise tarfile.ReadError(f"{member.name} ends after the file does")
-                    key, _, extension = member.name.partition(".")
-                    row = rows.setdefault(key, {"caption": "", "uid": key})
-                    self._read_member(tar, member, extension.lower(), row)
-                # A header that is cut off ends the loop without a word; zeros end a whole tar.
-                if tar.offset + tarfile.BLOCKSIZE > size:
-                    raise tarfile.ReadError("it does not end with an empty block")
-        except tarfile.TarError as error:
+    def _scan(self, shard: int) -> pa.Table:
+        folder, name = self._plain[shard]
+        texts: dict[int, bytes] = {}
+
+        def members() -> Iterator[TarMember]:
+            for member, data in tar.read(lambda ending: kind_of_text(ending) is not None):
+                if data is not None:
+                    texts[member.number] = data
+                yield member
+
+        with folder.open(name) as file:
+            tar = TarMembers(file)
+            samples = list(samples_of(members(), _is_image))
+        if tar.problem:
             raise ShardError(
-                f"{self.url}/{name} is not a whole tar ({error}); fetch or write it again"
-            ) from error
-        kept = [row for row in rows.values() if "_size" in row]
-        names = sorted({column for row in kept for column in row})
-        return pa.table({column: [row.get(column) for row in kept] for column in names})
+                f"{self.url}/{self._names[shard]} is not a whole tar ({tar.problem}); fetch or "
+                "write it again"
+            )
+        if tar.skipped:
+            self.left_out[DOT_FILES] += tar.skipped
+        rows = [row for sample in samples if (row := self._row(sample, texts))]
+        columns = sorted({column for row in rows for column in row})
+        return pa.table({column: [row.get(column) for row in rows] for column in columns})
 
-    @staticmethod
-    def _read_member(
-        tar: tarfile.TarFile, member: tarfile.TarInfo, extension: str, row: dict[str, object]
-    ) -> None:
-        if extension in _IMAGES:
-            row["_offset"], row["_size"] = member.offset_data, member.size
-            return
-        if extension not in ("txt", "json"):
-            return
-        file = tar.extractfile(member)
-        assert file is not None
-        text = file.read().decode("utf-8", "replace")
-        if extension == "txt":
-            row["caption"] = text.strip()
-            return
-        try:
-            facts = json.loads(text)
-        except json.JSONDecodeError:
-            return
-        if isinstance(facts, dict):
-            row.setdefault("caption", "")
-            row["caption"] = row["caption"] or str(facts.get("caption") or "")
-            for name in ("question", "answer", "instruction", "source_uid", *TOKEN_COLUMNS):
-                if facts.get(name):
-                    row[name] = facts[name]
+    def _row(
+        self, sample: TarSample[TarMember], texts: Mapping[int, bytes]
+    ) -> dict[str, object] | None:
+        """Columns of a sample; None, and counted, if it cannot be used."""
+        picture = sample.members[sample.picture] if sample.picture else None
+        reason = sample.reason
+        if picture is None or picture.number < 0:
+            reason = reason or (NO_PICTURE if picture is None else DEAD_LINK)
+        if picture is None or reason:
+            self.left_out[str(reason)] += 1
+            return None
+        row: dict[str, object] = {"uid": sample.key, "caption": ""}
+        row |= {"_offset": picture.offset, "_size": picture.size}
+        for ending in sample.captions()[:1]:
+            data = texts.get(sample.members[ending].number, b"")
+            row["caption"] = _unzipped(ending, data).decode("utf-8", "replace").strip()
+        facts = sample.members.get(FACT_ENDING)
+        if facts is not None:
+            _add_facts(row, texts.get(facts.number, b""))
+        return row
+
+
+def _is_image(extension: str) -> bool:
+    return extension.rpartition(".")[2] in _IMAGES
+
+
+def _unzipped(ending: str, data: bytes) -> bytes:
+    try:
+        return gzip.decompress(data) if ending.endswith(".gz") else data
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def _add_facts(row: dict[str, object], data: bytes) -> None:
+    """What the JSON member of a sample says, where it is an object."""
+    try:
+        facts = json.loads(data.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return
+    if isinstance(facts, dict):
+        row["caption"] = row["caption"] or str(facts.get("caption") or "")
+        for name in ("question", "answer", "instruction", "source_uid", *TOKEN_COLUMNS):
+            if facts.get(name):
+                row[name] = facts[name]
 
 
 def open_samples(source: DataSource) -> Samples:
@@ -195,6 +234,13 @@ def open_samples(source: DataSource) -> Samples:
     ours = folder.exists("manifest.json") or folder.exists("shards/manifest.json")
     found: Samples = OurSamples(source.url, source.split) if ours else TarSamples(source.url)
     if not sum(found.counts()):
+        if isinstance(found, TarSamples):
+            causes = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items())
+            raise ShardError(
+                f"the tars of {source.url} hold no sample that can be used: "
+                f"{causes or 'they are empty'}; a sample is KEY.jpg (or {', '.join(_IMAGES[1:])}) "
+                "and KEY.txt or KEY.json, side by side"
+            )
         raise ShardError(f"{source.url} ({source.split}) has no samples; is the run finished?")
     return found
 

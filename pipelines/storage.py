@@ -19,11 +19,11 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, Protocol, TypeVar, cast
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.errors import DiskFullError, GristmillError, StorageError
+from gristmill.pipelines.locate import locate
 
 # Libraries whose exceptions mean that a store was not reached, or would not answer.
 _STORES = (
@@ -65,7 +65,7 @@ class Folder:
     """A folder on any fsspec file system. Names are relative, with forward slashes."""
 
     def __init__(self, url: str) -> None:
-        self.fs, path = fsspec.core.url_to_fs(str(url))
+        self.fs, path = locate(str(url))
         self.path: str = path.rstrip("/") or "/"
         self.is_local: bool = "file" in _protocols(self.fs)
 

@@ -1,0 +1,60 @@
+"""Where a URL leads: its file system and path there. A file's name is taken as it is: fsspec by
+itself reads `a::b.png` as one URL chained to another, and `u[1].parquet` as a pattern."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import lzma
+import zipfile
+from collections.abc import Iterator
+from typing import IO, Any, cast
+
+import fsspec
+import pyarrow as pa
+
+# What stands before `::` where fsspec chains file systems.
+_CHAINING = (
+    "blockcache", "cached", "dir", "filecache", "libarchive", "reference", "simplecache", "tar",
+    "zip",
+)  # fmt: skip
+
+
+def locate(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the path there."""
+    first, chain, _ = url.partition("::")
+    if not chain or first.partition("://")[0] in _CHAINING:
+        return cast("tuple[Any, str]", fsspec.core.url_to_fs(url))
+    # The name of one file, with `::` in it.
+    protocol = first.partition("://")[0] if "://" in first else "file"
+    kind = fsspec.get_filesystem_class(protocol)
+    path = str(kind._strip_protocol(url))
+    return kind(**kind._get_kwargs_from_urls(url)), path
+
+
+@contextlib.contextmanager
+def open_url(url: str) -> Iterator[IO[bytes]]:
+    """The bytes of a file, as they lie there."""
+    fs, path = locate(url)
+    with fs.open(path, "rb") as file:
+        yield file
+
+
+def unpack(file: IO[bytes]) -> IO[bytes] | None:
+    """A file that is packed by gzip, bzip2, xz, Zstandard or zip (its first member), unpacked as it
+    is read; None for any other."""
+    start = file.read(6)
+    file.seek(0)
+    if start.startswith(b"\x1f\x8b"):
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=file))
+    if start.startswith(b"BZh"):
+        return cast("IO[bytes]", bz2.BZ2File(file))
+    if start.startswith((b"\xfd7zXZ", b"\x5d\0\0\x80")):
+        return cast("IO[bytes]", lzma.LZMAFile(file))
+    if start.startswith(b"\x28\xb5\x2f\xfd"):
+        return cast("IO[bytes]", pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))
+    if start.startswith(b"PK\3\4"):
+        archive = zipfile.ZipFile(file)
+        return archive.open(archive.namelist()[0])
+    return None
