@@ -10,7 +10,16 @@ from typing import Any
 from urllib.parse import urljoin
 
 from gristmill.errors import SourceError
-from gristmill.pipelines.sources.row_builder import absent_column, clean_text
+from gristmill.pipelines.sources.columns import absent_column
+from gristmill.pipelines.sources.reasons import (
+    BROKEN_DOCUMENT,
+    BROKEN_ENTRY,
+    NO_URL,
+    NOT_UTF8,
+    OUTSIDE_TEXT,
+    URL_NOT_TEXT,
+)
+from gristmill.pipelines.sources.values import text_of, whole
 
 # Names of the pictures before and after an edit, of the instruction, and of what each shows
 # (InstructPix2Pix, MagicBrush, HQ-Edit, UltraEdit, SEED-Data-Edit), in order.
@@ -43,6 +52,8 @@ class DocumentImage:
     alt: str = ""
     # What shards call it; its number if empty.
     name: str = ""
+    # Why it cannot be had, if that is known already.
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,12 @@ class ParsedDocument:
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
-        return asdict(self)
+        values = asdict(self)
+        for image in values["images"]:
+            # What a document is known by has no place for what is not said.
+            if not image["error"]:
+                del image["error"]
+        return values
 
 
 def from_dict(values: Mapping[str, Any]) -> ParsedDocument:
@@ -78,8 +94,10 @@ def parse_document(values: Mapping[str, Any]) -> ParsedDocument:
             return _mmc4(values)
         if "texts" in values and "images" in values:
             return _obelics(values)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError("broken document") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(NOT_UTF8) from error
+    except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(BROKEN_DOCUMENT) from error
     raise ValueError("not a document")
 
 
@@ -90,15 +108,37 @@ def is_document(names: Collection[str]) -> bool:
 
 def _mmc4(values: Mapping[str, Any]) -> ParsedDocument:
     """Each picture stands before the sentence that it was matched to."""
-    texts = [clean_text(text) or "" for text in values["text_list"]]
-    images = []
-    for info in values.get("image_info") or ():
-        place = int(info.get("matched_text_index") or 0)
-        if not 0 <= place < max(len(texts), 1):
-            raise ValueError("picture outside the text")
-        images.append(DocumentImage(place=place, url=clean_text(info["raw_url"]), name=""))
+    texts = _texts(values["text_list"])
+    images = [_mmc4_image(info, len(texts)) for info in values.get("image_info") or ()]
     images.sort(key=lambda image: image.place)
-    return ParsedDocument(texts, images, url=clean_text(values.get("url")))
+    return ParsedDocument(texts, images, url=text_of(values.get("url")))
+
+
+def _mmc4_image(info: object, texts: int) -> DocumentImage:
+    """A picture of MMC4; what is wrong with it is its own, not the document's."""
+    if not isinstance(info, Mapping):
+        return DocumentImage(place=0, error=BROKEN_ENTRY)
+    try:
+        url = text_of(info.get("raw_url"))
+    except UnicodeDecodeError:
+        return DocumentImage(place=0, error=NOT_UTF8)
+    place = whole(info.get("matched_text_index") or 0)
+    if place is None or place >= max(texts, 1):
+        return DocumentImage(place=0, url=url, error=OUTSIDE_TEXT)
+    return DocumentImage(place=place, url=url, error="" if url else NO_URL)
+
+
+def _texts(values: object) -> list[str]:
+    """Texts of a document, each of its places one. Raises `TypeError` for what is no text."""
+    if not isinstance(values, (list, tuple)):
+        raise TypeError("texts are no list")
+    found = []
+    for value in values:
+        text = text_of(value)
+        if text is None and value is not None:
+            raise TypeError("a text is no text")
+        found.append(text or "")
+    return found
 
 
 def _obelics(values: Mapping[str, Any]) -> ParsedDocument:
@@ -110,15 +150,24 @@ def _obelics(values: Mapping[str, Any]) -> ParsedDocument:
     general = json.loads(general) if isinstance(general, str) else general
     texts: list[str] = []
     images: list[DocumentImage] = []
-    for i, (text, image) in enumerate(zip(values["texts"], values["images"], strict=True)):
+    said = _texts(values["texts"])
+    for i, (text, image) in enumerate(zip(said, values["images"], strict=True)):
         if text:
-            texts.append(clean_text(text) or "")
+            texts.append(text)
         elif image:
             fact = facts[i] if isinstance(facts, list) and i < len(facts) else None
-            alt = str((fact or {}).get("alt_text") or "")
-            images.append(DocumentImage(place=len(texts), url=clean_text(image), alt=alt))
-    url = (general or {}).get("url") if isinstance(general, Mapping) else None
-    return ParsedDocument(texts, images, url=clean_text(url or values.get("url")))
+            alt = text_of(fact.get("alt_text")) if isinstance(fact, Mapping) else None
+            images.append(_obelics_image(image, len(texts), alt or ""))
+    url = general.get("url") if isinstance(general, Mapping) else None
+    return ParsedDocument(texts, images, url=text_of(url or values.get("url")))
+
+
+def _obelics_image(value: object, place: int, alt: str) -> DocumentImage:
+    try:
+        url = text_of(value)
+    except UnicodeDecodeError:
+        return DocumentImage(place=place, alt=alt, error=NOT_UTF8)
+    return DocumentImage(place=place, url=url, alt=alt, error="" if url else URL_NOT_TEXT)
 
 
 def parse_html(data: bytes, url: str | None) -> ParsedDocument:
@@ -144,7 +193,7 @@ def parse_html(data: bytes, url: str | None) -> ParsedDocument:
     for element in found.body.iter():
         if element.tag == "graphic":
             address = element.get("src") or ""
-            absolute = urljoin(url, address) if url else address
+            absolute = _joined(url, address)
             if absolute and not absolute.startswith("data:"):
                 images.append(
                     DocumentImage(place=len(texts), url=absolute, alt=element.get("alt") or "")
@@ -160,6 +209,14 @@ def parse_html(data: bytes, url: str | None) -> ParsedDocument:
     return ParsedDocument(texts, images, url=url, title=str(found.title or ""))
 
 
+def _joined(base: str | None, address: str) -> str:
+    """The address as seen from its page; one that is no address stays as it is."""
+    try:
+        return urljoin(base, address) if base else address
+    except ValueError:
+        return address
+
+
 def _own_text(element: Any) -> list[str]:
     """Text of an element and of inline marks within it, without blocks that come by themselves."""
     blocks = ("head", "p", "quote", "item", "ab", "cell", "graphic", "list")
@@ -172,7 +229,10 @@ def _own_text(element: Any) -> list[str]:
 
 
 def map_pair(available: Sequence[str], given: Mapping[str, str], where: str) -> dict[str, str]:
-    """Our name -> theirs, for the columns of a table of edit pairs."""
+    """Our name -> theirs, for the columns of a table of edit pairs, or for the keys of a line.
+
+    Raises `SourceError` for what was given and is not there, or is no name of ours.
+    """
     mapping: dict[str, str] = {}
     for ours, theirs in given.items():
         if ours not in PAIR_NAMES:
@@ -185,13 +245,18 @@ def map_pair(available: Sequence[str], given: Mapping[str, str], where: str) -> 
             found = [n for n in usual if n in available and n not in mapping.values()]
             if found:
                 mapping[ours] = found[0]
+    return mapping
+
+
+def check_pair(available: Sequence[str], given: Mapping[str, str], where: str) -> None:
+    """Raise `SourceError` if a table lacks what a pair is made of."""
+    mapping = map_pair(available, given, where)
     missing = [name for name in ("source", "target", "instruction") if name not in mapping]
     if missing:
         raise SourceError(
             f"{where}: no column for {', '.join(missing)} among {list(available)}; name it with "
             f"--column {missing[0]}=NAME"
         )
-    return mapping
 
 
 def pair_document(

@@ -6,25 +6,31 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
-import fsspec
 import pyarrow as pa
 
 from gristmill.errors import SourceError
+from gristmill.pipelines.locate import open_url
 from gristmill.pipelines.schema import FAILED_TO_DECODE, normalise_url
+from gristmill.pipelines.sources.add_rows import add_broken
 from gristmill.pipelines.sources.document_formats import (
     DocumentImage,
     ParsedDocument,
+    check_pair,
     is_document,
     map_pair,
     pair_document,
     parse_document,
 )
 from gristmill.pipelines.sources.files import file_row, resolve_inside
+from gristmill.pipelines.sources.lines import Lines, first_objects, object_of
+from gristmill.pipelines.sources.parquet import open_parquet, rows_of_group
 from gristmill.pipelines.sources.pointer import file_pointer, parquet_pointer
-from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow, clean_text
+from gristmill.pipelines.sources.reasons import BROKEN_ROW_GROUP, NOT_UTF8, OUTSIDE
+from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow
 from gristmill.pipelines.sources.source import Chunk, Source
-from gristmill.pipelines.sources.tables import first_objects, open_parquet, read_lines
+from gristmill.pipelines.sources.values import BrokenJson, text_of, texts_of
 from gristmill.pipelines.stage import setting
 from gristmill.pipelines.storage import Folder
 
@@ -42,6 +48,8 @@ class DocumentSource(Source):
     With `kind="pair"`, edit pairs: Parquet or JSON lines with two pictures (embedded, or names of
     files beside the table, or URLs) and an instruction, under the names that public datasets use.
     """
+
+    version: ClassVar[int] = 1
 
     # What the rows are of.
     kind: str = setting("document", choices=("document", "pair"))
@@ -64,7 +72,7 @@ class DocumentSource(Source):
     def _check_columns(self, kind: str, path: str) -> None:
         """The columns of pairs by their names; that of the first lines any is a document."""
         if kind in ("parquet", "hf"):
-            with fsspec.open(path, "rb") as opened:
+            with open_url(path) as opened:
                 names: list[str] = open_parquet(path, opened).schema_arrow.names
         else:
             lines = first_objects(path)
@@ -72,7 +80,7 @@ class DocumentSource(Source):
                 return
             names = list(dict.fromkeys(name for values in lines for name in values))
         if self.kind == "pair":
-            map_pair(names, self.columns, path)
+            check_pair(names, self.columns, path)
         elif not is_document(names):
             raise SourceError(
                 f"{path} holds no documents: its columns are {', '.join(names)}; MMC4 has "
@@ -90,17 +98,15 @@ class DocumentSource(Source):
 
     def _read_lines(self, url: str, rows: RowBuilder) -> Iterator[pa.Table]:
         folder = Folder(url.rpartition("/")[0] or ".")
-        for line in read_lines(url):
+        for line in Lines(url):
             if not line.strip():
                 continue
             try:
-                values = json.loads(line)
-            except ValueError:
-                values = None
-            if isinstance(values, dict):
-                self._add(rows, values, url, lambda name: _beside(folder, name))
+                values = object_of(line)
+            except BrokenJson as error:
+                add_broken(rows, line, FAILED_TO_DECODE, str(error))
             else:
-                _add_failed(rows, line, "broken json line")
+                self._add(rows, values, url, lambda name: _beside(folder, name))
             yield from rows.take()
         yield from rows.take(all_rows=True)
 
@@ -108,15 +114,15 @@ class DocumentSource(Source):
         self, url: str, groups: tuple[int, int], rows: RowBuilder
     ) -> Iterator[pa.Table]:
         folder = Folder(url.rpartition("/")[0] or ".")
-        with fsspec.open(url, "rb") as opened:
+        with open_url(url) as opened:
             file = open_parquet(url, opened)
             for group in range(*groups):
-                row = 0
-                for batch in file.iter_batches(64, row_groups=[group]):
-                    for values in batch.to_pylist():
-                        place = (url, group, row)
+                for row, values in enumerate(rows_of_group(file, group, 64)):
+                    place = (url, group, row)
+                    if values is None:
+                        add_broken(rows, place, FAILED_TO_DECODE, BROKEN_ROW_GROUP)
+                    else:
                         self._add(rows, values, url, lambda name: _beside(folder, name), place)
-                        row += 1
                     yield from rows.take()
         yield from rows.take(all_rows=True)
 
@@ -134,11 +140,12 @@ class DocumentSource(Source):
             else:
                 document = _located(parse_document(values), beside)
         except ValueError as error:
-            _add_failed(rows, repr(sorted(values.items(), key=str)), str(error))
+            content = sorted(values.items(), key=str)
+            add_broken(rows, content, FAILED_TO_DECODE, str(error))
             return
-        content = document.as_dict()
+        parsed = document.as_dict()
         # What the document is, wherever it lies; embedded pictures count by their bytes.
-        spoken = json.dumps(content, sort_keys=True, ensure_ascii=False)
+        spoken = json.dumps(parsed, sort_keys=True, ensure_ascii=False)
         embedded = [
             hashlib.sha256(cell["bytes"]).hexdigest()
             for cell in values.values()
@@ -155,19 +162,22 @@ class DocumentSource(Source):
                 locator=locator,
                 url=document.url,
                 caption=caption,
-                meta={DOCUMENT: content},
+                meta={DOCUMENT: parsed},
             )
         )
 
 
 def _located(document: ParsedDocument, beside: Beside) -> ParsedDocument:
     """The same; pictures whose address is no URL are files beside the table."""
-    images = [
-        image
-        if image.url is None or image.url.startswith(("http://", "https://"))
-        else replace(image, url=None, pointer=beside(image.url))
-        for image in document.images
-    ]
+    images = []
+    for image in document.images:
+        if image.url is not None and not image.url.startswith(("http://", "https://")):
+            try:
+                image = replace(image, url=None, pointer=beside(image.url))
+            except ValueError as error:
+                # One bad address is that picture's; the document keeps its others.
+                image = replace(image, error=image.error or str(error))
+        images.append(image)
     return replace(document, images=images)
 
 
@@ -178,10 +188,11 @@ def _pair(
     beside: Beside,
     place: tuple[str, int, int] | None,
 ) -> ParsedDocument:
-    mapping = map_pair(list(values), given, where)
+    # What was given may be missing in a line, which fails by itself.
+    mapping = {**map_pair(list(values), {}, where), **given}
     images = []
     for at, name in enumerate(("source", "target")):
-        cell = values[mapping[name]]
+        cell = values.get(mapping.get(name, ""))
         url: str | None = None
         pointer: str | None = None
         if isinstance(cell, Mapping) and cell.get("bytes") is not None and place is not None:
@@ -195,14 +206,15 @@ def _pair(
             url = path if path.startswith(("http://", "https://")) else None
             pointer = None if url else beside(path)
         images.append(DocumentImage(place=at, url=url, pointer=pointer, name=name))
-    said = values[mapping["instruction"]]
-    if isinstance(said, (list, tuple)):
-        said = "; ".join(str(text) for text in said)
-    instruction = clean_text(said) or ""
-    captions = [
-        clean_text(values.get(mapping.get(f"{name}_caption", ""))) or ""
-        for name in ("source", "target")
-    ]
+    try:
+        # Several are the turns of one edit.
+        instruction = "; ".join(texts_of(values.get(mapping.get("instruction", "")))[0])
+        captions = [
+            text_of(values.get(mapping.get(f"{name}_caption", ""))) or ""
+            for name in ("source", "target")
+        ]
+    except UnicodeDecodeError as error:
+        raise ValueError(NOT_UTF8) from error
     return pair_document(images[0], images[1], instruction, captions if any(captions) else [])
 
 
@@ -210,11 +222,5 @@ def _beside(folder: Folder, name: str) -> str:
     """Pointer to a file that a table names, below the table's folder."""
     url = resolve_inside(folder, name)
     if url is None:
-        raise ValueError("path leaves the folder")
+        raise ValueError(OUTSIDE)
     return file_pointer(url)
-
-
-def _add_failed(rows: RowBuilder, content: str, error: str) -> None:
-    digest = hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()
-    row = SourceRow(kind="bytes", locator=digest, status=FAILED_TO_DECODE, error=error)
-    rows.add(row)

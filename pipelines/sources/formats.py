@@ -4,12 +4,13 @@ content."""
 from __future__ import annotations
 
 import json
-
-import fsspec
+from collections.abc import Callable, Sequence
 
 from gristmill.errors import SourceError
-from gristmill.pipelines.sources.tables import image_column, open_parquet
+from gristmill.pipelines.locate import locate, open_url
+from gristmill.pipelines.sources.parquet import image_column, open_parquet
 from gristmill.pipelines.storage import Folder
+from gristmill.pipelines.tar_samples import TAR_ENDINGS
 
 FORMATS = (
     "auto", "parquet", "hf", "csv", "tsv", "jsonl", "txt", "coco", "folder", "tars", "img2dataset",
@@ -17,55 +18,84 @@ FORMATS = (
 _BY_ENDING = {
     ".parquet": "parquet",
     ".csv": "csv",
-    ".csv.gz": "csv",
     ".tsv": "tsv",
-    ".tsv.gz": "tsv",
     ".jsonl": "jsonl",
-    ".jsonl.gz": "jsonl",
     ".ndjson": "jsonl",
     ".json": "coco",
     ".txt": "txt",
-    ".tar": "tars",
-    ".tgz": "tars",
-    ".tar.gz": "tars",
 }
+_PACKED = (".gz", ".bz2", ".xz", ".zst")
+
+
+def format_of(name: str) -> str | None:
+    """The format that a file's ending stands for, packed or not."""
+    lower = name.lower()
+    if lower.endswith(TAR_ENDINGS):
+        return "tars"
+    for ending, found in _BY_ENDING.items():
+        packed = found in ("csv", "tsv", "jsonl", "txt")
+        if lower.endswith((ending, *(ending + end for end in _PACKED if packed))):
+            return found
+    return None
 
 
 def expand(path: str) -> list[str]:
-    """URLs that a path stands for; globs are expanded, sorted."""
+    """URLs that a path stands for. What exists under the very name is meant; else globs are
+    expanded, sorted, without dot files."""
     try:
-        fs, plain = fsspec.core.url_to_fs(path)
+        fs, plain = locate(path)
     except (ImportError, ValueError) as error:
         raise SourceError(f"{path}: {error}") from error
-    if any(mark in plain for mark in "*?["):
+    if fs.exists(plain):
+        found = [plain]
+    elif any(mark in plain for mark in "*?["):
+        shown = plain.rpartition("/")[2].startswith(".")
         found = sorted(str(name) for name in fs.glob(plain))
+        found = [name for name in found if shown or not is_hidden(name)]
         if not found:
             raise SourceError(f"no file matches {path}")
-    elif fs.exists(plain):
-        found = [plain]
     else:
         raise SourceError(f"{path} does not exist; is the path right?")
     local = Folder(path).is_local
     return [name if local else str(fs.unstrip_protocol(name)) for name in found]
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file is hidden by a dot, as a Mac's `._0.parquet` is."""
+    return name.rstrip("/").rpartition("/")[2].startswith(".")
+
+
+def split_paths(path: str, named_format: Callable[[str], tuple[str, str]]) -> list[str]:
+    """Paths between commas; a comma may be part of a name that exists."""
+    pieces, found = path.split(","), []
+    while pieces:
+        longer = range(len(pieces), 1, -1)
+        count = next((n for n in longer if _is_there(pieces[:n], named_format)), 1)
+        found.append(",".join(pieces[:count]).strip())
+        pieces = pieces[count:]
+    return found
+
+
+def _is_there(pieces: Sequence[str], named_format: Callable[[str], tuple[str, str]]) -> bool:
+    fs, plain = locate(named_format(",".join(pieces).strip())[1])
+    return bool(fs.exists(plain))
+
+
 def detect(kind: str, url: str) -> list[tuple[str, str]]:
     """(format, URL) of what lies at a URL."""
-    fs, path = fsspec.core.url_to_fs(url)
+    fs, path = locate(url)
     if fs.isdir(path):
         return _detect_folder(kind, url)
     if kind not in ("auto", "parquet"):
         return [(kind, url)]
-    lower = url.lower()
-    ending = next((e for e in sorted(_BY_ENDING, key=len)[::-1] if lower.endswith(e)), None)
-    if ending is None and kind == "auto":
+    found = kind if kind != "auto" else format_of(url)
+    if found is None:
         raise SourceError(
             f"{url}: the format cannot be told from its ending; write e.g. parquet:{url} "
             f"(formats: {', '.join(FORMATS[1:])})"
         )
-    found = kind if kind != "auto" else _BY_ENDING[str(ending)]
     if found == "parquet":
-        with fsspec.open(url, "rb") as file:
+        with open_url(url) as file:
             schema = open_parquet(url, file).schema_arrow
         found = "hf" if image_column(schema) is not None else "parquet"
     if found == "coco" and kind == "auto":
@@ -77,8 +107,8 @@ def _detect_folder(kind: str, url: str) -> list[tuple[str, str]]:
     folder = Folder(url)
     if kind in ("folder", "img2dataset"):
         return [(kind, url)]
-    names = folder.names()
-    tars = [name for name in names if name.endswith((".tar", ".tgz", ".tar.gz"))]
+    names = [name for name in folder.names() if not is_hidden(name)]
+    tars = [name for name in names if name.endswith(TAR_ENDINGS)]
     parquets = [name for name in names if name.endswith(".parquet")]
     if kind == "auto" and tars and any(f"{n.rpartition('.')[0]}.parquet" in names for n in tars):
         return [("img2dataset", url)]
@@ -87,16 +117,15 @@ def _detect_folder(kind: str, url: str) -> list[tuple[str, str]]:
     if kind in ("parquet", "hf") or (kind == "auto" and parquets):
         return [pair for name in parquets for pair in detect("auto", folder.join_url(name))]
     if kind in ("csv", "tsv", "jsonl", "txt", "coco"):
-        wanted = [ending for ending, name in _BY_ENDING.items() if name == kind]
-        return [(kind, folder.join_url(n)) for n in names if n.endswith(tuple(wanted))]
+        return [(kind, folder.join_url(name)) for name in names if format_of(name) == kind]
     return [("folder", url)]
 
 
 def _check_coco(url: str) -> None:
-    with fsspec.open(url, "rb") as file:
+    with open_url(url) as file:
         try:
             document = json.load(file)
-        except ValueError:
+        except (ValueError, RecursionError):
             document = None
     if not isinstance(document, dict) or "images" not in document:
         raise SourceError(f"{url} is JSON but no COCO captions file; JSON lines end in .jsonl")
@@ -105,7 +134,7 @@ def _check_coco(url: str) -> None:
 def img2dataset_pairs(url: str) -> list[tuple[str, str]]:
     """(tar, parquet) of each shard of an img2dataset output folder."""
     folder = Folder(url)
-    names = folder.names()
+    names = [name for name in folder.names() if not is_hidden(name)]
     return [
         (folder.join_url(name), folder.join_url(f"{name.rpartition('.')[0]}.parquet"))
         for name in names

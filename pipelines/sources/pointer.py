@@ -8,12 +8,14 @@ parquet:<url>#<group>/<row>/<path>  a cell of a Parquet file; path has a dot for
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from gristmill.pipelines.locate import locate, open_url, unpack
 
 
 class PointerError(Exception):
@@ -53,7 +55,7 @@ def read_pointers(
     for i, pointer in enumerate(pointers):
         kind, _, rest = pointer.partition(":")
         if kind in ("tarz", "parquet"):
-            url, _, place = rest.rpartition("#")
+            url, place = _split(rest)
             group = place.partition("/")[0] if kind == "parquet" else ""
             grouped.setdefault((f"{kind}:{url}", group), []).append(i)
         else:
@@ -62,7 +64,7 @@ def read_pointers(
         yield i, _guarded(pointers[i], max_bytes)
     for (start, group), indices in grouped.items():
         kind, _, url = start.partition(":")
-        places = {i: pointers[i].rpartition("#")[2] for i in indices}
+        places = {i: _split(pointers[i])[1] for i in indices}
         reader = (
             _read_cells(url, int(group), places, max_bytes)
             if kind == "parquet"
@@ -76,6 +78,12 @@ def read_pointers(
         except (OSError, EOFError, tarfile.TarError, pa.ArrowInvalid, pa.ArrowIndexError) as error:
             reason = PointerError(_reason(error))
             yield from ((i, reason) for i in indices if i not in done)
+
+
+def _split(pointer: str) -> tuple[str, str]:
+    """URL and place; either may hold a `#` of its own, and the last that fits counts."""
+    found = re.fullmatch(r"(.*)#(\d+(?:/\d+/.*)?)", pointer, re.DOTALL)
+    return (found[1], found[2]) if found else (pointer, "")
 
 
 def _reason(error: Exception) -> str:
@@ -94,7 +102,7 @@ def _guarded(pointer: str, max_bytes: int) -> bytes | PointerError:
     kind, _, rest = pointer.partition(":")
     try:
         if kind == "file":
-            with fsspec.open(rest, "rb") as file:
+            with open_url(rest) as file:
                 data = bytes(file.read(max_bytes + 1))
             return PointerError("too large") if len(data) > max_bytes else data
         if kind == "tar":
@@ -102,7 +110,7 @@ def _guarded(pointer: str, max_bytes: int) -> bytes | PointerError:
             offset, size = (int(number) for number in place.split("+"))
             if size > max_bytes:
                 return PointerError("too large")
-            fs, path = fsspec.core.url_to_fs(url)
+            fs, path = locate(url)
             data = bytes(fs.cat_file(path, start=offset, end=offset + size))
             return data if len(data) == size else PointerError("truncated file")
     except OSError as error:
@@ -116,7 +124,7 @@ def _read_members(
     wanted: dict[int, list[int]] = {}
     for i, place in places.items():
         wanted.setdefault(int(place), []).append(i)
-    with fsspec.open(url, "rb") as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+    with open_url(url) as file, tarfile.open(fileobj=unpack(file) or file, mode="r|") as tar:
         for number, member in enumerate(m for m in tar if m.isfile()):
             if number not in wanted:
                 continue
@@ -137,7 +145,7 @@ def _read_cells(
     for i, place in places.items():
         _, row, path = place.split("/", 2)
         by_path.setdefault(path, {})[i] = int(row)
-    with fsspec.open(url, "rb") as opened:
+    with open_url(url) as opened:
         file = pq.ParquetFile(opened)
         for path, rows in by_path.items():
             start = 0

@@ -6,26 +6,31 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
-import fsspec
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError, SourceError
-from gristmill.pipelines.sources.files import is_taken, read_coco, read_folder
-from gristmill.pipelines.sources.formats import FORMATS, detect, expand, img2dataset_pairs
-from gristmill.pipelines.sources.row_builder import RowBuilder
-from gristmill.pipelines.sources.tables import (
-    check_delimited,
-    check_json_lines,
+from gristmill.pipelines.locate import locate, open_url
+from gristmill.pipelines.sources.coco import ImageFiles, read_coco
+from gristmill.pipelines.sources.columns import ColumnMap
+from gristmill.pipelines.sources.delimited import check_delimited, read_delimited
+from gristmill.pipelines.sources.files import is_taken, read_folder
+from gristmill.pipelines.sources.formats import (
+    FORMATS,
+    detect,
+    expand,
+    img2dataset_pairs,
+    split_paths,
+)
+from gristmill.pipelines.sources.lines import check_json_lines, read_json_lines, read_url_list
+from gristmill.pipelines.sources.parquet import (
     check_parquet,
     open_parquet,
     parquet_chunks,
-    read_delimited,
-    read_json_lines,
     read_parquet,
-    read_url_list,
 )
+from gristmill.pipelines.sources.row_builder import RowBuilder
 from gristmill.pipelines.sources.tars import read_img2dataset, read_tar
 from gristmill.pipelines.stage import ManifestEntry, Read, require_choice, setting
 from gristmill.pipelines.storage import Folder
@@ -58,6 +63,9 @@ class Source(Read):
     `path` may name its format: "coco:captions.json", "tars:s3://bucket/*.tar", "folder:pictures".
     Several paths are separated by commas.
     """
+
+    # 2: the columns of each line are found by its own names; each caption of a list is a row.
+    version: ClassVar[int] = 2
 
     # File, folder, glob or fsspec URL.
     path: str = ""
@@ -96,10 +104,11 @@ class Source(Read):
         """Name, size and time of each file, sorted. Raises `SourceError` if there is none."""
         entries: list[ManifestEntry] = []
         for url in self._all_files():
-            fs, path = fsspec.core.url_to_fs(url)
+            fs, path = locate(url)
             info = fs.info(path)
             modified = info.get("mtime") or info.get("ETag") or info.get("LastModified") or ""
-            entries.append({"name": url, "size": info.get("size"), "modified": str(modified)})
+            name = url.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            entries.append({"name": name, "size": info.get("size"), "modified": str(modified)})
         return sorted(entries, key=lambda entry: entry["name"])
 
     def chunks(self) -> list[Chunk]:
@@ -123,12 +132,13 @@ class Source(Read):
 
     def _check_columns(self, kind: str, path: str) -> None:
         rows = RowBuilder(self.title(), self.kind)
+        columns = ColumnMap(self.columns, self.kind)
         if kind in ("parquet", "hf"):
-            check_parquet(path, self.columns, rows)
+            check_parquet(path, columns, rows)
         elif kind == "jsonl":
-            check_json_lines(path, self.columns, rows)
+            check_json_lines(path, columns, rows)
         else:
-            check_delimited(path, "\t" if kind == "tsv" else ",", self.columns, rows)
+            check_delimited(path, "\t" if kind == "tsv" else ",", columns, rows)
 
     def estimate_rows(self) -> int | None:
         """About how many rows the whole source has, without reading them; None if only reading
@@ -166,24 +176,24 @@ class Source(Read):
     def _read(self, chunk: Chunk) -> Iterator[pa.Table]:
         first = chunk.files[0]
         rows = RowBuilder(self.title(), self.kind)
+        columns = ColumnMap(self.columns, self.kind)
         if chunk.format == "folder":
             _, sidecars, _ = self._folder_names(first)
-            return read_folder(Folder(first), list(chunk.files[1:]), sidecars, rows)
+            return read_folder(Folder(first), list(chunk.files[1:]), sidecars, columns, rows)
         if chunk.format in ("parquet", "hf"):
-            return read_parquet(first, chunk.groups, self.columns, rows)
+            return read_parquet(first, chunk.groups, columns, rows)
         if chunk.format in ("csv", "tsv"):
             delimiter = "\t" if chunk.format == "tsv" else ","
-            return read_delimited(first, delimiter, self.columns, rows)
+            return read_delimited(first, delimiter, columns, rows)
         if chunk.format == "jsonl":
-            return read_json_lines(first, self.columns, rows)
+            return read_json_lines(first, columns, rows)
         if chunk.format == "txt":
             return read_url_list(first, rows)
         if chunk.format == "coco":
-            images = Folder(self.images) if self.images else None
-            return read_coco(first, images, self._known_images(images), rows)
+            return read_coco(first, ImageFiles(Folder(self.images)) if self.images else None, rows)
         if chunk.format == "img2dataset":
-            return read_img2dataset(first, chunk.files[1], rows)
-        return read_tar(first, rows)
+            return read_img2dataset(first, chunk.files[1], columns, rows)
+        return read_tar(first, columns, rows)
 
     def notes(self) -> list[str]:
         """Files of a folder that were taken neither for what the rows are of nor for sidecars."""
@@ -199,16 +209,11 @@ class Source(Read):
                     )
         return notes
 
-    def _known_images(self, images: Folder | None) -> dict[str, str]:
-        if images is None:
-            return {}
-        return {name.rpartition("/")[2]: name for name in images.walk()}
-
     def _inputs(self) -> list[tuple[str, str]]:
         """(format, URL) of each file or folder, in order."""
         found: list[tuple[str, str]] = []
-        for path in self.path.split(","):
-            kind, path = self._named_format(path.strip())
+        for path in split_paths(self.path, self._named_format):
+            kind, path = self._named_format(path)
             for url in expand(path):
                 found += [(k, u) for k, u in detect(kind, url)]
         if not found:
@@ -282,12 +287,12 @@ def _rows_of(chunk: Chunk) -> int | None:
     if chunk.format == "folder":
         return len(chunk.files) - 1
     if chunk.format in ("parquet", "hf", "img2dataset"):
-        with fsspec.open(path, "rb") as file:
+        with open_url(path) as file:
             metadata = open_parquet(path, file).metadata
             groups = chunk.groups if chunk.groups[1] else (0, metadata.num_row_groups)
             return sum(int(metadata.row_group(i).num_rows) for i in range(*groups))
     if chunk.format in ("csv", "tsv", "jsonl", "txt") and not path.endswith(".gz"):
-        fs, plain = fsspec.core.url_to_fs(path)
+        fs, plain = locate(path)
         head = fs.cat_file(plain, start=0, end=_HEAD)
         lines = head.count(b"\n")
         return round(fs.size(plain) * lines / len(head)) if lines else 1

@@ -4,162 +4,216 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
-import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-import fsspec
 import pyarrow as pa
 
-from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, SUCCESS, normalise_url
-from gristmill.pipelines.sources.pointer import compressed_tar_pointer, tar_pointer
-from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow
-from gristmill.pipelines.sources.tables import add_bytes, open_parquet
+from gristmill.pipelines.locate import open_url
+from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, SUCCESS
+from gristmill.pipelines.sources.add_rows import add_broken, add_digest, broken_row, split_values
+from gristmill.pipelines.sources.columns import ColumnMap
+from gristmill.pipelines.sources.parquet import open_parquet, rows_of_group
+from gristmill.pipelines.sources.pointer import (
+    PointerError,
+    compressed_tar_pointer,
+    read_pointers,
+    tar_pointer,
+)
+from gristmill.pipelines.sources.reasons import (
+    BROKEN_ROW_GROUP,
+    BROKEN_SIDECAR,
+    NOT_IN_PARQUET,
+    NOT_UTF8,
+    no_member,
+)
+from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow, url_row
+from gristmill.pipelines.sources.values import BrokenJson, load_object, text_of
+from gristmill.pipelines.tar_samples import (
+    DEAD_LINK,
+    FACT_ENDING,
+    REPEATED_MEMBER,
+    TarMembers,
+    TarSample,
+    kind_of_text,
+    samples_of,
+)
 
-TRUNCATED = "truncated tar"
-_CAPTIONS = ("txt", "caption", "text", "cap")
 # Facts of somebody else's pipeline that would be taken for ours.
-# Bytes and pointer of a member.
-Member = tuple[bytes, str]
 _NOT_OURS = ("key", "status", "error_message", "sha256", "exif")
+# Bytes of a text member that is read again because a link leads to it.
+_LONGEST_TEXT = 64 * 2**20
 
 
-def read_tar(url: str, rows: RowBuilder) -> Iterator[pa.Table]:
-    """One row for each sample: members that share a name up to the first dot of its last part."""
-    sample: dict[str, Member] = {}
-    key = ""
-    try:
-        for found, extension, data, pointer in _members(url):
-            if found != key:
-                _add_sample(rows, key, sample)
-                yield from rows.take()
-                key, sample = found, {}
-            sample[extension] = (data, pointer)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        if isinstance(error, (FileNotFoundError, PermissionError)):
-            raise
-        _add_sample(rows, key, sample)
-        rows.add(
-            SourceRow(
-                kind="bytes",
-                locator=f"{TRUNCATED}:{url.rpartition('/')[2]}",
-                status=FAILED_TO_DOWNLOAD,
-                error=TRUNCATED,
-            )
-        )
-        sample = {}
-    _add_sample(rows, key, sample)
+@dataclass(frozen=True)
+class _Member:
+    """What is kept of a member until its sample is known: where it lies, and its digest or its
+    text."""
+
+    key: str
+    extension: str
+    pointer: str | None
+    digest: str = ""
+    text: bytes = b""
+
+
+class _Tar:
+    """Members of a tar, hashed as they pass."""
+
+    def __init__(self, url: str, rows: RowBuilder) -> None:
+        self.url, self._rows = url, rows
+        self.problem: str | None = None
+        # Dot files, and names without ending.
+        self.skipped = 0
+
+    def is_wanted(self, extension: str) -> bool:
+        """Whether a member is a picture (or clip)."""
+        return self._rows.is_wanted(f"x.{extension}")
+
+    def _is_read(self, extension: str) -> bool:
+        return self.is_wanted(extension) or kind_of_text(extension) is not None
+
+    def __iter__(self) -> Iterator[_Member]:
+        known: dict[int, _Member] = {}
+        with open_url(self.url) as file:
+            tar = TarMembers(file)
+            for member, data in tar.read(self._is_read):
+                pointer = (
+                    compressed_tar_pointer(self.url, member.number)
+                    if tar.compressed
+                    else tar_pointer(self.url, member.offset, member.size)
+                )
+                found = _Member(member.key, member.extension, pointer)
+                if member.number < 0:
+                    found = replace(found, pointer=None)
+                elif data is not None and self.is_wanted(member.extension):
+                    found = replace(found, digest=hashlib.sha256(data).hexdigest())
+                elif data is not None:
+                    found = replace(found, text=data)
+                elif member.target:
+                    found = self._linked(known.get(member.number), found)
+                known[member.number] = replace(found, text=b"")
+                yield found
+        self.problem, self.skipped = tar.problem, tar.skipped
+
+    def _linked(self, target: _Member | None, link: _Member) -> _Member:
+        """A link in a compressed tar, which cannot be read backwards."""
+        if self.is_wanted(link.extension) and target is not None and target.digest:
+            return replace(link, digest=target.digest)
+        if not self._is_read(link.extension):
+            return link
+        _, data = next(read_pointers([str(link.pointer)], _LONGEST_TEXT))
+        if isinstance(data, PointerError):
+            return replace(link, pointer=None)
+        if self.is_wanted(link.extension):
+            return replace(link, digest=hashlib.sha256(data).hexdigest())
+        return replace(link, text=data)
+
+
+def read_tar(url: str, columns: ColumnMap, rows: RowBuilder) -> Iterator[pa.Table]:
+    """One row for each sample (see `samples_of`). Where a tar is damaged, its last row says so."""
+    tar = _Tar(url, rows)
+    for sample in samples_of(tar, tar.is_wanted):
+        _add_sample(rows, columns, sample, url)
+        yield from rows.take()
+    name = url.rpartition("/")[2]
+    if tar.problem:
+        add_broken(rows, f"{tar.problem}:{name}", FAILED_TO_DOWNLOAD, tar.problem)
     yield from rows.take(all_rows=True)
 
 
-def _members(url: str) -> Iterator[tuple[str, str, bytes, str]]:
-    """(sample, extension, bytes, pointer) of each regular file."""
-    with fsspec.open(url, "rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b" or url.endswith((".tgz", ".gz", ".bz2", ".xz"))
-    with (
-        fsspec.open(url, "rb") as file,
-        tarfile.open(fileobj=file, mode="r|*" if compressed else "r|") as tar,
-    ):
-        number = 0
-        for member in tar:
-            if not member.isfile():
-                continue
-            folder, slash, base = member.name.rpartition("/")
-            stem, _, extension = base.partition(".")
-            opened = tar.extractfile(member)
-            data = opened.read() if opened else b""
-            if len(data) != member.size:
-                raise EOFError(member.name)
-            pointer = (
-                compressed_tar_pointer(url, number)
-                if compressed
-                else tar_pointer(url, member.offset_data, member.size)
-            )
-            number += 1
-            yield folder + slash + stem, extension.lower(), data, pointer
-    if not compressed:
-        _check_end(url)
-
-
-def _check_end(url: str) -> None:
-    """A plain tar that was cut between members reads like a short one; its end mark is missing."""
-    fs, path = fsspec.core.url_to_fs(url)
-    size = int(fs.size(path))
-    if size < 1024 or fs.cat_file(path, start=size - 1024).strip(b"\0"):
-        raise EOFError("no end mark")
-
-
-def _add_sample(rows: RowBuilder, key: str, sample: Mapping[str, Member]) -> None:
-    if not sample:
-        return
-    texts = {name: _text(name, data) for name, (data, _) in sample.items()}
-    values: dict[str, object] = {"sample_key": key}
-    for name, text in texts.items():
-        if name.split(".")[0] == "json" and text is not None:
-            try:
-                document = json.loads(text)
-            except ValueError:
-                document = {"sidecar_error": "broken json"}
-            values |= document if isinstance(document, dict) else {"sidecar": document}
-    mapping = rows.map_columns({}, [name for name in values if name != "sample_key"], key)
-    mapping.pop("path", None)
-    for name, text in texts.items():
-        if name.split(".")[0] in _CAPTIONS and text is not None:
-            mapping["caption"] = "sample_caption"
-            values["sample_caption"] = text.strip()
-    picture = next((n for n in sample if rows.is_wanted(f"x.{n}")), None)
+def _add_sample(rows: RowBuilder, columns: ColumnMap, sample: TarSample[_Member], url: str) -> None:
+    values: dict[str, object] = {}
+    reason = sample.reason
+    facts = sample.members.get(FACT_ENDING) or sample.members.get(f"{FACT_ENDING}.gz")
+    if facts is not None:
+        try:
+            values = load_object(_unpacked(facts))
+        except BrokenJson:
+            values = {"sidecar_error": "broken json"}
+            if not sample.captions():
+                # What it says of the picture is lost with it.
+                reason = reason or BROKEN_SIDECAR
+    mapping = {k: v for k, v in columns.of(values).items() if k != "path"}
+    values["sample_key"] = sample.key
+    try:
+        _add_captions(sample, mapping, values)
+    except UnicodeDecodeError:
+        reason = reason or NOT_UTF8
+    picture = sample.members[sample.picture] if sample.picture is not None else None
     if picture is None:
-        digest = hashlib.sha256(b"".join(data for data, _ in sample.values())).hexdigest()
-        rows.add(
-            SourceRow(
-                kind="bytes",
-                locator=digest,
-                caption=values.get(mapping.get("caption", "")),
-                status=FAILED_TO_DECODE,
-                error=f"no {rows.kind} member",
-                meta={**values, "members": sorted(sample)},
-            )
-        )
+        reason = reason or no_member(rows.kind)
+    elif picture.pointer is None:
+        reason = reason or DEAD_LINK
+    if picture is None or reason:
+        # Known by its place: what it holds may be nothing.
+        place = [url.rpartition("/")[2], sample.key, sample.picture, picture and picture.pointer]
+        said, meta = split_values(mapping, values)
+        row = broken_row(place, FAILED_TO_DECODE, str(reason))
+        rows.add(row.saying(said, {**meta, "members": sorted(sample.members)}))
         return
-    data, pointer = sample[picture]
     for name in _NOT_OURS:
         values.pop(name, None)
-    add_bytes(rows, mapping, values, data, pointer)
+    add_digest(rows, mapping, values, picture.digest, picture.pointer)
 
 
-def _text(name: str, data: bytes) -> str | None:
-    """A text member, also one that was gzipped by itself."""
-    first, _, rest = name.partition(".")
-    if first not in (*_CAPTIONS, "json"):
-        return None
-    if rest == "gz":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error):
-            return None
-    return data.decode("utf-8", "replace")
+def _add_captions(
+    sample: TarSample[_Member], mapping: dict[str, str], values: dict[str, object]
+) -> None:
+    """The text members that count as captions; others go with what else is said."""
+    chosen = sample.captions()
+    texts: list[str] = []
+    for ending, member in sample.members.items():
+        if kind_of_text(ending) in (None, FACT_ENDING):
+            continue
+        text = (text_of(_unpacked(member)) or "").strip()
+        if ending in chosen:
+            texts.append(text)
+        else:
+            values.setdefault(ending, text)
+    if chosen:
+        mapping["caption"] = "sample_caption"
+        values["sample_caption"] = texts
 
 
-def read_img2dataset(tar: str, parquet: str, rows: RowBuilder) -> Iterator[pa.Table]:
+def _unpacked(member: _Member) -> bytes:
+    """Bytes of a text member, also one that was gzipped by itself."""
+    if not member.extension.endswith(".gz"):
+        return member.text
+    try:
+        return gzip.decompress(member.text)
+    except (OSError, EOFError, zlib.error):
+        # As good as any bytes that are no text.
+        return b"\xff"
+
+
+def read_img2dataset(
+    tar: str, parquet: str, columns: ColumnMap, rows: RowBuilder
+) -> Iterator[pa.Table]:
     """Rows of one img2dataset shard: facts from the Parquet, bytes from the tar, failures
     included."""
-    pointers: dict[str, tuple[str, str]] = {}
-    truncated = False
-    try:
-        for key, extension, data, pointer in _members(tar):
-            if rows.is_wanted(f"x.{extension}"):
-                pointers[key] = (pointer, hashlib.sha256(data).hexdigest())
-    except (tarfile.TarError, EOFError):
-        truncated = True
-    with fsspec.open(parquet, "rb") as opened:
+    members = _Tar(tar, rows)
+    pictures: dict[str, list[_Member]] = {}
+    for member in members:
+        if members.is_wanted(member.extension):
+            pictures.setdefault(member.key, []).append(member)
+    with open_url(parquet) as opened:
         file = open_parquet(parquet, opened)
-        mapping = rows.map_columns({}, [n for n in file.schema_arrow.names if n != "path"], parquet)
-        for batch in file.iter_batches(5_000):
-            for values in batch.to_pylist():
-                _add_img2dataset(rows, mapping, values, pointers, truncated)
-            yield from rows.take()
+        mapping = columns.of_table([n for n in file.schema_arrow.names if n != "path"], parquet)
+        for group in range(file.num_row_groups):
+            for number, values in enumerate(rows_of_group(file, group, 5_000)):
+                if values is None:
+                    place = (parquet, group, number)
+                    add_broken(rows, place, FAILED_TO_DOWNLOAD, BROKEN_ROW_GROUP)
+                else:
+                    found = pictures.pop(str(values.get("key") or ""), [])
+                    _add_img2dataset(rows, mapping, values, found, members.problem)
+                yield from rows.take()
+    for key, found in pictures.items():
+        for member in found:
+            content = [tar.rpartition("/")[2], key, member.digest]
+            add_broken(rows, content, FAILED_TO_DECODE, NOT_IN_PARQUET, {"sample_key": key})
     yield from rows.take(all_rows=True)
 
 
@@ -167,21 +221,21 @@ def _add_img2dataset(
     rows: RowBuilder,
     mapping: Mapping[str, str],
     values: Mapping[str, object],
-    pointers: Mapping[str, tuple[str, str]],
-    truncated: bool,
+    pictures: list[_Member],
+    problem: str | None,
 ) -> None:
     facts = {ours: values.get(theirs) for ours, theirs in mapping.items()}
-    url = str(facts.get("url") or "")
     used = (*mapping.values(), "status", "error_message")
     meta = {name: value for name, value in values.items() if name not in used}
     status = str(values.get("status") or SUCCESS)
     key = str(values.get("key") or "")
-    row = SourceRow(kind="url", locator=normalise_url(url or key), url=url or None)
+    url = url_row(facts.get("url"))
+    row = SourceRow(kind="url", locator=url.locator or key, url=url.url or None)
     if status != SUCCESS:
         row = replace(row, status=status, error=str(values.get("error_message") or status))
-    elif key in pointers:
-        row = replace(row, pointer=pointers[key][0], sha256=pointers[key][1])
+    elif len(pictures) == 1 and pictures[0].pointer:
+        row = replace(row, pointer=pictures[0].pointer, sha256=pictures[0].digest)
     else:
-        error = TRUNCATED if truncated else f"no {rows.kind} member"
+        error = REPEATED_MEMBER if pictures else problem or no_member(rows.kind)
         row = replace(row, status=FAILED_TO_DOWNLOAD, error=error)
     rows.add(row.saying(facts, meta))

@@ -90,9 +90,10 @@ def test_mmc4_and_obelics_are_read_in_order() -> None:
     [
         ({"title": "x"}, "not a document"),
         ({"texts": ["a"], "images": []}, "differ in number"),
-        ({"text_list": ["a"], "image_info": [{"matched_text_index": 0}]}, "broken document"),
-        ({"text_list": ["a"], "image_info": [{"raw_url": "u", "matched_text_index": 5}]},
-         "outside the text"),
+        ({"text_list": ["a", {"en": "b"}]}, "broken document"),
+        ({"text_list": ["a", b"caf\xe9"]}, "not UTF-8"),
+        ({"texts": "ab", "images": [None, "u"]}, "broken document"),
+        ({"texts": ["a"], "images": [None], "metadata": "{broken"}, "broken document"),
         ({"text_list": None, "image_info": []}, "broken document"),
     ],
 )  # fmt: skip
@@ -114,6 +115,24 @@ def test_html_gives_main_texts_and_pictures_in_order() -> None:
     assert second == first + 1 and document.images[0].alt == "an old mill"
     with pytest.raises(ValueError, match="no main text"):
         parse_html(b"<html><body></body></html>", None)
+
+
+def test_a_bad_picture_does_not_drop_its_document() -> None:
+    infos = [
+        {"matched_text_index": 0}, {"raw_url": "u", "matched_text_index": 5}, None,
+        {"raw_url": b"\xff"}, {"raw_url": "http://a.test/1.jpg", "matched_text_index": 0},
+    ]  # fmt: skip
+    document = parse_document({"text_list": ["a"], "image_info": infos})
+    assert [image.error for image in document.images] == [
+        "no url", "picture outside the text", "broken entry", "text is not UTF-8", "",
+    ]  # fmt: skip
+    obelics = parse_document({"texts": ["a", None, None], "images": [None, {"src": "u"}, "v"]})
+    assert [image.error for image in obelics.images] == ["url is not text", ""]
+    assert from_dict(json.loads(json.dumps(document.as_dict()))) == document
+    page = PAGE.replace(b"mill.jpg", b"http://[mill.jpg")
+    assert [i.url for i in parse_html(page, "http://a.test/").images] == [
+        "http://[mill.jpg", "https://cdn.test/dough.jpg?w=1",
+    ]  # fmt: skip
 
 
 # -- sources ------------------------------------------------------------------------------------
@@ -154,9 +173,11 @@ def test_pictures_beside_a_table_are_found_and_none_elsewhere(tmp_path: Path) ->
     ]
     (tmp_path / "d.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     table = read(DocumentSource(path=str(tmp_path / "d.jsonl")))
-    assert table["error"].to_pylist() == [None, "path leaves the folder"]
-    image = DocumentImages()(table.slice(0, 1)).to_pylist()[0]
+    assert table["error"].to_pylist() == [None, None]
+    image, outside = DocumentImages()(table).to_pylist()
     assert image["pointer"].endswith("/pictures/a.jpg") and image["url"] is None
+    assert outside["error"] == "path leaves the folder" and outside["pointer"] is None
+    assert outside["status"] == "failed_to_download"
 
 
 @pytest.mark.parametrize("form", ["instructpix2pix", "magicbrush", "files"])
@@ -189,10 +210,20 @@ def test_pairs_are_read_under_the_names_people_use(tmp_path: Path, form: str) ->
     assert images[0]["uid"] != images[1]["uid"] and images[0]["image_place"] == 0
 
 
+def test_a_pair_that_lacks_a_column_fails_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg(picture(0)))
+    whole = {"source": "a.jpg", "instruction": ["make it blue", "and round"], "target": "a.jpg"}
+    lines = [whole, {"source": "a.jpg", "instruction": "x"}, {**whole, "instruction": {"en": "x"}}]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    table = read(DocumentSource(path=str(tmp_path / "p.jsonl"), kind="pair"))
+    assert table["error"].to_pylist() == [None, "no target image", None]
+    assert table["caption"].to_pylist() == ["make it blue; and round", None, ""]
+
+
 def test_a_table_without_pairs_is_refused_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text(json.dumps({"left": "a.jpg", "say": "x"}))
     with pytest.raises(SourceError, match="--column source=NAME"):
-        read(DocumentSource(path=str(tmp_path / "p.jsonl"), kind="pair"))
+        DocumentSource(path=str(tmp_path / "p.jsonl"), kind="pair").check_columns()
     with pytest.raises(SourceError, match=r"come as \.jsonl"):
         (tmp_path / "p.csv").write_text("a,b\n1,2\n")
         read(DocumentSource(path=str(tmp_path / "p.csv"), kind="pair"))

@@ -9,19 +9,16 @@ import io
 import json
 import tarfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
 import xxhash
+from source_files import bytes_of, jpeg, read
 
 from gristmill.errors import ConfigurationError, SourceError
 from gristmill.pipelines.schema import (
-    ROW,
     make_child_uid,
     make_image_id,
     make_uid,
@@ -29,35 +26,6 @@ from gristmill.pipelines.schema import (
 )
 from gristmill.pipelines.sources.pointer import PointerError, read_pointers
 from gristmill.pipelines.sources.source import Source
-
-
-def jpeg(seed: int = 0) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), np.uint8)
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def read(path: Any, **fields: Any) -> list[dict[str, Any]]:
-    """All rows of a source, the contract checked on the way."""
-    source = Source(path=str(path), **fields)
-    source.check()
-    assert source.manifest() == source.manifest() and source.manifest()
-    tables = [table for chunk in source.chunks() for table in source.read(chunk)]
-    for table in tables:
-        assert table.schema == ROW and 0 < len(table) <= 10_000
-        assert not any(pa.types.is_null(field.type) for field in table.schema)
-    again = [table for chunk in source.chunks() for table in source.read(chunk)]
-    assert all(a.equals(b) for a, b in zip(tables, again, strict=True))
-    rows: list[dict[str, Any]] = pa.concat_tables(tables).to_pylist() if tables else []
-    return rows
-
-
-def bytes_of(rows: list[dict[str, Any]]) -> list[bytes | str]:
-    pointers = [row["pointer"] for row in rows]
-    found = dict(read_pointers(pointers, 10**7))
-    return [str(x) if isinstance(x, PointerError) else x for _, x in sorted(found.items())]
-
 
 # Published with the definition: whoever makes uids elsewhere can check theirs against these.
 UID_VECTORS = [

@@ -21,8 +21,9 @@ from gristmill.dags.engine.part_worker import _store_images
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.download.videos import DownloadVideo
 from gristmill.pipelines.schema import ROW, SUCCESS
-from gristmill.pipelines.sources.row_builder import RowBuilder, seconds, url_row
+from gristmill.pipelines.sources.row_builder import RowBuilder, url_row
 from gristmill.pipelines.sources.source import Source
+from gristmill.pipelines.sources.values import seconds
 from gristmill.pipelines.videos.clip_facts import ClipFacts
 from gristmill.pipelines.videos.cut_video import Encoding, copy_pieces, encode_pieces
 from gristmill.pipelines.videos.frames import decode_clip, moments_of

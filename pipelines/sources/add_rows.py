@@ -1,0 +1,83 @@
+"""Rows of tables from the values of a line: with an address, with bytes, or broken."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+
+from gristmill.pipelines.schema import FAILED_TO_DECODE
+from gristmill.pipelines.sources.reasons import no_picture
+from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow, url_row
+from gristmill.pipelines.sources.values import digest_of
+
+
+def add_mapped(rows: RowBuilder, mapping: Mapping[str, str], values: Mapping[str, object]) -> None:
+    """Add a row that names a URL."""
+    facts, meta = split_values(mapping, values)
+    path = facts.get("path")
+    if path is not None and facts.get("url") is None:
+        meta[mapping["path"]] = path
+    rows.add(url_row(facts.get("url")).saying(facts, meta))
+
+
+def add_bytes(
+    rows: RowBuilder,
+    mapping: Mapping[str, str],
+    values: Mapping[str, object],
+    data: bytes | None,
+    pointer: str | None,
+) -> None:
+    """Add a row whose picture lies in the source."""
+    digest = None if data is None else hashlib.sha256(data).hexdigest()
+    add_digest(rows, mapping, values, digest, pointer)
+
+
+def add_digest(
+    rows: RowBuilder,
+    mapping: Mapping[str, str],
+    values: Mapping[str, object],
+    digest: str | None,
+    pointer: str | None,
+) -> None:
+    """Add a row whose picture lies in the source: known by its URL if it has one, else by the
+    digest of its bytes; None if there are none."""
+    facts, meta = split_values(mapping, values)
+    if digest is None:
+        row = SourceRow(
+            kind="bytes",
+            locator=digest_of(sorted(values.items(), key=str)),
+            status=FAILED_TO_DECODE,
+            error=no_picture(rows.kind),
+        )
+    else:
+        row = SourceRow(kind="bytes", locator=digest, sha256=digest, pointer=pointer)
+    url = url_row(facts.get("url"))
+    if url.url:
+        row = replace(row, kind="url", locator=url.locator, url=url.url)
+    rows.add(row.saying(facts, meta))
+
+
+def add_broken(
+    rows: RowBuilder,
+    content: object,
+    status: str,
+    reason: str,
+    meta: Mapping[str, object] | None = None,
+) -> None:
+    """Add a row that cannot be read, with its reason; it is known by all that it holds."""
+    rows.add(replace(broken_row(content, status, reason), meta=meta or {}))
+
+
+def broken_row(content: object, status: str, reason: str) -> SourceRow:
+    """A row that comes in failed."""
+    return SourceRow(kind="bytes", locator=digest_of(content), status=status, error=reason)
+
+
+def split_values(
+    mapping: Mapping[str, str], values: Mapping[str, object]
+) -> tuple[dict[str, object], dict[str, object]]:
+    """What is said under our names, and what else is said."""
+    facts = {ours: values.get(theirs) for ours, theirs in mapping.items()}
+    used = set(mapping.values())
+    return facts, {name: value for name, value in values.items() if name not in used}

@@ -1,0 +1,112 @@
+"""Which column of a source is which of ours: what was named, then the names that are usual."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from gristmill.errors import SourceError
+
+# Spellings of public datasets (LAION, CC12M, COYO, DataComp, SBU, Hugging Face), in order.
+USUAL_NAMES: dict[str, tuple[str, ...]] = {
+    "url": ("url", "URL", "image_url", "img_url", "photo_image_url", "coco_url"),
+    "caption": (
+        "caption", "TEXT", "text", "txt", "top_caption", "alt_text", "captions", "title",
+        "description", "prompt",
+    ),
+    "path": ("path", "file_name", "image_path", "filename"),
+    "licence": ("licence", "license", "LICENSE"),
+    "width": ("original_width", "width", "WIDTH"),
+    "height": ("original_height", "height", "HEIGHT"),
+}  # fmt: skip
+
+# The same of videos (WebVid, InternVid, Panda, HD-VILA), with the stretch that a caption is about.
+USUAL_VIDEO_NAMES: dict[str, tuple[str, ...]] = {
+    **USUAL_NAMES,
+    "url": ("url", "URL", "video_url", "contentUrl", "video", "link"),
+    "caption": (*USUAL_NAMES["caption"], "name", "Caption"),
+    "path": (*USUAL_NAMES["path"], "video_path"),
+    "start": ("start", "start_s", "start_time", "start_sec", "Start_timestamp", "begin"),
+    "end": ("end", "end_s", "end_time", "end_sec", "End_timestamp"),
+    # A list of [start, end], beside a list of captions.
+    "stretches": ("timestamp", "timestamps", "segments"),
+}
+
+
+class ColumnMap:
+    """Our column -> theirs, for each set of names that a source's rows have."""
+
+    def __init__(self, given: Mapping[str, str], kind: str = "image") -> None:
+        self._usual = USUAL_VIDEO_NAMES if kind == "video" else USUAL_NAMES
+        known = (*self._usual, "image")
+        for ours, theirs in given.items():
+            if ours not in known:
+                raise SourceError(
+                    f"--column {ours}={theirs}: rows have no {ours!r}; " + nearest(ours, known)
+                )
+        self.given = dict(given)
+        self._found: dict[frozenset[str], dict[str, str]] = {}
+
+    def of(self, names: Iterable[str]) -> Mapping[str, str]:
+        """The mapping for a row with these names, whatever their order. What was given holds in
+        every row, also in one that lacks it; the rest is found by the usual names."""
+        key = frozenset(names)
+        found = self._found.get(key)
+        if found is None:
+            found = self._found[key] = self._match(key)
+        return found
+
+    def of_table(self, names: Sequence[str], where: str) -> Mapping[str, str]:
+        """The same for a table, which must have what was given, and each name once."""
+        check_repeated(names, where)
+        self.check_given(names, where)
+        return self.of(names)
+
+    def check_given(self, names: Collection[str], where: str) -> None:
+        """Raise `SourceError` if a column that was given is not among these."""
+        for theirs in self.given.values():
+            if theirs not in names:
+                raise SourceError(absent_column(where, theirs, list(names)))
+
+    def _match(self, names: frozenset[str]) -> dict[str, str]:
+        mapping = dict(self.given)
+        for ours, usual in self._usual.items():
+            if ours not in mapping:
+                taken = mapping.values()
+                found = [name for name in usual if name in names and name not in taken]
+                if found:
+                    mapping[ours] = found[0]
+        return mapping
+
+
+def check_repeated(names: Sequence[str], where: str) -> None:
+    """Raise `SourceError` if two columns have one name: which of them counts cannot be told."""
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise SourceError(
+            f"{where} has {names.count(repeated[0])} columns called {repeated[0]!r}; rename or "
+            "drop all but one"
+        )
+
+
+def absent_column(where: str, name: str, available: Sequence[str]) -> str:
+    """The message for a column that was named and is not there."""
+    near = difflib.get_close_matches(name, available, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{where} has no column {name!r}; {hint}its columns: {', '.join(available)}"
+
+
+def without_address(where: str, what: str, available: Sequence[str]) -> str:
+    """The message for a table without a column of addresses, with the likeliest if there is one."""
+    marks = ("url", "uri", "link", "href", "src", "address")
+    near = [name for name in available if any(mark in name.lower() for mark in marks)]
+    return (
+        f"{where} has no {what} column among {', '.join(available) or 'no columns at all'}; name "
+        f"it with --column url={near[0] if near else 'NAME'}"
+    )
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The end of a message: the nearest known name, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"

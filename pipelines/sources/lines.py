@@ -1,0 +1,164 @@
+"""Readers of lines: JSON lines and lists of URLs, and the lines of any text file."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import lzma
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import IO, cast
+
+import pyarrow as pa
+
+from gristmill.errors import SourceError
+from gristmill.pipelines.locate import open_url, unpack
+from gristmill.pipelines.schema import FAILED_TO_DOWNLOAD
+from gristmill.pipelines.sources.add_rows import add_broken, add_mapped
+from gristmill.pipelines.sources.columns import ColumnMap, without_address
+from gristmill.pipelines.sources.reasons import NOT_UTF8
+from gristmill.pipelines.sources.row_builder import RowBuilder, url_row
+from gristmill.pipelines.sources.values import BrokenJson, load_object
+
+# Lines that are looked at to know the names in a file of JSON lines, of which any may lack some.
+HEAD_LINES = 10_000
+# Bytes that do not decode, as Python keeps them.
+_UNDECODED = re.compile("[\udc80-\udcff]")
+_HEAD = 2**16
+_BYTE_ORDER_MARKS = {
+    b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}  # fmt: skip
+
+
+class Lines:
+    """Lines of a UTF-8 file (packed or not), with their ends, without NUL characters.
+
+    Bytes that are not UTF-8 are kept as lone surrogates (see `is_utf8`), for the reader to fail
+    that row; a file that is mostly so is in another encoding, which is a `SourceError`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url, self.number = url, 0
+        # Lines that are not UTF-8, and that are and not only ASCII.
+        self._bad = self._good = self._first_bad = 0
+        self._encoding = "latin1"
+
+    def __iter__(self) -> Iterator[str]:
+        with open_url(self.url) as file:
+            raw = cast("io.RawIOBase", unpack(file) or file)
+            buffered = io.BufferedReader(raw, _HEAD)
+            try:
+                self._check_encoding(buffered.peek(_HEAD))
+                text = io.TextIOWrapper(
+                    cast("IO[bytes]", buffered), "utf-8-sig", "surrogateescape", newline=""
+                )
+                for line in text:
+                    self.number += 1
+                    if not line.isascii():
+                        self._look_at(line)
+                    yield line.replace("\0", "")
+            except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                raise SourceError(
+                    f"{self.url} cannot be unpacked after line {self.number} ({error}); it is cut "
+                    "off or damaged: fetch it again"
+                ) from error
+        if self._bad > self._good and self._bad * 10 >= self.number:
+            raise self.not_utf8(self._first_bad)
+
+    def not_utf8(self, line: int) -> SourceError:
+        """The error of a file in another encoding."""
+        return SourceError(
+            f"{self.url} is not UTF-8 in line {line}; convert it first, from what it is in, e.g. "
+            f"iconv -f {self._encoding} -t utf-8 FILE > NEW"
+        )
+
+    def _look_at(self, line: str) -> None:
+        if is_utf8(line):
+            self._good += 1
+            return
+        self._bad += 1
+        self._first_bad = self._first_bad or self.number
+        if re.search("[\udc80-\udc9f]", line):
+            self._encoding = "windows-1252"
+
+    def _check_encoding(self, head: bytes) -> None:
+        marks = _BYTE_ORDER_MARKS.items()
+        found = next((name for mark, name in marks if head.startswith(mark)), "")
+        if not found and head.count(0) * 4 > len(head):
+            found = "UTF-16LE" if head[1::2].count(0) > head[::2].count(0) else "UTF-16BE"
+        if found:
+            raise SourceError(
+                f"{self.url} is {found}, not UTF-8; convert it first: "
+                f"iconv -f {found} -t utf-8 FILE > NEW"
+            )
+
+
+def is_utf8(line: str) -> bool:
+    """Whether all bytes of a line did decode."""
+    return line.isascii() or _UNDECODED.search(line) is None
+
+
+def read_json_lines(url: str, columns: ColumnMap, rows: RowBuilder) -> Iterator[pa.Table]:
+    """Rows of JSON lines; a line that is not JSON becomes a failed row."""
+    for line in Lines(url):
+        if not line.strip():
+            continue
+        try:
+            values = object_of(line)
+        except BrokenJson as error:
+            add_broken(rows, line, FAILED_TO_DOWNLOAD, str(error))
+        else:
+            add_mapped(rows, columns.of(values), values)
+        yield from rows.take()
+    yield from rows.take(all_rows=True)
+
+
+def object_of(line: str) -> dict[str, object]:
+    """The JSON object of a line. Raises `BrokenJson` with the reason if there is none."""
+    if not is_utf8(line):
+        raise BrokenJson(NOT_UTF8)
+    return load_object(line)
+
+
+def check_json_lines(url: str, columns: ColumnMap, rows: RowBuilder) -> None:
+    """Raise `SourceError` if none of the first lines has an address, or what was named."""
+    names: dict[str, None] = {}
+    wanted = set(columns.given.values())
+    for line in itertools.islice(Lines(url), HEAD_LINES):
+        try:
+            names |= dict.fromkeys(object_of(line))
+        except BrokenJson:
+            continue
+        if wanted <= names.keys() and "url" in columns.of(names):
+            return
+    if names:
+        columns.check_given(list(names), url)
+        raise SourceError(without_address(url, "URL", list(names)))
+
+
+def first_objects(url: str, count: int = 100) -> list[dict[str, object]]:
+    """The JSON objects among the first lines of a file."""
+    found = []
+    for line in itertools.islice(Lines(url), count):
+        try:
+            found.append(object_of(line))
+        except BrokenJson:
+            continue
+    return found
+
+
+def read_url_list(url: str, rows: RowBuilder) -> Iterator[pa.Table]:
+    """Rows of a text file with one URL a line."""
+    for line in Lines(url):
+        text = line.strip()
+        if text and not is_utf8(text):
+            add_broken(rows, text, FAILED_TO_DOWNLOAD, NOT_UTF8)
+        elif text:
+            rows.add(url_row(text))
+        yield from rows.take()
+    yield from rows.take(all_rows=True)
