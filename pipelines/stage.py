@@ -31,13 +31,15 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: Sequence[str] = (),
+    later: bool = False,
 ) -> _T:
     """Declare a field with its unit, and the values that it may have.
 
     The comment above a field says what it is for; `gristmill stages` shows both, and a run checks
-    the values before it starts (`check_settings`).
+    the values before it starts (`check_settings`). `later`: the field came after runs had been made
+    without it, and its default is what they did, so that only other values enter fingerprints.
     """
-    metadata = {"unit": unit, "low": low, "high": high, "choices": tuple(choices)}
+    metadata = {"unit": unit, "low": low, "high": high, "choices": tuple(choices), "later": later}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -336,6 +338,11 @@ def missing_column(reader: str, name: str, available: Sequence[str]) -> str:
 def is_execution(field: dataclasses.Field[Any]) -> bool:
     """Whether a field changes speed only."""
     return bool(field.metadata.get("execution", False))
+
+
+def is_later_default(stage: Stage, field: dataclasses.Field[Any]) -> bool:
+    """Whether a field that came later says what was done before it was there."""
+    return bool(field.metadata.get("later")) and getattr(stage, field.name) == field.default
 
 
 def require_choice(stage: Stage, name: str) -> None:

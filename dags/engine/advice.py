@@ -13,6 +13,7 @@ from gristmill.dags.engine.run_folder import RunLayout
 
 # Reasons of a downloader for an address that it must not fetch from, unless it is told to.
 _REFUSED = ("loopback address", "private address", "link-local address", "reserved address")
+_PORT = "port not allowed"
 
 
 def advice(layout: RunLayout, counts: Mapping[str, NodeCount]) -> list[str]:
@@ -37,12 +38,13 @@ def _nothing_kept(layout: RunLayout, counts: Mapping[str, NodeCount]) -> list[st
 def _refused_addresses(layout: RunLayout, counts: Mapping[str, NodeCount]) -> list[str]:
     lines = []
     for node, count in counts.items():
-        for reason in _REFUSED:
+        for reason in (*_REFUSED, _PORT):
             if number := count.dropped.get(reason, 0):
                 where = _example(layout, node, reason) or "HOST:PORT"
+                every = f", or --set {node}.ports=any" if reason == _PORT else ""
                 lines.append(
                     f"{node}: {number:,} rows have a {reason}; if that server is meant, "
-                    f"--set {node}.allow_hosts={where}"
+                    f"--set {node}.allow_hosts={where}{every}"
                 )
     return lines
 

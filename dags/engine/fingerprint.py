@@ -20,7 +20,7 @@ from gristmill.dags.engine.stage_code import code_digest
 from gristmill.dags.graph import Dag
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines import stage_name
-from gristmill.pipelines.stage import ManifestEntry, Read, Stage, is_execution
+from gristmill.pipelines.stage import ManifestEntry, Read, Stage, is_execution, is_later_default
 
 
 def fingerprints(
@@ -50,7 +50,7 @@ def stage_identity(stage: Stage) -> dict[str, object]:
     fields = {
         field.name: _ordered(getattr(stage, field.name))
         for field in dataclasses.fields(stage)
-        if not is_execution(field)
+        if not (is_execution(field) or is_later_default(stage, field))
     }
     identity = {
         "stage": stage_name(type(stage)),

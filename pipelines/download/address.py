@@ -7,25 +7,29 @@ addresses, so checking addresses rather than spellings leaves no gap.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import socket
 from collections.abc import Sequence
-from typing import Any
 
 import aiohttp.abc
+
+from gristmill.pipelines.download.names import Names
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _METADATA = {
     ipaddress.ip_address(text)
-    for text in ("169.254.169.254", "169.254.170.2", "100.100.100.200", "fd00:ec2::254")
-}
+    for text in (
+        "169.254.169.254", "169.254.170.2", "100.100.100.200", "168.63.129.16", "192.0.0.192",
+        "fd00:ec2::254",
+    )
+}  # fmt: skip
 # IPv6 prefixes that carry an IPv4 address in their last 32 bits.
-_CARRIERS = [
-    ipaddress.ip_network(text)
-    for text in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96")
-]
+_CARRIERS = [ipaddress.ip_network(text) for text in ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96")]
+# What a network translates for itself (RFC 8215): an IPv4 address may lie anywhere within.
+_LOCAL_TRANSLATION = ipaddress.ip_network("64:ff9b:1::/48")
+# Where the web is served; elsewhere listen services that a list of pictures must not reach.
+WEB_PORTS = (80, 443, 8080, 8443)
 
 
 class AddressRefused(OSError):
@@ -70,7 +74,7 @@ def _plain_refusal(ip: IPAddress) -> str | None:
         return "link-local address"
     if ip.is_multicast:
         return "multicast address"
-    if isinstance(ip, ipaddress.IPv6Address) and ip.is_site_local:
+    if isinstance(ip, ipaddress.IPv6Address) and (ip.is_site_local or ip in _LOCAL_TRANSLATION):
         return "private address"
     if ip.is_private:
         mapped = isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None
@@ -96,38 +100,54 @@ def is_allowed(host: str, port: int, allow_hosts: Sequence[str]) -> bool:
 class GuardedResolver(aiohttp.abc.AbstractResolver):
     """Resolves a name and refuses it if any of its addresses is not public."""
 
-    def __init__(self, allow_hosts: Sequence[str] = ()) -> None:
+    def __init__(self, allow_hosts: Sequence[str] = (), servers: Sequence[str] = ()) -> None:
         self.allow_hosts = tuple(allow_hosts)
+        self.names = Names(servers)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[aiohttp.abc.ResolveResult]:
         """Checked addresses of a name. Raises `AddressRefused`, or OSError if there are none."""
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        literal = _literal(host)
+        found = [(socket.AF_INET, literal)] if literal else await self.names.addresses(host)
         results: list[aiohttp.abc.ResolveResult] = []
-        for kind, _, protocol, _, place in found:
-            address: Any = place[0]
+        for kind, address in found:
             if not is_allowed(host, port, self.allow_hosts):
-                reason = refusal(str(address))
+                reason = refusal(address)
                 if reason is not None:
                     raise AddressRefused(reason)
-            results.append(
-                {
-                    "hostname": host,
-                    "host": str(address),
-                    "port": port,
-                    "family": kind,
-                    "proto": protocol,
-                    "flags": socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-                }
-            )
+            if family in (kind, socket.AF_UNSPEC):
+                results.append(
+                    {
+                        "hostname": host,
+                        "host": address,
+                        "port": port,
+                        "family": kind,
+                        "proto": socket.IPPROTO_TCP,
+                        "flags": socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+                    }
+                )
         if not results:
             raise OSError("no address")
         return results
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Give back the sockets."""
+        await self.names.close()
+
+
+def _literal(host: str) -> str | None:
+    """An IPv4 address in any spelling that the system's resolver takes; None for a name."""
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host.rstrip(".")))
+    except (OSError, ValueError):
+        return None
+
+
+def check_port(host: str, port: int, allow_hosts: Sequence[str]) -> None:
+    """Raises `AddressRefused` for a port where no web is served, unless the user named it."""
+    if port not in WEB_PORTS and not is_allowed(host, port, allow_hosts):
+        raise AddressRefused("port not allowed")
 
 
 def check_literal(host: str, port: int, allow_hosts: Sequence[str]) -> None:
@@ -139,10 +159,10 @@ def check_literal(host: str, port: int, allow_hosts: Sequence[str]) -> None:
     try:
         ipaddress.ip_address(address)
     except ValueError:
-        try:
-            address = socket.inet_ntoa(socket.inet_aton(address))
-        except OSError:
+        spelt = _literal(address)
+        if spelt is None:
             return
+        address = spelt
     if not is_allowed(host, port, allow_hosts):
         reason = refusal(address)
         if reason is not None:

@@ -18,7 +18,12 @@ import aiohttp
 import yarl
 
 from gristmill import __version__
-from gristmill.pipelines.download.address import AddressRefused, GuardedResolver, check_literal
+from gristmill.pipelines.download.address import (
+    AddressRefused,
+    GuardedResolver,
+    check_literal,
+    check_port,
+)
 from gristmill.pipelines.download.robots import NO_AI, is_disallowed
 from gristmill.pipelines.download.urls import BadUrl, parse_url, redirect_target
 from gristmill.pipelines.stage import execution, setting
@@ -36,8 +41,11 @@ TRANSIENT = (
     "connection refused", "connection failed", "connection lost", "name not resolved", "timed out",
     "truncated transfer", "http 408", "http 429", "http 500", "http 502", "http 503", "http 504",
 )  # fmt: skip
-# Of these, what is worth another try at once; a slow server is left alone.
-_RETRIED = tuple(reason for reason in TRANSIENT if reason not in ("timed out", "http 408"))
+# Of these, what is worth another try at once; a slow server is left alone, and a name has been
+# asked for several times.
+_RETRIED = tuple(
+    reason for reason in TRANSIENT if reason not in ("timed out", "http 408", "name not resolved")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +54,7 @@ class FetchLimits:
 
     # Of one transfer, inflated.
     max_bytes: int = setting(50_000_000, unit="bytes", low=1)
-    # For one try: name, connection, redirects and the whole body.
+    # For one try: connection, redirects and the whole body; looking names up is not counted.
     timeout_s: float = setting(15.0, unit="s", low=0)
     # Redirects of one try; the address is checked at each.
     max_redirects: int = setting(5, low=0)
@@ -54,6 +62,8 @@ class FetchLimits:
     retries: int = setting(2, low=0)
     # "host" or "host:port" that may lie in a private network.
     allow_hosts: tuple[str, ...] = ()
+    # "web": 80, 443, 8080, 8443, and what `allow_hosts` names; "any": every port.
+    ports: str = setting("web", choices=("web", "any"), later=True)
     # URL of a trusted proxy; addresses are then the proxy's business.
     proxy: str = ""
     # What servers are told of who asks.
@@ -74,6 +84,8 @@ class FetchPolicy(FetchLimits):
     backoff_s: float = 0.5
     # A server's Retry-After is honoured up to this many seconds.
     max_retry_after_s: float = 20.0
+    # Name servers, "address:port"; none: those of the machine.
+    name_servers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,16 +111,18 @@ class Fetcher:
         self.policy = policy
         self._connector = connector
         self._session: aiohttp.ClientSession | None = None
+        self._resolver = GuardedResolver(policy.allow_hosts, policy.name_servers)
         # Jitter spreads load; it never decides what is written.
         self._random = random.Random()
 
     async def __aenter__(self) -> Fetcher:
         policy = self.policy
         connector = self._connector or aiohttp.TCPConnector(
-            resolver=GuardedResolver(policy.allow_hosts),
+            resolver=self._resolver,
             limit=policy.connections,
             limit_per_host=policy.per_host,
-            ttl_dns_cache=300,
+            # It has its own memory, which also knows what is not there.
+            use_dns_cache=False,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -127,6 +141,14 @@ class Fetcher:
     async def __aexit__(self, *error: object) -> None:
         if self._session is not None:
             await self._session.close()
+        await self._resolver.close()
+
+    async def look_up(self, url: str) -> None:
+        """Have the name of a URL looked up before it is fetched; says nothing of what came."""
+        if not self.policy.proxy:
+            with contextlib.suppress(OSError, BadUrl):
+                parsed = parse_url(url)
+                await self._resolver.resolve(parsed.raw_host or "", parsed.port or 0)
 
     async def fetch(self, url: str) -> Fetched:
         """Fetch a URL; never raises for what a server or a URL does."""
@@ -150,8 +172,8 @@ class Fetcher:
     async def _once(self, url: str) -> bytes:
         """One try, all redirects included, within the deadline."""
         try:
-            async with asyncio.timeout(self.policy.timeout_s):
-                return await self._follow(url)
+            async with asyncio.timeout(self.policy.timeout_s) as clock:
+                return await self._follow(url, clock)
         except _Refused:
             raise
         except (Exception, asyncio.CancelledError) as error:
@@ -160,10 +182,10 @@ class Fetcher:
                 raise
             raise _Refused(reason) from error
 
-    async def _follow(self, text: str) -> bytes:
+    async def _follow(self, text: str, clock: asyncio.Timeout) -> bytes:
         url = parse_url(text)
         for hop in range(self.policy.max_redirects + 1):
-            async with self._get(url, redirected=hop > 0) as response:
+            async with self._get(url, clock, redirected=hop > 0) as response:
                 if response.status in _REDIRECTS and "Location" in response.headers:
                     url = redirect_target(url, response.headers["Location"])
                     continue
@@ -177,15 +199,20 @@ class Fetcher:
 
     @contextlib.asynccontextmanager
     async def _get(
-        self, url: yarl.URL, *, redirected: bool
+        self, url: yarl.URL, clock: asyncio.Timeout, *, redirected: bool
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One request to an address that is checked. A refusal says whether the address is the
         list's own or a server's idea: only the first can be allowed with good reason."""
         assert self._session is not None
         policy = self.policy
         try:
+            host, port = url.raw_host or "", url.port or 0
             if not policy.proxy:
-                check_literal(url.raw_host or "", url.port or 0, policy.allow_hosts)
+                check_literal(host, port, policy.allow_hosts)
+            if policy.ports != "any":
+                check_port(host, port, policy.allow_hosts)
+            if not policy.proxy:
+                await self._know(host, port, clock)
             request = self._session.get(url, allow_redirects=False, proxy=policy.proxy or None)
             async with request as response:
                 yield response
@@ -195,6 +222,15 @@ class Fetcher:
                 raise
             prefix = "redirect to a " if redirected else ""
             raise _Refused(f"{prefix}{refused}") from error
+
+    async def _know(self, host: str, port: int, clock: asyncio.Timeout) -> None:
+        """Have a name looked up with the clock stopped: how long that takes is not the server's
+        doing."""
+        loop = asyncio.get_running_loop()
+        left = (clock.when() or 0.0) - loop.time()
+        clock.reschedule(None)
+        await self._resolver.resolve(host, port, socket.AF_UNSPEC)
+        clock.reschedule(loop.time() + left)
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         limit = self.policy.max_bytes

@@ -36,6 +36,8 @@ from gristmill.pipelines.stage import Map, Needs, execution, fields_of, setting
 # Finished results waiting to be written, and bytes waiting to be opened.
 _WAITING_RESULTS = 64
 _WAITING_BYTES = 256 * 2**20
+# Names that one worker has looked up at once: those that nobody answers for take 8 s each.
+_NAMES_AT_ONCE = 256
 # Children of this process that are free: configuration -> children.
 _IDLE: dict[str, list[Child]] = {}
 
@@ -239,18 +241,45 @@ class _Work:
             await self._read_local(here)
         if away:
             async with Fetcher(self.stage.policy()) as fetcher:
-                pending = iter(away)
-                async with asyncio.TaskGroup() as tasks:
-                    for _ in range(min(self.stage.connections, len(away))):
-                        tasks.create_task(self._fetch_some(fetcher, pending))
+                await self._fetch_all(fetcher, away)
+
+    async def _fetch_all(self, fetcher: Fetcher, groups: list[list[int]]) -> None:
+        """Names are looked up ahead, many more at once than there are transfers: those that nobody
+        answers for keep nobody waiting."""
+        pending = iter(groups)
+        known: asyncio.Queue[list[int] | None] = asyncio.Queue(self.stage.connections)
+        async with asyncio.TaskGroup() as tasks:
+            lookers = [
+                tasks.create_task(self._look_up_some(fetcher, pending, known))
+                for _ in range(min(_NAMES_AT_ONCE, len(groups)))
+            ]
+            count = min(self.stage.connections, len(groups))
+            for _ in range(count):
+                tasks.create_task(self._fetch_some(fetcher, known))
+            await asyncio.gather(*lookers)
+            for _ in range(count):
+                await known.put(None)
+
+    async def _look_up_some(
+        self,
+        fetcher: Fetcher,
+        pending: Iterator[list[int]],
+        known: asyncio.Queue[list[int] | None],
+    ) -> None:
+        for rows in pending:
+            if self.stop.is_set():
+                return
+            await fetcher.look_up(self.urls[rows[0]])
+            await known.put(rows)
 
     def _local(self, rows: list[int]) -> bool:
         return self.pointers[rows[0]] is not None
 
-    async def _fetch_some(self, fetcher: Fetcher, pending: Iterator[list[int]]) -> None:
-        for rows in pending:
+    async def _fetch_some(self, fetcher: Fetcher, known: asyncio.Queue[list[int] | None]) -> None:
+        while (rows := await known.get()) is not None:
             if self.stop.is_set():
-                return
+                # What is known already is taken, so that nobody waits to hand it over.
+                continue
             while self.waiting_bytes > _WAITING_BYTES:
                 await asyncio.sleep(0.01)
             fetched = await fetcher.fetch(self.urls[rows[0]])

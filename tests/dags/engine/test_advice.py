@@ -52,6 +52,13 @@ def test_ports_that_are_not_said_and_addresses_in_brackets(tmp_path: Path) -> No
     assert line.endswith("allow_hosts=[::1]:443")
 
 
+def test_a_port_may_be_allowed_alone_or_with_all_others(tmp_path: Path) -> None:
+    layout = lay(tmp_path)
+    ledger(layout, ("http://pictures.test:8123/b.jpg", "draw", "port not allowed"))
+    (line,) = advice(layout, counted({"port not allowed": 2}, kept=5))
+    assert line.endswith("--set draw.allow_hosts=pictures.test:8123, or --set draw.ports=any")
+
+
 def test_nothing_kept_comes_first_with_the_commonest_reasons(tmp_path: Path) -> None:
     layout = lay(tmp_path)
     ledger(layout, ("http://10.0.0.1/b.jpg", "draw", "private address"))

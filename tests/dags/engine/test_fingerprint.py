@@ -18,7 +18,7 @@ from gristmill.dags.engine.fingerprint import (
 )
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.stage import execution
+from gristmill.pipelines.stage import execution, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,19 @@ class Loads(ToyLength):
 
     def files(self) -> tuple[str, ...]:
         return (self.path,) if self.path else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadsMore(Loads):
+    """The same stage some releases on."""
+
+    mode: str = setting("as before", choices=("as before", "new"), later=True)
+
+
+def test_a_field_that_came_later_counts_once_it_is_set() -> None:
+    before, after = (stage_identity(stage)["fields"] for stage in (Loads(), LoadsMore()))
+    assert after == before
+    assert stage_identity(LoadsMore(mode="new"))["fields"] != before
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:

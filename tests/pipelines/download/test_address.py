@@ -11,6 +11,7 @@ from gristmill.pipelines.download.address import (
     AddressRefused,
     GuardedResolver,
     check_literal,
+    check_port,
     is_allowed,
     refusal,
 )
@@ -35,6 +36,12 @@ from gristmill.pipelines.download.address import (
         ("169.254.169.254", "metadata address"),
         ("fd00:ec2::254", "metadata address"),
         ("100.100.100.200", "metadata address"),
+        ("168.63.129.16", "metadata address"),
+        ("192.0.0.192", "metadata address"),
+        ("::ffff:168.63.129.16", "metadata address"),
+        ("64:ff9b:1::808:808", "private address"),
+        ("64:ff9b:1:ffff::1", "private address"),
+        ("64:ff9b:1:808:8:800::", "private address"),
         ("224.0.0.1", "multicast address"),
         ("ff02::1", "multicast address"),
         ("100.64.0.1", "reserved address"),
@@ -99,7 +106,37 @@ def test_a_name_that_leads_home_is_refused_unless_it_is_named() -> None:
     with pytest.raises(AddressRefused, match="loopback address"):
         asyncio.run(GuardedResolver().resolve("localhost", 80))
     found = asyncio.run(GuardedResolver(["localhost:80"]).resolve("localhost", 80))
-    assert {place["host"] for place in found} == {"127.0.0.1"}
+    assert {place["host"] for place in found} == {"127.0.0.1"}, "of the family asked for"
     assert {place["family"] for place in found} == {socket.AF_INET}
     with pytest.raises(AddressRefused):
         asyncio.run(GuardedResolver(["localhost:81"]).resolve("localhost", 80))
+
+
+def test_spellings_of_an_address_are_no_names() -> None:
+    found = asyncio.run(GuardedResolver(["2130706433"]).resolve("2130706433", 80))
+    assert [place["host"] for place in found] == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "entries", "allowed"),
+    [
+        ("a.test", 80, [], True),
+        ("a.test", 443, [], True),
+        ("a.test", 8080, [], True),
+        ("a.test", 8443, [], True),
+        ("a.test", 22, [], False),
+        ("a.test", 6379, [], False),
+        ("a.test", 6379, ["a.test:6379"], True),
+        ("a.test", 6379, ["a.test"], True),
+        ("a.test", 6379, ["a.test:80"], False),
+        ("b.test", 6379, ["a.test:6379"], False),
+    ],
+)
+def test_ports_of_the_web_and_those_that_are_named(
+    host: str, port: int, entries: list[str], allowed: bool
+) -> None:
+    if allowed:
+        check_port(host, port, entries)
+        return
+    with pytest.raises(AddressRefused, match=r"^port not allowed$"):
+        check_port(host, port, entries)

@@ -13,9 +13,12 @@ import aiohttp
 import pytest
 from aiohttp import web
 from loopback import Loopback, serving
+from name_server import GONE, SILENT, answering_names
 
+from gristmill.pipelines.download import names as names_module
 from gristmill.pipelines.download.address import GuardedResolver, refusal
 from gristmill.pipelines.download.http_client import Fetched, Fetcher, FetchPolicy
+from gristmill.pipelines.download.names import Names
 from gristmill.pipelines.download.robots import is_disallowed
 
 # Every way to say 127.0.0.1 or ::1 that some resolver or client takes.
@@ -49,7 +52,13 @@ PRIVATE = {
 
 
 def policy(server: Loopback, **fields: Any) -> FetchPolicy:
-    quick = {"timeout_s": 2.0, "backoff_s": 0.01, "retries": 1, "max_bytes": 100_000}
+    quick = {
+        "timeout_s": 2.0,
+        "backoff_s": 0.01,
+        "retries": 1,
+        "max_bytes": 100_000,
+        "ports": "any",
+    }
     return FetchPolicy(**{"allow_hosts": (server.host,), **quick, **fields})
 
 
@@ -121,13 +130,53 @@ def test_a_name_is_refused_by_what_it_resolves_to(
 ) -> None:
     answers = {"evil.test": ["10.1.2.3"], "mixed.test": ["93.184.216.34", "127.0.0.1"]}
 
-    async def resolve(self: Any, host: str, port: int, **_: Any) -> list[Any]:
-        stream = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
-        return [(*stream, (address, port)) for address in answers[host]]
+    async def addresses(self: Any, name: str) -> list[Any]:
+        return [(socket.AF_INET, address) for address in answers[name]]
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolve)
+    monkeypatch.setattr(Names, "addresses", addresses)
     urls = [f"http://{name}/x.jpg" for name in answers]
     assert reasons(policy(server), *urls) == ["private address", "loopback address"]
+
+
+def test_only_ports_of_the_web_are_asked_unless_they_are_named(server: Loopback) -> None:
+    with serving() as other:
+        other.pages["/x"] = b"data"
+        there = other.url("/x", "localhost")
+        server.pages["/hop"] = redirect_to(there)
+        rules = policy(server, ports="web")
+        assert reasons(rules, there, server.url("/hop")) == [
+            "port not allowed", "redirect to a port not allowed",
+        ]  # fmt: skip
+        # An address is looked at before its port, and one port is no other.
+        assert reasons(rules, other.url("/x")) == ["loopback address"]
+        named = policy(server, ports="web", allow_hosts=(server.host, f"localhost:{server.port}"))
+        assert reasons(named, there) == ["port not allowed"]
+        assert other.hits == []
+        for allowed in (f"localhost:{other.port}", "localhost"):
+            rules = policy(server, ports="web", allow_hosts=(server.host, allowed))
+            assert reasons(rules, there, server.url("/hop")) == [None, None]
+
+
+def test_dead_names_take_no_living_ones_with_them(
+    server: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Seconds less: how long a silent name takes is c-ares' matter.
+    monkeypatch.setattr(names_module, "_FIRST_TRY_S", 0.2)
+    monkeypatch.setattr(names_module, "_TRIES", 2)
+    server.pages["/x"] = b"data"
+    kinds = [(GONE, SILENT, "a", "b", "c")[i % 5] for i in range(200)]
+    names = [f"{kind}{i}.test:{server.port}" for i, kind in enumerate(kinds)]
+    with answering_names() as servers:
+        rules = policy(server, connections=8, name_servers=(servers.place,),
+                       allow_hosts=tuple(names))  # fmt: skip
+        found = fetch(rules, *[f"http://{name}/x" for name in names])
+        lost = [one.error for one in found]
+        again = len(servers.asked)
+    wanted = ["name not resolved" if kind in (GONE, SILENT) else None for kind in kinds]
+    assert lost == wanted
+    # A name that does not exist is asked for once a family; its rows are not tried again.
+    assert sum(name.startswith(GONE) for name in servers.asked) == 2 * kinds.count(GONE)
+    assert again == len(servers.asked)
 
 
 def test_the_port_of_an_allowed_host_is_part_of_the_permission(server: Loopback) -> None:
@@ -269,6 +318,20 @@ def test_what_is_asked_for_is_what_was_given(server: Loopback) -> None:
     server.pages["/hop"] = redirect_to(signed)
     fetch(policy(server, connections=1), *[server.url(path) for path in (*asked, "/hop")])
     assert set(server.asked) == {*asked, "/hop", signed}
+
+
+def test_looking_a_name_up_takes_nothing_from_the_transfer(
+    server: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.pages["/x"] = b"data"
+
+    async def ask(self: Names, name: str) -> Any:
+        await asyncio.sleep(0.6)
+        return ((socket.AF_INET, "127.0.0.1"),)
+
+    monkeypatch.setattr(Names, "_ask", ask)
+    rules = policy(server, timeout_s=0.5, allow_hosts=("localhost",))
+    assert reasons(rules, server.url("/x", "localhost")) == [None]
 
 
 def test_only_what_can_heal_is_tried_again(server: Loopback) -> None:

@@ -22,11 +22,12 @@ import pyarrow.parquet as pq
 import pytest
 from colour_profiles import swapped_profile
 from loopback import Loopback
+from name_server import SILENT, answering_names
 
 from gristmill.dags.demos.web_pages import huge_png
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.decode import decode_rgb
-from gristmill.pipelines.download import transfer
+from gristmill.pipelines.download import names, transfer
 from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.download.resize import (
     Boxes,
@@ -343,6 +344,25 @@ def test_captions_of_one_image_are_fetched_once(server: Loopback) -> None:
     )
     assert server.hits == ["/x.jpg"]
     assert len(rows) == 5 and len({row["image"] for row in rows}) == 1
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_rows_of_silent_names_wait_side_by_side(
+    server: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "_FIRST_TRY_S", 0.2)
+    monkeypatch.setattr(names, "_TRIES", 2)
+    server.pages["/x.jpg"] = encoded(photo())
+    hosts = [f"{SILENT}{i}.test:{server.port}" for i in range(60)] + [f"a.test:{server.port}"]
+    stage = Download(allow_hosts=tuple(hosts), decoders=1, connections=1)
+    with answering_names() as servers:
+        policy = replace(stage.policy(), name_servers=(servers.place,))
+        monkeypatch.setattr(Download, "policy", lambda self: policy)
+        begun = time.monotonic()
+        rows = outcome(stage, url_rows(*[f"http://{host}/x.jpg" for host in hosts]))
+    assert [row["error"] for row in rows] == [*["name not resolved"] * 60, None]
+    # One after the other they would take half a minute.
+    assert time.monotonic() - begun < 10
 
 
 @dataclass(frozen=True, kw_only=True)
