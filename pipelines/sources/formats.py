@@ -65,6 +65,12 @@ def is_hidden(name: str) -> bool:
     return name.rstrip("/").rpartition("/")[2].startswith(".")
 
 
+def is_folder(url: str) -> bool:
+    """Whether a URL leads to a folder."""
+    fs, path = locate(url)
+    return bool(fs.isdir(path))
+
+
 def split_paths(path: str, named_format: Callable[[str], tuple[str, str]]) -> list[str]:
     """Paths between commas; a comma may be part of a name that exists."""
     pieces, found = path.split(","), []

@@ -151,9 +151,13 @@ def _plain_column(column: pa.Array) -> list[object]:
         return list(column.to_pylist())
     except (ValueError, OverflowError, ArithmeticError, KeyError):
         kind = _without_texts(column.type)
-    if kind == column.type:
+    if kind != column.type:
+        return list(column.cast(kind).to_pylist())
+    try:
         return list(column.cast(pa.string()).to_pylist())
-    return list(column.cast(kind).to_pylist())
+    except pa.ArrowException:
+        # A time in a zone that nobody knows, as the number that it is.
+        return list(column.cast(pa.int64()).to_pylist())
 
 
 def _without_texts(kind: pa.DataType) -> pa.DataType:

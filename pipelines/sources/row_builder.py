@@ -157,7 +157,7 @@ class RowBuilder:
             meta.setdefault("caption", row.caption)
         if odd:
             meta.setdefault("licence", row.licence)
-        if row.pointer is not None and not _is_utf8(row.pointer):
+        if row.pointer is not None and not is_utf8_name(row.pointer):
             row = replace(
                 row, pointer=None, status=FAILED_TO_DOWNLOAD, error=row.error or NAME_NOT_UTF8
             )
@@ -223,7 +223,7 @@ class RowBuilder:
             yield pa.table(columns, schema=ROW)
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8_name(text: str) -> bool:
     """Whether a name can be written down; names of files may hold any bytes."""
     try:
         text.encode("utf-8")

@@ -21,6 +21,7 @@ from gristmill.pipelines.sources.formats import (
     detect,
     expand,
     img2dataset_pairs,
+    is_folder,
     split_paths,
 )
 from gristmill.pipelines.sources.lines import check_json_lines, read_json_lines, read_url_list
@@ -30,15 +31,18 @@ from gristmill.pipelines.sources.parquet import (
     parquet_chunks,
     read_parquet,
 )
-from gristmill.pipelines.sources.row_builder import RowBuilder
-from gristmill.pipelines.sources.tars import read_img2dataset, read_tar
+from gristmill.pipelines.sources.row_builder import RowBuilder, is_utf8_name
+from gristmill.pipelines.sources.tars import read_img2dataset, read_tar, skipped_members
 from gristmill.pipelines.stage import ManifestEntry, Read, require_choice, setting
 from gristmill.pipelines.storage import Folder
+from gristmill.pipelines.tar_samples import DOT_FILES
 
 # Places of which a sample of a source is made.
 _PLACES = 20
 # Bytes whose lines are counted to estimate those of a file.
 _HEAD = 8 * 2**20
+# Tars that are looked through for members of no sample before anything is read.
+_TARS = 3
 # Names of a folder's files that one chunk reads.
 _FOLDER_CHUNK = 2_000
 
@@ -90,6 +94,11 @@ class Source(Read):
         require_choice(self, "kind")
         if not self.path:
             raise ConfigurationError("the source has no path; give one with --source")
+        if not is_utf8_name(self.path):
+            raise ConfigurationError(
+                f"the source {self.path!r} has bytes in its name that are not UTF-8; rename it, or "
+                "name its folder"
+            )
         if self.path.startswith("catalog:"):
             raise ConfigurationError(
                 f"{self.path}: a catalog entry is resolved by the command line or by "
@@ -196,18 +205,47 @@ class Source(Read):
         return read_tar(first, columns, rows)
 
     def notes(self) -> list[str]:
-        """Files of a folder that were taken neither for what the rows are of nor for sidecars."""
+        """Files of a folder that were taken neither for what the rows are of nor for sidecars, and
+        members of the first tars that belong to no sample."""
         notes = []
-        for kind, path in self._inputs():
-            if kind == "folder":
+        inputs = self._inputs()
+        for path in self._folders():
+            if ("folder", path) in inputs:
                 _, _, ignored = self._folder_names(path)
-                counts = ", ".join(f"{n} {ending or 'without ending'}" for ending, n in ignored)
+                counts = _counted(ignored)
                 if counts:
                     notes.append(
                         f"{path}: not taken for {self.kind}s: {counts} "
                         "(take all with --set source.extensions=*)"
                     )
+            elif counts := _counted(self._other_files(path)):
+                notes.append(f"{path}: not read: {counts}")
+        tars = [url for kind, url in inputs if kind == "tars"][:_TARS]
+        skipped = sum(map(skipped_members, tars))
+        if skipped:
+            notes.append(f"{tars[0]} and the like: {skipped} {DOT_FILES} skipped")
         return notes
+
+    def _folders(self) -> list[str]:
+        """Folders that were given, rather than files."""
+        urls = [
+            url
+            for path in split_paths(self.path, self._named_format)
+            for url in expand(self._named_format(path)[1])
+        ]
+        return [url for url in urls if is_folder(url)]
+
+    def _other_files(self, path: str) -> list[str]:
+        """Names in a folder of tables or tars that are none of those that are read."""
+        folder = Folder(path)
+        taken = {url.rpartition("/")[2] for url in self._all_files()}
+        return [
+            name
+            for name in folder.names()
+            if name not in taken
+            and not name.endswith("_stats.json")
+            and not is_folder(folder.join_url(name))
+        ]
 
     def _inputs(self) -> list[tuple[str, str]]:
         """(format, URL) of each file or folder, in order."""
@@ -241,26 +279,33 @@ class Source(Read):
             files += [images.join_url(name) for name in images.walk()]
         return files
 
-    def _folder_names(self, path: str) -> tuple[list[str], set[str], list[tuple[str, int]]]:
-        """Pictures, sidecars and what is ignored (ending -> count) in a folder."""
-        names = [n for n in Folder(path).walk() if not any(p.startswith(".") for p in n.split("/"))]
-        pictures = [name for name in names if is_taken(name, self.extensions, self.kind)]
+    def _folder_names(self, path: str) -> tuple[list[str], set[str], list[str]]:
+        """Pictures, sidecars and what is ignored in a folder."""
+        names = Folder(path).walk()
+        shown = [name for name in names if not any(p.startswith(".") for p in name.split("/"))]
+        pictures = [name for name in shown if is_taken(name, self.extensions, self.kind)]
         stems = {name.rpartition(".")[0] or name for name in pictures}
         taken = set(pictures)
         sidecars = {
             name
-            for name in names
+            for name in shown
             if name not in taken
             and name.endswith((".txt", ".json"))
             and name.rpartition(".")[0] in stems
         }
-        ignored: dict[str, int] = {}
-        for name in names:
-            if name not in taken and name not in sidecars:
-                base = name.rpartition("/")[2]
-                ending = base[base.rfind(".") :] if "." in base else ""
-                ignored[ending] = ignored.get(ending, 0) + 1
-        return pictures, sidecars, sorted(ignored.items())
+        return pictures, sidecars, [n for n in names if n not in taken and n not in sidecars]
+
+
+def _counted(names: Sequence[str]) -> str:
+    """How many files of each ending there are among names."""
+    counts: dict[str, int] = {}
+    for name in names:
+        base = name.rpartition("/")[2]
+        ending = base[base.rfind(".") :] if "." in base else "without ending"
+        if any(piece.startswith(".") for piece in name.split("/")):
+            ending = "dot files"
+        counts[ending] = counts.get(ending, 0) + 1
+    return ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
 
 
 _T = TypeVar("_T")

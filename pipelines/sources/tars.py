@@ -30,6 +30,7 @@ from gristmill.pipelines.sources.reasons import (
 )
 from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow, url_row
 from gristmill.pipelines.sources.values import BrokenJson, load_object, text_of
+from gristmill.pipelines.storage import Folder
 from gristmill.pipelines.tar_samples import (
     DEAD_LINK,
     FACT_ENDING,
@@ -64,8 +65,6 @@ class _Tar:
     def __init__(self, url: str, rows: RowBuilder) -> None:
         self.url, self._rows = url, rows
         self.problem: str | None = None
-        # Dot files, and names without ending.
-        self.skipped = 0
 
     def is_wanted(self, extension: str) -> bool:
         """Whether a member is a picture (or clip)."""
@@ -95,7 +94,7 @@ class _Tar:
                     found = self._linked(known.get(member.number), found)
                 known[member.number] = replace(found, text=b"")
                 yield found
-        self.problem, self.skipped = tar.problem, tar.skipped
+        self.problem = tar.problem
 
     def _linked(self, target: _Member | None, link: _Member) -> _Member:
         """A link in a compressed tar, which cannot be read backwards."""
@@ -109,6 +108,19 @@ class _Tar:
         if self.is_wanted(link.extension):
             return replace(link, digest=hashlib.sha256(data).hexdigest())
         return replace(link, text=data)
+
+
+def skipped_members(url: str) -> int:
+    """Files of a plain tar on a local disk that belong to no sample; 0 where that is not soon
+    known."""
+    folder, _, name = url.rpartition("/")
+    if not Folder(folder or ".").is_local or not name.endswith(".tar"):
+        return 0
+    with open_url(url) as file:
+        tar = TarMembers(file)
+        for _ in tar.read(lambda ending: False):
+            pass
+    return tar.skipped
 
 
 def read_tar(url: str, columns: ColumnMap, rows: RowBuilder) -> Iterator[pa.Table]:
