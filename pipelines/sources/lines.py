@@ -37,7 +37,7 @@ class Lines:
     """Lines of a UTF-8 file (packed or not), with their ends, without NUL characters.
 
     Bytes that are not UTF-8 are kept as lone surrogates (see `is_utf8`), for the reader to fail
-    that row; a file that is mostly so is in another encoding, which is a `SourceError`.
+    that row; a file with many such lines is in another encoding, which is a `SourceError`.
     """
 
     def __init__(self, url: str) -> None:
@@ -67,7 +67,7 @@ class Lines:
                     f"{self.url} cannot be unpacked after line {self.number} ({error}); it is cut "
                     "off or damaged: fetch it again"
                 ) from error
-        if self._bad > self._good and self._bad * 10 >= self.number:
+        if self._bad > self._good and self._bad * 5 >= self.number:
             raise self.not_utf8(self._first_bad)
 
     def not_utf8(self, line: int) -> SourceError:

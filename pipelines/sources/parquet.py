@@ -132,8 +132,9 @@ def rows_of_group(
     except (pa.ArrowException, OSError) as error:
         if not is_damage(error):
             raise
-        for _ in range(done, file.metadata.row_group(group).num_rows):
-            yield None
+    # Some damage ends a row group without an error.
+    for _ in range(done, file.metadata.row_group(group).num_rows):
+        yield None
 
 
 def _plain_rows(batch: pa.RecordBatch) -> list[dict[str, object]]:

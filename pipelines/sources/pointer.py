@@ -8,14 +8,23 @@ parquet:<url>#<group>/<row>/<path>  a cell of a Parquet file; path has a dot for
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.pipelines.locate import locate, open_url, unpack
+
+# What comes of a file that is not there, or not what it was.
+_UNREADABLE = (
+    OSError, EOFError, IndexError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError,
+    pa.ArrowException,
+)  # fmt: skip
 
 
 class PointerError(Exception):
@@ -75,9 +84,12 @@ def read_pointers(
             for i, data in reader:
                 done.add(i)
                 yield i, data
-        except (OSError, EOFError, tarfile.TarError, pa.ArrowInvalid, pa.ArrowIndexError) as error:
+        except _UNREADABLE as error:
             reason = PointerError(_reason(error))
-            yield from ((i, reason) for i in indices if i not in done)
+        else:
+            # The file has fewer members, or rows, than it had when it was listed.
+            reason = PointerError("truncated file")
+        yield from ((i, reason) for i in indices if i not in done)
 
 
 def _split(pointer: str) -> tuple[str, str]:
@@ -93,9 +105,10 @@ def _reason(error: Exception) -> str:
         return "file not readable"
     if isinstance(error, IsADirectoryError):
         return "not a file"
-    if isinstance(error, (EOFError, tarfile.TarError, pa.ArrowInvalid)):
-        return "truncated file"
-    return "read error"
+    # As unpackers and Arrow say it of bytes that are not theirs; the storage's have a number.
+    of_content = type(error) in (OSError, gzip.BadGzipFile)
+    damaged = not isinstance(error, OSError) or (of_content and error.errno is None)
+    return "truncated file" if damaged else "read error"
 
 
 def _guarded(pointer: str, max_bytes: int) -> bytes | PointerError:
