@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
+from gristmill.pipelines.captions.bounded_text import head
 from gristmill.pipelines.captions.pii import holds
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.schema import ColumnFacts
@@ -33,11 +34,13 @@ BOILERPLATE = (
     r"subscribe (to|now))\b",
     r"^(facebook|twitter|instagram|pinterest|linkedin|youtube|share|print|email)$",
 )
-_URL = re.compile(r"https?://|www\.\w|\b[\w-]+\.(com|org|net|io|co|de|uk|ru)\b(/|\b)", re.I)
+# Each of these takes time in proportion to the text, whatever is in it: nowhere may a repetition
+# begin anew at every place that it has passed.
+_URL = re.compile(r"https?://|www\.\w|\w-*\.(?:com|org|net|io|co|de|uk|ru)\b", re.I)
 # Tags in lower case: "<PERSON>" and the like are somebody's anonymisation, not markup.
-_MARKUP = re.compile(
-    r"</?[a-z][a-z0-9]*(?:\s[^>]*)?/?>|&[a-z]{2,6};|&#\d+;|\[/?[a-z]+(=[^\]]*)?\]|\{\{|\}\}"
-)
+_TAG = re.compile(r"</?[a-z][a-z0-9]*(?:\s[^>]*)?/?>")
+_SHORTCODE = re.compile(r"\[/?[a-z]+(?:=[^\]]*)?\]")
+_ENTITY = re.compile(r"&[a-z]{2,6};|&#\d+;|\{\{|\}\}")
 # Scripts written without spaces: each character counts as a word.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\u0e00-\u0e7f"
 # A word; case is kept.
@@ -51,7 +54,8 @@ class CaptionFacts(Score):
     Words are runs of letters and digits; in scripts without spaces each character is a word.
     """
 
-    # Regular expressions, case ignored; a caption that any of them finds is boilerplate.
+    # Regular expressions, case ignored; a caption in whose first 8,192 characters any of them finds
+    # something is boilerplate.
     boilerplate: tuple[str, ...] = BOILERPLATE
 
     def reads(self) -> tuple[str, ...]:
@@ -125,12 +129,19 @@ def _measure(caption: str | None, boilerplate: re.Pattern[str] | None) -> tuple[
         len(words),
         round(alpha, 5),
         round(_repetition(words), 5),
-        bool(boilerplate and boilerplate.search(text)),
-        bool(_MARKUP.search(text)),
+        bool(boilerplate and boilerplate.search(head(text))),
+        has_markup(text),
         bool(_URL.search(text)),
         holds(text, "email"),
         holds(text, "phone"),
     )
+
+
+def has_markup(text: str) -> bool:
+    """Whether a text has tags, short codes in brackets, or entities."""
+    # Up to the last bracket that closes: an open one is then always closed by some other.
+    tags, codes = text[: text.rfind(">") + 1], text[: text.rfind("]") + 1]
+    return bool(_TAG.search(tags) or _SHORTCODE.search(codes) or _ENTITY.search(text))
 
 
 def _repetition(words: Sequence[str]) -> float:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
+from gristmill.pipelines.captions.bounded_text import for_encoder
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Score
@@ -51,7 +52,10 @@ class CaptionLanguage(Score):
                 "Posterior probability of that language.", low=0, high=1
             ),
             "caption_clip_tokens": ColumnFacts(
-                "Length in CLIP's BPE, without start and end; CLIP reads 75.", "tokens", low=0
+                "Length of its first 8,192 characters in CLIP's BPE, without start and end; CLIP "
+                "reads 75.",
+                "tokens",
+                low=0,
             ),
         }
 
@@ -70,7 +74,7 @@ class CaptionLanguage(Score):
         identifier, tokenizer = _identifier(self.languages), _tokenizer()
         rows: list[tuple[str | None, float | None, int]] = []
         for caption in table["caption"].to_pylist():
-            tokens = len(tokenizer.encode(caption)) if caption else 0
+            tokens = len(tokenizer.encode(for_encoder(caption))) if caption else 0
             if caption is None or not any(c.isalpha() for c in caption):
                 rows.append((None, None, tokens))
                 continue

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines import heartbeat
+from gristmill.pipelines.captions.bounded_text import for_encoder
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.images.clip_weights import (
     HUB,
@@ -197,7 +198,8 @@ class _Clip:
 
     def texts(self, texts: Sequence[str | None]) -> NDArray[np.float32]:
         """Unit-length embeddings of texts, [n, width] float32."""
-        return self._forward(self.model.encode_text, self.tokenizer([t or "" for t in texts]), None)
+        tokens = self.tokenizer([for_encoder(text or "") for text in texts])
+        return self._forward(self.model.encode_text, tokens, None)
 
     def _forward(self, encode: Any, batch: Any, dtype: Any) -> NDArray[np.float32]:
         """One pass; a batch that does not fit the GPU is halved."""
