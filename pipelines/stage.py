@@ -166,6 +166,10 @@ class Read(Stage):
         """Tables of at most 10,000 rows with the schema `ROW`; `row` counts within the chunk."""
         raise NotImplementedError
 
+    def most_captions(self) -> int:
+        """Rows of one image that are taken, the first of them; 0: all."""
+        return 0
+
     def notes(self) -> list[str]:
         """What a person should know about what was left aside, one line each."""
         return []

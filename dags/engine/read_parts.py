@@ -2,7 +2,8 @@
 
 Rows that are captions of one image come to lie together, at the place of the first, and never in
 two parts, so that an image is fetched once. A row that the source holds twice stays once; the
-others go to the ledger as `repeated row`. DuckDB sorts, within a memory limit, spilling to the
+others go to the ledger as `repeated row`, and captions of an image beyond those that the source
+takes as `above source.captions_per_image`. DuckDB sorts, within a memory limit, spilling to the
 run's disk.
 """
 
@@ -10,10 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from gristmill.dags.engine.operators import DROPPED_SCHEMA
 from gristmill.dags.engine.rows import make_scratch
@@ -24,6 +27,18 @@ from gristmill.pipelines.schema import ROW
 from gristmill.pipelines.stage import Needs, Read
 
 REPEATED = "repeated row"
+TOO_MANY = "above source.captions_per_image"
+# Rows with the first of their image and of their kind, and the place of each caption among those
+# of its image; of a row that is there twice, among its repetitions.
+_SORTED = """
+SELECT *, row_number() OVER (PARTITION BY image_id, row = original ORDER BY row) AS place
+FROM (
+    SELECT *, min(row) OVER (PARTITION BY image_id) AS first_row,
+        min(row) OVER (PARTITION BY uid) AS original
+    FROM rows
+)
+ORDER BY first_row, row
+"""
 SORT_MEMORY = "1GB"
 
 
@@ -90,18 +105,18 @@ def cut_parts(layout: RunLayout, chunks: int) -> int:
     store = layout.store(layout.dag.source)
     start = time.perf_counter()
     number = rows = 0
+    stage = layout.dag.stage(layout.dag.source)
+    assert isinstance(stage, Read)
+    most = stage.most_captions()
     scratch = make_scratch(layout)
     with contextlib.ExitStack() as stack:
         stack.callback(_remove, scratch)
         database = stack.enter_context(open_database(scratch, memory=SORT_MEMORY))
         database.register("scanned", _scanned(layout, chunks))
         database.execute("CREATE TEMP TABLE rows AS SELECT * FROM scanned")
-        reader = database.sql(
-            "SELECT *, min(row) OVER (PARTITION BY image_id) AS first_row, "
-            "min(row) OVER (PARTITION BY uid) AS original FROM rows ORDER BY first_row, row"
-        ).to_arrow_reader(min(10_000, max(layout.dag.part_rows, 100)))
-        for table in _cut(reader, layout.dag.part_rows):
-            _commit(store, number, table, time.perf_counter() - start)
+        reader = database.sql(_SORTED).to_arrow_reader(min(10_000, max(layout.dag.part_rows, 100)))
+        for table in _cut(reader, layout.dag.part_rows, most):
+            _commit(store, number, table, most, time.perf_counter() - start)
             rows += len(table)
             number, start = number + 1, time.perf_counter()
     if rows == 0:
@@ -144,8 +159,9 @@ def _scanned(layout: RunLayout, chunks: int) -> pa.RecordBatchReader:
     return pa.RecordBatchReader.from_batches(ROW, read())
 
 
-def _cut(reader: pa.RecordBatchReader, part_rows: int) -> Iterator[pa.Table]:
-    """Tables of `part_rows` rows, longer only where an image would be torn apart."""
+def _cut(reader: pa.RecordBatchReader, part_rows: int, most: int) -> Iterator[pa.Table]:
+    """Tables of `part_rows` rows, longer only where an image would be torn apart: up to the
+    captions that are taken of it."""
     pending: list[pa.RecordBatch] = []
     held = 0
     for batch in reader:
@@ -154,7 +170,7 @@ def _cut(reader: pa.RecordBatchReader, part_rows: int) -> Iterator[pa.Table]:
         if held <= part_rows:
             continue
         table = pa.Table.from_batches(pending)
-        groups = table["first_row"].to_numpy()
+        groups = np.where(_too_many(table, most), -1 - table["row"].to_numpy(), table["first_row"])
         while len(table) > part_rows:
             end = part_rows
             while end < len(table) and groups[end] == groups[end - 1]:
@@ -168,21 +184,38 @@ def _cut(reader: pa.RecordBatchReader, part_rows: int) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(pending)
 
 
-def _commit(store: PartStore, part: int, table: pa.Table, seconds: float) -> None:
-    repeated = pa.compute.not_equal(table["row"], table["original"])
-    again = table.filter(repeated)
-    rows = table.filter(pa.compute.invert(repeated)).select(ROW.names).cast(ROW)
+def _repeated(table: pa.Table) -> NDArray[np.bool_]:
+    return np.not_equal(table["row"].to_numpy(), table["original"].to_numpy())
+
+
+def _too_many(table: pa.Table, most: int) -> NDArray[np.bool_]:
+    """Which rows are captions of an image beyond the first `most`, or repetitions beyond as
+    many."""
+    return (table["place"].to_numpy() > most) & (most > 0)
+
+
+def _commit(store: PartStore, part: int, table: pa.Table, most: int, seconds: float) -> None:
+    repeated, too_many = _repeated(table), _too_many(table, most)
+    gone = repeated | too_many
+    rows = table.filter(pa.array(~gone)).select(ROW.names).cast(ROW)
     with store.attempt(part) as attempt:
         attempt.write_table(ROWS, rows)
-        if len(again):
-            first = [f"first in row {row}" for row in again["original"].to_pylist()]
-            reason = [REPEATED] * len(again)
-            columns = [again["uid"], again["row"], again["url"], reason, first]
+        reasons = np.where(repeated[gone], REPEATED, TOO_MANY).tolist()
+        if reasons:
+            aside = table.filter(pa.array(gone))
+            facts = zip(
+                reasons, aside["original"].to_pylist(), aside["place"].to_pylist(), strict=True
+            )
+            value = [
+                f"first in row {first}" if reason == REPEATED else f"caption {place:,} of it"
+                for reason, first, place in facts
+            ]
+            columns = [aside["uid"], aside["row"], aside["url"], reasons, value]
             dropped = pa.table(dict(zip(DROPPED_SCHEMA.names, columns, strict=True)))
             attempt.write_table(DROPPED_ROWS, dropped.cast(DROPPED_SCHEMA))
         attempt.commit(
             rows_in=len(table),
             rows_out=len(rows),
-            dropped={REPEATED: len(again)} if len(again) else {},
+            dropped=dict(Counter(reasons)),
             seconds=seconds,
         )

@@ -85,6 +85,8 @@ class Source(Read):
     kind: str = setting("image", choices=("image", "video"))
     # Endings that count as pictures (or videos) in a folder; none: the usual ones; "*": every file.
     extensions: tuple[str, ...] = ()
+    # Most captions of one image, the first of them; 0: all. They come to lie in one part.
+    captions_per_image: int = setting(1_000, unit="captions", low=0, later=True)
     # Only about so many rows, the first of places spread over the source; 0: all.
     sample: int = setting(0, unit="rows", low=0)
 
@@ -104,6 +106,10 @@ class Source(Read):
                 f"{self.path}: a catalog entry is resolved by the command line or by "
                 "gristmill.catalogs.catalog.resolve"
             )
+
+    def most_captions(self) -> int:
+        """Of one image; 0: all."""
+        return self.captions_per_image
 
     def title(self) -> str:
         """The name in the `source` column."""

@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from toy_run import captions, lay, toy_dag
+from toy_run import advance, captions, lay, toy_dag
 from toy_stages import ToyRows
 
-from gristmill.dags.engine.read_parts import ScanOperator, cut_parts, parts_done, scans
+from gristmill.dags.engine.read_parts import (
+    TOO_MANY,
+    ScanOperator,
+    cut_parts,
+    parts_done,
+    scans,
+)
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, RunLayout
 from gristmill.errors import SourceError
 from gristmill.pipelines.schema import ROW
@@ -74,6 +80,58 @@ def test_captions_of_one_image_lie_together_at_the_place_of_the_first(tmp_path: 
     parts = cut(tmp_path, Scattered(rows=9, chunk=4), 2)
     # Longer than two rows, for no image is torn apart.
     assert [part["row"].to_pylist() for part in parts] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
+
+
+class OneImage(ToyRows):
+    """Rows that are all captions of one image, every fourth said before."""
+
+    most = 5
+
+    def most_captions(self) -> int:
+        return self.most
+
+    def read(self, chunk: tuple[int, int]):  # type: ignore[no-untyped-def]
+        for table in super().read(chunk):
+            rows = table.to_pylist()
+            for row in rows:
+                number = chunk[0] + row["row"]
+                row["image_id"] = "0" * 32
+                row["uid"] = f"{number - (number % 4 == 3):032d}"
+            yield pa.Table.from_pylist(rows, ROW)
+
+
+def test_captions_of_an_image_beyond_those_taken_are_set_aside(tmp_path: Path) -> None:
+    parts = cut(tmp_path, OneImage(rows=40, chunk=7), 8)
+    # Three of each four rows are captions of their own.
+    assert [row for part in parts for row in part["row"].to_pylist()] == [0, 1, 2, 4, 5]
+    layout = lay(tmp_path, toy_dag(part_rows=8, rows=OneImage(rows=40, chunk=7)))
+    store = layout.store("rows")
+    records = [store.need(part) for part in range(len(parts))]
+    # What is set aside needs to lie in no part of its own kind.
+    assert max(record.rows_in for record in records) <= 16 and len(parts) >= 3
+    assert sum(record.rows_in for record in records) == 40
+    dropped = [row for record in records for row in store.table(record, DROPPED_ROWS).to_pylist()]
+    reasons = {row["row"]: (row["reason"], row["value"]) for row in dropped}
+    assert reasons[3] == ("repeated row", "first in row 2")
+    assert reasons[6] == (TOO_MANY, "caption 6 of it")
+    assert reasons[39] == ("repeated row", "first in row 38") and len(reasons) == 35
+
+
+def test_parts_of_which_nothing_is_taken_go_through_all_nodes(tmp_path: Path) -> None:
+    layout = lay(tmp_path, toy_dag(part_rows=8, rows=OneImage(rows=40, chunk=40)))
+    assert advance(layout) >= 3
+    kept = [layout.store("keep").need(part).rows_in for part in range(advance(layout, "keep"))]
+    assert kept[0] == 5 and not any(kept[1:])
+
+
+def test_all_captions_of_an_image_are_taken_where_that_is_wanted(tmp_path: Path) -> None:
+    class All(OneImage):
+        """No bound."""
+
+        most = 0
+
+    parts = cut(tmp_path, All(rows=40, chunk=7), 8)
+    assert [len(part) for part in parts] == [30]
 
 
 def test_a_limit_takes_the_first_rows_of_the_source(tmp_path: Path) -> None:
