@@ -15,6 +15,7 @@ GristmillError                what went wrong, the value seen, and the remedy
 │   └── WorkerError           a stage that keeps failing for a reason that is not a row
 │       └── StageError        a stage that breaks its contract, or fails on every row it is given
 └── ShardError                a shard set without manifest, with wrong digests, or unreadable
+    └── SampleError           one sample of a set that cannot be read; the others can
 """
 
 from __future__ import annotations
@@ -84,3 +85,8 @@ class TrainingError(RunError):
 
 class ShardError(GristmillError):
     """A shard set without a manifest, with wrong digests, or with members that cannot be read."""
+
+
+class SampleError(ShardError):
+    """One sample of a shard set that cannot be read: a training goes on without it, and counts
+    it. The message is a short countable reason."""

@@ -22,6 +22,16 @@ Array: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 """Of any shape and type."""
 
 
+@dataclass(frozen=True)
+class LostSample:
+    """A sample whose place in a row learns nothing, because it could not be read."""
+
+    # URL of the file that holds it, and its key there.
+    shard: str
+    key: str
+    reason: str
+
+
 @dataclass
 class Document:
     """One document of n positions as arrays; the same fields as `PackedBatch`, not yet packed."""
@@ -43,6 +53,7 @@ class Document:
     # Patches of each picture.
     semantic_spans: list[int]
     source: int
+    lost: LostSample | None = dataclasses.field(default=None, init=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,15 +93,17 @@ class PackedBatch:
     semantic_cu_seqlens: Int32[Tensor, " pictures_and_one"]
     # Per row, per document: number of its dataset.
     source: list[list[int]]
+    # Of the documents that learn nothing because they could not be read; of the whole batch alone.
+    lost: list[LostSample] = dataclasses.field(default_factory=list)
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same on another device."""
         moved = {
             field.name: getattr(self, field.name).to(device, non_blocking=True)
             for field in dataclasses.fields(self)
-            if field.name != "source"
+            if field.name not in ("source", "lost")
         }
-        return PackedBatch(**moved, source=self.source)
+        return PackedBatch(**moved, source=self.source, lost=self.lost)
 
     def split(self, rows: int) -> list[PackedBatch]:
         """Batches of at most `rows` rows, for gradient accumulation."""
@@ -126,6 +139,11 @@ class PackedBatch:
     def tokens(self) -> int:
         """Positions that are not padding."""
         return int((self.doc >= 0).sum())
+
+    @property
+    def documents(self) -> int:
+        """Documents that have positions, those of lost samples among them."""
+        return int((self.doc.amax(dim=1) + 1).sum())
 
 
 _PLACED = ("ids", "labels", "weight", "doc", "span", "attn_mode", "expert", "pos")
@@ -165,7 +183,11 @@ def pack(rows: Sequence[Sequence[Document]], length: int) -> PackedBatch:
     tensors = {name: torch.from_numpy(value) for name, value in placed.items()}
     tensors |= {name: torch.from_numpy(_joined(parts)) for name, parts in loose.items()}
     tensors["semantic_cu_seqlens"] = torch.tensor([0, *np.cumsum(spans)], dtype=torch.int32)
-    return PackedBatch(**tensors, source=[[d.source for d in row] for row in rows])
+    return PackedBatch(
+        **tensors,
+        source=[[d.source for d in row] for row in rows],
+        lost=[d.lost for row in rows for d in row if d.lost is not None],
+    )
 
 
 _LOOSE = (

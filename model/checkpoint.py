@@ -29,7 +29,7 @@ MODEL_FILE, WEIGHTS_FILE, CODEC_FILE = "model.json", "model.safetensors", "codec
 _MARKS = (MODEL_FILE, "checkpoints", "log.jsonl")
 _BESIDE = (
     CODEC_FILE, "trained-codec.safetensors", "tokenizer.json", "tokenizer.json.partial",
-    "made-of.json", "tensorboard", "ray-train",
+    "made-of.json", "tensorboard", "ray-train", "lost.jsonl",
 )  # fmt: skip
 
 

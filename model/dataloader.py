@@ -10,11 +10,12 @@ from collections.abc import Iterator
 
 import torch
 
-from gristmill.errors import ConfigurationError
-from gristmill.model.batch import Document, PackedBatch, pack
+from gristmill.errors import ConfigurationError, SampleError
+from gristmill.model.batch import Document, LostSample, PackedBatch, pack
 from gristmill.model.documents import Content, ImageSegment
 from gristmill.model.image_tokenizer import ImageTokenizer
 from gristmill.model.planner import (
+    FORGOTTEN,
     DocumentPlan,
     Planner,
     RowPlan,
@@ -34,7 +35,27 @@ class PackedRowBuilder(torch.utils.data.Dataset[list[Document]]):
         return [self.build(document) for document in plan] or [self.planner.writer.nothing()]
 
     def build(self, plan: DocumentPlan) -> Document:
-        """One document."""
+        """One document; one that learns nothing, of the same length, if its sample cannot be
+        read."""
+        writer = self.planner.writer
+        reason = plan.left_out
+        if not reason:
+            try:
+                contents = self._contents(plan)
+            except SampleError as error:
+                reason = str(error)
+            else:
+                rng = generator(*plan.seed, 2)
+                return writer.write(plan.segments, contents, rng, source=plan.source)
+        blank = writer.blank(plan.segments, source=plan.source)
+        if reason != FORGOTTEN:
+            shard = self.planner.samples[plan.source].file(plan.shard)
+            key = self.planner.columns(plan.source, plan.shard, plan.row)["uid"]
+            blank.lost = LostSample(shard, key, reason)
+        return blank
+
+    def _contents(self, plan: DocumentPlan) -> list[Content]:
+        """The pictures of a document; those that are not shown are left empty."""
         contents = []
         if any(isinstance(segment, ImageSegment) for segment in plan.segments):
             shown = {s.number for s in plan.segments if isinstance(s, ImageSegment)}
@@ -42,8 +63,7 @@ class PackedRowBuilder(torch.utils.data.Dataset[list[Document]]):
                 self.content(plan.source, *place) if number in shown else Content()
                 for number, place in enumerate(plan.pictures)
             ]
-        rng = generator(*plan.seed, 2)
-        return self.planner.writer.write(plan.segments, contents, rng, source=plan.source)
+        return contents
 
     def content(self, source: int, shard: int, row: int, number: int = 0) -> Content:
         """What the model sees of one picture of a sample: its stored tokens, or its pixels
@@ -55,7 +75,10 @@ class PackedRowBuilder(torch.utils.data.Dataset[list[Document]]):
             if samples.media == "video" and there is not None:
                 # Of more frames than are asked for, those that are spread as evenly.
                 number = int((number + 0.5) * len(there) / self.planner.frames(source, columns))
-            return self.image_tokenizer.stored(columns, number)
+            try:
+                return self.image_tokenizer.stored(columns, number)
+            except ConfigurationError as error:
+                raise SampleError(str(error)) from error
         return self.image_tokenizer.tokenize_cached(
             (source, shard, row, number),
             lambda: samples.picture(shard, row, number, self.planner.frames(source, columns)),

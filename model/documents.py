@@ -22,7 +22,7 @@ from gristmill.model.batch import (
 from gristmill.model.corruption import draw_noise, mask_tokens
 from gristmill.model.document_builder import Columns, grid_places
 from gristmill.model.paradigms import Paradigm
-from gristmill.model.vocabulary import BOS, EOS, IMAGE, IMAGE_END, Vocabulary
+from gristmill.model.vocabulary import BOS, EOS, IMAGE, IMAGE_END, PAD, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,13 @@ class DocumentWriter:
             self._plain(out, ids, GENERATE)
         elif segment.special_token is not None:
             self._plain(out, [segment.special_token], UNDERSTAND)
+
+    def blank(self, segments: Sequence[Segment], *, source: int = 0) -> Document:
+        """As many positions as a document of these segments has, of padding: nothing is learnt at
+        them, and the documents beside it stand where they would."""
+        out = Columns()
+        self._plain(out, [PAD] * self.length(segments), UNDERSTAND)
+        return self._finish(out, source)
 
     def nothing(self) -> Document:
         """A document of no positions, for rows that are padding alone."""

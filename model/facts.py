@@ -33,6 +33,10 @@ class SampleColumns(TypedDict, total=False):
     image_codes: NDArray[np.int64] | None
     image_latents: NDArray[np.float32] | None
     image_codec: str | None
+    # All captions of the sample, where there are several.
+    captions: Sequence[str] | None
+    # Why nothing can be learnt from it.
+    fault: str | None
     # image, video, document or edit; said by the source, not by the shard.
     media: str
 
@@ -56,6 +60,9 @@ class TrainingFacts(TypedDict):
     stream: StreamFacts
     # Digest of each source.
     data: list[str]
+    # Documents that were seen, and those of them whose sample could not be read.
+    documents: int
+    lost: int
 
 
 class CheckpointFacts(TrainingFacts):
@@ -100,3 +107,12 @@ class TrainingSummary(TypedDict):
 
 LogLine = dict[str, float | None]
 """Quantity -> value at a step; None where it was no number."""
+
+
+class LostLine(TypedDict):
+    """A line of `lost.jsonl`: a sample that could not be read, and the step that went without."""
+
+    step: int
+    shard: str
+    key: str
+    reason: str

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import cast
@@ -17,9 +18,9 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 
-from gristmill.errors import ConfigurationError
+from gristmill.errors import ConfigurationError, ShardError
 from gristmill.model.batch import best_fit
-from gristmill.model.documents import DocumentWriter, ImageSegment, Segment
+from gristmill.model.documents import DocumentWriter, ImageSegment, Segment, TextSegment
 from gristmill.model.facts import SampleColumns, StreamFacts
 from gristmill.model.shard_sources import (
     TOKEN_COLUMNS,
@@ -67,9 +68,14 @@ class DocumentPlan:
     seed: tuple[int, ...]
     # Shard, row and number within the sample of each picture, by the number segments give it.
     pictures: tuple[tuple[int, int, int], ...] = ()
+    # Why nothing is learnt at its place: it is forgotten, or something is odd about the sample.
+    left_out: str = ""
 
 
 RowPlan = tuple[DocumentPlan, ...]
+
+FORGOTTEN = "forgotten"
+"""`left_out` of a sample that has a tombstone: it is not lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,11 +169,14 @@ class Planner:
         """Shard and row of a sample of a source; None for one that it does not have."""
         if source not in self._places:
             samples = self.samples[source]
-            self._places[source] = {
-                uid: (shard, row)
-                for shard in range(len(samples.counts()))
-                for row, uid in enumerate(samples.table(shard)["uid"].to_pylist())
-            }
+            found: dict[str, tuple[int, int]] = {}
+            several = set()
+            for shard in range(len(samples.counts())):
+                for row, one in enumerate(samples.table(shard)["uid"].to_pylist()):
+                    several |= {one} if one in found else set()
+                    found[one] = (shard, row)
+            # Of tars of others: a key that is in two of them names neither.
+            self._places[source] = {one: at for one, at in found.items() if one not in several}
         return self._places[source].get(uid or "")
 
     def _read_columns(self, source: int, shard: int) -> dict[str, list[object]]:
@@ -184,6 +193,8 @@ class Planner:
             "frames",
             "frame_index",
             "picture_frames",
+            "captions",
+            "fault",
             *TOKEN_COLUMNS,
         )
         columns: dict[str, list[object]] = {}
@@ -211,17 +222,11 @@ class Planner:
             source = int(pick)
             shard, row = self._orders[source][cursors[source]]
             cursors[source] += 1
-            # Left out here and not of the order, so that all else stays where it was.
-            if self._forgotten(source, shard, row):
-                unusable += 1
-                continue
             seed = (self.config.seed, 12, state.block, number)
-            segments = self._segments(source, shard, row, seed)
-            if segments is None:
-                unusable += 1
-                continue
-            pictures = self._pictures(source, shard, row, segments)
-            plans.append(DocumentPlan(source, shard, row, tuple(segments), seed, pictures))
+            plan = self._document(source, shard, row, seed)
+            unusable += plan is None or plan.left_out == FORGOTTEN
+            if plan is not None:
+                plans.append(plan)
         lengths = [self.writer.length(plan.segments) for plan in plans]
         rows = [
             tuple(plans[i] for i in numbers)
@@ -234,9 +239,24 @@ class Planner:
             too_long=state.too_long + sum(n > self.config.row_length for n in lengths),
             unusable=state.unusable + unusable,
         )
-        if not rows and state.block == 0:
-            self._refuse(lengths, unusable)
+        if state.block == 0 and all(plan.left_out for row in rows for plan in row):
+            self._refuse(plans, lengths, unusable)
         return rows, after
+
+    def _document(
+        self, source: int, shard: int, row: int, seed: tuple[int, ...]
+    ) -> DocumentPlan | None:
+        """The document of a sample; None if it has nothing for any task. What is left out keeps its
+        place, so that all else stays where it was."""
+        segments = self._segments(source, shard, row, seed)
+        left_out = self._left_out(source, shard, row)
+        if segments is None and left_out in ("", FORGOTTEN):
+            return None
+        segments = segments or [TextSegment("")]
+        pictures = self._pictures(source, shard, row, segments)
+        for place in pictures:
+            left_out = left_out or self._left_out(source, *place[:2])
+        return DocumentPlan(source, shard, row, tuple(segments), seed, pictures, left_out)
 
     def packing(self) -> str:
         """How full the first rows are, and what row length would fill them better if they are
@@ -269,15 +289,27 @@ class Planner:
             return ((*before, 0), (shard, row, 0))
         return tuple((shard, row, number) for number in range(last + 1))
 
-    def _forgotten(self, source: int, shard: int, row: int) -> bool:
+    def _left_out(self, source: int, shard: int, row: int) -> str:
+        """Why nothing may be learnt of a sample; empty if it may."""
         gone = self.samples[source].forgotten
-        return bool(gone) and self.columns(source, shard, row)["uid"] in gone
+        columns = self.columns(source, shard, row)
+        if gone and columns["uid"] in gone:
+            return FORGOTTEN
+        return columns.get("fault") or ""
 
-    def _refuse(self, lengths: list[int], unusable: int) -> None:
-        if lengths:
+    def _refuse(self, plans: Sequence[DocumentPlan], lengths: Sequence[int], unusable: int) -> None:
+        whole = [n for plan, n in zip(plans, lengths, strict=True) if not plan.left_out]
+        if whole:
             raise ConfigurationError(
-                f"the shortest document has {min(lengths)} positions, rows have "
-                f"{self.config.row_length}; give --row-length {max(lengths)} or more"
+                f"the shortest document has {min(whole)} positions, rows have "
+                f"{self.config.row_length}; give --row-length {max(whole)} or more"
+            )
+        faults = Counter(plan.left_out for plan in plans if plan.left_out != FORGOTTEN)
+        if faults:
+            (fault, count), *_ = faults.most_common(1)
+            raise ShardError(
+                f"none of {self.config.block} samples can be learnt from; {count} of them: "
+                f"{fault}. Look at the members of the shards, or write them again"
             )
         raise ConfigurationError(
             f"none of {unusable} samples has what its tasks need: describe wants a caption, answer "
@@ -296,6 +328,9 @@ class Planner:
         arrivals = {name: rng.standard_exponential() / share for name, share in tasks.items()}
         columns = self.columns(source, shard, row)
         columns |= {"media": self.samples[source].media, "frames": self.frames(source, columns)}
+        several = columns.get("captions")
+        if several is not None and self.sources[source].captions == "all":
+            columns["caption"] = several[int(generator(*seed, 3).integers(len(several)))]
         if columns.get("source_uid") and self.place(source, columns["source_uid"]) is None:
             columns["source_uid"] = None
         for task in sorted(tasks, key=arrivals.__getitem__):

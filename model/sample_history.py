@@ -72,7 +72,7 @@ def _replay(
         if number >= rows:
             return
         for document in plan:
-            if document.source in sources:
+            if document.source in sources and not document.left_out:
                 uid = planner.columns(document.source, document.shard, document.row)["uid"]
                 if uid in uids:
                     step = number // config.rows_per_step + 1

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import yaml
 
-from gristmill.errors import ConfigurationError
+from gristmill.errors import ConfigurationError, SampleError
 from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.checkpoint import require_training_folder
 from gristmill.model.choices import require_known
@@ -28,7 +28,6 @@ from gristmill.model.shard_sources import DataSource, chosen_rows, open_samples
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.training_setup import caption_texts
 from gristmill.model.vocabulary import train_text
-from gristmill.pipelines.decode import DecodeError
 from gristmill.pipelines.key_value import key_value
 from gristmill.pipelines.out_folder import require_file_place, require_own, require_writable
 from gristmill.pipelines.storage import Folder
@@ -236,7 +235,7 @@ def picture_views(
         for number in chosen:
             try:
                 views.append(resize_center_crop(samples.picture(*places[int(number)]), side))
-            except DecodeError:
+            except SampleError:
                 continue
     if not views:
         raise ConfigurationError(f"no picture of {', '.join(data)} can be decoded")
@@ -273,7 +272,7 @@ def filter_from_shards(
         try:
             # Small at once: the network sees no more, and thousands must be held.
             picture = resize_center_crop(samples.picture(shard, row), IMAGE_SIZE)
-        except DecodeError:
+        except SampleError:
             continue
         if caption:
             images.append(picture)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
-import zlib
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
@@ -16,28 +12,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gristmill.errors import ConfigurationError, ShardError
-from gristmill.model.unpacked_tars import unpacked_tar
-from gristmill.pipelines.decode import Image, decode_rgb
-from gristmill.pipelines.shards.reader import ShardSet, read_forgotten
+from gristmill.errors import ConfigurationError, SampleError, ShardError
+from gristmill.model.picture_files import decode_frame, decode_picture
+from gristmill.model.read_again import read_again
+from gristmill.model.tar_samples import TarSamples
+from gristmill.pipelines.decode import Image
+from gristmill.pipelines.shards.reader import ShardSet
 from gristmill.pipelines.storage import Folder
-from gristmill.pipelines.tar_samples import (
-    DEAD_LINK,
-    DOT_FILES,
-    FACT_ENDING,
-    NO_PICTURE,
-    TAR_ENDINGS,
-    TarMember,
-    TarMembers,
-    TarSample,
-    kind_of_text,
-    samples_of,
-)
-from gristmill.pipelines.videos.frames import decode_clip
 
+CAPTIONS = ("all", "first")
 # What the `Tokens` stage leaves of a picture, and the digest of the codec that made it.
 TOKEN_COLUMNS = ("image_codes", "image_latents", "image_codec")
-_IMAGES = ("jpg", "jpeg", "png", "webp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +44,8 @@ class DataSource:
     # as a masked answer would be what the next question follows.
     turns: int = 6
     name: str = ""
+    # Of a sample with a list of captions in its JSON: one drawn anew each time, or the first.
+    captions: str = "all"
 
     @property
     def title(self) -> str:
@@ -83,9 +70,15 @@ class Samples(Protocol):
     def table(self, shard: int) -> pa.Table:
         """Columns of a shard, one row a sample; `caption` among them."""
 
+    def file(self, shard: int) -> str:
+        """URL of a shard's file."""
+
     def picture(self, shard: int, row: int, number: int = 0, frames: int = 1) -> Image:
         """One of a sample's pictures, or of so many frames evenly spread over a clip, decoded:
-        uint8 RGB [height, width, 3]."""
+        uint8 RGB [height, width, 3].
+
+        Raises `SampleError` if that cannot be had of this sample, `StorageError` or `ShardError` if
+        the shard cannot be read."""
 
 
 class OurSamples:
@@ -108,124 +101,25 @@ class OurSamples:
     def table(self, shard: int) -> pa.Table:
         return self._shards.metadata(shard)
 
+    def file(self, shard: int) -> str:
+        return f"{self.url}/{self._shards.shards[shard]['name']}"
+
     def picture(self, shard: int, row: int, number: int = 0, frames: int = 1) -> Image:
-        files = self._shards.sample(shard, row).images
+        files = read_again(lambda: self._shards.sample(shard, row).images, self.file(shard))
+        if not files and self._shards.pictures:
+            raise SampleError("no picture")
         if not files:
             raise ShardError(
                 f"{self.url} holds tokens and no pictures; use the codec that made them "
                 "(its digest is image_codec) and a paradigm that needs no more, "
                 "or shards with pictures"
             )
-        if self._frames:
-            return decode_rgb(files[int((number + 0.5) * len(files) / frames)])
-        if self.media != "video":
-            return decode_rgb(files[number])
-        moments = decode_clip(files[0]).frames
-        picture: Image = moments[int((number + 0.5) * len(moments) / frames)]
-        return picture
-
-
-class TarSamples:
-    """Tars of anybody: members of one key are one sample. Found by one pass over the headers;
-    compressed ones are unpacked once, into the user's cache."""
-
-    def __init__(self, url: str) -> None:
-        self.url, self.media = url, "image"
-        folder = Folder(url)
-        names = [name for name in folder.names() if name.endswith(TAR_ENDINGS)]
-        self._names = [name for name in names if not name.startswith(".")]
-        if not self._names:
-            raise ShardError(
-                f"{url} holds no shards: neither a manifest.json of ours nor any .tar; give the "
-                "folder of a finished run or of WebDataset tars"
-            )
-        # Why samples and files were left out -> how many.
-        self.left_out: Counter[str] = Counter()
-        self._plain = [unpacked_tar(folder, name) for name in self._names]
-        self._tables = [self._scan(i) for i in range(len(self._names))]
-        self.forgotten = read_forgotten(folder)
-        sizes = [(name, folder.size(name)) for name in self._names]
-        self.digest = hashlib.sha256(repr(sizes).encode()).hexdigest()
-
-    def counts(self) -> list[int]:
-        return [len(table) for table in self._tables]
-
-    def table(self, shard: int) -> pa.Table:
-        return self._tables[shard]
-
-    def picture(self, shard: int, row: int, number: int = 0, frames: int = 1) -> Image:
-        table, (folder, name) = self._tables[shard], self._plain[shard]
-        offset, size = table["_offset"][row].as_py(), table["_size"][row].as_py()
-        return decode_rgb(folder.read_range(name, offset, size))
-
-    def _scan(self, shard: int) -> pa.Table:
-        folder, name = self._plain[shard]
-        texts: dict[int, bytes] = {}
-
-        def members() -> Iterator[TarMember]:
-            for member, data in tar.read(lambda ending: kind_of_text(ending) is not None):
-                if data is not None:
-                    texts[member.number] = data
-                yield member
-
-        with folder.open(name) as file:
-            tar = TarMembers(file)
-            samples = list(samples_of(members(), _is_image))
-        if tar.problem:
-            raise ShardError(
-                f"{self.url}/{self._names[shard]} is not a whole tar ({tar.problem}); fetch or "
-                "write it again"
-            )
-        if tar.skipped:
-            self.left_out[DOT_FILES] += tar.skipped
-        rows = [row for sample in samples if (row := self._row(sample, texts))]
-        columns = sorted({column for row in rows for column in row})
-        return pa.table({column: [row.get(column) for row in rows] for column in columns})
-
-    def _row(
-        self, sample: TarSample[TarMember], texts: Mapping[int, bytes]
-    ) -> dict[str, object] | None:
-        """Columns of a sample; None, and counted, if it cannot be used."""
-        picture = sample.members[sample.picture] if sample.picture else None
-        reason = sample.reason
-        if picture is None or picture.number < 0:
-            reason = reason or (NO_PICTURE if picture is None else DEAD_LINK)
-        if picture is None or reason:
-            self.left_out[str(reason)] += 1
-            return None
-        row: dict[str, object] = {"uid": sample.key, "caption": ""}
-        row |= {"_offset": picture.offset, "_size": picture.size}
-        for ending in sample.captions()[:1]:
-            data = texts.get(sample.members[ending].number, b"")
-            row["caption"] = _unzipped(ending, data).decode("utf-8", "replace").strip()
-        facts = sample.members.get(FACT_ENDING)
-        if facts is not None:
-            _add_facts(row, texts.get(facts.number, b""))
-        return row
-
-
-def _is_image(extension: str) -> bool:
-    return extension.rpartition(".")[2] in _IMAGES
-
-
-def _unzipped(ending: str, data: bytes) -> bytes:
-    try:
-        return gzip.decompress(data) if ending.endswith(".gz") else data
-    except (OSError, EOFError, zlib.error):
-        return b""
-
-
-def _add_facts(row: dict[str, object], data: bytes) -> None:
-    """What the JSON member of a sample says, where it is an object."""
-    try:
-        facts = json.loads(data.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return
-    if isinstance(facts, dict):
-        row["caption"] = row["caption"] or str(facts.get("caption") or "")
-        for name in ("question", "answer", "instruction", "source_uid", *TOKEN_COLUMNS):
-            if facts.get(name):
-                row[name] = facts[name]
+        if self.media == "video" and not self._frames:
+            return decode_frame(files[0], number, frames)
+        number = int((number + 0.5) * len(files) / frames) if self._frames else number
+        if number >= len(files):
+            raise SampleError("fewer pictures than its columns say")
+        return decode_picture(files[number])
 
 
 def open_samples(source: DataSource) -> Samples:
@@ -234,13 +128,6 @@ def open_samples(source: DataSource) -> Samples:
     ours = folder.exists("manifest.json") or folder.exists("shards/manifest.json")
     found: Samples = OurSamples(source.url, source.split) if ours else TarSamples(source.url)
     if not sum(found.counts()):
-        if isinstance(found, TarSamples):
-            causes = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items())
-            raise ShardError(
-                f"the tars of {source.url} hold no sample that can be used: "
-                f"{causes or 'they are empty'}; a sample is KEY.jpg (or {', '.join(_IMAGES[1:])}) "
-                "and KEY.txt or KEY.json, side by side"
-            )
         raise ShardError(f"{source.url} ({source.split}) has no samples; is the run finished?")
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gristmill.errors import ConfigurationError, MissingWeightsError
+from gristmill.errors import ConfigurationError, MissingWeightsError, SampleError, ShardError
 from gristmill.model.batch import Document, pack
 from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import to_unit
@@ -46,8 +47,14 @@ def evaluate_shards(
         raise ConfigurationError("the suite 'shards' needs --data SHARDS")
     samples = open_samples(DataSource(url=url, split=split))
     places = [(s, r) for s, rows in enumerate(samples.counts()) for r in range(rows)]
-    chosen = [places[int(i)] for i in np.linspace(0, len(places) - 1, min(count, len(places)))]
-    pictures = [samples.picture(*place) for place in chosen]
+    wanted = [places[int(i)] for i in np.linspace(0, len(places) - 1, min(count, len(places)))]
+    pictures, chosen = [], []
+    for place in wanted:
+        with contextlib.suppress(SampleError):
+            pictures.append(samples.picture(*place))
+            chosen.append(place)
+    if not chosen:
+        raise ShardError(f"no picture of {url} ({split}) can be read; look at its shards")
     captions = [samples.table(s)["caption"][r].as_py() or "" for s, r in chosen]
     codec = model.bundle.codec
     small = np.stack([resize_center_crop(picture, codec.side) for picture in pictures])
@@ -56,6 +63,7 @@ def evaluate_shards(
         "data": url,
         "split": split,
         "samples": len(chosen),
+        "lost": len(wanted) - len(chosen),
         "held_out_loss": _losses(model, pictures, captions, seed),
         "reconstruction": measure(codec, to_unit(torch.from_numpy(small))),
         "steps": steps,

@@ -22,6 +22,7 @@ from gristmill.model import checkpoint
 from gristmill.model.batch import PackedBatch
 from gristmill.model.dataloader import Loader
 from gristmill.model.facts import TrainingFacts
+from gristmill.model.lost_samples import LostCount
 from gristmill.model.optimizer import MovingAverage, learning_rate, make_optimizer
 from gristmill.model.planner import StreamState
 from gristmill.model.train_config import TrainConfig, changed
@@ -126,6 +127,7 @@ class Trainer:
         )
         self.step = 0
         self.state: StreamState | None = None
+        self.lost = LostCount(config.max_lost)
         if device.type == "cuda" and config.compile:
             for block in model.blocks:
                 block.compile()
@@ -147,6 +149,8 @@ class Trainer:
         checkpoint.load(self._folder, done[-1], self.model, self.optimizer, self.average)
         self.step = int(facts["step"])
         self.state = StreamState(**facts["stream"])
+        # Checkpoints of before have no such counts.
+        self.lost.documents, self.lost.lost = facts.get("documents", 0), facts.get("lost", 0)
 
     def run(self, log: TrainLog) -> TrainResult:
         """Train to the last step."""
@@ -169,6 +173,8 @@ class Trainer:
             waited = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - waited
+            log.lost(self.step + 1, self.lost.add(batch, self.device))
+            self.lost.check(last=self.step + 1 == config.steps)
             facts = self._update(batch.to(self.device), meter)
             bad = 0 if math.isfinite(facts["grad_norm"]) else bad + 1
             if bad >= config.patience:
@@ -201,6 +207,7 @@ class Trainer:
             "epoch": round(sum(state.cursors) / self.setup.planner.size, 3),
             "too_long": state.too_long,
             "unusable": state.unusable,
+            "lost": self.lost.lost,
         }
 
     def _update(self, batch: PackedBatch, meter: Meter) -> dict[str, float]:
@@ -263,6 +270,8 @@ class Trainer:
             "config": self.config.to_dict(),
             "stream": self.state.to_dict(),
             "data": self.setup.planner.digests,
+            "documents": self.lost.documents,
+            "lost": self.lost.lost,
         }
         checkpoint.save(self._folder, self.step, self.model, self.optimizer, self.average, facts)
 
@@ -283,7 +292,8 @@ class Trainer:
             model = Transformer(self.setup.model_config).to(self.device)
             model.load_state_dict(whole)
             sheet = sample_sheet(Unified(model.eval(), self.setup), self.setup.planner)
-            log.samples(self.step, sheet)
+            if sheet is not None:
+                log.samples(self.step, sheet)
         checkpoint.barrier()
 
 

@@ -14,7 +14,7 @@ from gristmill.model.configurations import SIZES
 from gristmill.model.model_config import EXPERTS
 from gristmill.model.optimizer import OPTIMISERS, SCHEDULES
 from gristmill.model.paradigms import PARADIGMS
-from gristmill.model.shard_sources import DataSource
+from gristmill.model.shard_sources import CAPTIONS, DataSource
 from gristmill.model.tasks import TASKS
 from gristmill.model.vision_encoder import check_encoder
 
@@ -77,6 +77,8 @@ class TrainConfig:
     sample_every: int = 0
     # Steps in a row whose loss may be no number before training gives up.
     patience: int = 3
+    # Share of documents whose sample may turn out not to be readable before training stops.
+    max_lost: float = 0.05
     # Dense peak of one device in operations a second, for MFU; 0: unknown.
     peak_flops: float = 0.0
 
@@ -91,11 +93,14 @@ class TrainConfig:
         for name in ("steps", "rows_per_step", "row_length", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be positive")
+        if not 0 <= self.max_lost <= 1:
+            raise ConfigurationError(f"max_lost is {self.max_lost}; it is a share, 0 to 1")
         if not self.data:
             raise ConfigurationError("no data: give at least one shard set (--data RUN)")
         for source in self.data:
             for task in source.tasks:
                 require_known("task", task, TASKS)
+            require_known("captions", source.captions, CAPTIONS)
         if self.encoder:
             check_encoder(self.encoder)
 
@@ -113,7 +118,7 @@ class TrainConfig:
 # What may differ between a training and its continuation.
 FREE = (
     "out", "steps", "micro_rows", "workers", "cache_mb", "save_every", "log_every", "sample_every",
-    "compile", "peak_flops", "patience",
+    "compile", "peak_flops", "patience", "max_lost",
 )  # fmt: skip
 
 
@@ -121,6 +126,8 @@ def changed(old: Mapping[str, object], new: TrainConfig) -> list[str]:
     """Settings that differ and must not, one line each."""
     # What a checkpoint keeps went through JSON, where tuples are lists.
     now = json.loads(json.dumps(new.to_dict()))
+    # Fields that it did not have yet were as they are by default.
+    old = json.loads(json.dumps(TrainConfig.from_dict(dict(old)).to_dict()))
     lines = []
     for name, value in now.items():
         before = old.get(name)

@@ -3,18 +3,20 @@ few seconds."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 
-from gristmill.model.batch import PackedBatch
-from gristmill.model.facts import LogLine, TrainingSummary
+from gristmill.model.batch import LostSample, PackedBatch
+from gristmill.model.facts import LogLine, LostLine, TrainingSummary
 from gristmill.model.transformer import Losses
 from gristmill.model.vocabulary import Vocabulary
 from gristmill.pipelines.decode import Image
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from torch.utils.tensorboard.writer import SummaryWriter
 
-# A person gets a line at most this often.
+LOST_FILE = "lost.jsonl"
+# A person gets a line at most this often, and one for so many samples that cannot be read.
 _EVERY_S = 5.0
+_TOLD_LOST = 10
 
 
 class Meter:
@@ -97,6 +101,9 @@ class TrainLog:
     def __init__(self, folder: str, *, enabled: bool = True, quiet: bool = False) -> None:
         self.folder, self.enabled, self.quiet = folder, enabled, quiet
         self._path = os.path.join(folder, "log.jsonl")
+        self._lost_path = os.path.join(folder, LOST_FILE)
+        # Samples that could not be read, of which a person was told.
+        self._told_lost = 0
         self._board: SummaryWriter | None = None
         self._progress: Progress | None = None
         self._parts = ""
@@ -113,9 +120,11 @@ class TrainLog:
             return
         os.makedirs(self.folder, exist_ok=True)
         kept = [line for line in read_log(self.folder) if (line["step"] or 0) <= step]
-        with open(self._path + ".partial", "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in kept)
-        os.replace(self._path + ".partial", self._path)
+        _rewrite(self._path, kept)
+        if os.path.exists(self._lost_path):
+            _rewrite(
+                self._lost_path, [one for one in read_lost(self.folder) if one["step"] <= step]
+            )
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self._board = SummaryWriter(os.path.join(self.folder, "tensorboard"), purge_step=step + 1)
@@ -160,6 +169,23 @@ class TrainLog:
             for name in ("loss_text", "loss_codes", "loss_flow")
             if name in facts
         )
+
+    def lost(self, step: int, samples: Sequence[LostSample]) -> None:
+        """Samples that a step went without, one line each; a person is told of the first few."""
+        if not self.enabled or not samples:
+            return
+        with open(self._lost_path, "a", encoding="utf-8") as file:
+            file.writelines(
+                json.dumps({"step": step, **dataclasses.asdict(one)}) + "\n" for one in samples
+            )
+        for one in samples:
+            self._told_lost += 1
+            if self._told_lost <= _TOLD_LOST and not self.quiet:
+                more = f"; more are named in {self._lost_path} alone"
+                self._say(
+                    f"step {step:,}: {one.key} of {one.shard} is left out: {one.reason}"
+                    + (more if self._told_lost == _TOLD_LOST else "")
+                )
 
     def tick(self, step: int, loss: float, positions: int) -> None:
         """A step of so many positions is done: move the bar, or say so if it is time to."""
@@ -226,9 +252,23 @@ def _rounded(value: float) -> float | None:
     return value if isinstance(value, int) else float(f"{value:.7g}")
 
 
+def _rewrite(path: str, lines: Sequence[LogLine | LostLine]) -> None:
+    with open(path + ".partial", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    os.replace(path + ".partial", path)
+
+
 def read_log(folder: str) -> list[LogLine]:
     """The lines of a training's log; a last line that was cut off is left out."""
-    path = os.path.join(folder, "log.jsonl")
+    return cast(list[LogLine], _lines(os.path.join(folder, "log.jsonl")))
+
+
+def read_lost(folder: str) -> list[LostLine]:
+    """The samples that a training could not read, step by step."""
+    return cast(list[LostLine], _lines(os.path.join(folder, LOST_FILE)))
+
+
+def _lines(path: str) -> list[dict[str, object]]:
     if not os.path.exists(path):
         return []
     lines = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from gristmill.errors import ConfigurationError, TrainingError
+from gristmill.errors import ConfigurationError, SampleError, TrainingError
 from gristmill.model import checkpoint
 from gristmill.model.batch import Document
 from gristmill.model.codecs.registry import load_codec
@@ -236,17 +237,25 @@ def _weights(path: str, model: Transformer) -> dict[str, torch.Tensor]:
     return weights
 
 
-def sample_sheet(model: Unified, planner: Planner, count: int = 8) -> Image:
-    """Pictures drawn for the first captions of the data, above pictures and their captions."""
+def sample_sheet(model: Unified, planner: Planner, count: int = 8) -> Image | None:
+    """Pictures drawn for the first captions of the data, above pictures and their captions; None
+    if no picture of the first shard can be read."""
     from gristmill.model.contact_sheet import contact_sheet
     from gristmill.model.dataloader import PackedRowBuilder
 
-    rows = range(min(count, planner.samples[0].counts()[0]))
     table = planner.samples[0].table(0)
-    captions = [table["caption"][row].as_py() or "" for row in rows]
     # Pictures as the model has them, which may be all that the shards hold.
     builder = PackedRowBuilder(planner, model.bundle.image_tokenizer)
-    contents = [builder.content(0, 0, row) for row in rows]
+    captions: list[str] = []
+    contents: list[Content] = []
+    for row in range(len(table)):
+        with contextlib.suppress(SampleError):
+            contents.append(builder.content(0, 0, row))
+            captions.append(table["caption"][row].as_py() or "")
+        if len(contents) == count:
+            break
+    if not contents:
+        return None
     codec = model.bundle.codec
     grids = [found.codes if codec.discrete else found.latents for found in contents]
     pictures = to_pictures(model.bundle, torch.from_numpy(np.stack(grids)))  # type: ignore[arg-type]

@@ -1,0 +1,43 @@
+"""The bytes of a picture or a clip to pixels; whatever a decoder makes of them that is not pixels
+is a fault of that sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from gristmill.errors import SampleError
+from gristmill.pipelines.decode import Image, decode_rgb
+from gristmill.pipelines.download.picture_bytes import ends_early
+from gristmill.pipelines.videos.frames import decode_clip
+
+_T = TypeVar("_T")
+
+
+def decode_picture(data: bytes) -> Image:
+    """uint8 RGB [height, width, 3]. Raises `SampleError` for what is no whole picture."""
+    if not data:
+        raise SampleError("picture is empty")
+    # A decoder may fill up with grey what is missing.
+    if _decoded(lambda: ends_early(data), "picture does not decode"):
+        raise SampleError("picture ends early")
+    return _decoded(lambda: decode_rgb(data), "picture does not decode")
+
+
+def decode_frame(data: bytes, number: int, frames: int) -> Image:
+    """The middle of the `number`-th of `frames` equal pieces of a clip. Raises `SampleError`."""
+    moments = _decoded(lambda: decode_clip(data).frames, "clip does not decode")
+    if not len(moments):
+        raise SampleError("clip has no frame")
+    picture: Image = moments[int((number + 0.5) * len(moments) / frames)]
+    return picture
+
+
+def _decoded(decode: Callable[[], _T], reason: str) -> _T:
+    try:
+        return decode()
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Decoders have errors of their own, one each.
+        raise SampleError(reason) from error

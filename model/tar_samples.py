@@ -1,0 +1,225 @@
+"""Plain folders of WebDataset tars, as others write them: their samples, found by one pass over
+the headers. What is odd about one sample is said of it, and is no end of anything."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from gristmill.errors import SampleError, ShardError
+from gristmill.model.picture_files import decode_picture
+from gristmill.model.read_again import read_again
+from gristmill.model.unpacked_tars import unpacked_tar
+from gristmill.pipelines.decode import Image
+from gristmill.pipelines.shards.reader import read_forgotten
+from gristmill.pipelines.sources.reasons import BROKEN_SIDECAR, NOT_UTF8
+from gristmill.pipelines.sources.values import BrokenJson, load_object, text_of, texts_of
+from gristmill.pipelines.storage import Folder
+from gristmill.pipelines.tar_samples import (
+    DEAD_LINK,
+    DOT_FILES,
+    FACT_ENDING,
+    NO_PICTURE,
+    TAR_ENDINGS,
+    TarMember,
+    TarMembers,
+    TarSample,
+    kind_of_text,
+    samples_of,
+)
+
+_IMAGES = ("jpg", "jpeg", "png", "webp")
+_TEXTS = ("question", "answer", "instruction", "source_uid", "image_codec")
+# Of stored tokens: the type, and the kinds that numpy may find their values to be.
+_NUMBERS = {"image_codes": (pa.int64(), "iu"), "image_latents": (pa.float32(), "iuf")}
+_SCHEMA = pa.schema(
+    [
+        pa.field("uid", pa.string()),
+        pa.field("caption", pa.string()),
+        # All of them, where there are several.
+        pa.field("captions", pa.list_(pa.string())),
+        *(pa.field(name, pa.string()) for name in _TEXTS),
+        *(pa.field(name, pa.list_(kind)) for name, (kind, _) in _NUMBERS.items()),
+        # Why nothing can be learnt from the sample.
+        pa.field("fault", pa.string()),
+        pa.field("_offset", pa.int64()),
+        pa.field("_size", pa.int64()),
+    ]
+)
+
+
+class OddValueError(ValueError):
+    """A value that is not what its name says; the message is a countable reason."""
+
+
+class TarSamples:
+    """Tars of anybody: members of one key are one sample. Compressed ones are unpacked once, into
+    the user's cache."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.media = url, "image"
+        folder = Folder(url)
+        names = [name for name in folder.names() if name.endswith(TAR_ENDINGS)]
+        self._names = [name for name in names if not name.startswith(".")]
+        if not self._names:
+            raise ShardError(
+                f"{url} holds no shards: neither a manifest.json of ours nor any .tar; give the "
+                "folder of a finished run or of WebDataset tars"
+            )
+        # Why samples cannot be learnt from, and files are none -> how many.
+        self.left_out: Counter[str] = Counter()
+        self._files = [folder.join_url(name) for name in self._names]
+        self._plain = [
+            read_again(functools.partial(unpacked_tar, folder, name), file)
+            for name, file in zip(self._names, self._files, strict=True)
+        ]
+        self._tables = [
+            read_again(functools.partial(self._scan, shard), file)
+            for shard, file in enumerate(self._files)
+        ]
+        self._require_samples()
+        self.forgotten = read_forgotten(folder)
+        sizes = [(name, folder.size(name)) for name in self._names]
+        self.digest = hashlib.sha256(repr(sizes).encode()).hexdigest()
+
+    def counts(self) -> list[int]:
+        return [len(table) for table in self._tables]
+
+    def table(self, shard: int) -> pa.Table:
+        return self._tables[shard]
+
+    def file(self, shard: int) -> str:
+        return self._files[shard]
+
+    def picture(self, shard: int, row: int, number: int = 0, frames: int = 1) -> Image:
+        table, (folder, name) = self._tables[shard], self._plain[shard]
+        offset, size = table["_offset"][row].as_py(), table["_size"][row].as_py()
+        if size is None:
+            raise SampleError(str(table["fault"][row]))
+        data = read_again(lambda: folder.read_range(name, offset, size), self._files[shard])
+        if len(data) != size:
+            raise SampleError("tar ends early")
+        return decode_picture(data)
+
+    def _scan(self, shard: int) -> pa.Table:
+        folder, name = self._plain[shard]
+        texts: dict[int, bytes] = {}
+
+        def members() -> Iterator[TarMember]:
+            for member, data in tar.read(lambda ending: kind_of_text(ending) is not None):
+                if data is not None:
+                    texts[member.number] = data
+                yield member
+
+        with folder.open(name) as file:
+            tar = TarMembers(file)
+            samples = list(samples_of(members(), _is_image))
+        if tar.problem:
+            raise ShardError(
+                f"{self._files[shard]} is not a whole tar ({tar.problem}); fetch or write it again"
+            )
+        rows = [_row(sample, texts) for sample in samples]
+        self.left_out.update(str(row["fault"]) for row in rows if "fault" in row)
+        if tar.skipped:
+            self.left_out[DOT_FILES] += tar.skipped
+        return pa.Table.from_pylist(rows, schema=_SCHEMA)
+
+    def _require_samples(self) -> None:
+        if any(table["fault"].null_count for table in self._tables):
+            return
+        causes = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
+        raise ShardError(
+            f"the tars of {self.url} hold no sample that can be used: "
+            f"{causes or 'they are empty'}; a sample is KEY.jpg (or {', '.join(_IMAGES[1:])}) "
+            "and KEY.txt or KEY.json, side by side"
+        )
+
+
+def _is_image(extension: str) -> bool:
+    return extension.rpartition(".")[2] in _IMAGES
+
+
+def _row(sample: TarSample[TarMember], texts: Mapping[int, bytes]) -> dict[str, object]:
+    """What is known of a sample; what is odd about it is its fault."""
+    row: dict[str, object] = {"uid": sample.key, "caption": ""}
+    picture = sample.members[sample.picture] if sample.picture else None
+    try:
+        if sample.reason:
+            raise OddValueError(sample.reason)
+        if picture is None or picture.number < 0:
+            raise OddValueError(NO_PICTURE if picture is None else DEAD_LINK)
+        row |= {"_offset": picture.offset, "_size": picture.size}
+        if not picture.size:
+            raise OddValueError("picture is empty")
+        said = [_text(ending, sample.members[ending], texts) for ending in sample.captions()]
+        _take_captions(row, said)
+        for ending in (FACT_ENDING, f"{FACT_ENDING}.gz"):
+            if ending in sample.members:
+                _take_facts(row, _bytes(ending, sample.members[ending], texts), bool(said))
+    except OddValueError as error:
+        row["fault"] = str(error)
+    return row
+
+
+def _bytes(ending: str, member: TarMember, texts: Mapping[int, bytes]) -> bytes:
+    """Of a text member, also one that was gzipped by itself."""
+    data = texts.get(member.number, b"")
+    try:
+        return gzip.decompress(data) if ending.endswith(".gz") else data
+    except (OSError, EOFError, zlib.error):
+        raise OddValueError(f"{kind_of_text(ending)} does not unpack") from None
+
+
+def _text(ending: str, member: TarMember, texts: Mapping[int, bytes]) -> str:
+    try:
+        return _bytes(ending, member, texts).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise OddValueError(NOT_UTF8) from None
+
+
+def _take_captions(row: dict[str, object], said: list[str]) -> None:
+    captions = [text.strip() for text in said if text.strip()]
+    row["caption"] = captions[0] if captions else ""
+    row["captions"] = captions if len(captions) > 1 else None
+
+
+def _take_facts(row: dict[str, object], data: bytes, has_text: bool) -> None:
+    """What the JSON member says; where a text is beside it, one that is broken says nothing."""
+    try:
+        facts = load_object(data)
+    except BrokenJson:
+        if has_text:
+            return
+        raise OddValueError(BROKEN_SIDECAR) from None
+    if not row["caption"]:
+        captions, other = texts_of(facts.get("caption"))
+        if other and not captions:
+            raise OddValueError("caption is no text")
+        _take_captions(row, captions)
+    for name in _TEXTS:
+        value = facts.get(name)
+        row[name] = text_of(value) or None
+        if row[name] is None and value not in (None, ""):
+            raise OddValueError(f"{name} is no text")
+    for name, (_, kinds) in _NUMBERS.items():
+        row[name] = _numbers(facts.get(name), name, kinds)
+
+
+def _numbers(value: object, name: str, kinds: str) -> list[float] | None:
+    """Stored tokens, flat."""
+    if value is None:
+        return None
+    try:
+        found = np.asarray(value).reshape(-1)
+    except ValueError:
+        found = np.asarray([None])
+    if found.dtype.kind not in kinds or not isinstance(value, list):
+        raise OddValueError(f"{name} is no list of numbers")
+    return list(found.astype(np.int64 if kinds == "iu" else np.float64).tolist())

@@ -1,0 +1,248 @@
+"""One sample that cannot be read ends no training: it learns nothing, all else is as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from foreign_tars import Members, members_of, write_tars
+from model_world import World
+
+from gristmill.errors import ConfigurationError, ShardError, StorageError, TrainingError
+from gristmill.model import read_again as patience
+from gristmill.model.batch import PackedBatch
+from gristmill.model.shard_sources import DataSource, open_samples
+from gristmill.model.train import steps_of, train
+from gristmill.model.train_config import TrainConfig
+from gristmill.model.train_log import TrainLog, read_log, read_lost
+from gristmill.model.training_setup import make_setup
+from gristmill.pipelines.storage import Folder
+
+Make = Callable[..., TrainConfig]
+
+
+@pytest.fixture(scope="module")
+def tars(world: World) -> list[Members]:
+    """200 pictures and captions in tars of 64."""
+    return members_of(world.plain)
+
+
+def _config(config: Make, url: str, out: str = "", **changes: object) -> TrainConfig:
+    source = DataSource(url=url, tasks={"draw": 0.5, "describe": 0.5})
+    made = config(data=(source,), **changes)
+    return dataclasses.replace(made, out=made.out + out)
+
+
+def _train(config: TrainConfig) -> None:
+    train(config, TrainLog(config.out, quiet=True))
+
+
+def _curve(folder: str) -> list[tuple[float | None, ...]]:
+    return [tuple(line[n] for n in ("loss", "grad_norm", "lost")) for line in read_log(folder)]
+
+
+def _batches(config: TrainConfig, count: int) -> list[PackedBatch]:
+    return list(itertools.islice(steps_of(config, make_setup(config)), count))
+
+
+def _damaged(tars: list[Members]) -> dict[str, Members | None]:
+    """Two samples in a hundred: bytes that are no picture, a picture cut in half, a member that
+    was forgotten, an odd type."""
+    files = dict(itertools.chain(*tars))
+    return {
+        "0007.jpg": [("0007.jpg", b"not a picture at all")],
+        "0080.jpg": [("0080.jpg", files["0080.jpg"][: len(files["0080.jpg"]) // 2])],
+        "0111.jpg": None,
+        "0150.txt": [("0150.json", b'{"caption": {"en": "a dog"}}')],
+    }
+
+
+LOST = {
+    "0007": "picture does not decode", "0080": "picture ends early", "0111": "no image member",
+    "0150": "caption is no text",
+}  # fmt: skip
+
+
+def test_a_training_over_damaged_members_ends_and_counts_them(
+    config: Make, tars: list[Members], tmp_path: Path
+) -> None:
+    url = write_tars(tmp_path / "tars", tars, _damaged(tars))
+    whole = _config(config, url, rows_per_step=24, steps=6, save_every=3)
+    _train(whole)
+    lines, lost = read_log(whole.out), read_lost(whole.out)
+    assert lines[-1]["step"] == 6 and lines[-1]["lost"] == len(lost) >= 4
+    assert {line["key"]: line["reason"] for line in lost} == LOST
+    assert {line["shard"] for line in lost} == {f"{url}/0000{i}.tar" for i in range(3)}
+    # It goes on exactly, counts and all, from where it stood.
+    stopped = dataclasses.replace(whole, out=whole.out + "-stopped")
+    half = "checkpoints/step-00000003"
+    shutil.copytree(f"{whole.out}/{half}", f"{stopped.out}/{half}")
+    for name in ("tokenizer.json", "log.jsonl", "lost.jsonl"):
+        shutil.copy(f"{whole.out}/{name}", stopped.out)
+    _train(stopped)
+    assert _curve(stopped.out) == _curve(whole.out)
+    assert read_lost(stopped.out) == lost
+
+
+def test_the_others_stand_where_they_stood(
+    config: Make, tars: list[Members], tmp_path: Path
+) -> None:
+    """Pictures that do not decode change nothing but their own places; so on many ranks."""
+    sound = write_tars(tmp_path / "sound", tars)
+    files = {name: data for name, data in itertools.chain(*tars) if name.endswith(".jpg")}
+    bad: dict[str, Members | None] = {
+        name: [(name, b"\0" * len(files[name]))] for name in list(files)[5::10]
+    }
+    broken = write_tars(tmp_path / "broken", tars, bad)
+    before = _batches(_config(config, sound, "a"), 4)
+    after = _batches(_config(config, broken, "b"), 4)
+    assert sum(len(batch.lost) for batch in after) > 0
+    for one, other in zip(before, after, strict=True):
+        assert torch.equal(one.doc, other.doc) and one.documents == other.documents
+        gone = (one.ids != other.ids).any(dim=1) | (one.labels != other.labels).any(dim=1)
+        assert int(gone.sum()) <= len(other.lost)
+        differing = (one.ids != other.ids) | (one.labels != other.labels)
+        assert (other.weight[differing] == 0).all() and (other.labels[differing] == -100).all()
+        same = ~differing
+        assert torch.equal(one.ids[same], other.ids[same])
+
+
+def test_above_a_share_it_stops_and_says_of_what(
+    config: Make, tars: list[Members], tmp_path: Path
+) -> None:
+    bad: dict[str, Members | None] = {
+        f"{i:04d}.jpg": [(f"{i:04d}.jpg", b"")] for i in range(1, 200, 4)
+    }
+    url = write_tars(tmp_path / "tars", tars, bad)
+    quarter = _config(config, url)
+    with pytest.raises(TrainingError, match=r"could not be read.*0\.05.*picture is empty.*of /"):
+        _train(quarter)
+    assert not Path(quarter.out, "model.json").exists()
+    allowed = dataclasses.replace(quarter, max_lost=0.5, steps=6)
+    _train(allowed)
+    share = read_log(allowed.out)[-1]["lost"] or 0
+    assert 5 < share < 60
+    strict = _config(config, url, "-strict", max_lost=0.0)
+    with pytest.raises(TrainingError, match=r"^\d of \d+ documents"):
+        _train(strict)
+    with pytest.raises(ConfigurationError, match="max_lost is 3"):
+        dataclasses.replace(strict, max_lost=3).check()
+
+
+def test_where_nothing_can_be_read_nothing_is_made(
+    config: Make, tars: list[Members], tmp_path: Path
+) -> None:
+    every: dict[str, Members | None] = {
+        name: [(name, b"")] for name, _ in itertools.chain(*tars) if name.endswith(".jpg")
+    }
+    empty = _config(config, write_tars(tmp_path / "empty", tars, every))
+    with pytest.raises(ShardError, match=r"no sample that can be used: 200 picture is empty"):
+        _train(empty)
+    none: dict[str, Members | None] = dict.fromkeys(every)
+    with pytest.raises(ShardError, match=r"no sample that can be used: 200 no image member"):
+        _train(_config(config, write_tars(tmp_path / "none", tars, none)))
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "reason"),
+    [
+        (b'{"caption": true}', "caption is no text"),
+        (b'{"caption": [{}, [false]]}', "caption is no text"),
+        (b'{"caption": "a", "question": [1]}', "question is no text"),
+        (b'{"caption": "a", "source_uid": {"a": 1}}', "source_uid is no text"),
+        (b'{"caption": "a", "image_codes": "abc"}', "image_codes is no list of numbers"),
+        (b'{"caption": "a", "image_codes": [[1, 2], [3]]}', "image_codes is no list of numbers"),
+        (b'{"caption": "a", "image_codes": [1, 2, 99999999999999999999]}', "image_codes is no"),
+        (b'{"caption": ' + b"[" * 100_000, "broken json sidecar"),
+        (b'{"caption": ' + b"1" * 10_000 + b"}", "broken json sidecar"),
+        (b'{"caption": "a", "caption": "b"}', "broken json sidecar"),
+        (b"\xff\xfe{}", "broken json sidecar"),
+        (b"[]", "broken json sidecar"),
+        (b"", "broken json sidecar"),
+    ],
+)
+def test_odd_values_are_faults_of_their_sample(
+    tars: list[Members], tmp_path: Path, sidecar: bytes, reason: str
+) -> None:
+    changes: dict[str, Members | None] = {"0001.txt": [("0001.json", sidecar)]}
+    samples = open_samples(DataSource(url=write_tars(tmp_path, tars[:1], changes)))
+    faults = samples.table(0)["fault"].to_pylist()
+    assert faults[1].startswith(reason) and faults[:1] + faults[2:] == [None] * 63
+
+
+def test_captions_are_what_their_members_say(
+    config: Make, tars: list[Members], tmp_path: Path
+) -> None:
+    several = json.dumps({"caption": ["a dog", " ", None, {}, "two dogs"]}).encode()
+    changes: dict[str, Members | None] = {
+        "0000.txt": [("0000.txt", "\ufeffein Hund\n".encode())],
+        "0001.txt": [("0001.txt", b"caf\xe9")],
+        "0002.txt": [("0002.json", b'{"caption": 1984}')],
+        "0003.txt": [("0003.json", several)],
+        # A text is enough; what lies beside it need not be ours.
+        "0004.txt": [("0004.txt", b"a cat"), ("0004.json", b'[{"caption": 1}]')],
+        "0005.txt": [("0005.txt", b"a cat"), ("0005.json", b'{"caption')],
+        "0006.txt": [("0006.json", b'{"caption": null}')],
+    }
+    url = write_tars(tmp_path / "tars", tars[:1], changes)
+    table = open_samples(DataSource(url=url)).table(0)
+    captions = table["caption"].to_pylist()[:7]
+    assert captions == ["ein Hund", "", "1984", "a dog", "a cat", "a cat", ""]
+    faults = table["fault"].to_pylist()[:7]
+    assert faults == [None, "text is not UTF-8", None, None, None, None, None]
+    for choice, expected in (("all", {"a dog", "two dogs"}), ("first", {"a dog"})):
+        made = _config(config, url, choice)
+        source = dataclasses.replace(made.data[0], captions=choice, where="uid = '0003'")
+        planner = make_setup(dataclasses.replace(made, data=(source,))).planner
+        plans = [plan for row in planner.block(planner.start())[0] for plan in row]
+        texts = {getattr(s, "text", None) for plan in plans for s in plan.segments}
+        assert texts - {None, ""} == expected
+
+
+def test_a_moment_without_storage_is_no_fault_of_a_sample(
+    tars: list[Members], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "_WAIT_S", 0)
+    samples = open_samples(DataSource(url=write_tars(tmp_path, tars[:1])))
+    read, calls = Folder.read_range, []
+
+    def failing(self: Folder, name: str, start: int, size: int) -> bytes:
+        calls.append(name)
+        if len(calls) % 3:
+            raise OSError(116, "Stale file handle")
+        return read(self, name, start, size)
+
+    monkeypatch.setattr(Folder, "read_range", failing)
+    assert samples.picture(0, 1).ndim == 3 and len(calls) == 3
+    monkeypatch.setattr(Folder, "read_range", _unreachable)
+    with pytest.raises(StorageError, match=r"cannot be read.*the same command again"):
+        samples.picture(0, 1)
+
+
+def _unreachable(self: Folder, name: str, start: int, size: int) -> bytes:
+    raise TimeoutError("no answer")
+
+
+def test_what_is_forgotten_keeps_its_place_and_is_no_loss(
+    config: Make, tars: list[Members], tmp_path: Path
+) -> None:
+    url = write_tars(tmp_path / "tars", tars)
+    before = _batches(_config(config, url, "a"), 6)
+    forgotten = [f"{i:04d}" for i in range(0, 200, 10)]
+    (tmp_path / "tars" / "forgotten.json").write_text(json.dumps({"uids": forgotten}))
+    made = _config(config, url, "b")
+    after = _batches(made, 6)
+    assert not any(batch.lost for batch in after)
+    assert any(not torch.equal(a.ids, b.ids) for a, b in zip(before, after, strict=True))
+    for one, other in zip(before, after, strict=True):
+        assert torch.equal(one.doc, other.doc)
+        assert (other.weight[one.ids != other.ids] == 0).all()
+    planner = make_setup(made).planner
+    _, state = planner.block(planner.start())
+    assert 20 < state.unusable < 90
