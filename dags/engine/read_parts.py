@@ -185,13 +185,13 @@ def _cut(reader: pa.RecordBatchReader, part_rows: int, most: int) -> Iterator[pa
 
 
 def _repeated(table: pa.Table) -> NDArray[np.bool_]:
-    return np.not_equal(table["row"].to_numpy(), table["original"].to_numpy())
+    return np.asarray(table["row"].to_numpy() != table["original"].to_numpy(), bool)
 
 
 def _too_many(table: pa.Table, most: int) -> NDArray[np.bool_]:
     """Which rows are captions of an image beyond the first `most`, or repetitions beyond as
     many."""
-    return (table["place"].to_numpy() > most) & (most > 0)
+    return np.asarray(table["place"].to_numpy() > (most or np.inf), bool)
 
 
 def _commit(store: PartStore, part: int, table: pa.Table, most: int, seconds: float) -> None:

@@ -59,9 +59,7 @@ def test_the_trainer_reads_what_the_source_reads(
     table = samples.table(0)
     table = table.filter(table["fault"].is_null())
     assert table["caption"].to_pylist() == [row["caption"] for row in kept]
-    assert table["uid"].to_pylist() == [
-        json.loads(row["meta"])["sample_key"] for row in kept
-    ]
+    assert table["uid"].to_pylist() == [json.loads(row["meta"])["sample_key"] for row in kept]
     assert greys(samples) == [0, 1, 2, 1]
     assert samples.left_out == {
         "several pictures in one sample": 2, "no image member": 1,
