@@ -39,7 +39,7 @@ def read_delimited(
         reason = records.reason
         if len(cells) != len(names):
             reason = reason or wrong_cells(len(cells), len(names))
-        if not all(map(is_utf8, cells)):
+        if records.lines.bad and not all(map(is_utf8, cells)):
             reason = NOT_UTF8
         if reason:
             meta = {"cells": cells}

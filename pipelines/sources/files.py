@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
@@ -80,6 +81,16 @@ def read_folder(
         rows.add(row.saying(facts, meta))
         yield from rows.take()
     yield from rows.take(all_rows=True)
+
+
+def sidecar_names(folder: Folder, sidecars: Iterable[str]) -> set[str]:
+    """Names in the JSON files beside pictures."""
+    names: set[str] = set()
+    for sidecar in sidecars:
+        if sidecar.endswith(".json"):
+            with contextlib.suppress(BrokenJson):
+                names |= load_object(folder.read_bytes(sidecar)).keys()
+    return names
 
 
 def file_row(folder: Folder, name: str) -> SourceRow:

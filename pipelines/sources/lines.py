@@ -43,7 +43,7 @@ class Lines:
     def __init__(self, url: str) -> None:
         self.url, self.number = url, 0
         # Lines that are not UTF-8, and that are and not only ASCII.
-        self._bad = self._good = self._first_bad = 0
+        self.bad = self._good = self._first_bad = 0
         self._encoding = "latin1"
 
     def __iter__(self) -> Iterator[str]:
@@ -67,7 +67,7 @@ class Lines:
                     f"{self.url} cannot be unpacked after line {self.number} ({error}); it is cut "
                     "off or damaged: fetch it again"
                 ) from error
-        if self._bad > self._good and self._bad * 5 >= self.number:
+        if self.bad > self._good and self.bad * 5 >= self.number:
             raise self.not_utf8(self._first_bad)
 
     def not_utf8(self, line: int) -> SourceError:
@@ -81,7 +81,7 @@ class Lines:
         if is_utf8(line):
             self._good += 1
             return
-        self._bad += 1
+        self.bad += 1
         self._first_bad = self._first_bad or self.number
         if re.search("[\udc80-\udc9f]", line):
             self._encoding = "windows-1252"

@@ -15,7 +15,7 @@ from gristmill.pipelines.locate import locate, open_url
 from gristmill.pipelines.sources.coco import ImageFiles, read_coco
 from gristmill.pipelines.sources.columns import ColumnMap
 from gristmill.pipelines.sources.delimited import check_delimited, read_delimited
-from gristmill.pipelines.sources.files import is_taken, read_folder
+from gristmill.pipelines.sources.files import is_taken, read_folder, sidecar_names
 from gristmill.pipelines.sources.formats import (
     FORMATS,
     detect,
@@ -32,7 +32,12 @@ from gristmill.pipelines.sources.parquet import (
     read_parquet,
 )
 from gristmill.pipelines.sources.row_builder import RowBuilder, is_utf8_name
-from gristmill.pipelines.sources.tars import read_img2dataset, read_tar, skipped_members
+from gristmill.pipelines.sources.tars import (
+    fact_names,
+    read_img2dataset,
+    read_tar,
+    skipped_members,
+)
 from gristmill.pipelines.stage import ManifestEntry, Read, require_choice, setting
 from gristmill.pipelines.storage import Folder
 from gristmill.pipelines.tar_samples import DOT_FILES
@@ -43,6 +48,8 @@ _PLACES = 20
 _HEAD = 8 * 2**20
 # Tars that are looked through for members of no sample before anything is read.
 _TARS = 3
+# JSON files or members that are looked at for columns that were named.
+_SIDECARS = 100
 # Names of a folder's files that one chunk reads.
 _FOLDER_CHUNK = 2_000
 
@@ -144,6 +151,23 @@ class Source(Read):
         ]
         for kind, path in _spread(tables, _PLACES):
             self._check_columns(kind, path)
+        if self.columns and not tables:
+            self._check_sidecars()
+
+    def _check_sidecars(self) -> None:
+        """What was given must be in some of the first JSON files beside pictures, or in tars."""
+        names: set[str] = set()
+        inputs = self._inputs()
+        for kind, path in _spread(inputs, _TARS):
+            if kind == "folder":
+                _, sidecars, _ = self._folder_names(path)
+                names |= sidecar_names(Folder(path), sorted(sidecars)[:_SIDECARS])
+            elif kind == "tars":
+                names |= fact_names(path, _SIDECARS)
+            else:
+                return
+        columns = ColumnMap(self.columns, self.kind)
+        columns.check_given(sorted(names), f"the JSON of {inputs[0][1]}")
 
     def _check_columns(self, kind: str, path: str) -> None:
         rows = RowBuilder(self.title(), self.kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import zlib
@@ -121,6 +122,20 @@ def skipped_members(url: str) -> int:
         for _ in tar.read(lambda ending: False):
             pass
     return tar.skipped
+
+
+def fact_names(url: str, samples: int) -> set[str]:
+    """Names in the JSON members of the first samples of a tar."""
+    names: set[str] = set()
+    with open_url(url) as file:
+        for _, data in TarMembers(file).read(lambda ending: kind_of_text(ending) == FACT_ENDING):
+            if data is not None:
+                with contextlib.suppress(BrokenJson):
+                    names |= load_object(data).keys()
+                samples -= 1
+            if not samples:
+                break
+    return names
 
 
 def read_tar(url: str, columns: ColumnMap, rows: RowBuilder) -> Iterator[pa.Table]:

@@ -80,6 +80,9 @@ def test_what_was_given_holds_in_sidecars_too(tmp_path: Path) -> None:
     for path in (tmp_path / "a.tar", tmp_path / "folder"):
         assert read(path)[0]["caption"] == "alt text"
         assert read(path, columns={"caption": "recaption"})[0]["caption"] == "a dog"
+        Source(path=str(path), columns={"caption": "recaption"}).check_columns()
+        with pytest.raises(SourceError, match="did you mean 'recaption'"):
+            Source(path=str(path), columns={"caption": "recaptoin"}).check_columns()
 
 
 def test_a_map_does_not_depend_on_the_order_of_names() -> None:
