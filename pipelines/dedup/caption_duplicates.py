@@ -2,7 +2,8 @@
 
 A caption is its words, in lower case; what two have in common is measured on runs of `shingle`
 words (Broder 1997). Candidates meet in a band of their MinHash signatures; their Jaccard similarity
-is then computed exactly. Everything is written as facts, so that a rule decides:
+is then computed exactly, in crowded buckets with their leaders (see `bucket_pairs`). Everything is
+written as facts, so that a rule decides:
 
 - `caption_group_rank > 0`: one row for each near-duplicate caption;
 - `caption_copies > 100`: what is said of more than a hundred pictures describes none;
@@ -21,8 +22,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
+from gristmill.pipelines.dedup.bucket_pairs import join_buckets
 from gristmill.pipelines.dedup.connected_components import Edges, components, leaders, places
-from gristmill.pipelines.dedup.hamming import joined_pairs
 from gristmill.pipelines.dedup.image_ids import best_of_rows, digests, hex_digests, preference
 from gristmill.pipelines.dedup.minhash import (
     Shingles,
@@ -40,9 +41,6 @@ from gristmill.pipelines.dedup.part_arrays import (
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
 
-# Pairs that are verified at a time.
-_CHUNK = 200_000
-
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionDuplicates(Global):
@@ -51,6 +49,7 @@ class CaptionDuplicates(Global):
     With 20 bands of 6 a pair of Jaccard 0.8 is met with probability 0.997, one of 0.5 with 0.27.
     """
 
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("rensa", "scipy")
 
     # Words in a shingle; the ends of the caption count as words.
@@ -80,6 +79,7 @@ class CaptionDuplicates(Global):
                 pa.field("caption_jaccard", pa.float32()),
                 pa.field("caption_copies", pa.int32()),
                 pa.field("caption_copy_rank", pa.int32()),
+                pa.field("caption_capped", pa.bool_()),
             ]
         )
 
@@ -96,6 +96,10 @@ class CaptionDuplicates(Global):
             ),
             "caption_copies": ColumnFacts("Rows with the very same words.", "rows", low=1),
             "caption_copy_rank": ColumnFacts("The row's place among those, from 0.", low=0),
+            "caption_capped": ColumnFacts(
+                "Whether so many captions met it that it was compared with some of them alone; it "
+                "may be nearer to others than is said."
+            ),
         }
 
     def needs(self) -> Needs:
@@ -134,12 +138,14 @@ class CaptionDuplicates(Global):
             columns.append(pa.nulls(len(text), pa.string()))
         for name, of_rows in (
             ("group_size", False), ("group_rank", True), ("jaccard", False), ("copies", False),
-            ("copy_rank", True),
+            ("copy_rank", True), ("capped", False),
         ):  # fmt: skip
             values = np.asarray(workspace.load(name))
             values = values[rows] if of_rows else _taken(values, safe)
             if name == "jaccard":
                 columns.append(pa.array(values, pa.float32(), mask=~there))
+            elif name == "capped":
+                columns.append(pa.array(values.astype(bool) & there, pa.bool_()))
             else:
                 columns.append(np.where(there, values, 0).astype(np.int32))
         return pa.table(columns, schema=self.writes())
@@ -212,20 +218,14 @@ class CaptionDuplicates(Global):
     def _pairs(self, workspace: Workspace, band: int) -> None:
         """Verified pairs that meet in one band, thinned to what the components need."""
         minhash = workspace.load("minhash")
-        edges = Edges()
+        edges, capped = Edges(), NO_NUMBERS
         if len(minhash):
             shingles = Shingles(workspace.load("shingles"), workspace.load("ends"))
             keys = np.ascontiguousarray(minhash[:, band * self.band_rows :][:, : self.band_rows])
             key = np.array([xxhash.xxh3_64_intdigest(row.tobytes()) for row in keys], np.uint64)
-            order = np.argsort(key, kind="stable")
-            _, starts, counts = np.unique(key[order], return_index=True, return_counts=True)
-            full = np.flatnonzero(counts > 1)
-            for a, b in joined_pairs(starts, counts, full, full, same=True):
-                for i in range(0, len(a), _CHUNK):
-                    left, right = order[a[i : i + _CHUNK]], order[b[i : i + _CHUNK]]
-                    alike = shingles.jaccard(left, right) >= self.threshold
-                    edges.add(np.stack([left[alike], right[alike]], axis=1).astype(np.int64))
+            capped = join_buckets(key, lambda a, b: shingles.jaccard(a, b) >= self.threshold, edges)
         workspace.save(f"edges/{band:06d}", edges.forest())
+        workspace.save(f"capped/{band:06d}", capped)
 
     def _groups(self, workspace: Workspace, _: int) -> None:
         """Components of captions, the commonest of each, and the places of rows."""
@@ -234,6 +234,9 @@ class CaptionDuplicates(Global):
         group = components(PartArrays(workspace, "edges", self.bands).joined("", NO_PAIRS), count)
         leader, _size = leaders(group, [texts[:, 1], texts[:, 0], -copies])
         workspace.save("leader", leader)
+        capped = np.zeros(count, bool)
+        capped[PartArrays(workspace, "capped", self.bands).joined("", NO_NUMBERS)] = True
+        workspace.save("capped", capped)
         jaccard = (
             Shingles(workspace.load("shingles"), workspace.load("ends")).jaccard(
                 np.arange(count), leader

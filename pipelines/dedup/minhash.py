@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections.abc import Sequence
 
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from gristmill.pipelines.captions.caption_facts import WORD
 
-# Pairs whose shingles are compared at a time.
-_CHUNK = 200_000
+# Shingles that are compared at a time; a pair counts for as many as an ordinary one has at least.
+_CHUNK = 8_000_000
+_ORDINARY = 40
 
 
 class Shingles:
@@ -31,8 +33,11 @@ class Shingles:
     def jaccard(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.float64]:
         """Jaccard similarity of pairs of captions."""
         pieces = []
-        for i in range(0, len(a), _CHUNK):
-            left, right = a[i : i + _CHUNK], b[i : i + _CHUNK]
+        # Captions may have any length.
+        sizes = np.cumsum(self._counts[a] + self._counts[b] + _ORDINARY) // _CHUNK
+        cuts = [0, *(np.flatnonzero(np.diff(sizes)) + 1).tolist(), len(a)]
+        for start, end in itertools.pairwise(cuts):
+            left, right = a[start:end], b[start:end]
             common = self._rows[left].multiply(self._rows[right]).sum(axis=1)
             pieces.append(common / (self._counts[left] + self._counts[right] - common))
         return np.concatenate([np.zeros(0), *pieces])

@@ -96,6 +96,24 @@ def test_the_cut_into_parts_does_not_matter(tmp_path: Path) -> None:
     assert whole.equals(cut)
 
 
+def test_captions_of_one_template_do_not_cost_all_their_pairs(tmp_path: Path) -> None:
+    """3,000 of them met in every band: 4.5 million pairs each, 90 million in all."""
+    near = [
+        "one of our many fine photographs from the long summer of last year by the old harbour "
+        f"of the town, where the number of this picture is {i} among all of those that we have"
+        for i in range(1500)
+    ]
+    # Signatures agree in a band though few words do: each has many of its own.
+    apart = ["the same and the same " + " ".join(f"x{i}y{j}" for j in range(3)) for i in range(900)]
+    found = run(CaptionDuplicates(), table([*near, *apart]), [700], tmp_path)
+    group = found["caption_group"].to_pylist()
+    assert len(set(group[:1500])) == 1 and not set(group[:1500]) & set(group[1500:])
+    capped = found["caption_capped"].to_pylist()
+    assert not any(capped[:1500]) and found["caption_capped"].null_count == 0
+    few = run(CaptionDuplicates(bands=2, band_rows=1), table([None, *apart]), [], tmp_path / "b")
+    assert any(few["caption_capped"].to_pylist()) and few["caption_capped"][0].as_py() is False
+
+
 def test_words_of_scripts_without_spaces(tmp_path: Path) -> None:
     texts = ["一只红色的小狗在海边的草地上奔跑着", "一只红色的小狗在海边的草地上奔跑了", "别的东西"]
     found = run(CaptionDuplicates(shingle=1), table(texts), [], tmp_path)

@@ -26,6 +26,10 @@ def test_jaccard_is_exact_and_signatures_come_near() -> None:
     dense = np.unique(flat, return_inverse=True)[1].astype(np.int32)
     pairs = np.array([0, 0]), np.array([1, 0])
     assert np.allclose(Shingles(dense, ends).jaccard(*pairs), [1 / 3, 1])
+    # Captions of any length: a few pairs at a time.
+    long = np.arange(300_000, dtype=np.int32)
+    both = Shingles(np.concatenate([long, long]), np.array([300_000, 600_000]))
+    assert both.jaccard(np.zeros(50, np.int64), np.ones(50, np.int64)).tolist() == [1] * 50
     signatures = minhash(flat, ends, 512, 0)
     assert abs((signatures[0] == signatures[1]).mean() - 1 / 3) < 0.1
     assert minhash(flat[:0], ends[:0], 8, 0).shape == (0, 8)
