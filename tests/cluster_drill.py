@@ -1,4 +1,4 @@
-"""A run on a Ray cluster of a head and three nodes, one of which is killed in the middle.
+"""A run on a Ray cluster of a head and two nodes, one of which is killed in the middle.
 
 Prints what came of it, as JSON.
 
@@ -32,7 +32,7 @@ from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.shards.shards import Shards
 from gristmill.pipelines.sources.source import Source
 
-PARTS = 20
+PARTS = 14
 
 
 def dag(pictures: str, marks: str) -> Dag:
@@ -97,7 +97,7 @@ def main() -> None:
     marks = folder / "marks"
     draw_pictures(folder / "pictures")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    nodes = [cluster.add_node(num_cpus=2) for _ in range(3)]
+    nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
     cluster.wait_for_nodes()
     killer = threading.Thread(
         target=kill_one, args=(cluster, nodes, folder / "cluster", marks), daemon=True
