@@ -8,9 +8,8 @@ node and what follows it, and what makes the ledger one equation.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -20,6 +19,7 @@ from gristmill.errors import (
     GraphError,
     GristmillError,
     MissingWeightsError,
+    nearest,
 )
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.schema import ROW_FACTS, ColumnFacts
@@ -62,7 +62,7 @@ class Dag:
     def node(self, name: str) -> Node:
         """A node; `GraphError` with the nearest name if there is none."""
         if name not in self.nodes:
-            raise GraphError(f"no node {name!r} in {self.name}; {_nearest(name, self.nodes)}")
+            raise GraphError(f"no node {name!r} in {self.name}; {nearest(name, self.nodes)}")
         return self.nodes[name]
 
     def replace(self, name: str, stage: Stage) -> Dag:
@@ -214,11 +214,6 @@ def columns_written(stage: Stage) -> list[pa.Field]:
     return fields + (list(BLOB) if stores_images(stage) else [])
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-
-
 def _check_names_and_edges(dag: Dag) -> None:
     for name, node in dag.nodes.items():
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
@@ -227,7 +222,7 @@ def _check_names_and_edges(dag: Dag) -> None:
             if other not in dag.nodes:
                 raise GraphError(
                     f"node {name!r} takes {other!r}, which does not exist; "
-                    f"{_nearest(other, dag.nodes)}"
+                    f"{nearest(other, dag.nodes)}"
                 )
         if isinstance(node.stage, Read) == bool(node.inputs):
             raise GraphError(
@@ -248,6 +243,11 @@ def _check_chain(dag: Dag) -> None:
             raise GraphError(
                 f"node {name!r}: {type(stage).__name__} is none of Read, Map, Score, Global, "
                 "Keep, Write; derive it from one of them"
+            )
+        if isinstance(stage, (Score, Global)) and not stage.writes().names:
+            raise GraphError(
+                f"node {name!r}: {type(stage).__name__} writes no column; define writes(), the "
+                "schema of what it finds"
             )
         if isinstance(stage, Read):
             continue

@@ -4,7 +4,6 @@ given."""
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 
 from gristmill.dags.graph import Dag
-from gristmill.errors import ConfigurationError
+from gristmill.errors import ConfigurationError, nearest
 from gristmill.pipelines import stage_name
 from gristmill.pipelines.key_value import key_value
 from gristmill.pipelines.stage import Stage
@@ -153,9 +152,3 @@ def _fail(value: Any, where: str) -> float:
 
 def _wrong(value: Any, wanted: str, where: str) -> ConfigurationError:
     return ConfigurationError(f"{where} is {value!r}; it must be {wanted}")
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """The end of a message: the nearest known name, or all of them."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"

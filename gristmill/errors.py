@@ -20,6 +20,18 @@ GristmillError                what went wrong, the value seen, and the remedy
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not `known`: the nearest that is, or all."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"there are: {', '.join(names)}" if names else "there are none"
+
 
 class GristmillError(Exception):
     """Base of everything raised on purpose. The command line prints it without a traceback."""

@@ -53,11 +53,16 @@ class MapContract:
         known = self._wanted | self._optional
         for name in self._wanted:
             if name not in out.column_names:
-                says = "its writes() names it" if name in self.writes.names else "it came in"
+                says = (
+                    "its writes() names it: give it by with_columns(table, ...), or take it out of "
+                    "writes()"
+                    if name in self.writes.names
+                    else "it came in: build tables from the one that came in, "
+                    "with_columns(table, ...), or leave it out on purpose by forwards_column()"
+                )
                 raise StageError(
                     f"{self.who} yields a table without the column {name!r} "
-                    f"({self._wanted[name].type}); {says}: build tables from the one that came in, "
-                    "with_columns(table, ...), or leave it out on purpose by forwards_column()"
+                    f"({self._wanted[name].type}); {says}"
                 )
         _check_types(self.who, "yields", out, known)
         if self._missing is not None:

@@ -3,14 +3,13 @@ column with what it can never be."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import duckdb
 import pyarrow as pa
 
-from gristmill.errors import ConfigurationError, GraphError
+from gristmill.errors import ConfigurationError, GraphError, nearest
 from gristmill.pipelines.database import open_database
 from gristmill.pipelines.rule_stability import syntax_tree, unstable_calls
 from gristmill.pipelines.schema import ColumnFacts
@@ -71,12 +70,11 @@ def _try_rule(
             )
     except duckdb.Error as error:
         strange = [name for name in _columns(syntax_tree(database, sql)) if name not in available]
-        for name in strange:
-            if near := difflib.get_close_matches(name, available, n=1):
-                raise GraphError(
-                    f"rule {reason!r} ({rule}) names {name!r}, which does not enter the node; "
-                    f"did you mean {near[0]!r}?"
-                ) from error
+        if strange:
+            raise GraphError(
+                f"rule {reason!r} ({rule}) names {strange[0]!r}, which does not enter the node; "
+                f"{nearest(strange[0], sorted(available))}"
+            ) from error
         raise GraphError(
             f"rule {reason!r} ({rule}) is refused: {str(error).strip()}\n"
             f"columns that enter the node: {', '.join(sorted(available))}"

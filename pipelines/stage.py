@@ -8,7 +8,6 @@ notebook.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
@@ -16,7 +15,7 @@ from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gristmill.errors import ConfigurationError, GraphError
+from gristmill.errors import ConfigurationError, GraphError, nearest
 from gristmill.pipelines.contract import MapContract, check_columns
 from gristmill.pipelines.media import Decoded, Media
 from gristmill.pipelines.schema import ROW, ColumnFacts
@@ -334,9 +333,10 @@ class Write(Stage):
 
 def missing_column(reader: str, name: str, available: Sequence[str]) -> str:
     """The message for a column that nothing upstream writes."""
-    near = difflib.get_close_matches(name, available, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(available))}"
-    return f"{reader} reads column {name!r}, which no node before it writes; {hint}"
+    return (
+        f"{reader} reads column {name!r}, which no node before it writes; "
+        f"{nearest(name, sorted(available))}"
+    )
 
 
 def is_execution(field: dataclasses.Field[Any]) -> bool:

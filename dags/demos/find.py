@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from gristmill.dags.demos.media import MediaDemo, run_media_demo
-from gristmill.dags.settings import nearest
-from gristmill.errors import ConfigurationError
+from gristmill.errors import ConfigurationError, nearest
 
 __all__ = ["find_demo", "run_media_demo"]
 

@@ -63,27 +63,36 @@ class RayRunner:
 
     def __enter__(self) -> RayRunner:
         if not ray.is_initialized():
-            # Named, or else Ray joins whatever cluster was last started on this machine.
-            start = functools.partial(
-                ray.init,
-                address=self.address or "local",
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
-            try:
-                with _silent_stderr():
-                    if self.address:
-                        start()
-                    else:
-                        start(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES)
-            except ConnectionError as error:
-                raise WorkerError(
-                    f"no Ray cluster answers at {self.address}: {error}; start one with "
-                    "'ray start --head' and give --address auto on one of its nodes, or leave out "
-                    "--address to run on this machine"
-                ) from error
+            self._start()
             self._started = True
         return self
+
+    def _start(self) -> None:
+        # Named, or else Ray joins whatever cluster was last started on this machine.
+        start = functools.partial(
+            ray.init, address=self.address or "local", logging_level=logging.ERROR,
+            log_to_driver=False,
+        )  # fmt: skip
+        if not self.address:
+            start = functools.partial(
+                start, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES
+            )
+        try:
+            with _silent_stderr():
+                start()
+        except ConnectionError as error:
+            raise WorkerError(
+                f"no Ray cluster answers at {self.address}: {error}; start one with "
+                "'ray start --head' and give --address auto on one of its nodes, or leave out "
+                "--address to run on this machine"
+            ) from error
+        # A start that takes too long is a bare Exception.
+        except Exception as error:
+            ray.shutdown()
+            raise WorkerError(
+                f"Ray did not start ({str(error).strip()}); on a machine that is busy give the "
+                "same command again, or run in this process with --runner local"
+            ) from error
 
     def __exit__(self, *error: object) -> None:
         if self._started:

@@ -174,8 +174,22 @@ class ScoreOperator(PartOperator):
         self.close()
         raise StageError(
             f"{stage_at(node, self.layout.dag.stage(node))} fails on every row it is given: "
-            f"{failure.message}\n{failure.traceback}"
+            f"{failure.message}{self._unread(node, failure)}\n{failure.traceback}"
         )
+
+    def _unread(self, node: str, failure: RowFailure) -> str:
+        """A hint for a column that enters the node, and that the stage asks for without having
+        named it."""
+        if "KeyError" not in failure.message:
+            return ""
+        columns = self.layout.dag.columns(node)
+        named = self.layout.dag.stage(node).resolve_columns(columns)
+        for name in columns.names:
+            if name not in named and (
+                f'"{name}"' in failure.message or f"'{name}'" in failure.message
+            ):
+                return f" ({name!r} enters the node, but the stage's reads() does not name it)"
+        return ""
 
     def _commit(
         self,

@@ -11,8 +11,7 @@ from typing import Any
 
 from gristmill.dags.dag_yaml import load_dag
 from gristmill.dags.graph import Dag
-from gristmill.dags.settings import nearest
-from gristmill.errors import ConfigurationError
+from gristmill.errors import ConfigurationError, nearest
 from gristmill.pipelines import stage_name
 from gristmill.pipelines.stage import Read
 from gristmill.pipelines.user_code import import_named

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from gristmill.dags.recipes.image_text import RULES
 from gristmill.dags.runs.plan import open_run
-from gristmill.dags.settings import nearest
-from gristmill.errors import ConfigurationError
+from gristmill.errors import ConfigurationError, nearest
 from gristmill.pipelines.keep import Keep
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from gristmill.errors import SourceError
+from gristmill.errors import SourceError, nearest
 
 # Spellings of public datasets (LAION, CC12M, COYO, DataComp, SBU, Hugging Face), in order.
 USUAL_NAMES: dict[str, tuple[str, ...]] = {
@@ -104,9 +104,3 @@ def without_address(where: str, what: str, available: Sequence[str]) -> str:
         f"{where} has no {what} column among {', '.join(available) or 'no columns at all'}; name "
         f"it with --column url={near[0] if near else 'NAME'}"
     )
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """The end of a message: the nearest known name, or all of them."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"

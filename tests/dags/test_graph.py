@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import pyarrow as pa
 import pytest
 from toy_stages import ToyBrightness, ToyDraw, ToyLength, ToyRows
 
@@ -12,6 +15,7 @@ from gristmill.dags.graph import Dag, Node
 from gristmill.dags.settings import apply_settings
 from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.stage import Score
 
 
 def toy(**changes: Node) -> Dag:
@@ -57,6 +61,19 @@ def test_a_missing_column_is_named_with_the_nearest() -> None:
         toy(keep=Node(wrong, ("bright",))).validate()
     with pytest.raises(GraphError, match="reads column 'length', which no node before it writes"):
         toy(keep=Node(Keep(captions="best", best_by="length"), ("bright",))).validate()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoWrites(Score):
+    """Misspelt its `writes`."""
+
+    def wrights(self) -> pa.Schema:
+        return pa.schema([pa.field("found", pa.int32())])
+
+
+def test_a_score_that_writes_nothing_is_refused() -> None:
+    with pytest.raises(GraphError, match=r"'mine': NoWrites writes no column; define writes\(\)"):
+        toy(mine=Node(NoWrites(), ("draw",))).validate()
 
 
 def test_a_rule_that_is_not_a_truth_value_is_refused() -> None:

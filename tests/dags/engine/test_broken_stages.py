@@ -49,6 +49,14 @@ class Broken(Score):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForgotReads(Broken):
+    """Asks for a column that it did not name."""
+
+    def reads(self) -> tuple[str, ...]:
+        return ("uid",)
+
+
+@dataclass(frozen=True, kw_only=True)
 class WrongType(Broken):
     def score(self, table: pa.Table, images: Sequence[Any] | None) -> pa.Table:
         return pa.table({"length": [1.5] * len(table)})
@@ -122,6 +130,11 @@ def test_a_stage_that_raises_on_its_first_rows_stops_the_run(tmp_path: Path, row
     # Once the whole block, then row by row; its worker is a few rows ahead when it is stopped.
     asked = len((tmp_path / "asked").read_text())
     assert asked == 6 if rows == 5 else 17 <= asked < 40
+
+
+def test_a_column_that_reads_forgot_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"'caption' enters the node, but the stage's reads\(\)"):
+        run(ForgotReads(), tmp_path, rows=4)
 
 
 def test_so_it_does_on_ray(tmp_path: Path, ray_session: None) -> None:

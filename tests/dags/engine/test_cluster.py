@@ -1,4 +1,4 @@
-"""A Ray cluster of a head and two nodes on this machine: the run spreads, a node dies, nothing changes."""
+"""A Ray cluster of a head and two nodes: the run spreads, a node dies, nothing changes."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from toy_operators import Marking
 
+from gristmill.dags.engine import on_ray
 from gristmill.dags.engine.on_ray import RayRunner, _do, _rebuild
 from gristmill.errors import SourceError, WorkerError
 
@@ -57,3 +58,19 @@ def test_errors_travel_as_data_and_are_raised_as_they_were(
 def test_an_error_of_an_unknown_kind_is_one_of_ours() -> None:
     for kind in ("NoSuchError", "annotations", "GristmillError"):
         assert "said" in str(_rebuild(kind, "said"))
+
+
+def test_a_ray_that_does_not_start_is_an_error_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(on_ray.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(on_ray.ray, "init", slow)
+    monkeypatch.setattr(on_ray.ray, "shutdown", lambda: None)
+    with (
+        pytest.raises(WorkerError, match=r"did not start .*timed out.*--runner local"),
+        RayRunner(),
+    ):
+        pass
