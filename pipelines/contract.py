@@ -79,6 +79,14 @@ class MapContract:
             out = pa.table([out[name] for name in names], schema=self._schema)
         return out
 
+    def take_back(self, out: pa.Table) -> None:
+        """Forget a table that was checked: its row failed after all."""
+        if self._missing is None:
+            return
+        for uid, parent in zip(out["uid"].to_pylist(), out["parent_uid"].to_pylist(), strict=True):
+            self._seen.discard(uid)
+            self._missing.add(uid if uid in self._origins else parent)
+
     def close(self) -> None:
         """After the last table: every row that went in must have come out, or have a child."""
         if self._missing:

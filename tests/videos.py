@@ -8,8 +8,11 @@ from typing import Any
 
 import av
 import numpy as np
+import pyarrow as pa
 
-from gristmill.pipelines.videos.video import open_video, pixels, play
+from gristmill.pipelines.schema import ROW, SUCCESS
+from gristmill.pipelines.videos.shots import Shots
+from gristmill.pipelines.videos.video import open_video, pixels, play, probe
 
 SIDE = 64
 _BITS = 8
@@ -42,11 +45,14 @@ def encode(
     every: int = 250,
     sound: Any = None,
     rate: int = 16_000,
+    **options: str,
 ) -> bytes:
-    """A video file; `sound`: samples of one channel, float32."""
+    """A video file; `sound`: samples of one channel, float32; `options` are the encoder's."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=form) as output:
-        stream: Any = output.add_stream(codec, rate=fps, options={"g": str(every), "crf": "18"})
+        stream: Any = output.add_stream(
+            codec, rate=fps, options={"g": str(every), "crf": "18"} | options
+        )
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         voice: Any = None
@@ -89,3 +95,18 @@ def loudest(data: bytes) -> float:
             samples.append(values)
             times.append(float(frame.pts * frame.time_base) + np.arange(len(values)) / frame.rate)
     return float(np.concatenate(times)[np.concatenate(samples).argmax()])
+
+
+def videos(*files: bytes, **columns: Any) -> pa.Table:
+    """Rows as DownloadVideo and Shots leave them."""
+    rows = [{"uid": f"{i:032x}", "image_id": f"{i:032x}", "row": i, "source": "test",
+             "status": SUCCESS, "meta": "{}"} for i in range(len(files))]  # fmt: skip
+    table = pa.Table.from_pylist(rows, ROW)
+    table = table.append_column("image", pa.array(files, pa.binary()))
+    table = table.append_column("fps", pa.array([probe(f).fps for f in files], pa.float32()))
+    for name in ("blob_offset", "blob_size"):
+        table = table.append_column(name, pa.nulls(len(files), pa.int64()))
+    for name, values in columns.items():
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, table.schema.field(index), pa.array(values))
+    return Shots()(table)

@@ -1,4 +1,5 @@
-"""One Map node on one part: rows that kill their worker are found by halving, and set aside."""
+"""One Map node on one part: rows that kill their worker, or over which the stage raises, are found
+and set aside."""
 
 from __future__ import annotations
 
@@ -13,15 +14,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gristmill.dags.engine.operators import PartOperator, count_values, failure_reasons
-from gristmill.dags.engine.part_worker import stage_at
+from gristmill.dags.engine.part_worker import BlockFailure, RowFailure, stage_at
 from gristmill.dags.engine.records import Record
 from gristmill.dags.engine.rows import make_scratch
 from gristmill.dags.engine.run_folder import BLOBS, ROWS, PartStore, RunLayout
-from gristmill.dags.engine.supervision import Supervision
-from gristmill.dags.graph import BLOB
+from gristmill.dags.engine.supervision import FIRST_ROWS, Supervision
 from gristmill.errors import StageError, WorkerError
 from gristmill.pipelines.child import ChildDied, ChildSilent
-from gristmill.pipelines.schema import GOING_ON, MERGED, POISONED, SUCCESS, with_columns
+from gristmill.pipelines.schema import GOING_ON, MERGED, SUCCESS
 from gristmill.pipelines.stage import Map
 
 
@@ -35,6 +35,9 @@ class MapOperator(PartOperator):
         self.node, self.retry_failed = node, retry_failed
         # Rows of the part at work whose segments are written.
         self._settled = 0
+        # Whether some row went through, and why those of the part at work did not.
+        self._sound = False
+        self._failures: list[RowFailure] = []
 
     def __call__(self, part: int) -> bool:
         """Map the rows of a part, or the rows worth another try."""
@@ -48,21 +51,28 @@ class MapOperator(PartOperator):
                 return True
             old = (store.table(record), record)
         start = time.perf_counter()
-        self._settled = 0
+        self._settled, self._failures = 0, []
         scratch = make_scratch(self.layout)
         try:
             segments = list(self._segments(part, rows, scratch))
+            whys = [why for why in self._failures if not why.undecodable]
+            if len(whys) > 1 and not self._sound:
+                self._refuse(whys[0])
             self._commit(part, segments, old, start)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return False
 
-    def _stage_at(self) -> str:
-        return stage_at(self.node, self.layout.dag.stage(self.node))
-
-    def _worth_retrying(self, store: PartStore, record: Record) -> list[int]:
+    def _stage(self) -> Map:
         stage = self.layout.dag.stage(self.node)
         assert isinstance(stage, Map)
+        return stage
+
+    def _stage_at(self) -> str:
+        return stage_at(self.node, self._stage())
+
+    def _worth_retrying(self, store: PartStore, record: Record) -> list[int]:
+        stage = self._stage()
         table = store.table(record, columns=["uid", "parent_uid", "status", "error"])
         failed = {
             uid
@@ -80,31 +90,35 @@ class MapOperator(PartOperator):
         return [i for i, uid in enumerate(entering) if uid in failed]
 
     def _segments(self, part: int, rows: list[int] | None, scratch: str) -> Iterator[str]:
-        """Map rows into segment files; a block whose worker dies twice is halved down to a row."""
+        """Map rows into segment files; a block whose worker dies twice, or over which the stage
+        raises, is halved down to a row."""
         path = os.path.join(scratch, f"segment-{len(os.listdir(scratch)):06d}")
         size = self.worker.call_readonly("size", part)
+        reason = ""
         for attempt in range(2):
             try:
-                for done in self.worker.stream(
-                    "map_rows", part, rows, path, silence_s=self.supervision.map_silence_s
-                ):
-                    self.told(self.node, part, self._settled + done, size)
-                self._settled += size if rows is None else len(rows)
-                yield path
-                return
+                failed = self._mapped(part, rows, path, size)
+                if failed is None:
+                    self._settled += size if rows is None else len(rows)
+                    yield path
+                    return
+                reason = failed.message
+                break
             except StageError:
                 raise
             except WorkerError as error:
                 raise StageError(f"{self._stage_at()}: {error}") from error
             except (ChildDied, ChildSilent) as error:
-                reason = str(error)
+                failed, reason = None, str(error)
                 if isinstance(error, ChildSilent) and attempt == 0:
                     break
         if rows is None:
-            rows = list(range(self.worker.call_readonly("size", part)))
+            rows = list(range(size))
         groups = self.worker.call_readonly("groups", part, rows)
         if len(groups) == 1:
-            self._write_poisoned(part, rows, reason, path)
+            if failed is not None:
+                self._row_failed(failed)
+            self.worker.call_readonly("write_poisoned", part, rows, reason, path)
             self._settled += len(rows)
             yield path
             return
@@ -112,18 +126,48 @@ class MapOperator(PartOperator):
         for half in (groups[:middle], groups[middle:]):
             yield from self._segments(part, [row for group in half for row in group], scratch)
 
-    def _write_poisoned(self, part: int, rows: list[int], reason: str, path: str) -> None:
-        """A segment with the rows, one or one group, that nothing could be done with."""
-        table = self.worker.call_readonly("take", part, rows)
-        stage = self.layout.dag.stage(self.node)
-        assert isinstance(stage, Map)
-        for field in [*stage.writes(), *BLOB]:
-            if field.name not in (*table.column_names, "image"):
-                table = table.append_column(field, pa.nulls(len(table), field.type))
-        values = {"status": [POISONED] * len(table), "error": [reason] * len(table)}
-        pq.write_table(with_columns(table, values, table.schema), f"{path}.parquet")
-        with open(f"{path}.blobs", "wb"):
-            pass
+    def _mapped(self, part: int, rows: list[int] | None, path: str, size: int) -> RowFailure | None:
+        """Map rows into a segment; why it was not written, if the stage raised over several."""
+        failed, done = 0, 0
+        block: RowFailure | None = None
+        isolate = self.supervision.isolate
+        row_by_row = self._stage().takes_bytes
+        for item in self.worker.stream(
+            "map_rows", part, rows, path, isolate, silence_s=self.supervision.map_silence_s
+        ):
+            if isinstance(item, BlockFailure):
+                # The last item; the stream is read to its end, or the next answer would be its.
+                block = item.why
+                continue
+            if isinstance(item, RowFailure):
+                failed += 1
+                self._row_failed(item)
+                continue
+            done = item
+            # What comes of several rows together counts when nothing was raised over any.
+            self._sound |= row_by_row and done > failed
+            self.told(self.node, part, self._settled + done, size)
+        self._sound |= block is None and done > failed
+        return block
+
+    def _row_failed(self, failure: RowFailure) -> None:
+        """Count a row; raise `StageError` once the first rows have all failed in one place."""
+        self._failures.append(failure)
+        whys = [why for why in self._failures if not why.undecodable]
+        if not self._sound and len(whys) == FIRST_ROWS and len({why.place for why in whys}) == 1:
+            self._refuse(whys[0])
+
+    def _refuse(self, failure: RowFailure) -> None:
+        """Raise `StageError`, unless the stage went well with some row of another part."""
+        store = self.layout.store(self.node)
+        if any(store.need(part).rows_out for part in store.parts()):
+            return
+        # It may be in the middle of the rest.
+        self.close()
+        raise StageError(
+            f"{self._stage_at()} fails on every row it is given: "
+            f"{failure.message}\n{failure.traceback}"
+        )
 
     def _commit(
         self, part: int, segments: list[str], old: tuple[pa.Table, Record] | None, start: float
@@ -145,7 +189,8 @@ class MapOperator(PartOperator):
                     merged.append(_shifted(table, file.size))
                     with open(path, "rb") as blobs:
                         shutil.copyfileobj(blobs, file, 2**20)
-            rows = pa.concat_tables(merged)
+            # A segment may have its columns in another order than the one before it.
+            rows = pa.concat_tables([table.select(merged[0].column_names) for table in merged])
             if pc.count_distinct(rows["uid"]).as_py() != len(rows):
                 raise StageError(
                     f"{self._stage_at()} yields a uid twice in part {part}; each row has its own: "

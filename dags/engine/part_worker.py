@@ -3,6 +3,7 @@ here."""
 
 from __future__ import annotations
 
+import errno
 import time
 import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,16 +17,19 @@ import pyarrow.parquet as pq
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.graph import BLOB, IMAGE, stores_images
-from gristmill.errors import StageError
+from gristmill.errors import GristmillError, StageError
 from gristmill.pipelines import heartbeat
 from gristmill.pipelines.contract import MapContract, check_columns
 from gristmill.pipelines.decode import DecodeError
 from gristmill.pipelines.media import MULTI_IMAGE_COLUMNS, Media, explode_pieces
+from gristmill.pipelines.schema import POISONED, with_columns
 from gristmill.pipelines.stage import Map, Score, Stage
 
 # Libraries whose exceptions say that bytes are not what they should be.
 _DECODERS = ("av", "PIL")
 _PLACE = ("blob_offset", "blob_size")
+# Disk and handles.
+_MACHINE_SHORT = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 
 
 @dataclass
@@ -49,6 +53,13 @@ class RowFailure:
     traceback: str = ""
     # The bytes of the row are to blame, whatever the stage is.
     undecodable: bool = False
+
+
+@dataclass(frozen=True)
+class BlockFailure:
+    """A Map raised over several rows; nothing of them was written."""
+
+    why: RowFailure
 
 
 class PartWorker:
@@ -102,14 +113,17 @@ class PartWorker:
 
     # -- Map ------------------------------------------------------------------------------------
 
-    def map_rows(self, part: int, rows: Sequence[int] | None, path: str) -> Iterator[int]:
+    def map_rows(
+        self, part: int, rows: Sequence[int] | None, path: str, isolate: bool = True
+    ) -> Iterator[int | RowFailure | BlockFailure]:
         """Map some rows of a part into `path`.parquet and `path`.blobs; yields how many of them are
         done by now.
 
         Rows come out in the order in which their origins went in, children in the order yielded.
+        With `isolate`, a row alone over which the stage raises is poisoned, and its failure
+        yielded; several together write nothing, and their failure comes last.
         """
-        stage = self.layout.dag.stage(self.nodes[0])
-        assert isinstance(stage, Map)
+        stage = self._map_stage()
         table = self._entering(part)
         if rows is not None:
             table = table.take(pa.array(rows, pa.int64()))
@@ -126,15 +140,45 @@ class PartWorker:
         came: set[str | None] = set()
         with open(f"{path}.blobs", "wb") as blobs:
             for piece in self._pieces(stage, table, part):
-                for raw in stage.map(piece):
+                before, at = len(done), blobs.tell()
+                for raw in _outcomes(stage, piece) if isolate else stage.map(piece):
+                    if isinstance(raw, RowFailure):
+                        if len(piece) > 1:
+                            yield BlockFailure(raw)
+                            return
+                        # Children that came before go with it: half a row is none.
+                        for out in done[before:]:
+                            contract.take_back(out)
+                        del done[before:]
+                        blobs.seek(at)
+                        blobs.truncate()
+                        yield raw
+                        raw = _poisoned(stage, piece, raw.message)
                     out = contract.check(raw)
                     done.append(_store_images(out, blobs) if with_images else out)
                     whence = (*out["uid"].to_pylist(), *out["parent_uid"].to_pylist())
                     came.update(uid for uid in whence if uid in origin)
+                    # A row with its bytes counts once all that comes of it is there.
+                    yield len(came) - stage.takes_bytes
+                if stage.takes_bytes:
                     yield len(came)
         contract.close()
         mapped = pa.concat_tables(done) if done else _nothing_mapped(table, stage)
         pq.write_table(_in_order(mapped, origin), f"{path}.parquet")
+
+    def write_poisoned(self, part: int, rows: Sequence[int], reason: str, path: str) -> None:
+        """Write rows, one or one group, that nothing could be done with, as `map_rows` would."""
+        stage = self._map_stage()
+        table = _poisoned(stage, self.take(part, rows), reason)
+        with open(f"{path}.blobs", "wb") as blobs:
+            if stores_images(stage):
+                table = _store_images(table, blobs)
+        pq.write_table(table, f"{path}.parquet")
+
+    def _map_stage(self) -> Map:
+        stage = self.layout.dag.stage(self.nodes[0])
+        assert isinstance(stage, Map)
+        return stage
 
     def _pieces(self, stage: Map, table: pa.Table, part: int) -> Iterator[pa.Table]:
         """The table, or row by row with the stored bytes for a Map that reads them."""
@@ -286,6 +330,42 @@ def _nothing_mapped(table: pa.Table, stage: Map) -> pa.Table:
         if field.name not in (IMAGE, *table.column_names):
             table = table.append_column(field, pa.array([], field.type))
     return table
+
+
+def _poisoned(stage: Map, table: pa.Table, reason: str) -> pa.Table:
+    """Rows as a Map hands on those that it could do nothing with."""
+    written = stage.writes()
+    going_on = [
+        name
+        for name in table.column_names
+        if name != IMAGE
+        and (name in written.names or stage.forwards_column(name))
+        # Without bytes there is no place where they lie.
+        and not (stores_images(stage) and name in BLOB.names)
+    ]
+    table = table.select(going_on)
+    for field in written:
+        if field.name not in going_on:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    values = {"status": [POISONED] * len(table), "error": [reason] * len(table)}
+    return with_columns(table, values, table.schema)
+
+
+def _outcomes(stage: Map, piece: pa.Table) -> Iterator[pa.Table | RowFailure]:
+    """What a stage makes of some rows; last, what it raised over them."""
+    try:
+        yield from stage.map(piece)
+    except Exception as error:
+        if not _is_rows_doing(error):
+            raise
+        yield _failure(error)
+
+
+def _is_rows_doing(error: Exception) -> bool:
+    """Whether what a stage raised may be about the row: not what the engine says by its own
+    exceptions, nor what a machine is short of."""
+    short = isinstance(error, OSError) and error.errno in _MACHINE_SHORT
+    return not (isinstance(error, GristmillError) or short)
 
 
 def stage_at(node: str, stage: Stage) -> str:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from gristmill.dags.engine.operators import DROPPED_SCHEMA, PartOperator
 from gristmill.dags.engine.part_worker import BlockScores, RowFailure, stage_at
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, RunLayout
-from gristmill.dags.engine.supervision import Supervision
+from gristmill.dags.engine.supervision import FIRST_ROWS, Supervision
 from gristmill.errors import GristmillError, StageError, StorageError
 from gristmill.pipelines.child import ChildDied, ChildSilent
 from gristmill.pipelines.heartbeat import Heartbeat
@@ -20,8 +20,6 @@ from gristmill.pipelines.schema import POISONED
 # A block of rows for scoring closes at this many rows or decoded bytes, whichever comes first.
 BLOCK_ROWS = 256
 BLOCK_BYTES = 192 * 2**20
-# A stage that fails on so many rows from the first on, always in the same place, is broken.
-FIRST_ROWS = 16
 
 
 class ScoreOperator(PartOperator):

@@ -15,6 +15,8 @@ from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.pipelines import heartbeat
 from gristmill.pipelines.child import Child, ChildDied
 
+# A stage that fails on so many rows from the first on, always in the same place, is broken.
+FIRST_ROWS = 16
 # Seconds for what only reads a part's columns.
 _ASK_S = 600.0
 

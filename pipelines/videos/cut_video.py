@@ -4,6 +4,8 @@ keyframe. Nothing of the file's metadata goes along."""
 from __future__ import annotations
 
 import io
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from gristmill.pipelines.videos.video import (
     Frame,
     VideoError,
+    counts_frames,
     open_video,
     play,
     play_from,
@@ -133,8 +136,13 @@ class _Writer:
         context.color_trc = first.raw.color_trc
         self.packets: list[Any] = []
         self.fps = float(rate)
+        self.last: int | None = None
 
     def add(self, frame: Frame) -> None:
+        if self.last is not None and frame.pts <= self.last:
+            # A broken clock; no file can show two frames at once.
+            return
+        self.last = frame.pts
         raw = frame.raw
         degrees = (round(raw.rotation / 90) * 90) % 360
         width, height = self.size if degrees % 180 == 0 else self.size[::-1]
@@ -284,6 +292,9 @@ def copy_pieces(data: bytes, spans: Sequence[tuple[float, float]]) -> Iterator[C
         fps = float(stream.average_rate or 25)
         packets = [p for p in _packets(container, stream) if p.pts is not None]
         start_pts = first.pts
+        if counts_frames(container) or not packets:
+            raise VideoError("no times of presentation")
+        decode_times = _decode_times(packets)
         ends = max(p.pts + (p.duration or 0) for p in packets)
         keys = [(i, p.pts) for i, p in enumerate(packets) if p.is_keyframe]
         # A cut falls on a frame's own time; half a frame of slack takes rounding away.
@@ -297,9 +308,28 @@ def copy_pieces(data: bytes, spans: Sequence[tuple[float, float]]) -> Iterator[C
                 yield None
                 continue
             (i, pts), (j, last) = inside[0], inside[-1]
-            chosen = [p for p in packets[i:j] if p.pts >= pts]
+            chosen = [
+                (p, dts)
+                for p, dts in zip(packets[i:j], decode_times[i:j], strict=True)
+                if p.pts >= pts
+            ]
+            shown = max(p.pts + (p.duration or 0) for p, _ in chosen)
+            if chosen[-1][0].duration and shown < last - slack:
+                # Frames shown before the last keyframe may be stored after it; they stay behind.
+                last = shown
             times = ((pts - start_pts) * base, (last - start_pts) * base)
             yield _copy(data, chosen, stream, pts, times, size, fps)
+
+
+def _decode_times(packets: Sequence[Any]) -> list[int]:
+    """When each packet is decoded, in the stream's clock: as the file says, or, where it does not
+    say so for all (Matroska stores none), as late as frames that are shown out of order allow."""
+    told = [packet.dts for packet in packets]
+    if None not in told and all(a < b for a, b in itertools.pairwise(told)):
+        return told
+    shown = sorted(packet.pts for packet in packets)
+    delay = max(time - packet.pts for time, packet in zip(shown, packets, strict=True))
+    return [time - delay for time in shown]
 
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
@@ -313,7 +343,7 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
 
 def _copy(
     data: bytes,
-    chosen: list[Any],
+    chosen: list[tuple[Any, int]],
     stream: Any,
     zero: int,
     times: tuple[float, float],
@@ -339,18 +369,21 @@ def _copy(
         if sound is not None:
             clock = float(sound.time_base)
             origin = float(zero * stream.time_base)
+            last = -math.inf
             for packet in _packets(container, sound):
-                at = packet.pts * clock - origin
-                if packet.pts is not None and 0 <= at < times[1] - times[0]:
+                if packet.pts is None or packet.pts <= last:
+                    continue
+                last = packet.pts
+                if 0 <= packet.pts * clock - origin < times[1] - times[0]:
                     packet.pts -= round(origin / clock)
                     packet.dts = packet.pts
                     packet.stream = voice
                     heard.append(packet)
-        for packet in chosen:
+        for packet, dts in chosen:
             packet.pts -= zero
-            packet.dts = (packet.dts - zero) if packet.dts is not None else packet.pts
+            packet.dts = dts - zero
             packet.stream = target
-        everything = [*chosen, *heard]
+        everything = [*[packet for packet, _ in chosen], *heard]
         everything.sort(key=lambda packet: float(packet.dts * packet.time_base))
         for packet in everything:
             output.mux(packet)

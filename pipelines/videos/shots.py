@@ -33,6 +33,8 @@ class Shots(Score):
     """
 
     media: ClassVar[Media | None] = FILE
+    # 2: frames of AVI files have their true times.
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("av", "scenedetect-headless")
 
     # adaptive: change against that of the frames around; content: change alone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import av
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
@@ -54,6 +56,9 @@ SCHEMA = pa.schema(
 )
 
 
+NOT_ENCODED = "not encodable"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Clips(Map):
     """Cut each video at its shots; shots that are too long are cut into even pieces.
@@ -64,6 +69,8 @@ class Clips(Map):
     """
 
     takes_bytes: ClassVar[bool] = True
+    # 2: clips of AVI files are in the order shown; open groups of pictures end where they do.
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("av",)
 
     # "exact": encoded again, exact to the frame. "keyframe": packets are copied, many times faster,
@@ -178,23 +185,26 @@ class Clips(Map):
         return [_Plan(shot, i, edges[i], edges[i + 1], None) for i in range(count)]
 
     def _cut(self, row: Row, plans: Sequence[_Plan]) -> Iterator[tuple[Clip | None, str | None]]:
-        if not plans:
-            return
+        spans = [(plan.start_s, plan.end_s) for plan in plans]
         if self.cut == "keyframe":
-            try:
-                for clip in copy_pieces(row["image"], [(p.start_s, p.end_s) for p in plans]):
+            # What cannot be copied is encoded.
+            with contextlib.suppress(VideoError, av.error.FFmpegError):
+                for clip in copy_pieces(row["image"], tuple(spans)):
                     short = clip is not None and clip.end_s - clip.start_s < self.min_s
+                    spans.pop(0)
                     yield (None, "no keyframes") if clip is None or short else (clip, None)
-                return
-            except VideoError:
-                # What cannot be copied is encoded.
-                pass
         encoding = Encoding(
             short_side=self.short_side, crf=self.crf, preset=self.preset, audio=self.audio
         )
-        spans = [(plan.start_s, plan.end_s) for plan in plans]
-        for clip in encode_pieces(row["image"], spans, encoding):
-            yield clip, None if clip else "no frames"
+        while spans:
+            try:
+                for clip in encode_pieces(row["image"], tuple(spans), encoding):
+                    spans.pop(0)
+                    yield clip, None if clip else "no frames"
+            except av.error.FFmpegError:
+                # Of this clip; the next may be sound.
+                spans.pop(0)
+                yield None, NOT_ENCODED
 
     def _row(
         self,

@@ -140,18 +140,30 @@ def probe(data: bytes) -> Probe:
     )
 
 
+def counts_frames(container: InputContainer) -> bool:
+    """Whether the times that a file gives are those of decoding, though frames are shown in another
+    order: AVI knows no other, so that its frames, which come at one rate, are counted."""
+    stream = video_stream(container)
+    return container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
+
+
 def play(container: InputContainer) -> Iterator[Frame]:
     """Frames in the order shown, up to the first that does not decode."""
     stream = video_stream(container)
     base = stream.time_base
     first: int | None = None
     index = 0
+    rate = stream.average_rate or stream.guessed_rate
+    counted = counts_frames(container) and rate and base
     try:
         for raw in container.decode(stream):
-            if raw.pts is None or base is None:
+            if base is None or (raw.pts is None and not counted):
                 continue
-            first = raw.pts if first is None else first
-            yield Frame(index, float((raw.pts - first) * base), raw.pts, raw)
+            pts = raw.pts or 0
+            if counted and rate:
+                pts = (first or 0) + round(index / (rate * base))
+            first = pts if first is None else first
+            yield Frame(index, float((pts - first) * base), pts, raw)
             index += 1
     except av.error.FFmpegError:
         return
@@ -165,7 +177,7 @@ def play_from(data: bytes, start_s: float) -> Iterator[Frame]:
             stream = video_stream(container)
             zero = next(play(container), None)
             rate, base = stream.average_rate, stream.time_base
-            if zero is not None and rate and base:
+            if zero is not None and rate and base and not counts_frames(container):
                 # A file that cannot be jumped in is played on from where it is.
                 with contextlib.suppress(av.error.FFmpegError):
                     container.seek(zero.pts + int(start_s / base), stream=stream)

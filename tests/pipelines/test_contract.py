@@ -11,6 +11,7 @@ import pytest
 from toy_stages import ToyRows
 
 from gristmill.errors import StageError
+from gristmill.pipelines.contract import MapContract
 from gristmill.pipelines.schema import make_child_uid, with_columns
 from gristmill.pipelines.stage import Map, Score
 
@@ -159,3 +160,14 @@ def test_what_a_score_returns_is_held_to_its_schema(how: str, message: str) -> N
 
 def test_a_score_may_name_its_columns_in_any_order() -> None:
     assert Lengths(how="turned")(rows()).equals(Lengths()(rows()))
+
+
+def test_what_is_taken_back_may_come_again_and_must() -> None:
+    table = next(ToyRows(rows=3).read((0, 3)))
+    contract = MapContract("Sizes", pa.schema([]), lambda _: True, table)
+    contract.check(table)
+    contract.take_back(table.slice(1, 1))
+    with pytest.raises(StageError, match="lost 1 of 3 rows"):
+        contract.close()
+    contract.check(table.slice(1, 1))
+    contract.close()

@@ -15,12 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from loopback import serving
-from videos import encode, loudest, numbered, numbers_of
+from videos import encode, loudest, numbered, numbers_of, videos
 
 from gristmill.dags.engine.part_worker import _store_images
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.download.videos import DownloadVideo
-from gristmill.pipelines.schema import ROW, SUCCESS
 from gristmill.pipelines.sources.row_builder import RowBuilder, url_row
 from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.sources.values import seconds
@@ -42,21 +41,6 @@ def shifted(seed: int, count: int, step: int, side: int = 96) -> list[Any]:
     """A camera that pans over a still ground."""
     wide = noise(seed, side + step * count)
     return [np.ascontiguousarray(wide[:side, i * step : i * step + side]) for i in range(count)]
-
-
-def videos(*files: bytes, **columns: Any) -> pa.Table:
-    """Rows as DownloadVideo and Shots leave them."""
-    rows = [{"uid": f"{i:032x}", "image_id": f"{i:032x}", "row": i, "source": "test",
-             "status": SUCCESS, "meta": "{}"} for i in range(len(files))]  # fmt: skip
-    table = pa.Table.from_pylist(rows, ROW)
-    table = table.append_column("image", pa.array(files, pa.binary()))
-    table = table.append_column("fps", pa.array([probe(f).fps for f in files], pa.float32()))
-    for name in ("blob_offset", "blob_size"):
-        table = table.append_column(name, pa.nulls(len(files), pa.int64()))
-    for name, values in columns.items():
-        index = table.schema.get_field_index(name)
-        table = table.set_column(index, table.schema.field(index), pa.array(values))
-    return Shots()(table)
 
 
 # -- what is opened -----------------------------------------------------------------------------
