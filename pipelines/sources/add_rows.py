@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from gristmill.pipelines.schema import FAILED_TO_DECODE
-from gristmill.pipelines.sources.reasons import no_picture
+from gristmill.pipelines.sources.reasons import LOCAL_PATH, no_picture
 from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow, url_row
 from gristmill.pipelines.sources.values import digest_of
 
@@ -16,9 +16,11 @@ def add_mapped(rows: RowBuilder, mapping: Mapping[str, str], values: Mapping[str
     """Add a row that names a URL."""
     facts, meta = split_values(mapping, values)
     path = facts.get("path")
+    row = url_row(facts.get("url"))
     if path is not None and facts.get("url") is None:
         meta[mapping["path"]] = path
-    rows.add(url_row(facts.get("url")).saying(facts, meta))
+        row = replace(row, kind="path", locator=digest_of(path), error=LOCAL_PATH)
+    rows.add(row.saying(facts, meta))
 
 
 def add_bytes(

@@ -6,14 +6,14 @@ import contextlib
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import pyarrow as pa
 
 from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD
 from gristmill.pipelines.sources.columns import ColumnMap
 from gristmill.pipelines.sources.pointer import file_pointer
-from gristmill.pipelines.sources.reasons import BROKEN_SIDECAR, NOT_UTF8, OUTSIDE
+from gristmill.pipelines.sources.reasons import BROKEN_SIDECAR, NOT_UTF8, OUTSIDE, SHARED_SIDECAR
 from gristmill.pipelines.sources.row_builder import ENDINGS, RowBuilder, SourceRow
 from gristmill.pipelines.sources.values import BrokenJson, ending_of, load_object
 from gristmill.pipelines.storage import Folder
@@ -51,13 +51,21 @@ def _unless_linked_outside(folder: Folder, name: str) -> str | None:
 
 
 def read_folder(
-    folder: Folder, names: list[str], sidecars: set[str], columns: ColumnMap, rows: RowBuilder
+    folder: Folder,
+    names: list[str],
+    sidecars: Mapping[str, int],
+    columns: ColumnMap,
+    rows: RowBuilder,
 ) -> Iterator[pa.Table]:
-    """Rows of picture files; `x.txt` is the caption of `x.jpg`, `x.json` its caption and facts."""
+    """Rows of picture files; `x.txt` is the caption of `x.jpg`, `x.json` its caption and facts.
+
+    `sidecars`: name -> of how many pictures it may be.
+    """
     for name in names:
         stem = name.rpartition(".")[0] or name
         values: dict[str, object] = {}
-        reason = None
+        of = max(sidecars.get(f"{stem}.{ending}", 1) for ending in ("json", "txt"))
+        reason = SHARED_SIDECAR if of > 1 else None
         if f"{stem}.json" in sidecars:
             try:
                 values = load_object(folder.read_bytes(f"{stem}.json"))
@@ -65,7 +73,7 @@ def read_folder(
                 values = {"sidecar_error": "broken json"}
                 if f"{stem}.txt" not in sidecars:
                     # What it says of the picture is lost with it.
-                    reason = BROKEN_SIDECAR
+                    reason = reason or BROKEN_SIDECAR
         mapping = columns.of(key for key in values if key != "url")
         facts = {ours: values.get(theirs) for ours, theirs in mapping.items() if ours != "path"}
         used = {theirs for ours, theirs in mapping.items() if ours != "path"}
@@ -74,7 +82,7 @@ def read_folder(
             try:
                 facts["caption"] = folder.read_bytes(f"{stem}.txt").decode("utf-8-sig").strip()
             except UnicodeDecodeError:
-                reason = NOT_UTF8
+                reason = reason or NOT_UTF8
         row = file_row(folder, name)
         if reason and row.error is None:
             row = _failed(row.locator, FAILED_TO_DECODE, reason)

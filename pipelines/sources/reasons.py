@@ -15,6 +15,7 @@ URL_NOT_TEXT = "url is not text"
 # Of texts.
 NOT_UTF8 = "text is not UTF-8"
 BROKEN_SIDECAR = "broken json sidecar"
+SHARED_SIDECAR = "one sidecar of several pictures"
 STRETCHES_DIFFER = "timestamps and captions differ in number"
 # Of files.
 OUTSIDE = "path leaves the folder"

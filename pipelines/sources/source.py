@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
@@ -309,15 +310,16 @@ class Source(Read):
             files += [images.join_url(name) for name in images.walk()]
         return files
 
-    def _folder_names(self, path: str) -> tuple[list[str], set[str], list[str]]:
-        """Pictures, sidecars and what is ignored in a folder."""
+    def _folder_names(self, path: str) -> tuple[list[str], dict[str, int], list[str]]:
+        """Pictures, sidecars (each with the number of pictures that it may be of) and what is
+        ignored in a folder."""
         names = Folder(path).walk()
         shown = [name for name in names if not any(p.startswith(".") for p in name.split("/"))]
         pictures = [name for name in shown if is_taken(name, self.extensions, self.kind)]
-        stems = {name.rpartition(".")[0] or name for name in pictures}
+        stems = Counter(name.rpartition(".")[0] or name for name in pictures)
         taken = set(pictures)
         sidecars = {
-            name
+            name: stems[name.rpartition(".")[0]]
             for name in shown
             if name not in taken
             and name.endswith((".txt", ".json"))

@@ -234,7 +234,7 @@ def read_img2dataset(
                     place = (parquet, group, number)
                     add_broken(rows, place, FAILED_TO_DOWNLOAD, BROKEN_ROW_GROUP)
                 else:
-                    found = pictures.pop(str(values.get("key") or ""), [])
+                    found = pictures.pop(_said(values, "key"), [])
                     _add_img2dataset(rows, mapping, values, found, members.problem)
                 yield from rows.take()
     for key, found in pictures.items():
@@ -254,15 +254,23 @@ def _add_img2dataset(
     facts = {ours: values.get(theirs) for ours, theirs in mapping.items()}
     used = (*mapping.values(), "status", "error_message")
     meta = {name: value for name, value in values.items() if name not in used}
-    status = str(values.get("status") or SUCCESS)
-    key = str(values.get("key") or "")
+    status = _said(values, "status") or SUCCESS
+    key = _said(values, "key")
     url = url_row(facts.get("url"))
     row = SourceRow(kind="url", locator=url.locator or key, url=url.url or None)
     if status != SUCCESS:
-        row = replace(row, status=status, error=str(values.get("error_message") or status))
+        row = replace(row, status=status, error=_said(values, "error_message") or status)
     elif len(pictures) == 1 and pictures[0].pointer:
         row = replace(row, pointer=pictures[0].pointer, sha256=pictures[0].digest)
     else:
         error = REPEATED_MEMBER if pictures else problem or no_member(rows.kind)
         row = replace(row, status=FAILED_TO_DOWNLOAD, error=error)
     rows.add(row.saying(facts, meta))
+
+
+def _said(values: Mapping[str, object], name: str) -> str:
+    """A text that img2dataset wrote; bytes that are none are as good as nothing."""
+    try:
+        return text_of(values.get(name)) or ""
+    except UnicodeDecodeError:
+        return ""

@@ -23,6 +23,8 @@ from source_files import read
         (b'{"url": "http://h/1", "x": {"a": 1, "a": 2}}', "two keys of one name"),
         (b'{"url": "http://h/1", "caption": "caf\xe9"}', "text is not UTF-8"),
         (b'{"caption": "a"}', "no url"),
+        (b'{"path": "own.png", "caption": "a"}', "local path, not a url"),
+        (b'{"file_name": "own", "url": null}', "local path, not a url"),
         (b'{"url": null}', "no url"),
         (b'{"url": "  "}', "no url"),
         (b'{"url": ["http://h/1"]}', "url is not text"),

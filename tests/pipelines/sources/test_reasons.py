@@ -71,6 +71,14 @@ def folder_of(name: str, sidecar: bytes = b"") -> Any:
     return make
 
 
+def shared_sidecar(folder: Path) -> list[dict[str, Any]]:
+    for name in ("a.jpg", "a.png", "a.txt", "b.jpg", "b.txt", "c.jpg", "c.png"):
+        (folder / name).write_bytes(b"text")
+    rows = read(folder)
+    assert [bool(row["error"]) for row in rows] == [True, True, False, False, False]
+    return rows
+
+
 def broken_group(folder: Path) -> list[dict[str, Any]]:
     path = folder / "a.parquet"
     pq.write_table(pa.table({"url": ["http://h/1" * 9]}), path, use_dictionary=False)
@@ -125,6 +133,7 @@ MADE = {
     reasons.LOCAL_PATH: table("pictures/1.jpg,a\n"),
     reasons.URL_NOT_TEXT: lines('{"url": ["http://h/1"]}'),
     reasons.BROKEN_SIDECAR: folder_of("a.jpg", b"{"),
+    reasons.SHARED_SIDECAR: shared_sidecar,
     reasons.STRETCHES_DIFFER: lines(
         '{"url": "http://h/v", "timestamps": [[0, 1], [1, 2]], "caption": ["a"]}', kind="video"
     ),

@@ -121,3 +121,14 @@ def test_an_img2dataset_folder_whose_tar_and_parquet_differ(tmp_path: Path) -> N
     assert [row["error"] for row in read(tmp_path)] == [
         None, "two members of one name", "no image member", "member without a line in the parquet",
     ]  # fmt: skip
+
+
+def test_an_img2dataset_parquet_with_texts_as_bytes(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", [("0.jpg", jpeg(0))])
+    facts = {
+        "url": [b"http://h/0", b"http://h/1"], "caption": [b"a", b"\xff"], "key": [b"0", b"1"],
+        "status": [b"success", b"failed_to_resize"], "error_message": [None, b"too small"],
+    }  # fmt: skip
+    pq.write_table(pa.table(facts), tmp_path / "0.parquet")
+    rows = read(tmp_path)
+    assert [(row["caption"], row["error"]) for row in rows] == [("a", None), (None, "too small")]
