@@ -20,8 +20,10 @@ from gristmill.pipelines.sources.reasons import (
     NO_FILE_NAME,
     NO_IMAGE_OF_ID,
     REPEATED_IMAGE_ID,
+    TWO_KEYS,
 )
 from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow, url_row
+from gristmill.pipelines.sources.values import BrokenJson, load_json
 from gristmill.pipelines.storage import Folder
 
 Entry = Mapping[str, object]
@@ -123,9 +125,13 @@ def _add_captions(rows: RowBuilder, row: SourceRow, image: Entry, document: _Cap
 def _parse(url: str) -> _Captions:
     with open_url(url) as file:
         try:
-            document = json.load(file)
-        except (ValueError, RecursionError) as error:
-            raise SourceError(f"{url} is not JSON: {error}") from error
+            document = load_json(file.read())
+        except BrokenJson as error:
+            if str(error) == TWO_KEYS:
+                raise SourceError(
+                    f"{url} has an object with {TWO_KEYS}; which of them counts cannot be told"
+                ) from error
+            raise SourceError(f"{url} is not JSON: {error.__cause__}") from error
     if not isinstance(document, dict) or not isinstance(document.get("images"), list):
         raise SourceError(f"{url} has no list of 'images'; is it a COCO captions file?")
     found = _Captions()

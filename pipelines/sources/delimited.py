@@ -32,7 +32,7 @@ def read_delimited(
     first = next(records, None)
     if first is None:
         return
-    headless, names, mapping = _header(url, first, columns, rows)
+    headless, names, mapping = _header(url, first, delimiter, columns, rows)
     if headless:
         add_mapped(rows, mapping, dict(zip(names, first, strict=True)))
     for cells in records:
@@ -54,7 +54,7 @@ def check_delimited(url: str, delimiter: str, columns: ColumnMap, rows: RowBuild
     """Raise `SourceError` if the first line names no column of addresses, or not what was named."""
     first = next(_Records(url, delimiter), None)
     if first is not None:
-        _header(url, first, columns, rows)
+        _header(url, first, delimiter, columns, rows)
 
 
 class _Feed:
@@ -150,7 +150,7 @@ class _Records:
 
 
 def _header(
-    url: str, first: Sequence[str], columns: ColumnMap, rows: RowBuilder
+    url: str, first: Sequence[str], delimiter: str, columns: ColumnMap, rows: RowBuilder
 ) -> tuple[bool, list[str], Mapping[str, str]]:
     """Whether the first line is a row already, the names of the cells, our column -> theirs."""
     if not all(map(is_utf8, first)):
@@ -165,8 +165,21 @@ def _header(
             columns = ColumnMap(_guess(url, first, addresses), rows.kind)
     mapping = columns.of_table(names, url)
     if "url" not in mapping:
+        if len(names) == 1:
+            _refuse_other_delimiter(url, names[0], delimiter)
         raise SourceError(without_address(url, "URL", names))
     return bool(addresses), names, mapping
+
+
+def _refuse_other_delimiter(url: str, line: str, delimiter: str) -> None:
+    """Raise `SourceError` for a first line whose names are parted by another sign."""
+    other = max(",;\t|", key=line.count)
+    if line.count(other):
+        form = {",": "csv", "\t": "tsv"}.get(other)
+        remedy = f"read it as {form}:{url}" if form else "write it with commas, as a .csv"
+        raise SourceError(
+            f"{url}: its first line is parted by {other!r}, not by {delimiter!r}; {remedy}"
+        )
 
 
 def _is_address(cell: str) -> bool:

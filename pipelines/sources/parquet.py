@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import IO
 
@@ -140,7 +141,7 @@ def rows_of_group(
 def _plain_rows(batch: pa.RecordBatch) -> list[dict[str, object]]:
     """Rows as Python values; a text that is not UTF-8 as bytes, a time beyond Python's as text."""
     try:
-        return list(batch.to_pylist())
+        return list(batch.to_pylist(maps_as_pydicts="strict"))
     except (ValueError, OverflowError, ArithmeticError, KeyError):
         columns = [_plain_column(column) for column in batch.columns]
     names = batch.schema.names
@@ -148,10 +149,15 @@ def _plain_rows(batch: pa.RecordBatch) -> list[dict[str, object]]:
 
 
 def _plain_column(column: pa.Array) -> list[object]:
-    try:
-        return list(column.to_pylist())
-    except (ValueError, OverflowError, ArithmeticError, KeyError):
-        kind = _without_texts(column.type)
+    failures = (ValueError, OverflowError, ArithmeticError, KeyError)
+    with contextlib.suppress(*failures):
+        return list(column.to_pylist(maps_as_pydicts="strict"))
+    with contextlib.suppress(*failures):
+        # A map with two entries of one key: a mapping all the same.
+        cells = column.to_pylist()
+        whole = not pa.types.is_map(column.type)
+        return [cell if whole or cell is None else {"entries": cell} for cell in cells]
+    kind = _without_texts(column.type)
     if kind != column.type:
         return list(column.cast(kind).to_pylist())
     try:

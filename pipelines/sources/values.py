@@ -48,14 +48,19 @@ class BrokenJson(ValueError):
     """A JSON text that cannot be taken; its message is the reason."""
 
 
-def load_object(text: str | bytes) -> dict[str, object]:
-    """A JSON object. Raises `BrokenJson`, also for two keys of one name."""
+def load_json(text: str | bytes) -> object:
+    """A JSON value. Raises `BrokenJson`, also for two keys of one name."""
     try:
-        values = json.loads(text, object_pairs_hook=_once)
+        return json.loads(text, object_pairs_hook=_once)
     except BrokenJson:
         raise
     except (ValueError, RecursionError) as error:
         raise BrokenJson(BROKEN_JSON) from error
+
+
+def load_object(text: str | bytes) -> dict[str, object]:
+    """A JSON object. Raises `BrokenJson` if it is none."""
+    values = load_json(text)
     if not isinstance(values, dict):
         raise BrokenJson(BROKEN_JSON)
     return values

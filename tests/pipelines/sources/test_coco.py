@@ -101,7 +101,9 @@ def test_captions_of_other_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [("{", "is not JSON"), ("[]", "no list of 'images'"), ('{"images": {}}', "no list of 'images'"),
-     ('{"images": [], "annotations": 5}', "'annotations' is no list"), ("[" * 9999, "is not JSON")],
+     ('{"images": [], "annotations": 5}', "'annotations' is no list"), ("[" * 9999, "is not JSON"),
+     ('{"images": [{"id": 1, "file_name": "a", "file_name": "b"}]}', "two keys of one name"),
+     ('{"images": [], "images": []}', "two keys of one name")],
 )  # fmt: skip
 def test_what_is_no_coco_file_says_so(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(text)

@@ -128,3 +128,13 @@ def test_a_packed_table_that_is_cut_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.csv.gz").write_bytes(b"\x1f\x8b" + data[300:])
     with pytest.raises(SourceError, match="cannot be unpacked"):
         read(tmp_path / "a.csv.gz")
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "remedy"),
+    [("a.csv", "url;caption", "by ';', not by ','; write it with commas"),
+     ("a.csv", "url\tcaption", "read it as tsv:"), ("a.tsv", "url,caption", "read it as csv:")],
+)  # fmt: skip
+def test_another_delimiter_is_named(name: str, line: str, remedy: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=remedy):
+        Source(path=str(csv(tmp_path, f"{line}\n", name))).check_columns()
