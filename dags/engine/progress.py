@@ -30,6 +30,9 @@ class _Node:
     kept: int = 0
     fresh_rows: int = 0
     began: float = 0.0
+    # When the first rows were done, and how many: what came before is the start of the workers.
+    first: float = 0.0
+    first_rows: int = 0
     told: float = 0.0
     # Part -> rows done, rows of the part, for parts that are under way.
     under_way: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -57,10 +60,20 @@ class _Node:
 
     @property
     def rate(self) -> float:
-        """Rows per second of what was done now."""
-        seconds = time.monotonic() - self.began
-        fresh = self.fresh_rows + self.rows_now - self.rows
-        return fresh / seconds if seconds > 0 else 0.0
+        """Rows per second of what was done now, since the first of it; 0 before more is done."""
+        seconds = time.monotonic() - self.first
+        fresh = self.fresh_now - self.first_rows
+        return fresh / seconds if self.first and seconds > 0 else 0.0
+
+    @property
+    def fresh_now(self) -> int:
+        """Rows done now, those of parts under way included."""
+        return self.fresh_rows + self.rows_now - self.rows
+
+    def see(self, now: float) -> None:
+        """Take note of the first rows."""
+        if not self.first and self.fresh_now:
+            self.first, self.first_rows = now, self.fresh_now
 
     @property
     def left_s(self) -> float | None:
@@ -79,7 +92,7 @@ class _Node:
         """All this for a log."""
         text = f"part={self.done}/{self.parts} rows={self.rows_now}"
         text += f"/{self.total}" if self.total is not None else ""
-        text += f" rows/s={self.rate:.3g}"
+        text += f" rows/s={self.rate:.3g}" if self.rate else ""
         left = self.left_s
         return text + (f" left={left:.0f}s" if left is not None else "")
 
@@ -128,6 +141,7 @@ class Progress:
             state.rows += rows
             state.kept += kept
             state.fresh_rows += 0 if reused else rows
+            state.see(time.monotonic())
         self._changed(node, state)
 
     def within(self, node: str, part: int, done: int, of: int, /) -> None:
@@ -137,6 +151,7 @@ class Progress:
             if part in state.committed:
                 return
             state.under_way[part] = done, of
+            state.see(time.monotonic())
         self._changed(node, state)
 
     def _changed(self, node: str, state: _Node) -> None:

@@ -76,14 +76,17 @@ def test_totals_rates_and_what_comes_late(monkeypatch: pytest.MonkeyPatch) -> No
     state = progress._nodes["draw"]
     now[0] = 10.0
     progress.within("draw", 0, 40, 100)
-    assert state.line == "part=0/4 rows=40/400 rows/s=4 left=90s"
-    assert "draw: part=0/4 rows=40/400 rows/s=4 left=90s" in progress._lines[-1]
+    # Ten seconds until the first rows: the workers started meanwhile, which is no pace.
+    assert state.line == "part=0/4 rows=40/400"
+    now[0] = 20.0
     progress.within("draw", 1, 10, 80)
+    assert state.line == "part=0/4 rows=50/360 rows/s=1 left=310s"
+    assert "draw: part=0/4 rows=50/360 rows/s=1 left=310s" in progress._lines[-1]
     assert (state.rows_now, state.total, state.parts_now) == (50, 360, 0.525)
     progress.advance("draw", rows=100, kept=90, part=0)
     progress.within("draw", 0, 90, 100)
     assert (state.rows_now, state.total) == (110, 360)
-    assert state.rate == 11.0
+    assert state.rate == 7.0
 
 
 def test_bars_move_by_rows() -> None:
