@@ -7,13 +7,14 @@ one fate. A ledger that does not add up is a defect, and the run fails.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gristmill.dags.engine.operators import failure_reasons
+from gristmill.dags.engine.operators import count_values, failure_reasons
+from gristmill.dags.engine.product_losses import product_losses
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, RunLayout
 from gristmill.dags.graph import Dag, is_row_stage
@@ -21,7 +22,7 @@ from gristmill.errors import LedgerError
 from gristmill.pipelines.keep import DROPPED, KEPT, MERGED, Keep
 from gristmill.pipelines.schema import GOING_ON
 from gristmill.pipelines.schema import MERGED as MERGED_STATUS
-from gristmill.pipelines.stage import Map, Read, Score
+from gristmill.pipelines.stage import Map, Read, Score, Write
 from gristmill.pipelines.storage import Folder
 
 _FATE = pa.schema(
@@ -68,7 +69,8 @@ def deciding_nodes(dag: Dag) -> list[str]:
 
 
 def count_nodes(layout: RunLayout, parts: int) -> dict[str, NodeCount]:
-    """Counts of each deciding node, from its commit records."""
+    """Counts of each deciding node, from its commit records, and of those that lost rows while
+    they wrote the product."""
     counts: dict[str, NodeCount] = {}
     for node in deciding_nodes(layout.dag):
         count = counts[node] = NodeCount()
@@ -81,6 +83,10 @@ def count_nodes(layout: RunLayout, parts: int) -> dict[str, NodeCount]:
             count.merged += record.merged
             for reason, number in record.dropped.items():
                 count.dropped[reason] = count.dropped.get(reason, 0) + number
+    for node, lost in product_losses(layout).items():
+        reached = kept_rows(layout.dag, counts)
+        dropped = count_values(lost["reason"].to_pylist())
+        counts[node] = NodeCount(rows_in=reached, kept=reached - len(lost), dropped=dropped)
     return counts
 
 
@@ -104,12 +110,12 @@ def ledger_schema(dag: Dag) -> pa.Schema:
 
 def write_ledger(layout: RunLayout, parts: int) -> dict[str, NodeCount]:
     """Write the ledger part by part and return the counts. Raises `LedgerError` on any mismatch."""
-    counts = count_nodes(layout, parts)
+    counts, losses = count_nodes(layout, parts), product_losses(layout)
     folder = layout.folder.sub("ledger")
     reader = RowReader(layout)
     total = {KEPT: 0, DROPPED: 0, MERGED: 0}
     for part in range(parts):
-        table = part_ledger(layout, reader, part)
+        table = part_ledger(layout, reader, part, losses)
         folder.write_table(f"{part:06d}.parquet", table)
         for verdict in table["verdict"].to_pylist():
             total[verdict] += 1
@@ -129,10 +135,11 @@ def write_ledger(layout: RunLayout, parts: int) -> dict[str, NodeCount]:
 
 
 def kept_rows(dag: Dag, counts: dict[str, NodeCount]) -> int:
-    """Rows that reach the product: those that leave the last row node, less later poison."""
+    """Rows of the product: those that leave the last row node, less later poison and losses."""
     nodes = deciding_nodes(dag)
     last = [name for name in nodes if is_row_stage(dag.stage(name))][-1]
     later = [n for n in nodes[nodes.index(last) + 1 :] if dag.row_node(n) == last]
+    later += [node for node in counts if isinstance(dag.stage(node), Write)]
     return counts[last].kept - sum(sum(counts[n].dropped.values()) for n in later)
 
 
@@ -162,16 +169,21 @@ def check_counts(dag: Dag, counts: dict[str, NodeCount]) -> list[str]:
     return problems
 
 
-def part_ledger(layout: RunLayout, reader: RowReader, part: int) -> pa.Table:
-    """Fates of the rows of one part, in source order (children after their parents' place)."""
+def part_ledger(
+    layout: RunLayout, reader: RowReader, part: int, losses: Mapping[str, pa.Table]
+) -> pa.Table:
+    """Fates of the rows of one part, in source order (children after their parents' place);
+    `losses`: `product_losses`, read once."""
     schema = ledger_schema(layout.dag)
-    pieces = [_fill(piece, schema) for piece in _fates(layout, reader, part)]
+    pieces = [_fill(piece, schema) for piece in _fates(layout, reader, part, losses)]
     table = pa.concat_tables(pieces) if pieces else schema.empty_table()
     table = _first_fate(table)
     return table.sort_by([("row", "ascending"), ("uid", "ascending"), ("verdict", "ascending")])
 
 
-def _fates(layout: RunLayout, reader: RowReader, part: int) -> Iterator[pa.Table]:
+def _fates(
+    layout: RunLayout, reader: RowReader, part: int, losses: Mapping[str, pa.Table]
+) -> Iterator[pa.Table]:
     dag = layout.dag
     named = rule_columns(dag)
     nodes = deciding_nodes(dag)
@@ -213,6 +225,13 @@ def _fates(layout: RunLayout, reader: RowReader, part: int) -> Iterator[pa.Table
     end = _end_of(dag, last)
     columns = ["uid", "row", "url", *_there(dag, end or last, ["pointer", *named])]
     kept = reader.entering(end, part, columns) if end else reader.leaving(last, part, columns)
+    for node, why in losses.items():
+        place = pc.index_in(kept["uid"], why["uid"].combine_chunks())
+        lost = kept.filter(place.is_valid())
+        for name in ("reason", "value"):
+            lost = lost.append_column(name, why[name].take(place.drop_null()))
+        yield _fate(lost, DROPPED, node)
+        kept = kept.filter(place.is_null())
     yield kept.append_column("verdict", pa.array([KEPT] * len(kept), pa.string()))
 
 

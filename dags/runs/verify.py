@@ -5,6 +5,7 @@ from __future__ import annotations
 import xxhash
 
 from gristmill.dags.engine.ledger import check_counts, count_nodes, kept_rows, part_ledger
+from gristmill.dags.engine.product_losses import product_losses
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import PartStore, RunLayout
 from gristmill.dags.runs.plan import finished_parts, open_run, where_it_ran
@@ -66,7 +67,7 @@ def _digest(store: PartStore, name: str) -> tuple[str, int]:
 
 def _check_ledger(layout: RunLayout, parts: int) -> list[str]:
     """The counts add up, and the ledger on disk is what the committed parts say."""
-    counts = count_nodes(layout, parts)
+    counts, losses = count_nodes(layout, parts), product_losses(layout)
     problems = check_counts(layout.dag, counts)
     folder = layout.folder.sub("ledger")
     reader = RowReader(layout)
@@ -80,7 +81,7 @@ def _check_ledger(layout: RunLayout, parts: int) -> list[str]:
         rows += len(table)
         kept += table["verdict"].to_pylist().count("kept")
         try:
-            if not table.equals(part_ledger(layout, reader, part)):
+            if not table.equals(part_ledger(layout, reader, part, losses)):
                 problems.append(f"ledger of part {part} is not what the nodes decided")
         except GristmillError as error:
             problems.append(str(error))

@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import av
+import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,8 +27,21 @@ from gristmill.pipelines.videos.frames import moments_of, sample_frames
 
 # Where the bytes of a row lie that has one piece.
 PLACE = ("blob_offset", "blob_size")
+# Tables of rows that could not be written, saved beside the plan.
+LOST = "lost"
+LOST_SCHEMA = pa.schema([(name, pa.string()) for name in ("uid", "reason", "value")])
 _READ_ROWS = 256
 _GROUP_ROWS = 100
+
+
+class UnreadableClip(ValueError):
+    """The frames of a row's clip cannot be had, though it went through all that came before."""
+
+    reason = "frames not decodable"
+
+    def __init__(self, uid: str, why: Exception) -> None:
+        super().__init__(f"{type(why).__name__}: {why}")
+        self.uid = uid
 
 
 def with_moments(plan: pa.Table, frames: int) -> pa.Table:
@@ -53,11 +68,19 @@ def _with_files(
         elif media:
             for i, data in enumerate(workspace.images(table)):
                 if media == "frames":
-                    pictures = sample_frames(data, rows[i]["picture_frames"], longest)
-                    files[i] += [(f"{n}.jpg", encode_jpeg(p)) for n, p in enumerate(pictures)]
+                    files[i] += _frames(rows[i], data, longest)
                 else:
                     files[i].append((rows[i]["format"] or "bin", data))
         yield from zip(rows, files, strict=True)
+
+
+def _frames(row: dict[str, Any], data: bytes, longest: int) -> list[tuple[str, bytes]]:
+    """Frames of a clip as JPEG files. Raises `UnreadableClip`."""
+    try:
+        pictures = sample_frames(data, row["picture_frames"], longest)
+        return [(f"{n}.jpg", encode_jpeg(picture)) for n, picture in enumerate(pictures)]
+    except (ValueError, av.error.FFmpegError, cv2.error) as error:
+        raise UnreadableClip(row["uid"], error) from error
 
 
 def described_columns(plan: pa.Table) -> list[str]:

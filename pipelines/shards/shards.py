@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
@@ -24,7 +25,10 @@ from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.database import open_database
 from gristmill.pipelines.media import MULTI_IMAGE_COLUMNS, STORED_MULTI_IMAGE
 from gristmill.pipelines.shards.files import (
+    LOST,
+    LOST_SCHEMA,
     PLACE,
+    UnreadableClip,
     metadata,
     with_moments,
     write_parquet,
@@ -217,6 +221,23 @@ class Shards(Write):
         train = int(workspace.load("shards")[0])
         split, number = ("train", index) if index < train else ("val", index - train)
         plan = workspace.load_table(f"plan/{split}-{number:08d}")
+        lost: list[dict[str, str]] = []
+        while True:
+            try:
+                facts = self._write_shard(workspace, plan, split, number)
+                break
+            except UnreadableClip as error:
+                # Rare: the shard is written again without it, so that each file is whole or not.
+                lost.append({"uid": error.uid, "reason": error.reason, "value": str(error)})
+                plan = plan.filter(pc.not_equal(plan["uid"], error.uid))
+        if lost:
+            workspace.save_table(f"{LOST}/{index:08d}", pa.Table.from_pylist(lost, LOST_SCHEMA))
+        workspace.save_table(f"written/{index:08d}", pa.Table.from_pylist(facts, _FILE))
+
+    def _write_shard(
+        self, workspace: Workspace, plan: pa.Table, split: str, number: int
+    ) -> list[WrittenFile]:
+        """Write a shard with what lies beside it. Raises `UnreadableClip`."""
         name = f"{split}/{number:08d}"
         files = Files(workspace)
         media = self.media if self.pictures else ""
@@ -232,7 +253,7 @@ class Shards(Write):
         pq.write_table(metadata(plan, places, self.media), buffer, compression="zstd")
         files.write(f"{split}/metadata/{number:08d}.parquet", buffer.getvalue())
         files.facts[0]["samples"] = len(plan)
-        workspace.save_table(f"written/{index:08d}", pa.Table.from_pylist(files.facts, _FILE))
+        return files.facts
 
     # -- index ----------------------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.errors import LedgerError
 from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.shards.files import LOST_SCHEMA
+from gristmill.pipelines.shards.shards import Shards
 
 # For each of four rows that a Keep node receives, its verdict and reason.
 KEPT, DARK, SMALL, COPY = ("kept", None), ("dropped", "dark"), ("dropped", "small"), ("merged", "m")
@@ -185,3 +187,31 @@ def test_files_of_an_earlier_run_with_more_parts_go(tmp_path: Path) -> None:
     layout.folder.write_bytes(f"ledger/{parts + 3:06d}.parquet", b"old")
     write_ledger(layout, parts)
     assert layout.folder.names("ledger") == [f"{part:06d}.parquet" for part in range(parts)]
+
+
+def test_rows_that_the_product_lost_have_their_reason(tmp_path: Path) -> None:
+    layout = lay(tmp_path, toy_dag(shards=Shards()))
+    parts = advance(layout, "rows", "draw", "bright", "length", "keep")
+    before = write_ledger(layout, parts)
+    assert "shards" not in before
+    kept = [
+        row
+        for part in range(parts)
+        for row in layout.folder.read_table(f"ledger/{part:06d}.parquet").to_pylist()
+        if row["verdict"] == "kept"
+    ]
+    lost = {"uid": kept[1]["uid"], "reason": "frames not decodable", "value": "ValueError: no"}
+    folder = layout.folder.sub(layout.node_folder("shards"))
+    folder.write_table("saved/lost/000003.parquet", pa.Table.from_pylist([lost], LOST_SCHEMA))
+    counts = write_ledger(layout, parts)
+    count = counts["shards"]
+    assert (count.rows_in, count.kept) == (len(kept), len(kept) - 1) and count.adds_up
+    assert kept_rows(layout.dag, counts) == len(kept) - 1
+    lines = [
+        row
+        for part in range(parts)
+        for row in layout.folder.read_table(f"ledger/{part:06d}.parquet").to_pylist()
+        if row["node"] == "shards"
+    ]
+    expected = kept[1] | lost | {"verdict": "dropped", "node": "shards"}
+    assert lines == [expected]

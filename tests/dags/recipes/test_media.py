@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from gristmill.dags.settings import apply_settings
 from gristmill.errors import ConfigurationError
 from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.pipelines.decode import decode_rgb, encode_jpeg
+from gristmill.pipelines.shards import files
 from gristmill.pipelines.shards.reader import ShardSet
 from gristmill.pipelines.videos.frames import moments_of, sample_frames
 from gristmill.pipelines.videos.video import VideoError
@@ -269,6 +271,33 @@ def test_clips_can_be_shards_of_frames(
     for number, image in ((0, 0), (1, 2)):
         assert np.array_equal(samples.picture(0, 0, number, 2), decode_rgb(first[image]))
     assert np.array_equal(samples.picture(0, 0, 0, 1), decode_rgb(first[1]))
+
+
+@pytest.mark.parametrize("made", ["video"], indirect=True)
+def test_a_clip_whose_frames_cannot_be_had_is_a_row_with_its_reason(
+    made: Made, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "frames"
+    shutil.copytree(done, out)
+    clips = list(ShardSet(str(done / "shards")))
+
+    def sample(data: bytes, moments: Sequence[int], longest: int) -> list[Any]:
+        if data == clips[1].image:
+            raise VideoError("no frame decodes")
+        return sample_frames(data, moments, longest)
+
+    monkeypatch.setattr(files, "sample_frames", sample)
+    run(made, out, "part_rows=7", "tokens.images=", "shards.media=frames", "shards.frames=2")
+    shards = {one.uid for one in ShardSet(str(out / "shards"))}
+    assert shards == {clip.uid for clip in clips} - {clips[1].uid}
+    lines = pq.read_table(out / "ledger").to_pylist()
+    (lost,) = [row for row in lines if row["node"] == "shards"]
+    assert (lost["uid"], lost["reason"]) == (clips[1].uid, "frames not decodable")
+    assert lost["value"] == "VideoError: no frame decodes"
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["ledger_ok"] and summary["kept"] == len(shards)
+    assert summary["dropped"]["shards"] == {"frames not decodable": 1}
+    assert verify_run(str(out)) == []
 
 
 def test_a_clip_that_ends_early_shows_its_last_frame() -> None:
