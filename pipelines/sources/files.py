@@ -15,7 +15,7 @@ from gristmill.pipelines.sources.columns import ColumnMap
 from gristmill.pipelines.sources.pointer import file_pointer
 from gristmill.pipelines.sources.reasons import BROKEN_SIDECAR, NOT_UTF8, OUTSIDE, SHARED_SIDECAR
 from gristmill.pipelines.sources.row_builder import ENDINGS, RowBuilder, SourceRow
-from gristmill.pipelines.sources.values import BrokenJson, ending_of, load_object
+from gristmill.pipelines.sources.values import BrokenJson, ending_of, load_sidecar
 from gristmill.pipelines.storage import Folder
 
 
@@ -68,7 +68,7 @@ def read_folder(
         reason = SHARED_SIDECAR if of > 1 else None
         if f"{stem}.json" in sidecars:
             try:
-                values = load_object(folder.read_bytes(f"{stem}.json"))
+                values = load_sidecar(folder.read_bytes(f"{stem}.json"))
             except BrokenJson:
                 values = {"sidecar_error": "broken json"}
                 if f"{stem}.txt" not in sidecars:
@@ -97,7 +97,7 @@ def sidecar_names(folder: Folder, sidecars: Iterable[str]) -> set[str]:
     for sidecar in sidecars:
         if sidecar.endswith(".json"):
             with contextlib.suppress(BrokenJson):
-                names |= load_object(folder.read_bytes(sidecar)).keys()
+                names |= load_sidecar(folder.read_bytes(sidecar)).keys()
     return names
 
 

@@ -114,7 +114,8 @@ def _detect_folder(kind: str, url: str) -> list[tuple[str, str]]:
     if kind in ("folder", "img2dataset"):
         return [(kind, url)]
     names = [name for name in folder.names() if not is_hidden(name)]
-    tars = [name for name in names if name.endswith(TAR_ENDINGS)]
+    files = _without_folders(folder, names)
+    tars = [name for name in files if name.endswith(TAR_ENDINGS)]
     parquets = [name for name in names if name.endswith(".parquet")]
     if kind == "auto" and tars and any(f"{n.rpartition('.')[0]}.parquet" in names for n in tars):
         return [("img2dataset", url)]
@@ -123,8 +124,19 @@ def _detect_folder(kind: str, url: str) -> list[tuple[str, str]]:
     if kind in ("parquet", "hf") or (kind == "auto" and parquets):
         return [pair for name in parquets for pair in detect("auto", folder.join_url(name))]
     if kind in ("csv", "tsv", "jsonl", "txt", "coco"):
-        return [(kind, folder.join_url(name)) for name in names if format_of(name) == kind]
+        return [(kind, folder.join_url(name)) for name in files if format_of(name) == kind]
     return [("folder", url)]
+
+
+def _without_folders(folder: Folder, names: list[str]) -> list[str]:
+    """Names of files; a folder may be called `x.tar` as well."""
+    entries = folder.fs.ls(folder.path, detail=True)
+    folders = {
+        str(entry["name"]).rstrip("/").rpartition("/")[2]
+        for entry in entries
+        if entry["type"] == "directory"
+    }
+    return [name for name in names if name not in folders]
 
 
 def _check_coco(url: str) -> None:

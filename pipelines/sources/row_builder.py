@@ -157,6 +157,10 @@ class RowBuilder:
             meta.setdefault("caption", row.caption)
         if odd:
             meta.setdefault("licence", row.licence)
+        for name, size in (("width", row.width), ("height", row.height)):
+            # NaN is nothing, too.
+            if size not in (None, "") and size == size and whole(size) is None:
+                meta.setdefault(name, size)
         if row.pointer is not None and not is_utf8_name(row.pointer):
             row = replace(
                 row, pointer=None, status=FAILED_TO_DOWNLOAD, error=row.error or NAME_NOT_UTF8

@@ -30,7 +30,7 @@ from gristmill.pipelines.sources.reasons import (
     no_member,
 )
 from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow, url_row
-from gristmill.pipelines.sources.values import BrokenJson, load_object, text_of
+from gristmill.pipelines.sources.values import BrokenJson, load_sidecar, text_of
 from gristmill.pipelines.storage import Folder
 from gristmill.pipelines.tar_samples import (
     DEAD_LINK,
@@ -131,7 +131,7 @@ def fact_names(url: str, samples: int) -> set[str]:
         for _, data in TarMembers(file).read(lambda ending: kind_of_text(ending) == FACT_ENDING):
             if data is not None:
                 with contextlib.suppress(BrokenJson):
-                    names |= load_object(data).keys()
+                    names |= load_sidecar(data).keys()
                 samples -= 1
             if not samples:
                 break
@@ -156,7 +156,7 @@ def _add_sample(rows: RowBuilder, columns: ColumnMap, sample: TarSample[_Member]
     facts = sample.members.get(FACT_ENDING) or sample.members.get(f"{FACT_ENDING}.gz")
     if facts is not None:
         try:
-            values = load_object(_unpacked(facts))
+            values = load_sidecar(_unpacked(facts))
         except BrokenJson:
             values = {"sidecar_error": "broken json"}
             if not sample.captions():
@@ -194,7 +194,7 @@ def _add_captions(
     for ending, member in sample.members.items():
         if kind_of_text(ending) in (None, FACT_ENDING):
             continue
-        text = (text_of(_unpacked(member)) or "").strip()
+        text = (text_of(_unpacked(member)) or "").removeprefix("\ufeff").strip()
         if ending in chosen:
             texts.append(text)
         else:

@@ -66,6 +66,13 @@ def load_object(text: str | bytes) -> dict[str, object]:
     return values
 
 
+def load_sidecar(text: str | bytes) -> dict[str, object]:
+    """What the JSON beside a picture says; what is no object is one fact, `sidecar`. Raises
+    `BrokenJson` if it cannot be read."""
+    values = load_json(text)
+    return values if isinstance(values, dict) else {"sidecar": values}
+
+
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values = dict(pairs)
     if len(values) < len(pairs):

@@ -135,3 +135,11 @@ def test_dot_files_of_other_formats(ending: str, tmp_path: Path) -> None:
     assert len(read(f"{kind}:{tmp_path}")) == 1
     with pytest.raises(SourceError, match="no file matches"):
         read(f"{tmp_path}/x*{ending}")
+
+
+def test_a_folder_may_be_called_like_a_tar(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").mkdir()
+    (tmp_path / "x.csv").mkdir()
+    write_tar(tmp_path / "y.tar", [("0.jpg", jpeg())])
+    (tmp_path / "y.csv").write_text("url,caption\nhttp://h/1,a\n")
+    assert len(read(tmp_path)) == len(read(f"csv:{tmp_path}")) == 1

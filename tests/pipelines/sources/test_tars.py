@@ -71,6 +71,8 @@ def test_members_apart_are_said_so(tmp_path: Path) -> None:
         ([("0.jpg", b"x"), ("0.json", b'{"caption": {"en": "a"}}')], None, None),
         ([("0.jpg", b"x"), ("0.caption", b"b"), ("0.txt", b"a")], "a", None),
         ([("0.txt", b"a"), ("0.json", b"{}")], "a", "no image member"),
+        ([("0.jpg", b"x"), ("0.json", b"[1, 2]")], None, None),
+        ([("0.jpg", b"x"), ("0.txt", b"\xef\xbb\xbfa")], "a", None),
     ],
 )  # fmt: skip
 def test_texts_of_a_sample(

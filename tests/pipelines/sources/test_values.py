@@ -71,6 +71,11 @@ def test_bytes_that_are_no_utf8_fail(said: dict[str, Any]) -> None:
     assert (found["status"], found["error"]) == ("failed_to_decode", "text is not UTF-8")
 
 
+def test_a_size_that_is_no_number_is_not_lost() -> None:
+    (found,) = row(width="640px", height="")
+    assert found["original_width"] is None and found["meta"] == '{"width": "640px"}'
+
+
 def test_numbers_and_times_of_columns_are_read_from_bytes_as_well() -> None:
     assert whole(b"12") == whole("12") == whole(12.0) == 12 and whole({"a": 1}) is None
     assert (
