@@ -35,6 +35,7 @@ class SampleColumns(TypedDict, total=False):
     image_codec: str | None
     # All captions of the sample, where there are several.
     captions: Sequence[str] | None
+    best_caption: str | None
     # Why nothing can be learnt from it.
     fault: str | None
     # image, video, document or edit; said by the source, not by the shard.

@@ -34,6 +34,7 @@ from gristmill.model.tasks import TASKS, find_questions, segments_for
 from gristmill.pipelines.videos.frames import FRAMES
 
 BLOCK = 512
+CAPTIONS = ("all", "first", "best")
 # Rows that are emptier are worth a word.
 _WELL_FILLED = 0.8
 
@@ -87,6 +88,9 @@ class StreamConfig:
     seed: int = 0
     # Share of drawings whose prompt is left out, for classifier-free guidance.
     guidance_dropout: float = 0.1
+    # Of a sample with several captions: one drawn anew each time (all), the first, or that with the
+    # highest of `caption_scores` (best; without scores the first).
+    captions: str = "all"
     # Documents that are packed together.
     block: int = BLOCK
 
@@ -194,6 +198,7 @@ class Planner:
             "frame_index",
             "picture_frames",
             "captions",
+            "best_caption",
             "fault",
             *TOKEN_COLUMNS,
         )
@@ -329,8 +334,10 @@ class Planner:
         columns = self.columns(source, shard, row)
         columns |= {"media": self.samples[source].media, "frames": self.frames(source, columns)}
         several = columns.get("captions")
-        if several is not None and self.sources[source].captions == "all":
+        if several is not None and self.config.captions == "all":
             columns["caption"] = several[int(generator(*seed, 3).integers(len(several)))]
+        if self.config.captions == "best" and columns.get("best_caption"):
+            columns["caption"] = columns["best_caption"]
         if columns.get("source_uid") and self.place(source, columns["source_uid"]) is None:
             columns["source_uid"] = None
         for task in sorted(tasks, key=arrivals.__getitem__):

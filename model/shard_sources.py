@@ -20,7 +20,6 @@ from gristmill.pipelines.decode import Image
 from gristmill.pipelines.shards.reader import ShardSet
 from gristmill.pipelines.storage import Folder
 
-CAPTIONS = ("all", "first")
 # What the `Tokens` stage leaves of a picture, and the digest of the codec that made it.
 TOKEN_COLUMNS = ("image_codes", "image_latents", "image_codec")
 
@@ -44,8 +43,6 @@ class DataSource:
     # as a masked answer would be what the next question follows.
     turns: int = 6
     name: str = ""
-    # Of a sample with a list of captions in its JSON: one drawn anew each time, or the first.
-    captions: str = "all"
 
     @property
     def title(self) -> str:

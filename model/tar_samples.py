@@ -45,6 +45,8 @@ _SCHEMA = pa.schema(
         pa.field("caption", pa.string()),
         # All of them, where there are several.
         pa.field("captions", pa.list_(pa.string())),
+        # The one of them with the highest of `caption_scores`, where there are such.
+        pa.field("best_caption", pa.string()),
         *(pa.field(name, pa.string()) for name in _TEXTS),
         *(pa.field(name, pa.list_(kind)) for name, (kind, _) in _NUMBERS.items()),
         # Why nothing can be learnt from the sample.
@@ -203,6 +205,7 @@ def _take_facts(row: dict[str, object], data: bytes, has_text: bool) -> None:
         if other and not captions:
             raise OddValueError("caption is no text")
         _take_captions(row, captions)
+        row["best_caption"] = _best(facts.get("caption"), facts.get("caption_scores"))
     for name in _TEXTS:
         value = facts.get(name)
         row[name] = text_of(value) or None
@@ -210,6 +213,18 @@ def _take_facts(row: dict[str, object], data: bytes, has_text: bool) -> None:
             raise OddValueError(f"{name} is no text")
     for name, (_, kinds) in _NUMBERS.items():
         row[name] = _numbers(facts.get(name), name, kinds)
+
+
+def _best(captions: object, scores: object) -> str | None:
+    """That of a list of captions whose score is the highest, if each has one."""
+    if not isinstance(captions, list) or not isinstance(scores, list):
+        return None
+    numbers = _numbers(scores, "caption_scores", "iuf") or []
+    if not captions or len(numbers) != len(captions):
+        raise OddValueError("caption_scores and captions differ in number")
+    pairs = zip(numbers, map(text_of, captions), strict=True)
+    worth = [(score, text) for score, text in pairs if text and np.isfinite(score)]
+    return max(worth, key=lambda pair: pair[0])[1] if worth else None
 
 
 def _numbers(value: object, name: str, kinds: str) -> list[float] | None:

@@ -14,7 +14,8 @@ from gristmill.model.configurations import SIZES
 from gristmill.model.model_config import EXPERTS
 from gristmill.model.optimizer import OPTIMISERS, SCHEDULES
 from gristmill.model.paradigms import PARADIGMS
-from gristmill.model.shard_sources import CAPTIONS, DataSource
+from gristmill.model.planner import CAPTIONS
+from gristmill.model.shard_sources import DataSource
 from gristmill.model.tasks import TASKS
 from gristmill.model.vision_encoder import check_encoder
 
@@ -55,6 +56,8 @@ class TrainConfig:
     z_weight: float = 1e-4
     balance_weight: float = 1e-2
     guidance_dropout: float = 0.1
+    # Which of several captions of a sample are learnt; see `StreamConfig`.
+    captions: str = "all"
     latents_per_query: int = 4
     time_mean: float = 0.0
     # Above 1: towards noise, where what is where is decided; a large object is plain to see through
@@ -86,7 +89,7 @@ class TrainConfig:
         """Raise `ConfigurationError` for what cannot be trained."""
         choices: dict[str, Iterable[str]] = {
             "size": SIZES, "paradigm": PARADIGMS, "experts": EXPERTS, "schedule": SCHEDULES,
-            "optimiser": OPTIMISERS, "precision": PRECISIONS,
+            "optimiser": OPTIMISERS, "precision": PRECISIONS, "captions": CAPTIONS,
         }  # fmt: skip
         for name, known in choices.items():
             require_known(name, getattr(self, name), known)
@@ -100,7 +103,6 @@ class TrainConfig:
         for source in self.data:
             for task in source.tasks:
                 require_known("task", task, TASKS)
-            require_known("captions", source.captions, CAPTIONS)
         if self.encoder:
             check_encoder(self.encoder)
 

@@ -137,6 +137,7 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
         row_length=config.row_length,
         seed=config.seed,
         guidance_dropout=config.guidance_dropout,
+        captions=config.captions,
     )
     weights = balancing_weights(codec, layout.code_balance).numpy()
     writer = DocumentWriter(vocabulary, paradigm, layout, weights)

@@ -182,8 +182,10 @@ def _cells(url: str, name: str, version: str, group: int, column: str) -> list[l
     with Folder(url).open(name) as file:
         table = pq.ParquetFile(file).read_row_group(group, columns=[column])
     cells = table[column].to_pylist()
+    # A cell of nothing is a picture of no bytes: whoever decodes it says so.
     return [
-        [one["bytes"] for one in (cell if isinstance(cell, list) else [cell])] for cell in cells
+        [(one or {}).get("bytes") or b"" for one in (cell if isinstance(cell, list) else [cell])]
+        for cell in cells
     ]
 
 

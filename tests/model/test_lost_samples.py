@@ -161,6 +161,8 @@ def test_where_nothing_can_be_read_nothing_is_made(
         (b'{"caption": [{}, [false]]}', "caption is no text"),
         (b'{"caption": "a", "question": [1]}', "question is no text"),
         (b'{"caption": "a", "source_uid": {"a": 1}}', "source_uid is no text"),
+        (b'{"caption": ["a", "b"], "caption_scores": [1]}', "caption_scores and captions differ"),
+        (b'{"caption": ["a"], "caption_scores": ["b"]}', "caption_scores is no list of numbers"),
         (b'{"caption": "a", "image_codes": "abc"}', "image_codes is no list of numbers"),
         (b'{"caption": "a", "image_codes": [[1, 2], [3]]}', "image_codes is no list of numbers"),
         (b'{"caption": "a", "image_codes": [1, 2, 99999999999999999999]}', "image_codes is no"),
@@ -184,7 +186,9 @@ def test_odd_values_are_faults_of_their_sample(
 def test_captions_are_what_their_members_say(
     config: Make, tars: list[Members], tmp_path: Path
 ) -> None:
-    several = json.dumps({"caption": ["a dog", " ", None, {}, "two dogs"]}).encode()
+    texts = ["a dog", " ", None, {}, "two dogs"]
+    several = json.dumps({"caption": texts, "caption_scores": [1, 2, 3, 4, 0.5]}).encode()
+    scored = json.dumps({"caption": ["a", "b", "c"], "caption_scores": [0.1, 0.3, 0.2]}).encode()
     changes: dict[str, Members | None] = {
         "0000.txt": [("0000.txt", "\ufeffein Hund\n".encode())],
         "0001.txt": [("0001.txt", b"caf\xe9")],
@@ -194,6 +198,8 @@ def test_captions_are_what_their_members_say(
         "0004.txt": [("0004.txt", b"a cat"), ("0004.json", b'[{"caption": 1}]')],
         "0005.txt": [("0005.txt", b"a cat"), ("0005.json", b'{"caption')],
         "0006.txt": [("0006.json", b'{"caption": null}')],
+        "0007.txt": [("0007.json", scored)],
+        "0008.txt": [("0008.en.txt", b"a hen"), ("0008.de.txt", b"ein Huhn")],
     }
     url = write_tars(tmp_path / "tars", tars[:1], changes)
     table = open_samples(DataSource(url=url)).table(0)
@@ -201,9 +207,13 @@ def test_captions_are_what_their_members_say(
     assert captions == ["ein Hund", "", "1984", "a dog", "a cat", "a cat", ""]
     faults = table["fault"].to_pylist()[:7]
     assert faults == [None, "text is not UTF-8", None, None, None, None, None]
-    for choice, expected in (("all", {"a dog", "two dogs"}), ("first", {"a dog"})):
-        made = _config(config, url, choice)
-        source = dataclasses.replace(made.data[0], captions=choice, where="uid = '0003'")
+    for key, choice, expected in (
+        ("0003", "all", {"a dog", "two dogs"}), ("0003", "first", {"a dog"}),
+        ("0003", "best", {"a dog"}), ("0007", "best", {"b"}),
+        ("0008", "all", {"a hen", "ein Huhn"}),
+    ):  # fmt: skip
+        made = _config(config, url, key + choice, captions=choice)
+        source = dataclasses.replace(made.data[0], where=f"uid = '{key}'")
         planner = make_setup(dataclasses.replace(made, data=(source,))).planner
         plans = [plan for row in planner.block(planner.start())[0] for plan in row]
         texts = {getattr(s, "text", None) for plan in plans for s in plan.segments}

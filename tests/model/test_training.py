@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from foreign_tars import Members, members_of, write_tars
 from model_world import World, losses_before_and_after
 
 from gristmill.errors import ConfigurationError, ShardError, TrainingError
@@ -22,9 +23,10 @@ from gristmill.model import checkpoint, load
 from gristmill.model.paradigms import PARADIGMS
 from gristmill.model.sampling import Sampling
 from gristmill.model.shapes.scenes import draw, make_scene
+from gristmill.model.shard_sources import DataSource
 from gristmill.model.train import train
 from gristmill.model.train_config import TrainConfig
-from gristmill.model.train_log import TrainLog, read_log
+from gristmill.model.train_log import TrainLog, read_log, read_lost
 
 Make = Callable[..., TrainConfig]
 
@@ -110,15 +112,22 @@ def test_muon_and_checkpointing_learn(config: Make) -> None:
     assert dataclasses.replace(plain, checkpointing=True) != plain
 
 
-def test_two_ranks_train_as_one_and_one_goes_on_from_two(config: Make, tmp_path: Path) -> None:
+def test_two_ranks_train_as_one_and_one_goes_on_from_two(
+    config: Make, world: World, tmp_path: Path
+) -> None:
     # Muon needs whole matrices, of which each rank holds a part.
     alone = config(steps=4, optimiser="muon", rate=2e-2)
     train(alone, _quiet(alone))
     both = dataclasses.replace(alone, out=str(tmp_path / "both"))
     _torchrun(both, tmp_path)
     assert np.allclose(_curve(both.out), _curve(alone.out), rtol=1e-3)
-    # With another number of steps the rate must stay the same.
-    pair = config(steps=8, save_every=4, schedule="constant")
+    # With another number of steps the rate must stay the same. Every twentieth picture is broken.
+    tars = members_of(world.plain)
+    broken: dict[str, Members | None] = {
+        f"{i:04d}.jpg": [(f"{i:04d}.jpg", b"!")] for i in range(0, 200, 20)
+    }
+    data = DataSource(url=write_tars(tmp_path / "tars", tars, broken))
+    pair = config(steps=8, save_every=4, schedule="constant", data=(data,), max_lost=0.2)
     pair = dataclasses.replace(pair, out=str(tmp_path / "pair"))
     single = dataclasses.replace(pair, out=str(tmp_path / "single"))
     train(single, _quiet(single))
@@ -126,8 +135,11 @@ def test_two_ranks_train_as_one_and_one_goes_on_from_two(config: Make, tmp_path:
     assert np.allclose(_curve(pair.out), _curve(single.out)[:4], rtol=1e-4)
     train(pair, _quiet(pair))
     assert np.allclose(_curve(pair.out), _curve(single.out), rtol=1e-3)
-    rows = [[line["rows"] for line in read_log(out)] for out in (pair.out, single.out)]
+    rows = [
+        [(line["rows"], line["lost"]) for line in read_log(out)] for out in (pair.out, single.out)
+    ]
     assert rows[0] == rows[1]
+    assert read_lost(pair.out) == read_lost(single.out) != []
 
 
 def _torchrun(config: TrainConfig, folder: Path) -> None:
