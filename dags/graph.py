@@ -31,6 +31,8 @@ BLOB = pa.schema(
         # Where the bytes of a row lie in the blob file of its part.
         pa.field("blob_offset", pa.int64()),
         pa.field("blob_size", pa.int64()),
+        # Of these bytes; null in parts of a time before it was kept.
+        pa.field("stored_sha256", pa.string()),
     ]
 )
 

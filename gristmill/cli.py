@@ -177,6 +177,34 @@ def verify(folder: RunFolder) -> None:
 
 
 @app.command()
+def repair(
+    folder: RunFolder,
+    dry_run: Annotated[bool, typer.Option(help="Only say what is wrong.")] = False,
+    runner: Annotated[str, typer.Option(help="ray, or local: in this process.")] = "local",
+    plain: Annotated[bool, typer.Option(help="Plain lines instead of bars.")] = False,
+) -> None:
+    """Make a damaged run whole: take back what is not right, and run it again, to the same bytes
+    where the source answers as it did. Exits with 1 if anything is wrong still."""
+    from rich.console import Console
+
+    from gristmill.dags.engine.execute import RunOptions
+    from gristmill.dags.engine.progress import make_progress
+    from gristmill.dags.runs.repair import repair as repair_run
+
+    with make_progress(Console(), plain or None, log=None) as progress:
+        found = repair_run(folder, RunOptions(runner=runner), progress, dry_run=dry_run)
+    for problem in found.found:
+        print(f"{'wrong' if dry_run else 'mended'}: {problem}")
+    for text in found.otherwise:
+        print(f"changed: {text}")
+    for problem in found.left:
+        print(f"wrong still: {problem}")
+    if found.left or (dry_run and found.found):
+        raise typer.Exit(1)
+    print(f"{folder}: {'nothing was wrong' if not found.found else 'everything is right again'}")
+
+
+@app.command()
 def clean(
     folder: RunFolder,
     dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,

@@ -5,7 +5,8 @@ GristmillError                what went wrong, the value seen, and the remedy
 │   ├── GraphError            cycles, unknown stages or nodes, missing columns
 │   └── MissingWeightsError   a model whose weights are not to be had here
 ├── SourceError               a source that cannot be read, or is not what it claims
-├── StorageError              an object store that cannot be reached, or refuses
+├── StorageError              storage that cannot be reached, refuses, or gives back other bytes
+│   └── BrokenRecordError     a record of ours that is not what was written
 ├── RunError                  a run that cannot go on
 │   ├── LedgerError           rows that do not add up: a defect, never to be ignored
 │   ├── NothingKeptError      shards that would be replaced by nothing; they are left as they are
@@ -60,7 +61,12 @@ class SourceError(GristmillError):
 
 
 class StorageError(GristmillError):
-    """An object store that cannot be reached, or refuses; what is committed stays."""
+    """A disk or a store that cannot be reached, refuses, or gives other bytes than it took; what is
+    committed stays."""
+
+
+class BrokenRecordError(StorageError):
+    """A record of ours (a small JSON file) that is not what was written: cut, or changed."""
 
 
 class RunError(GristmillError):

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from gristmill.errors import StageError
 
 # Bytes of a picture go in and out of a Map under this name, the place where they lie under those.
-_BYTES, _PLACES = "image", ("blob_offset", "blob_size")
+_BYTES, _PLACES = "image", ("blob_offset", "blob_size", "stored_sha256")
 _UID = re.compile(r"[0-9a-f]{32}")
 
 

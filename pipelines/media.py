@@ -18,6 +18,10 @@ BYTES_OF_A_PIXEL = 3
 Decoded: TypeAlias = Any
 # Where the pictures of a row lie that has several.
 MULTI_IMAGE_COLUMNS = ("image_offsets", "image_sizes")
+# Digests of these pieces, in the same order.
+PIECE_DIGESTS = "image_sha256s"
+# Columns that may stand in the stead of pictures.
+TOKEN_COLUMNS = ("image_codes", "image_latents")
 # What shards are of whose samples have several pictures, each a member `{key}.{name}.jpg`: pieces
 # that are stored, or frames of the clip that is.
 STORED_MULTI_IMAGE = ("document", "edit")
@@ -96,4 +100,12 @@ def explode_pieces(table: pa.Table) -> tuple[list[int], pa.Table]:
         "blob_offset": pa.array([o for of_row in offsets for o in of_row or ()], pa.int64()),
         "blob_size": pa.array([s for of_row in sizes for s in of_row or ()], pa.int64()),
     }
+    if PIECE_DIGESTS in table.column_names:
+        digests = table[PIECE_DIGESTS].to_pylist()
+        found = [
+            digest
+            for of_row, known in zip(offsets, digests, strict=True)
+            for digest in known or [None] * len(of_row or ())
+        ]
+        places["stored_sha256"] = pa.array(found, pa.string())
     return owners, pa.table(places)

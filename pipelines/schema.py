@@ -86,6 +86,7 @@ ROW_FACTS = {
     "image": ColumnFacts("Bytes of the picture or clip, stored beside the part, not in it."),
     "blob_offset": ColumnFacts("Where the stored bytes begin in the part's file.", "bytes", low=0),
     "blob_size": ColumnFacts("How many bytes are stored.", "bytes", low=0),
+    "stored_sha256": ColumnFacts("Digest of the stored bytes, hex; `sha256` is of those received."),
     "received_bytes": ColumnFacts("Size of what was received.", "bytes", low=0),
     "format": ColumnFacts("Format of the bytes stored: jpg, png, webp, mp4."),
     "has_audio": ColumnFacts("Whether there is sound."),

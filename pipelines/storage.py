@@ -24,39 +24,25 @@ import pyarrow.parquet as pq
 
 from gristmill.errors import DiskFullError, GristmillError, StorageError
 from gristmill.pipelines.locate import locate
+from gristmill.pipelines.patience import WrongBytesError, is_of_storage, patiently
 
-# Libraries whose exceptions mean that a store was not reached, or would not answer.
-_STORES = (
-    "botocore",
-    "aiobotocore",
-    "aiohttp",
-    "gcsfs",
-    "google",
-    "requests",
-    "urllib3",
-    "httpx",
-    "huggingface_hub",
-    "adlfs",
-    "azure",
-    "asyncio",
-    "fsspec",
-)
+# How tables are written: the same table gives the same bytes.
+PARQUET: Any = {"compression": "zstd", "row_group_size": 65536}
 # Bytes up to which an object is put by one request.
 _ONE_PIECE = 64 * 2**20
 
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
+_Found = TypeVar("_Found")
 
 
-def _remote(method: _Method) -> _Method:
-    """What fails on the way to a store is said in our words, after the store's own retries."""
+def _patient(method: _Method) -> _Method:
+    """Tried again for a while; what fails for good is said in our words."""
 
     @functools.wraps(method)
     def reach(self: Folder, *args: Any, **kwargs: Any) -> Any:
-        if self.is_local:
-            return method(self, *args, **kwargs)
         with self.reaching():
-            return method(self, *args, **kwargs)
+            return patiently(lambda: method(self, *args, **kwargs))
 
     return cast(_Method, reach)
 
@@ -93,17 +79,23 @@ class Folder:
         """Path in the local file system, or None if this folder lies elsewhere."""
         return self.join(name) if self.is_local else None
 
-    @_remote
+    @_patient
     def exists(self, name: str = "") -> bool:
-        """Whether the file or folder is there."""
-        return bool(self.fs.exists(self.join(name)))
+        """Whether the file or folder is there. An error on the way is no "no", as fsspec has it."""
+        self.fs.invalidate_cache()
+        try:
+            self.fs.info(self.join(name))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
-    @_remote
+    @_patient
     def size(self, name: str) -> int:
         """Bytes of a file."""
+        self.fs.invalidate_cache()
         return int(self.fs.size(self.join(name)))
 
-    @_remote
+    @_patient
     def names(self, under: str = "") -> list[str]:
         """Names of files and folders directly below `under`, sorted; empty if there is none."""
         self.fs.invalidate_cache()
@@ -114,7 +106,21 @@ class Folder:
         names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
         return sorted(name for name in names if not name.startswith(".writing-"))
 
-    @_remote
+    @_patient
+    def sizes(self, under: str = "") -> dict[str, int]:
+        """Bytes of each file directly below `under`, by name, from one listing."""
+        self.fs.invalidate_cache()
+        try:
+            found = self.fs.ls(self.join(under), detail=True)
+        except FileNotFoundError:
+            return {}
+        return {
+            str(fact["name"]).rsplit("/", 1)[-1]: int(fact["size"] or 0)
+            for fact in found
+            if fact["type"] == "file"
+        }
+
+    @_patient
     def walk(self, under: str = "") -> list[str]:
         """Names, relative to this folder, of all files below `under`, sorted."""
         self.fs.invalidate_cache()
@@ -136,7 +142,7 @@ class Folder:
         )
         return sorted(found)
 
-    @_remote
+    @_patient
     def open(self, name: str) -> IO[bytes]:
         """A file for reading."""
         opened: IO[bytes] = self.fs.open(self.join(name), "rb")
@@ -144,15 +150,24 @@ class Folder:
 
     @contextlib.contextmanager
     def reaching(self) -> Iterator[None]:
-        """Raises `StorageError` for whatever goes wrong between us and a store."""
+        """Raises `StorageError` for whatever goes wrong between us and the storage."""
         try:
             yield
         except (FileNotFoundError, FileExistsError, GristmillError, pa.ArrowException):
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFullError(
+                    f"no room left in {self.url}; everything committed stays: make room and run "
+                    "the same command again"
+                ) from error
+            if isinstance(error, WrongBytesError):
+                raise StorageError(
+                    f"{self.url}: {error}; of a run, gristmill verify says what else is wrong, and "
+                    "gristmill repair does it again"
+                ) from error
             # Each store's library has network errors of its own, few of them an OSError.
-            room = (type(error).__module__ or "").partition(".")[0]
-            if isinstance(error, OSError) or room in _STORES:
+            if is_of_storage(error):
                 text = " ".join(str(error).split())[:300]
                 raise StorageError(
                     f"{self.url} cannot be reached ({type(error).__name__}: {text}); everything "
@@ -162,49 +177,66 @@ class Folder:
 
     @contextlib.contextmanager
     def output(self, name: str) -> Iterator[IO[bytes]]:
-        """A file to write that appears under `name` only if the block ends without an error."""
-        target = self.join(name)
-        if not self.is_local:
-            # Put in one piece, or as a multipart upload that is completed last: both appear whole.
-            with tempfile.NamedTemporaryFile(prefix="gristmill-") as file:
-                yield file
-                file.flush()
-                with self.reaching():
-                    if file.tell() <= _ONE_PIECE:
-                        file.seek(0)
-                        self.fs.pipe_file(target, file.read())
-                    else:
-                        self.fs.put_file(file.name, target)
-            return
-        folder, base = os.path.split(target)
-        os.makedirs(folder, exist_ok=True)
+        """A file to write that appears under `name`, as long as it was written, only if the block
+        ends without an error."""
+        place = self._local_output if self.is_local else self._remote_output
+        with place(name) as file:
+            yield file
+
+    @contextlib.contextmanager
+    def _local_output(self, name: str) -> Iterator[IO[bytes]]:
+        folder, base = os.path.split(self.join(name))
         writing = os.path.join(folder, f".writing-{base}-{uuid.uuid4().hex[:8]}")
         try:
-            with open(writing, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(writing, target)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFullError(
-                    f"no room left while writing {target}; everything committed stays: "
-                    "make room and run the same command again"
-                ) from error
-            raise
+            with self.reaching():
+                patiently(lambda: os.makedirs(folder, exist_ok=True))
+                with open(writing, "wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                    size = file.tell()
+                _require_size(os.path.getsize(writing), size, writing)
+                patiently(lambda: os.replace(writing, self.join(name)))
         finally:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(writing)
 
-    @_remote
+    @contextlib.contextmanager
+    def _remote_output(self, name: str) -> Iterator[IO[bytes]]:
+        """Put in one piece, or as a multipart upload that is completed last: both appear whole."""
+        with tempfile.NamedTemporaryFile(prefix="gristmill-") as file:
+            yield cast(IO[bytes], file)
+            file.flush()
+            size = file.tell()
+
+            def put() -> None:
+                if size <= _ONE_PIECE:
+                    file.seek(0)
+                    self.fs.pipe_file(self.join(name), file.read())
+                else:
+                    self.fs.put_file(file.name, self.join(name))
+                self.fs.invalidate_cache()
+                _require_size(int(self.fs.size(self.join(name))), size, self.join_url(name))
+
+            with self.reaching():
+                patiently(put, size=size)
+
+    @_patient
     def read_bytes(self, name: str) -> bytes:
         """A whole file."""
         return bytes(self.fs.cat_file(self.join(name)))
 
-    @_remote
     def read_range(self, name: str, start: int, size: int) -> bytes:
-        """`size` bytes from `start`."""
-        return bytes(self.fs.cat_file(self.join(name), start=start, end=start + size))
+        """`size` bytes from `start`, no fewer: `StorageError` if the file ends before."""
+
+        def read() -> bytes:
+            data = bytes(self.fs.cat_file(self.join(name), start=start, end=start + size))
+            if len(data) != size:
+                raise WrongBytesError(f"{len(data)} of {size} bytes from {start} of {name}")
+            return data
+
+        with self.reaching():
+            return patiently(read, size=size)
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file whole."""
@@ -219,24 +251,30 @@ class Folder:
         """Write JSON, indented, whole."""
         self.write_bytes(name, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
-    @_remote
     def read_table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A Parquet file, or some of its columns, in the order named."""
-        with self.open(name) as file:
-            return pq.ParquetFile(file).read(columns=list(columns) if columns is not None else None)
+        return self._parsed(name, lambda file: read_parquet(file, columns))
 
-    @_remote
     def read_schema(self, name: str) -> pa.Schema:
         """Schema of a Parquet file."""
-        with self.open(name) as file:
-            return pq.read_schema(file)
+        return self._parsed(name, pq.read_schema)
+
+    @_patient
+    def _parsed(self, name: str, parse: Callable[[IO[bytes]], _Found]) -> _Found:
+        try:
+            with self.fs.open(self.join(name), "rb") as file:
+                return parse(file)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowSerializationError) as error:
+            raise WrongBytesError(
+                f"{name} is no whole Parquet file: {' '.join(str(error).split())[:200]}"
+            ) from error
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a table as Parquet, whole; the same table always gives the same bytes."""
         with self.output(name) as file:
-            pq.write_table(table, file, compression="zstd", row_group_size=65536)
+            pq.write_table(table, file, **PARQUET)
 
-    @_remote
+    @_patient
     def remove(self, name: str = "") -> None:
         """Remove a file or a folder with all it holds; no error if it is not there."""
         path = self.join(name)
@@ -246,8 +284,9 @@ class Folder:
             else:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
-        elif self.fs.exists(path):
-            self.fs.rm(path, recursive=True)
+        elif self.exists(name):
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm(path, recursive=True)
 
     def free_bytes(self) -> int | None:
         """Free bytes of a local disk; None where the question has no answer."""
@@ -307,6 +346,17 @@ class DigestWriter:
     def seekable(self) -> bool:
         """Never."""
         return False
+
+
+def read_parquet(file: IO[bytes] | pa.NativeFile, columns: Sequence[str] | None) -> pa.Table:
+    """A Parquet file, or some of its columns."""
+    return pq.ParquetFile(file).read(columns=list(columns) if columns is not None else None)
+
+
+def _require_size(found: int, written: int, name: str) -> None:
+    """What is shorter than it was written is not there."""
+    if found != written:
+        raise WrongBytesError(f"{name} has {found} bytes of {written} that were written")
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

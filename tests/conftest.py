@@ -22,6 +22,8 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     HF_DATASETS_OFFLINE="1",
     NO_ALBUMENTATIONS_UPDATE="1",
+    # Storage of tests is here or it is not.
+    GRISTMILL_STORAGE_PATIENCE="0.5",
     RAY_USAGE_STATS_ENABLED="0",
     # Workers of a Ray started here must find the test stages.
     PYTHONPATH=os.pathsep.join(

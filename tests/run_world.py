@@ -4,7 +4,6 @@ known, a stage that needs a file, and helpers that run and build it here."""
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +23,12 @@ from gristmill.errors import MissingWeightsError
 from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.schema import ColumnFacts
+from gristmill.pipelines.sealed import read_sealed, write_sealed
 from gristmill.pipelines.shards.reader import ShardSet
 from gristmill.pipelines.shards.shards import Shards
 from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.stage import Score
+from gristmill.pipelines.storage import Folder
 
 ROWS = 12
 # The picture whose brightness nobody knows.
@@ -115,8 +116,8 @@ def make_home(home: Path) -> None:
 def copy_home(home: Path, to: Path) -> Path:
     """All of it elsewhere, as if it had been run there. Returns the run's folder."""
     shutil.copytree(home, to)
-    identity = json.loads((to / "run" / "run.json").read_text())
-    (to / "run" / "run.json").write_text(json.dumps(identity | {"cwd": str(to)}))
+    run = Folder(str(to / "run"))
+    write_sealed(run, "run.json", read_sealed(run, "run.json") | {"cwd": str(to)})
     return to / "run"
 
 

@@ -29,6 +29,7 @@ from gristmill.dags.settings import apply_settings
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.child import Child
 from gristmill.pipelines.out_folder import require_writable
+from gristmill.pipelines.sealed import write_sealed
 from gristmill.pipelines.storage import Folder
 
 # Trusted pairs that the threshold may cost.
@@ -79,7 +80,7 @@ def run_demo(
     if scale.steps:
         summary["model"] = train_demo_model(out, codec, scale, seed=seed, says=says)
     summary["seconds"] = round(time.perf_counter() - start, 2)
-    Folder(out).write_json("summary.json", summary)
+    write_sealed(Folder(out), "summary.json", dict(summary))
     write_report(out, command=command, console=console)
     says.say(f"done in {duration(summary['seconds'])}")
     return summary

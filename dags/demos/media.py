@@ -28,6 +28,7 @@ from gristmill.dags.runs.plan import open_run
 from gristmill.dags.session import write_report
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.out_folder import require_writable
+from gristmill.pipelines.sealed import write_sealed
 from gristmill.pipelines.storage import Folder
 
 CLEAN = "clean"
@@ -96,7 +97,7 @@ def run_media_demo(
         curated = execute(dag, out, RunOptions(runner=runner), progress)
     summary = cast(DemoSummary, {**curated, **judge(demo, world.planted, out)})
     summary["seconds"] = round(time.perf_counter() - start, 2)
-    Folder(out).write_json("summary.json", summary)
+    write_sealed(Folder(out), "summary.json", dict(summary))
     write_report(out, command=command, console=console)
     return summary
 

@@ -7,8 +7,10 @@ from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.engine.schedule import state_digest
 from gristmill.dags.engine.tombstones import tombstones_digest
 from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.sealed import find_sealed, write_sealed
 from gristmill.pipelines.stage import Write
-from gristmill.pipelines.storage import Folder
+
+PHASE = "phase-"
 
 BarrierState = dict[str, str]
 """What a barrier node builds on now, as its `state.json` says it."""
@@ -25,7 +27,7 @@ def barrier_state(layout: RunLayout, node: str, parts: int) -> BarrierState:
 def is_finished(layout: RunLayout, node: str, state: BarrierState) -> bool:
     """Whether a barrier node is finished for exactly this state. Changes nothing."""
     folder = layout.folder.sub(layout.node_folder(node))
-    return _is_begun(layout, node, state) and folder.exists("finished.json")
+    return _is_begun(layout, node, state) and find_sealed(folder, "finished.json") is not None
 
 
 def make_room(layout: RunLayout, node: str, state: BarrierState) -> None:
@@ -43,32 +45,28 @@ def make_room(layout: RunLayout, node: str, state: BarrierState) -> None:
         product = layout.folder.sub(node)
         product.remove("manifest.json")
         product.remove()
-        layout.folder.write_json(_owner(node), {"node": name})
-    folder.write_json("state.json", state)
+        write_sealed(layout.folder, owner_name(node), {"node": name})
+    write_sealed(folder, "state.json", state)
 
 
 def finish(layout: RunLayout, node: str, parts: int) -> None:
     """Say that a barrier node is done."""
-    layout.folder.sub(layout.node_folder(node)).write_json("finished.json", {"parts": parts})
+    folder = layout.folder.sub(layout.node_folder(node))
+    # How many tasks there were, for whoever looks whether all are there.
+    phases = [name for name in folder.names() if name.startswith(PHASE)]
+    tasks = {name.removeprefix(PHASE): len(folder.names(name)) for name in phases}
+    write_sealed(folder, "finished.json", {"parts": parts, "phases": tasks})
 
 
 def _is_begun(layout: RunLayout, node: str, state: BarrierState) -> bool:
     """Whether what lies in the node's folder, and its product, was made of this state."""
     name = layout.node_folder(node)
-    if _read_json(layout.folder.sub(name), "state.json") != state:
+    if find_sealed(layout.folder.sub(name), "state.json") != state:
         return False
     writes = isinstance(layout.dag.stage(node), Write)
-    return not writes or _read_json(layout.folder, _owner(node)) == {"node": name}
+    return not writes or find_sealed(layout.folder, owner_name(node)) == {"node": name}
 
 
-def _owner(node: str) -> str:
+def owner_name(node: str) -> str:
     """The file that says whose product lies in a Write node's folder."""
     return f"products/{node}.json"
-
-
-def _read_json(folder: Folder, name: str) -> object:
-    try:
-        found: object = folder.read_json(name)
-    except FileNotFoundError:
-        return None
-    return found

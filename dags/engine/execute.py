@@ -23,7 +23,7 @@ from gristmill.dags.engine.map_operator import MapOperator
 from gristmill.dags.engine.on_local import LocalRunner, Operator, Runner
 from gristmill.dags.engine.operators import ColumnsOperator, PartOperator, PhaseOperator
 from gristmill.dags.engine.progress import Progress
-from gristmill.dags.engine.read_parts import ScanOperator, cut_parts, parts_done
+from gristmill.dags.engine.read_parts import ScanOperator, cut_parts, parts_done, rows_of_source
 from gristmill.dags.engine.run_folder import RunLayout, require_run_folder, run_lock
 from gristmill.dags.engine.schedule import Barrier, Chain, schedule
 from gristmill.dags.engine.score_operator import ScoreOperator
@@ -46,6 +46,7 @@ from gristmill.errors import (
 )
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.out_folder import require_writable
+from gristmill.pipelines.sealed import find_sealed, write_sealed
 from gristmill.pipelines.stage import Global, Map, Read, Write
 from gristmill.pipelines.storage import Folder
 
@@ -179,8 +180,8 @@ class _Execution:
         summary = summarise(
             self.layout, self.parts, counts, self.reused, seconds, self.resources.peak_mb
         )
-        self.layout.folder.write_json("run.json", self._identity())
-        self.layout.folder.write_json("summary.json", summary)
+        write_sealed(self.layout.folder, "run.json", self._identity())
+        write_sealed(self.layout.folder, "summary.json", dict(summary))
         if problem is not None:
             raise problem
         return summary
@@ -193,6 +194,10 @@ class _Execution:
             "parts": self.parts,
             # What relative paths in dag.yaml start from.
             "cwd": os.getcwd(),
+            # The same as dag.yaml, should that be lost or changed.
+            "dag_yaml": dump_dag(self.dag),
+            # 2: every record is sealed, and `ledger.json` is there.
+            "records": 2,
         }
 
     # -- steps ----------------------------------------------------------------------------------
@@ -212,6 +217,8 @@ class _Execution:
         for note in self.dag.left_out:
             self.progress.note(note)
         found = parts_done(self.layout)
+        if len(self._names(node)) < (found or 0):
+            found = None
         for note in stage.notes() if found is None else ():
             self.progress.note(note)
         self.reused[node] = found or 0
@@ -247,7 +254,7 @@ class _Execution:
         before = {node: self._names(node) for node in nodes}
         todo = [part for part in range(self.parts) if not self._done(operators, part)]
         if todo:
-            rows = self._rows_of_source()
+            rows = rows_of_source(self.layout)
             for node in nodes:
                 self.progress.start(node, self.parts, rows)
             with (
@@ -285,7 +292,9 @@ class _Execution:
             return MapOperator(
                 self.layout, group[0], supervision, retry_failed=self.options.retry_failed
             )
-        return ScoreOperator(self.layout, group, supervision)
+        return ScoreOperator(
+            self.layout, group, supervision, retry_failed=self.options.retry_failed
+        )
 
     def _run_barrier(self, barrier: Barrier) -> None:
         node = barrier.node
@@ -293,6 +302,8 @@ class _Execution:
         assert isinstance(stage, (Global, Write))
         state = barrier_state(self.layout, node, self.parts)
         fresh = is_finished(self.layout, node, state)
+        if fresh and isinstance(stage, Global):
+            fresh = len(self._names(node)) >= self.parts
         self.reused[node] = self.parts if fresh else 0
         if not fresh:
             if isinstance(stage, Write) and not self.options.allow_empty:
@@ -318,7 +329,8 @@ class _Execution:
     def _refuse_nothing(self, node: str) -> None:
         """Raise `NothingKeptError` if no row is left for a product that holds samples."""
         product = self.layout.folder.sub(node)
-        if not product.exists("manifest.json"):
+        if find_sealed(product, "manifest.json") is None:
+            # None, or one that says nothing any more.
             return
         samples = sum(product_counts(product)["samples"].values())
         if samples and not kept_rows(self.dag, count_nodes(self.layout, self.parts)):
@@ -346,15 +358,15 @@ class _Execution:
         return self._runner
 
     def _names(self, node: str) -> dict[int, str]:
-        """Part -> name of its rows file, for the parts that are committed."""
+        """Part -> name of its rows file, for the parts that are committed. One whose files are
+        gone, or shorter, is not: its record is taken back, so that it is done again."""
         store = self.layout.store(node)
-        found = {}
+        sound = store.sound_parts()
         for part in store.parts():
-            record = store.record(part)
-            if record is not None:
-                found[part] = str(record.files["rows"]["name"])
-        return found
-
-    def _rows_of_source(self) -> int:
-        folder = self.layout.folder.sub(self.layout.node_folder(self.dag.source))
-        return int(folder.read_json("parts.json")["rows"])
+            if part not in sound:
+                self.progress.warn(
+                    f"{node}: part {part} is not committed: its record, or a file that it names, "
+                    "is missing, cut or changed; it is done again"
+                )
+                store.drop(part)
+        return {part: record.files["rows"]["name"] for part, record in sound.items()}

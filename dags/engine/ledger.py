@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
 
 from gristmill.dags.engine.operators import count_values, failure_reasons
 from gristmill.dags.engine.product_losses import product_losses
+from gristmill.dags.engine.records import FileRecord
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, RunLayout
 from gristmill.dags.graph import Dag, is_row_stage
@@ -22,8 +25,12 @@ from gristmill.errors import LedgerError
 from gristmill.pipelines.keep import DROPPED, KEPT, MERGED, Keep
 from gristmill.pipelines.schema import GOING_ON
 from gristmill.pipelines.schema import MERGED as MERGED_STATUS
+from gristmill.pipelines.sealed import write_sealed
 from gristmill.pipelines.stage import Map, Read, Score, Write
-from gristmill.pipelines.storage import Folder
+from gristmill.pipelines.storage import PARQUET, DigestWriter, Folder
+
+LEDGER = "ledger.json"
+"""Beside the ledger: its files with their digests."""
 
 _FATE = pa.schema(
     [
@@ -112,14 +119,18 @@ def write_ledger(layout: RunLayout, parts: int) -> dict[str, NodeCount]:
     """Write the ledger part by part and return the counts. Raises `LedgerError` on any mismatch."""
     counts, losses = count_nodes(layout, parts), product_losses(layout)
     folder = layout.folder.sub("ledger")
+    # What it says is not so while the ledger is written.
+    layout.folder.remove(LEDGER)
+    files: list[FileRecord] = []
     reader = RowReader(layout)
     total = {KEPT: 0, DROPPED: 0, MERGED: 0}
     for part in range(parts):
         table = part_ledger(layout, reader, part, losses)
-        folder.write_table(f"{part:06d}.parquet", table)
+        files.append(_write(folder, f"{part:06d}.parquet", table))
         for verdict in table["verdict"].to_pylist():
             total[verdict] += 1
     _remove_others(folder, parts)
+    write_sealed(layout.folder, LEDGER, {"files": files})
     problems = check_counts(layout.dag, counts)
     rows_in = counts[layout.dag.source].rows_in + sum(count.rows_added for count in counts.values())
     if sum(total.values()) != rows_in:
@@ -132,6 +143,13 @@ def write_ledger(layout: RunLayout, parts: int) -> dict[str, NodeCount]:
     if problems:
         raise LedgerError("the ledger does not add up: " + "; ".join(problems))
     return counts
+
+
+def _write(folder: Folder, name: str, table: pa.Table) -> FileRecord:
+    with folder.output(name) as file:
+        writer = DigestWriter(file, xxhash.xxh3_128())
+        pq.write_table(table, pa.PythonFile(writer, "w"), **PARQUET)
+    return {"name": name, "size": writer.size, "xxh3": writer.digest.hexdigest()}
 
 
 def kept_rows(dag: Dag, counts: dict[str, NodeCount]) -> int:

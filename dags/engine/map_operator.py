@@ -3,26 +3,30 @@ and set aside."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gristmill.dags.engine.checked import copy_checked
 from gristmill.dags.engine.operators import PartOperator, count_values, failure_reasons
 from gristmill.dags.engine.part_worker import BlockFailure, RowFailure, stage_at
 from gristmill.dags.engine.records import Record
 from gristmill.dags.engine.rows import make_scratch
 from gristmill.dags.engine.run_folder import BLOBS, ROWS, PartStore, RunLayout
 from gristmill.dags.engine.supervision import FIRST_ROWS, Supervision
-from gristmill.errors import StageError, WorkerError
+from gristmill.dags.graph import BLOB, stores_images
+from gristmill.errors import StageError, StorageError, WorkerError
 from gristmill.pipelines.child import ChildDied, ChildSilent
-from gristmill.pipelines.schema import GOING_ON, MERGED, SUCCESS
+from gristmill.pipelines.schema import GOING_ON, MERGED, POISONED, SUCCESS
 from gristmill.pipelines.stage import Map
+from gristmill.pipelines.storage import DigestWriter
 
 
 class MapOperator(PartOperator):
@@ -58,7 +62,7 @@ class MapOperator(PartOperator):
             whys = [why for why in self._failures if not why.undecodable]
             if len(whys) > 1 and not self._sound:
                 self._refuse(whys[0])
-            self._commit(part, segments, old, start)
+            self._commit(part, segments, old, start, scratch)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return False
@@ -82,7 +86,7 @@ class MapOperator(PartOperator):
                 table["error"].to_pylist(),
                 strict=True,
             )
-            if status != SUCCESS and stage.is_retryable(status, error or "")
+            if status == POISONED or (status != SUCCESS and stage.is_retryable(status, error or ""))
         }
         if not failed:
             return []
@@ -170,35 +174,40 @@ class MapOperator(PartOperator):
         )
 
     def _commit(
-        self, part: int, segments: list[str], old: tuple[pa.Table, Record] | None, start: float
+        self,
+        part: int,
+        segments: list[str],
+        old: tuple[pa.Table, Record] | None,
+        start: float,
+        scratch: str,
     ) -> None:
         store = self.layout.store(self.node)
         tables = [pq.read_table(f"{path}.parquet") for path in segments]
-        sources = [(f"{path}.blobs", os.path.getsize(f"{path}.blobs")) for path in segments]
+        blobs = [f"{path}.blobs" for path in segments]
+        if old is not None:
+            table, record = old
+            again = pa.concat_tables(tables)["uid"]
+            before = os.path.join(scratch, "before.blobs")
+            copy_checked(store.folder, record.files[BLOBS], before)
+            kept = _with_digests(table, tables[0].schema)
+            tables.append(kept.filter(pc.invert(pc.is_in(table["uid"], again))))
+            blobs.append(before)
+        # A segment may have its columns in another order than the one before it.
+        rows = pa.concat_tables([table.select(tables[0].column_names) for table in tables])
+        whence = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+        if pc.count_distinct(rows["uid"]).as_py() != len(rows):
+            raise StageError(
+                f"{self._stage_at()} yields a uid twice in part {part}; each row has its own: "
+                "that of a new row is make_child_uid(parent_uid, stage, number)"
+            )
+        if old is not None:
+            order = _positions(old[0]["uid"], rows["uid"])
+            rows, whence = rows.take(order), whence[order.to_numpy()]
         with store.attempt(part) as attempt:
             with attempt.output(BLOBS, "bin") as file:
-                merged = []
-                if old is not None:
-                    table, record = old
-                    again = pa.concat_tables(tables)["uid"]
-                    keep = pc.invert(pc.is_in(table["uid"], again))
-                    with store.folder.open(record.files[BLOBS]["name"]) as blobs:
-                        shutil.copyfileobj(blobs, file, 2**20)
-                    merged.append(table.filter(keep))
-                for table, (path, _) in zip(tables, sources, strict=True):
-                    merged.append(_shifted(table, file.size))
-                    with open(path, "rb") as blobs:
-                        shutil.copyfileobj(blobs, file, 2**20)
-            # A segment may have its columns in another order than the one before it.
-            rows = pa.concat_tables([table.select(merged[0].column_names) for table in merged])
-            if pc.count_distinct(rows["uid"]).as_py() != len(rows):
-                raise StageError(
-                    f"{self._stage_at()} yields a uid twice in part {part}; each row has its own: "
-                    "that of a new row is make_child_uid(parent_uid, stage, number)"
-                )
-            if old is not None:
-                rows = rows.take(_positions(old[0]["uid"], rows["uid"]))
-            attempt.write_table(ROWS, rows)
+                if stores_images(self.layout.dag.stage(self.node)):
+                    rows = _packed(rows, whence.tolist(), blobs, file)
+            attempt.write_table(ROWS, rows.combine_chunks())
             statuses = rows["status"].to_pylist()
             rows_in = self.worker.call_readonly("size", part)
             attempt.commit(
@@ -213,13 +222,44 @@ class MapOperator(PartOperator):
             )
 
 
-def _shifted(table: pa.Table, by: int) -> pa.Table:
-    """A segment's rows with their blobs moved `by` bytes."""
-    if "blob_offset" not in table.column_names:
-        return table
-    moved = pc.add(table["blob_offset"], pa.scalar(by, pa.int64()))
-    index = table.schema.get_field_index("blob_offset")
-    return table.set_column(index, table.schema.field(index), moved)
+def _with_digests(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows of a part that may be of a time before digests were kept, in the form of today."""
+    for field in BLOB:
+        if field.name in schema.names and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table.select(schema.names)
+
+
+def _packed(
+    rows: pa.Table, whence: Sequence[int], blobs: Sequence[str], file: DigestWriter
+) -> pa.Table:
+    """Write the stored bytes of rows in the order of the rows, and not in that in which they came,
+    so that the same rows are the same file; returns the rows with where their bytes lie now.
+
+    `whence`: which of the files `blobs` each row's offset is in.
+    """
+    places: dict[tuple[int, int], int] = {}
+    offsets: list[int | None] = []
+    columns = (rows["blob_offset"].to_pylist(), rows["blob_size"].to_pylist())
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(open(path, "rb")) for path in blobs]
+        for source, at, size in zip(whence, *columns, strict=True):
+            if at is None:
+                offsets.append(None)
+                continue
+            if (source, at) not in places:
+                places[source, at] = file.size
+                opened[source].seek(at)
+                data = opened[source].read(size)
+                if len(data) != size:
+                    raise StorageError(
+                        f"{blobs[source]} is shorter than it was written; everything committed "
+                        "stays: run the same command again"
+                    )
+                file.write(data)
+            offsets.append(places[source, at])
+    index = rows.schema.get_field_index("blob_offset")
+    return rows.set_column(index, rows.schema.field(index), pa.array(offsets, pa.int64()))
 
 
 def _positions(order: pa.ChunkedArray, uids: pa.ChunkedArray) -> pa.Array:

@@ -6,6 +6,7 @@ Operators hold no open resources until first called, so they travel to workers b
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -15,15 +16,16 @@ import pyarrow.compute as pc
 
 from gristmill.dags.engine.part_worker import stage_at
 from gristmill.dags.engine.records import Record
-from gristmill.dags.engine.rows import node_workspace
+from gristmill.dags.engine.rows import NodeWorkspace, node_workspace
 from gristmill.dags.engine.rows_done import RowsDone
 from gristmill.dags.engine.run_folder import ROWS, RunLayout
 from gristmill.dags.engine.supervision import Supervised, Supervision
 from gristmill.dags.graph import is_row_stage
-from gristmill.errors import GristmillError, StageError
+from gristmill.errors import DiskFullError, GristmillError, StageError, StorageError
 from gristmill.pipelines.contract import check_columns
 from gristmill.pipelines.schema import POISONED
-from gristmill.pipelines.stage import Global, Needs, Phase, Stage, Workspace, Write
+from gristmill.pipelines.sealed import find_sealed, write_sealed
+from gristmill.pipelines.stage import Global, Needs, Phase, Stage, Write
 
 DROPPED_SCHEMA = pa.schema(
     [
@@ -112,7 +114,7 @@ class PhaseOperator:
             return int(self._phase().count(workspace))
 
     @contextlib.contextmanager
-    def _at_work(self) -> Iterator[Workspace]:
+    def _at_work(self) -> Iterator[NodeWorkspace]:
         stage = self.layout.dag.stage(self.node)
         with (
             blamed_on(self.node, stage),
@@ -129,12 +131,13 @@ class PhaseOperator:
         """Do one task; True if it was done before."""
         folder = self.layout.folder.sub(self.layout.node_folder(self.node))
         name = f"phase-{self.phase}/{task:06d}.json"
-        if folder.exists(name):
+        if find_sealed(folder, name) is not None:
             return True
         start = time.perf_counter()
         with self._at_work() as workspace:
             self._phase().work(workspace, task)
-        folder.write_json(name, {"seconds": time.perf_counter() - start})
+        seconds = time.perf_counter() - start
+        write_sealed(folder, name, {"seconds": seconds, **workspace.wrote})
         return False
 
     def close(self) -> None:
@@ -196,8 +199,18 @@ def blamed_on(node: str, stage: Stage) -> Iterator[None]:
     of ours, pass through."""
     try:
         yield
-    except (GristmillError, OSError):
+    except GristmillError:
         raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(
+                f"no room left at {stage_at(node, stage)}; everything committed stays: make room "
+                "and run the same command again"
+            ) from error
+        raise StorageError(
+            f"{stage_at(node, stage)} cannot read or write: {type(error).__name__}: {error}; "
+            "everything committed stays: run the same command again when it can"
+        ) from error
     except Exception as error:
         raise StageError(
             f"{stage_at(node, stage)} fails: {type(error).__name__}: {error}\n"

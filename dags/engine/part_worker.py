@@ -8,26 +8,26 @@ import time
 import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gristmill.dags.engine.mapped_rows import in_order, nothing_mapped, poisoned, store_images
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.graph import BLOB, IMAGE, stores_images
-from gristmill.errors import GristmillError, StageError
+from gristmill.errors import GristmillError
 from gristmill.pipelines import heartbeat
 from gristmill.pipelines.contract import MapContract, check_columns
 from gristmill.pipelines.decode import DecodeError
-from gristmill.pipelines.media import MULTI_IMAGE_COLUMNS, Media, explode_pieces
-from gristmill.pipelines.schema import POISONED, with_columns
+from gristmill.pipelines.media import MULTI_IMAGE_COLUMNS, PIECE_DIGESTS, Media, explode_pieces
 from gristmill.pipelines.stage import Map, Score, Stage
 
 # Libraries whose exceptions say that bytes are not what they should be.
 _DECODERS = ("av", "PIL")
-_PLACE = ("blob_offset", "blob_size")
+_PIECES = (*MULTI_IMAGE_COLUMNS, PIECE_DIGESTS)
 # Disk and handles.
 _MACHINE_SHORT = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 
@@ -69,6 +69,8 @@ class PartWorker:
         self.layout, self.nodes = layout, tuple(nodes)
         self.reader = RowReader(layout)
         self._part: tuple[int, pa.Table] | None = None
+        # Stored bytes of rows of that part, as (several pieces?, row) -> its pieces.
+        self._held: dict[tuple[bool, int], list[bytes]] = {}
         for node in nodes:
             layout.dag.stage(node).prepare()
 
@@ -153,9 +155,9 @@ class PartWorker:
                         blobs.seek(at)
                         blobs.truncate()
                         yield raw
-                        raw = _poisoned(stage, piece, raw.message)
+                        raw = poisoned(stage, piece, raw.message)
                     out = contract.check(raw)
-                    done.append(_store_images(out, blobs) if with_images else out)
+                    done.append(store_images(out, blobs) if with_images else out)
                     whence = (*out["uid"].to_pylist(), *out["parent_uid"].to_pylist())
                     came.update(uid for uid in whence if uid in origin)
                     # A row with its bytes counts once all that comes of it is there.
@@ -163,16 +165,16 @@ class PartWorker:
                 if stage.takes_bytes:
                     yield len(came)
         contract.close()
-        mapped = pa.concat_tables(done) if done else _nothing_mapped(table, stage)
-        pq.write_table(_in_order(mapped, origin), f"{path}.parquet")
+        mapped = pa.concat_tables(done) if done else nothing_mapped(table, stage)
+        pq.write_table(in_order(mapped, origin), f"{path}.parquet")
 
     def write_poisoned(self, part: int, rows: Sequence[int], reason: str, path: str) -> None:
         """Write rows, one or one group, that nothing could be done with, as `map_rows` would."""
         stage = self._map_stage()
-        table = _poisoned(stage, self.take(part, rows), reason)
+        table = poisoned(stage, self.take(part, rows), reason)
         with open(f"{path}.blobs", "wb") as blobs:
             if stores_images(stage):
-                table = _store_images(table, blobs)
+                table = store_images(table, blobs)
         pq.write_table(table, f"{path}.parquet")
 
     def _map_stage(self) -> Map:
@@ -195,6 +197,29 @@ class PartWorker:
 
     # -- Score ----------------------------------------------------------------------------------
 
+    def load(self, part: int, rows: Sequence[int]) -> None:
+        """Read the stored bytes of some rows, for the calls that come. What goes wrong here is the
+        storage's fault and never a row's; after it, no call that scores them reads anything."""
+        wanted = set(rows)
+        self._held = {key: held for key, held in self._held.items() if key[1] in wanted}
+        self._hold(part, rows)
+
+    def _hold(self, part: int, rows: Sequence[int]) -> None:
+        """Have the stored bytes of some rows, those that are not held yet."""
+        table = self._entering(part)
+        for several in {media.multi_image for media in self._media()}:
+            missing = [row for row in rows if (several, row) not in self._held]
+            chosen = table.take(pa.array(missing, pa.int64()))
+            if several:
+                owners, pieces = explode_pieces(chosen)
+            else:
+                owners, pieces = list(range(len(missing))), chosen
+            found: list[list[bytes]] = [[] for _ in missing]
+            stored = self.reader.images(self.nodes[0], pieces)
+            for owner, data in zip(owners, stored, strict=True):
+                found[owner].append(data)
+            self._held |= {(several, row): f for row, f in zip(missing, found, strict=True)}
+
     def score_block(
         self, part: int, rows: Sequence[int], without: Mapping[str, Collection[int]]
     ) -> BlockScores:
@@ -203,14 +228,14 @@ class PartWorker:
         `without`: node -> rows that it must not see, because they are poison to it.
         """
         result = BlockScores({}, {}, dict.fromkeys(self.nodes, 0.0))
+        self._hold(part, rows)
         table = self._entering(part).take(pa.array(rows, pa.int64()))
         seen: dict[Media, list[Any]] = {}
         for media in self._media():
             start = time.perf_counter()
             looking = [node for node in self.nodes if self._score_stage(node).media is media]
             poison = set.intersection(*[set(without.get(node, ())) for node in looking])
-            places = [i for i, row in enumerate(rows) if row not in poison]
-            seen[media] = self._look(media, table, places)
+            seen[media] = [None if row in poison else self._look(media, row) for row in rows]
             for node in looking:
                 result.seconds[node] += (time.perf_counter() - start) / len(looking)
         for node in self.nodes:
@@ -229,21 +254,12 @@ class PartWorker:
             result.seconds[node] += time.perf_counter() - start
         return result
 
-    def _look(self, media: Media, table: pa.Table, places: Sequence[int]) -> list[Any]:
-        """What a stage is handed of each row of `table`; None but at `places`."""
-        found: list[Any] = [None] * len(table)
-        chosen = table.take(pa.array(places, pa.int64()))
+    def _look(self, media: Media, row: int) -> Any:
+        """What a stage is handed of a row, decoded from the bytes that were loaded."""
+        pieces = self._held[media.multi_image, row]
         if media.multi_image:
-            owners, pieces = explode_pieces(chosen)
-            for place in places:
-                found[place] = []
-            for owner, data in zip(owners, self.reader.images(self.nodes[0], pieces), strict=True):
-                found[places[owner]].append(_decode(media, data))
-        else:
-            stored = self.reader.images(self.nodes[0], chosen)
-            for place, data in zip(places, stored, strict=True):
-                found[place] = _decode(media, data)
-        return found
+            return [_decode(media, data) for data in pieces]
+        return _decode(media, pieces[0])
 
     def score_each(
         self, part: int, pairs: Sequence[tuple[int, str]]
@@ -255,7 +271,7 @@ class PartWorker:
             others = {other: (row,) for other in self.nodes if other != node}
             try:
                 self.score_block(part, [row], others)
-            except StageError:
+            except GristmillError:
                 raise
             except Exception as error:
                 yield index, _failure(error)
@@ -268,7 +284,7 @@ class PartWorker:
     def _entering(self, part: int) -> pa.Table:
         """The rows that enter, with all columns any of the nodes reads; kept for the next call."""
         if self._part is None or self._part[0] != part:
-            self._part = (part, self._read(part))
+            self._part, self._held = (part, self._read(part)), {}
         return self._part[1]
 
     def _read(self, part: int) -> pa.Table:
@@ -281,74 +297,11 @@ class PartWorker:
             stage = dag.stage(name)
             columns |= set(stage.resolve_columns(available))
             if isinstance(stage, Score) and stage.media is not None:
-                place = MULTI_IMAGE_COLUMNS if stage.media.multi_image else _PLACE
+                place = _PIECES if stage.media.multi_image else BLOB.names
                 columns |= {*place, *stage.media.columns}
         wanted = [name for name in available.names if name in columns]
         table = self.reader.entering(node, part, wanted)
         return table.append_column("part", pa.array(np.full(len(table), part, np.int32)))
-
-
-def _store_images(table: pa.Table, blobs: IO[bytes]) -> pa.Table:
-    """Move the pictures of a table into the blob file, leaving the place where they lie; rows of
-    one picture, which come one after the other, share it."""
-    offsets: list[int | None] = []
-    sizes: list[int | None] = []
-    last: bytes | None = None
-    at = 0
-    for value in table[IMAGE]:
-        data = value.as_py()
-        if data is None:
-            offsets.append(None)
-            sizes.append(None)
-            continue
-        if data != last:
-            last, at = data, blobs.tell()
-            blobs.write(data)
-        offsets.append(at)
-        sizes.append(len(data))
-    names = [name for name in table.column_names if name not in (IMAGE, *BLOB.names)]
-    table = table.select(names)
-    for field, values in zip(BLOB, (offsets, sizes), strict=True):
-        table = table.append_column(field, pa.array(values, field.type))
-    return table
-
-
-def _in_order(table: pa.Table, origin: dict[str, int]) -> pa.Table:
-    """Rows in the order of their origins."""
-    uids, parents = table["uid"].to_pylist(), table["parent_uid"].to_pylist()
-    positions = [
-        origin[uid if uid in origin else parent] for uid, parent in zip(uids, parents, strict=True)
-    ]
-    return table.take(pa.array(np.argsort(positions, kind="stable")))
-
-
-def _nothing_mapped(table: pa.Table, stage: Map) -> pa.Table:
-    """The mapped form of a part without rows."""
-    if len(table):
-        return table
-    for field in [*stage.writes(), *(BLOB if stores_images(stage) else ())]:
-        if field.name not in (IMAGE, *table.column_names):
-            table = table.append_column(field, pa.array([], field.type))
-    return table
-
-
-def _poisoned(stage: Map, table: pa.Table, reason: str) -> pa.Table:
-    """Rows as a Map hands on those that it could do nothing with."""
-    written = stage.writes()
-    going_on = [
-        name
-        for name in table.column_names
-        if name != IMAGE
-        and (name in written.names or stage.forwards_column(name))
-        # Without bytes there is no place where they lie.
-        and not (stores_images(stage) and name in BLOB.names)
-    ]
-    table = table.select(going_on)
-    for field in written:
-        if field.name not in going_on:
-            table = table.append_column(field, pa.nulls(len(table), field.type))
-    values = {"status": [POISONED] * len(table), "error": [reason] * len(table)}
-    return with_columns(table, values, table.schema)
 
 
 def _outcomes(stage: Map, piece: pa.Table) -> Iterator[pa.Table | RowFailure]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.dags.engine.saved import load_saved_table
 from gristmill.pipelines.shards.files import LOST, LOST_SCHEMA
 from gristmill.pipelines.stage import Write
 
@@ -20,7 +21,8 @@ def product_losses(layout: RunLayout) -> Mapping[str, pa.Table]:
             continue
         folder = layout.folder.sub(layout.node_folder(node))
         place = f"saved/{LOST}"
-        tables = [folder.read_table(f"{place}/{name}") for name in sorted(folder.names(place))]
+        names = [name for name in folder.names(place) if name.endswith(".parquet")]
+        tables = [load_saved_table(folder, f"{place}/{name}") for name in names]
         if tables:
             found[node] = pa.concat_tables(tables).cast(LOST_SCHEMA)
     return found

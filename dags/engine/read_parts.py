@@ -10,6 +10,7 @@ run's disk.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,14 +19,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gristmill.dags.engine.checked import copy_checked
 from gristmill.dags.engine.operators import DROPPED_SCHEMA
 from gristmill.dags.engine.rows import make_scratch
-from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, PartStore, RunLayout
-from gristmill.errors import SourceError
+from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, Attempt, PartStore, RunLayout
+from gristmill.errors import RunError, SourceError
 from gristmill.pipelines.database import open_database
+from gristmill.pipelines.patience import is_of_storage, may_heal, waits
 from gristmill.pipelines.schema import ROW
+from gristmill.pipelines.sealed import find_sealed, write_sealed
 from gristmill.pipelines.stage import Needs, Read
 
+PARTS = "parts.json"
 REPEATED = "repeated row"
 TOO_MANY = "above source.captions_per_image"
 # Rows with the first of their image and of their kind, and the place of each caption among those
@@ -40,6 +45,14 @@ FROM (
 ORDER BY first_row, row
 """
 SORT_MEMORY = "1GB"
+
+
+class _SourceSilentError(Exception):
+    """What the storage of a source said, so that it is not taken for that of the run."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class ScanOperator:
@@ -64,22 +77,45 @@ class ScanOperator:
         if store.record(task) is not None:
             return True
         start = time.perf_counter()
-        rows = 0
-        limit = self.layout.limit
-        with store.attempt(task) as attempt:
-            with (
-                attempt.output(ROWS, "arrow") as file,
-                pa.ipc.new_stream(pa.PythonFile(file, "w"), ROW) as writer,
-            ):
-                for table in self.stage.read(self.chunks[task]):
-                    if limit and rows + len(table) > limit:
-                        table = table.slice(0, limit - rows)
-                    writer.write_table(table.cast(ROW))
-                    rows += len(table)
-                    if limit and rows >= limit:
-                        break
-            attempt.commit(rows_out=rows, seconds=time.perf_counter() - start)
-        return False
+        again = waits()
+        while True:
+            try:
+                with store.attempt(task) as attempt:
+                    rows = self._scan(attempt, task)
+                    attempt.commit(rows_out=rows, seconds=time.perf_counter() - start)
+                return False
+            except _SourceSilentError as silent:
+                # A read error says nothing about the rows that were to come.
+                error = silent.error
+                if not may_heal(error) or not again(error):
+                    raise SourceError(
+                        f"the source of {self.layout.dag.name} cannot be read: "
+                        f"{type(error).__name__}: {error}; run the same command again when it can"
+                    ) from error
+
+    def _scan(self, attempt: Attempt, task: int) -> int:
+        """Write the rows of a chunk; returns how many."""
+        rows, limit = 0, self.layout.limit
+        with (
+            attempt.output(ROWS, "arrow") as file,
+            pa.ipc.new_stream(pa.PythonFile(file, "w"), ROW) as writer,
+        ):
+            for table in self._read(task):
+                if limit and rows + len(table) > limit:
+                    table = table.slice(0, limit - rows)
+                writer.write_table(table.cast(ROW))
+                rows += len(table)
+                if limit and rows >= limit:
+                    break
+        return rows
+
+    def _read(self, task: int) -> Iterator[pa.Table]:
+        try:
+            yield from self.stage.read(self.chunks[task])
+        except Exception as error:
+            if is_of_storage(error):
+                raise _SourceSilentError(error) from error
+            raise
 
     def close(self) -> None:
         """Nothing is held."""
@@ -91,12 +127,30 @@ def scans(layout: RunLayout) -> PartStore:
 
 
 def parts_done(layout: RunLayout) -> int | None:
-    """Number of parts of the source, if they have all been cut."""
+    """Number of parts of the source, if they have all been cut; None also where what says so
+    cannot be believed: they are cut again then."""
+    cut = _cut_record(layout)
+    return None if cut is None else int(cut["parts"])
+
+
+def rows_of_source(layout: RunLayout) -> int:
+    """Rows of the source, once its parts have been cut."""
+    cut = _cut_record(layout)
+    if cut is None:
+        raise RunError(f"{layout.url}: the parts of its source are not cut; run again")
+    return int(cut["rows"])
+
+
+def chunks_of_source(layout: RunLayout) -> int | None:
+    """How many scanned chunks the parts were cut from; None if that is not known."""
+    cut = _cut_record(layout) or {}
+    return int(cut["chunks"]) if "chunks" in cut else None
+
+
+def _cut_record(layout: RunLayout) -> dict[str, int] | None:
     folder = layout.folder.sub(layout.node_folder(layout.dag.source))
-    try:
-        return int(folder.read_json("parts.json")["parts"])
-    except FileNotFoundError:
-        return None
+    cut = find_sealed(folder, PARTS)
+    return cut if cut is not None and {"parts", "rows"} <= set(cut) else None
 
 
 def cut_parts(layout: RunLayout, chunks: int) -> int:
@@ -112,7 +166,7 @@ def cut_parts(layout: RunLayout, chunks: int) -> int:
     with contextlib.ExitStack() as stack:
         stack.callback(_remove, scratch)
         database = stack.enter_context(open_database(scratch, memory=SORT_MEMORY))
-        database.register("scanned", _scanned(layout, chunks))
+        database.register("scanned", _scanned(layout, chunks, scratch))
         database.execute("CREATE TEMP TABLE rows AS SELECT * FROM scanned")
         reader = database.sql(_SORTED).to_arrow_reader(min(10_000, max(layout.dag.part_rows, 100)))
         for table in _cut(reader, layout.dag.part_rows, most):
@@ -121,7 +175,8 @@ def cut_parts(layout: RunLayout, chunks: int) -> int:
             number, start = number + 1, time.perf_counter()
     if rows == 0:
         raise SourceError(f"the source of {layout.dag.name} has no rows; is the path right?")
-    store.folder.write_json("parts.json", {"parts": number, "rows": rows})
+    facts = {"parts": number, "rows": rows, "chunks": chunks, "limit": layout.limit}
+    write_sealed(store.folder, PARTS, facts)
     return number
 
 
@@ -131,18 +186,17 @@ def _remove(path: str) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _scanned(layout: RunLayout, chunks: int) -> pa.RecordBatchReader:
+def _scanned(layout: RunLayout, chunks: int, scratch: str) -> pa.RecordBatchReader:
     """All scanned rows in source order, `row` counted over the whole source, up to the limit."""
-    store = scans(layout)
+    store, path = scans(layout), os.path.join(scratch, "scanned.arrow")
 
     def read() -> Iterator[pa.RecordBatch]:
         offset, left = 0, layout.limit or None
         index = ROW.get_field_index("row")
         for chunk in range(chunks):
-            record = store.record(chunk)
-            if record is None:
-                return
-            with store.folder.open(record.files[ROWS]["name"]) as file:
+            # What was scanned and cannot be read is no end of the source.
+            copy_checked(store.folder, store.need(chunk).files[ROWS], path)
+            with open(path, "rb") as file:
                 for batch in pa.ipc.open_stream(file):
                     count = len(batch) if left is None else min(left, len(batch))
                     batch = batch.slice(0, count)

@@ -7,27 +7,33 @@ entry there, and so does not reach what follows.
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
 from numpy.typing import NDArray
 
-from gristmill.dags.engine.records import Record
+from gristmill.dags.engine.checked import insist
+from gristmill.dags.engine.records import FileRecord, Record
 from gristmill.dags.engine.run_folder import BLOBS, RunLayout
+from gristmill.dags.engine.saved import load_saved_array, load_saved_table, write_fact
 from gristmill.dags.engine.tombstones import read_tombstones
 from gristmill.dags.graph import columns_written, is_row_stage, stores_images
 from gristmill.pipelines.keep import KEPT, Keep
+from gristmill.pipelines.patience import WrongBytesError
 from gristmill.pipelines.schema import GOING_ON
 from gristmill.pipelines.stage import Global, Map, Score
-from gristmill.pipelines.storage import Folder
+from gristmill.pipelines.storage import PARQUET, DigestWriter, Folder
 
-_UID = "uid"
+_UID, _DIGEST = "uid", "stored_sha256"
 _GOING_ON = pa.array(GOING_ON)
 # Reading pictures one by one is slow; gaps up to this many bytes are read and thrown away.
 _MERGE_GAP = 256 * 1024
@@ -86,7 +92,11 @@ class RowReader:
     def _table(self, node: str, part: int, columns: Sequence[str]) -> pa.Table:
         store = self.layout.store(node)
         names = list(dict.fromkeys(columns))
-        return store.table(self.record(node, part), columns=names)
+        table = store.table(self.record(node, part), columns=names)
+        if _DIGEST in names and _DIGEST not in table.column_names:
+            # A part of a time before it was kept.
+            table = table.append_column(_DIGEST, pa.nulls(len(table), pa.string()))
+        return table.select(names)
 
     def _join(self, table: pa.Table, node: str, part: int, columns: Sequence[str]) -> pa.Table:
         """Add columns of a Score or Global node; rows that it does not have leave."""
@@ -101,7 +111,7 @@ class RowReader:
         taken = scores.take(index)
         for name in columns:
             if name in record.files:
-                array = self._sidecar(node, record, name)[index.to_numpy()]
+                array = self.layout.store(node).array(record, name)[index.to_numpy()]
                 values = pa.FixedSizeListArray.from_arrays(
                     pa.array(array.reshape(-1)), array.shape[1]
                 )
@@ -110,31 +120,30 @@ class RowReader:
                 table = table.append_column(taken.schema.field(name), taken[name])
         return table
 
-    def _sidecar(self, node: str, record: Record, name: str) -> NDArray[np.generic]:
-        return load_array(self.layout.store(node).folder, record.files[name]["name"])
-
     def images(self, node: str, table: pa.Table) -> list[bytes]:
-        """Stored bytes of rows that have `part`, `blob_offset`, `blob_size`, read in few pieces."""
+        """Stored bytes of rows that have `part`, `blob_offset`, `blob_size`, read in few pieces.
+
+        None is shorter than it was stored, or, where `stored_sha256` is there, other than it was:
+        that is a `StorageError`, and says nothing about a row.
+        """
         holder = self.image_node(node)
         store = self.layout.store(holder)
         parts = table["part"].to_numpy()
         offsets, sizes = table["blob_offset"].to_numpy(), table["blob_size"].to_numpy()
+        digests = table[_DIGEST].to_pylist() if _DIGEST in table.column_names else None
         found: list[bytes] = [b""] * len(parts)
         for part in np.unique(parts):
             rows = np.flatnonzero(parts == part)
-            name = self.record(holder, int(part)).files[BLOBS]["name"]
+            file = self.record(holder, int(part)).files[BLOBS]
             rows = rows[np.argsort(offsets[rows], kind="stable")]
             for group in _runs(rows, offsets, sizes):
-                start = int(offsets[group[0]])
-                end = int(offsets[group[-1]] + sizes[group[-1]])
-                data = store.folder.read_range(name, start, end - start)
-                last = -1
-                for row in group:
-                    if last >= 0 and offsets[row] == offsets[last]:
-                        found[row] = found[last]
-                        continue
-                    at, last = int(offsets[row]) - start, row
-                    found[row] = data[at : at + int(sizes[row])]
+                pieces = [
+                    (int(offsets[row]), int(sizes[row]), digests[row] if digests else None)
+                    for row in group
+                ]
+                read = functools.partial(_read_pieces, store.folder, file["name"], pieces)
+                for row, data in zip(group, insist(store.folder, file["name"], read), strict=True):
+                    found[row] = data
         return found
 
     def image_node(self, node: str) -> str:
@@ -151,15 +160,23 @@ def _runs(
     return np.split(rows, np.flatnonzero(gaps > _MERGE_GAP) + 1)
 
 
-def load_array(folder: Folder, name: str) -> NDArray[np.generic]:
-    """A .npy file, memory-mapped; one that lies elsewhere is read whole."""
-    path = folder.local_path(name)
-    if path is not None:
-        mapped: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return mapped
-    with folder.open(name) as file:
-        loaded: NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
-        return loaded
+def _read_pieces(
+    folder: Folder, name: str, pieces: Sequence[tuple[int, int, str | None]]
+) -> list[bytes]:
+    """Pieces of a file as (offset, size, sha256 or None), in order of their offsets, by one read.
+    Raises `WrongBytesError` for one that is not what was stored."""
+    start = pieces[0][0]
+    data = folder.read_range(name, start, max(at + size for at, size, _ in pieces) - start)
+    found: list[bytes] = []
+    for number, (at, size, digest) in enumerate(pieces):
+        if number and pieces[number - 1][:2] == (at, size):
+            found.append(found[-1])
+            continue
+        piece = data[at - start : at - start + size]
+        if digest is not None and hashlib.sha256(piece).hexdigest() != digest:
+            raise WrongBytesError(f"has other bytes at {at} than were written there")
+        found.append(piece)
+    return found
 
 
 class NodeWorkspace:
@@ -169,6 +186,8 @@ class NodeWorkspace:
         self.layout, self.node, self._parts, self._scratch = layout, node, parts, scratch
         self.rows_above = RowReader(layout)
         self.folder = layout.folder.sub(layout.node_folder(node))
+        # What this task wrote: below the node's folder, and below its product's.
+        self.wrote: dict[str, list[FileRecord]] = {"saved": [], "product": []}
 
     @property
     def parts(self) -> int:
@@ -204,29 +223,44 @@ class NodeWorkspace:
 
     def save(self, name: str, array: NDArray[np.generic]) -> None:
         """Store an array whole."""
-        with self.folder.output(f"saved/{name}.npy") as file:
+        with self._saving(f"saved/{name}.npy") as file:
             np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
 
     def load(self, name: str) -> NDArray[np.generic]:
         """A saved array, memory-mapped."""
-        return load_array(self.folder, f"saved/{name}.npy")
+        return load_saved_array(self.folder, f"saved/{name}.npy")
 
     def save_table(self, name: str, table: pa.Table) -> None:
         """Store a table whole."""
-        self.folder.write_table(f"saved/{name}.parquet", table)
+        with self._saving(f"saved/{name}.parquet") as file:
+            pq.write_table(table, pa.PythonFile(file, "w"), **PARQUET)
 
     def load_table(self, name: str) -> pa.Table:
         """A saved table."""
-        return self.folder.read_table(f"saved/{name}.parquet")
+        return load_saved_table(self.folder, f"saved/{name}.parquet")
+
+    @contextlib.contextmanager
+    def _saving(self, name: str) -> Iterator[DigestWriter]:
+        with self._digested(self.folder, name, "saved") as file:
+            yield file
+        write_fact(self.folder, self.wrote["saved"][-1])
+
+    @contextlib.contextmanager
+    def _digested(self, folder: Folder, name: str, kind: str) -> Iterator[DigestWriter]:
+        with folder.output(name) as file:
+            writer = DigestWriter(file, xxhash.xxh3_128())
+            yield writer
+        digest = writer.digest.hexdigest()
+        self.wrote[kind].append({"name": name, "size": writer.size, "xxh3": digest})
 
     @property
     def product(self) -> Folder:
         """Where a Write node's files go: the run's folder of the node's name."""
         return self.layout.folder.sub(self.node)
 
-    def output(self, path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+    def output(self, path: str) -> contextlib.AbstractContextManager[DigestWriter]:
         """A file of the product that appears whole."""
-        return self.product.output(path)
+        return self._digested(self.product, path, "product")
 
     def forgotten(self) -> pa.Table:
         """The run's tombstones."""

@@ -16,23 +16,32 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Unpack, cast
 
 import numpy as np
 import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from gristmill.dags.engine.records import CommitFacts, FileRecord, Record, load_record
+from gristmill.dags.engine.checked import read_checked
+from gristmill.dags.engine.records import (
+    CommitFacts,
+    FileRecord,
+    Record,
+    StoredRecord,
+    load_record,
+)
 from gristmill.dags.graph import Dag
-from gristmill.errors import RunError, RunLockedError, StorageError
+from gristmill.errors import BrokenRecordError, RunError, RunLockedError, StorageError
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.out_folder import require_own
-from gristmill.pipelines.storage import DigestWriter, Folder
+from gristmill.pipelines.sealed import read_sealed, write_sealed
+from gristmill.pipelines.storage import DigestWriter, Folder, read_parquet
 
 ROWS = "rows"
 BLOBS = "blobs"
@@ -89,27 +98,69 @@ class PartStore:
         self.folder = folder
 
     def record(self, part: int) -> Record | None:
-        """The commit record of a part, or None."""
+        """The commit record of a part; None if there is none, or none that can be believed: the
+        part is not committed then."""
         try:
-            return load_record(self.folder.read_json(f"{part:06d}.json"))
-        except FileNotFoundError:
+            return self._read(part)
+        except (FileNotFoundError, BrokenRecordError):
             return None
 
+    def _read(self, part: int) -> Record:
+        name = f"{part:06d}.json"
+        stored = read_sealed(self.folder, name)
+        try:
+            return load_record(cast(StoredRecord, stored))
+        except (KeyError, TypeError, AttributeError) as error:
+            # One of a time before records were sealed, that somebody changed.
+            raise BrokenRecordError(
+                f"{self.folder.join_url(name)} is no commit record ({error!r}); gristmill repair "
+                "does the part again"
+            ) from None
+
+    def sound_parts(self) -> dict[int, Record]:
+        """The parts whose record can be believed and whose files are there, as long as they were
+        written, by one listing; digests are looked at where bytes are read."""
+        sizes = self.folder.sizes()
+        found = {}
+        for part in self.parts_of(sizes):
+            record = self.record(part)
+            if record is not None and all(
+                sizes.get(file["name"]) == file["size"] for file in record.files.values()
+            ):
+                found[part] = record
+        return found
+
+    def drop(self, part: int) -> None:
+        """Take a part back: it is not committed any more."""
+        self.folder.remove(f"{part:06d}.json")
+
     def parts(self) -> list[int]:
-        """Numbers of the committed parts."""
-        names = (name.removesuffix(".json") for name in self.folder.names())
-        return [int(name) for name in names if name.isdigit()]
+        """Numbers of the parts that have a record."""
+        return self.parts_of(self.folder.names())
+
+    @staticmethod
+    def parts_of(names: Iterable[str]) -> list[int]:
+        """Numbers of the parts that have a record among these files."""
+        bare = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+        return sorted(int(name) for name in bare if name.isdigit())
 
     def need(self, part: int) -> Record:
         """The record of a part that must be there."""
-        record = self.record(part)
-        if record is None:
-            raise RunError(f"part {part} of {self.folder.url} is not committed; run again")
-        return record
+        try:
+            return self._read(part)
+        except FileNotFoundError:
+            raise RunError(
+                f"part {part} of {self.folder.url} is not committed; run again"
+            ) from None
 
     def table(self, record: Record, kind: str = ROWS, columns: list[str] | None = None) -> pa.Table:
         """A table of a committed part, or some of its columns."""
-        return self.folder.read_table(record.files[kind]["name"], columns)
+        data = read_checked(self.folder, record.files[kind])
+        return read_parquet(pa.BufferReader(data), columns)
+
+    def array(self, record: Record, kind: str) -> NDArray[np.generic]:
+        """An array of a committed part."""
+        return parse_array(read_checked(self.folder, record.files[kind]))
 
     @contextlib.contextmanager
     def attempt(self, part: int) -> Iterator[Attempt]:
@@ -161,15 +212,23 @@ class Attempt:
     def commit(self, **facts: Unpack[CommitFacts]) -> Record:
         """Write the record: from now on the part is there."""
         record = Record(part=self.part, files=self.files, **facts)
-        self.folder.write_json(f"{self.part:06d}.json", record.stored())
+        write_sealed(self.folder, f"{self.part:06d}.json", record.stored())
         self.committed = True
         return record
 
     def discard(self) -> None:
         """Remove what was written, unless it was committed."""
         if not self.committed:
-            for file in self.files.values():
-                self.folder.remove(file["name"])
+            # A storage that went away keeps them: left-overs, which no record names.
+            with contextlib.suppress(StorageError):
+                for file in self.files.values():
+                    self.folder.remove(file["name"])
+
+
+def parse_array(data: bytes) -> NDArray[np.generic]:
+    """A .npy file."""
+    found: NDArray[np.generic] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    return found
 
 
 @contextlib.contextmanager

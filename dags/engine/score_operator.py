@@ -25,19 +25,29 @@ BLOCK_BYTES = 192 * 2**20
 class ScoreOperator(PartOperator):
     """All Score nodes that see the same rows, on one part, sharing one decode."""
 
-    def __init__(self, layout: RunLayout, nodes: Sequence[str], supervision: Supervision) -> None:
+    def __init__(
+        self,
+        layout: RunLayout,
+        nodes: Sequence[str],
+        supervision: Supervision,
+        *,
+        retry_failed: bool = False,
+    ) -> None:
         super().__init__(layout, nodes, supervision)
+        self.retry_failed = retry_failed
         # Nodes that some row went through.
         self._sound: set[str] = set()
 
     def __call__(self, part: int) -> bool:
         """Score the rows of a part with the nodes that are not done yet."""
-        todo = [node for node in self.nodes if self.fresh(node, part) is None]
+        todo = [node for node in self.nodes if self._has_work(node, part)]
         if not todo:
             return True
         if tuple(todo) != self.nodes:
             # Rare (a run was killed between two commits): score only what is missing.
-            rest = ScoreOperator(self.layout, todo, self.supervision)
+            rest = ScoreOperator(
+                self.layout, todo, self.supervision, retry_failed=self.retry_failed
+            )
             try:
                 return rest(part)
             finally:
@@ -59,6 +69,12 @@ class ScoreOperator(PartOperator):
         for node in self.nodes:
             self._commit(node, part, uids, scored, poisoned[node], splits)
         return False
+
+    def _has_work(self, node: str, part: int) -> bool:
+        """Whether a node is to score a part. One with poison is tried again as a whole where that
+        is asked for: its blocks are then those of a run without it, and so are the bytes."""
+        record = self.fresh(node, part)
+        return record is None or (self.retry_failed and bool(record.dropped))
 
     def _beat(self, part: int, before: int, block: int, of: int, beat: Heartbeat) -> None:
         """A node has gone through a share of a block, with `before` rows in the blocks before."""
@@ -82,6 +98,7 @@ class ScoreOperator(PartOperator):
         deadline += sum(seconds[row] for row in rows)
         for attempt in range(2):
             without = {node: list(bad) for node, bad in poisoned.items()}
+            self.worker.call_readonly("load", part, rows)
             try:
                 scores = self.worker.call("score_block", part, rows, without, deadline_s=deadline)
                 self._sound |= {node for node in self.nodes if scores.rows[node]}
@@ -129,6 +146,7 @@ class ScoreOperator(PartOperator):
         waiting = pairs
         while waiting:
             at = 0
+            self.worker.call_readonly("load", part, sorted({row for row, _ in waiting}))
             try:
                 for index, failure in self.worker.stream(
                     "score_each",

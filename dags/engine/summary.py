@@ -9,7 +9,10 @@ from typing import NotRequired, TypedDict
 from gristmill.dags.engine.advice import advice
 from gristmill.dags.engine.ledger import NodeCount, kept_rows
 from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.dags.engine.saved import load_saved_table
 from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.sealed import find_sealed
+from gristmill.pipelines.shards.reader import read_manifest
 from gristmill.pipelines.stage import Write
 from gristmill.pipelines.storage import Folder
 
@@ -82,7 +85,7 @@ class SavedRule(TypedDict):
 def keep_outcomes(layout: RunLayout, node: str) -> list[RuleOutcome]:
     """What each rule of a Keep node did, in order."""
     folder = layout.folder.sub(layout.node_folder(node))
-    rules: list[SavedRule] = folder.read_table("saved/rules.parquet").to_pylist()
+    rules: list[SavedRule] = load_saved_table(folder, "saved/rules.parquet").to_pylist()
     entering = sum(layout.store(node).need(part).rows_in for part in layout.store(node).parts())
     stage = layout.dag.stage(node)
     assert isinstance(stage, Keep)
@@ -158,7 +161,7 @@ def summarise(
 
 def product_counts(folder: Folder) -> ProductCounts:
     """Shards and samples of each split, from the product's manifest."""
-    manifest = folder.read_json("manifest.json")
+    manifest = read_manifest(folder)
     shards = {split: len(found["shards"]) for split, found in manifest["splits"].items()}
     samples = {
         split: sum(shard["samples"] for shard in found["shards"])
@@ -179,7 +182,8 @@ def _node(layout: RunLayout, node: str, parts: int, reused: int) -> NodeSummary:
     for name in folder.names():
         if name.startswith("phase-"):
             for task in folder.names(name):
-                seconds += float(folder.read_json(f"{name}/{task}")["seconds"])
+                done = find_sealed(folder, f"{name}/{task}") or {}
+                seconds += float(done.get("seconds", 0.0))
     if isinstance(layout.dag.stage(node), Write):
         above = layout.dag.row_node(node)
         rows = sum(layout.store(above).need(part).rows_out for part in range(parts))

@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from gristmill.dags.engine.ledger import count_nodes, deciding_nodes, ledger_schema
 from gristmill.dags.engine.rows import RowReader, make_scratch
 from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.dags.engine.saved import load_saved_table
 from gristmill.dags.engine.summary import RuleOutcome, RunSummary, keep_outcomes, rule_warnings
 from gristmill.dags.graph import columns_written, is_row_stage
 from gristmill.dags.reports.corpus import CorpusCounts
@@ -54,6 +56,8 @@ from gristmill.dags.reports.report import (
 from gristmill.dags.reports.thumbnails import RowPictures
 from gristmill.dags.runs.plan import finished_parts, open_run, where_it_ran
 from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.sealed import read_sealed
+from gristmill.pipelines.shards.reader import read_manifest
 from gristmill.pipelines.stage import Map, Score, Write
 
 _PICTURES = 24
@@ -100,7 +104,7 @@ class _Gatherer:
     def __init__(self, layout: RunLayout, parts: int, command: str) -> None:
         self.layout, self.parts, self.command = layout, parts, command
         self.dag, self.folder = layout.dag, layout.folder
-        self.summary: JudgedSummary = self.folder.read_json("summary.json")
+        self.summary: JudgedSummary = cast(JudgedSummary, read_sealed(self.folder, "summary.json"))
         self.keeps = [n for n in self.dag.order() if isinstance(self.dag.stage(n), Keep)]
         self.looks = RowPictures(layout)
 
@@ -170,7 +174,7 @@ class _Gatherer:
         found = []
         for node in self.keeps:
             folder = self.folder.sub(self.layout.node_folder(node))
-            table = folder.read_table("saved/quantiles.parquet")
+            table = load_saved_table(folder, "saved/quantiles.parquet")
             found += [(row["quantile"], row["value"]) for row in table.to_pylist()]
         return found
 
@@ -310,7 +314,7 @@ class _Gatherer:
         found = []
         for node in self.dag.order():
             if isinstance(self.dag.stage(node), Write):
-                manifest = self.folder.read_json(f"{node}/manifest.json")
+                manifest = read_manifest(self.folder.sub(node))
                 for split, facts in manifest["splits"].items():
                     shards = facts["shards"]
                     found.append(

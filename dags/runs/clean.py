@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gristmill.dags.engine.run_folder import run_lock
+from gristmill.dags.engine.read_parts import scans
+from gristmill.dags.engine.run_folder import RunLayout, run_lock
 from gristmill.dags.runs.plan import open_run
 from gristmill.pipelines.storage import Folder
 
@@ -15,27 +16,34 @@ def clean_run(out: str, *, dry_run: bool = False) -> int:
     layout = open_run(out)
     folder = layout.folder
     with run_lock(folder):
-        current = {layout.node_folder(node): node for node in layout.dag.nodes}
+        current = {layout.node_folder(node) for node in layout.dag.nodes}
         freed = 0
         for name in folder.names("nodes"):
             path = f"nodes/{name}"
             if path not in current:
                 freed += _remove(folder, path, dry_run)
-        for path, node in current.items():
-            store = layout.store(node)
-            named = {
-                str(file["name"])
-                for part in store.parts()
-                if (record := store.record(part))
-                for file in record.files.values()
-            }
-            for name in store.folder.names():
-                if name[:6].isdigit() and "-" in name and name not in named:
-                    freed += _remove(folder, f"{path}/{name}", dry_run)
+        freed += remove_left_overs(layout, dry_run=dry_run)
         for name in folder.unfinished():
             freed += _remove(folder, name, dry_run)
         if folder.exists("scratch"):
             freed += _remove(folder, "scratch", dry_run)
+    return freed
+
+
+def remove_left_overs(layout: RunLayout, *, dry_run: bool = False) -> int:
+    """Remove files of parts that no record names. Returns bytes."""
+    freed = 0
+    stores = [layout.store(node) for node in layout.dag.nodes]
+    for store in [*stores, scans(layout)]:
+        named = {
+            file["name"]
+            for part in store.parts()
+            if (record := store.record(part))
+            for file in record.files.values()
+        }
+        for name in store.folder.names():
+            if name[:6].isdigit() and "-" in name and name not in named:
+                freed += _remove(store.folder, name, dry_run)
     return freed
 
 

@@ -9,7 +9,6 @@ other people's readers see the samples until the shards are built anew.
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,9 +18,10 @@ import pyarrow.compute as pc
 from gristmill.dags.engine.run_folder import ROWS, RunLayout, run_lock
 from gristmill.dags.engine.tombstones import Tombstone, add_tombstones, read_tombstones
 from gristmill.dags.runs.plan import finished_parts, open_run, where_it_ran
-from gristmill.errors import ConfigurationError
+from gristmill.errors import ConfigurationError, GristmillError
 from gristmill.pipelines.schema import MERGED, make_image_id, normalise_url
-from gristmill.pipelines.shards.reader import FORGOTTEN, ShardSet, read_manifest
+from gristmill.pipelines.sealed import write_sealed
+from gristmill.pipelines.shards.reader import FORGOTTEN, ShardSet, read_forgotten, read_manifest
 from gristmill.pipelines.stage import Map, Write
 
 KINDS = ("uid", "url", "sha256")
@@ -149,18 +149,47 @@ def _uids(table: pa.Table, mask: pa.BooleanArray) -> list[str]:
 
 def _tell_readers(layout: RunLayout, nodes: Sequence[pa.Table]) -> int:
     """Lay the list of uids beside each product's manifest; how many samples it hides."""
+    hidden = _hidden(layout, nodes)
+    for node, uids in hidden.items():
+        write_sealed(layout.folder.sub(node), FORGOTTEN, {"uids": uids})
+    return sum(len(uids) for uids in hidden.values())
+
+
+def tell_readers(layout: RunLayout, parts: int) -> None:
+    """Lay the lists of what is forgotten beside the products again."""
+    if len(read_tombstones(layout.folder)):
+        _tell_readers(layout, _rows(layout, parts))
+
+
+def _hidden(layout: RunLayout, nodes: Sequence[pa.Table]) -> dict[str, list[str]]:
+    """Node -> uids of its product that readers must skip."""
     stones = read_tombstones(layout.folder)
     pairs = zip(stones["kind"].to_pylist(), stones["value"].to_pylist(), strict=True)
     uids = set(_reached(nodes, list(pairs)))
-    hidden = 0
+    found = {}
     for node in layout.dag.order():
         product = layout.folder.sub(node)
         if isinstance(layout.dag.stage(node), Write) and product.exists("manifest.json"):
-            inside = sorted(uids & _product_uids(product.url))
-            hidden += len(inside)
-            text = json.dumps({"uids": inside}, indent=1) + "\n"
-            product.write_bytes(FORGOTTEN, text.encode())
-    return hidden
+            found[node] = sorted(uids & _product_uids(product.url))
+    return found
+
+
+def hidden_problems(layout: RunLayout, parts: int) -> list[str]:
+    """Products beside which the list of what is forgotten is missing, or is not what it should
+    be."""
+    problems = []
+    try:
+        wanted: dict[str, list[str]] = {}
+        if len(read_tombstones(layout.folder)):
+            wanted = _hidden(layout, _rows(layout, parts))
+        for node in layout.dag.order():
+            if isinstance(layout.dag.stage(node), Write):
+                told = read_forgotten(layout.folder.sub(node))
+                if told != frozenset(wanted.get(node, ())):
+                    problems.append(f"{node}/{FORGOTTEN} does not say what is forgotten")
+    except GristmillError as error:
+        problems.append(str(error))
+    return problems
 
 
 def _product_uids(url: str) -> set[str]:

@@ -20,6 +20,7 @@ from gristmill.dags.engine.operators import PhaseOperator
 from gristmill.dags.engine.progress import Progress
 from gristmill.dags.engine.rows import NodeWorkspace
 from gristmill.dags.engine.run_folder import RunLayout, run_lock
+from gristmill.dags.engine.saved import load_saved_table
 from gristmill.dags.engine.summary import (
     RuleOutcome,
     RunSummary,
@@ -160,8 +161,8 @@ class _Counts(TypedDict):
 def _outcomes(layout: RunLayout, node: str) -> tuple[list[RuleOutcome], _Counts]:
     """What each rule did, and the counts beside the rules."""
     folder = layout.folder.sub(layout.node_folder(node))
-    rules: list[SavedRule] = folder.read_table("saved/rules.parquet").to_pylist()
-    counts: _Counts = folder.read_table("saved/counts.parquet").to_pylist()[0]
+    rules: list[SavedRule] = load_saved_table(folder, "saved/rules.parquet").to_pylist()
+    counts: _Counts = load_saved_table(folder, "saved/counts.parquet").to_pylist()[0]
     stage = layout.dag.stage(node)
     assert isinstance(stage, Keep)
     ranges = stage.range_warnings(layout.dag.column_facts(node))

@@ -12,11 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from gristmill.dags.dag_yaml import load_dag
+from gristmill.dags.engine.barriers import owner_name
 from gristmill.dags.engine.execute import check_source, lay_out
-from gristmill.dags.engine.read_parts import parts_done
+from gristmill.dags.engine.read_parts import parts_done, rows_of_source
 from gristmill.dags.engine.run_folder import RunLayout, require_run_folder
 from gristmill.dags.graph import Dag, stores_images
 from gristmill.errors import ConfigurationError, RunError
+from gristmill.pipelines.sealed import find_sealed
 from gristmill.pipelines.stage import Needs, Read, Write
 from gristmill.pipelines.storage import Folder
 
@@ -122,10 +124,9 @@ def open_run(out: str) -> RunLayout:
     except FileNotFoundError:
         raise RunError(f"{out} holds no run (no dag.yaml); is the path right?") from None
     dag = load_dag(text, f"{out}/dag.yaml")
-    if folder.exists("run.json"):
-        identity = folder.read_json("run.json")
-        if set(identity["fingerprints"]) == set(dag.nodes):
-            return RunLayout(folder.url, dag, identity["fingerprints"], identity["limit"])
+    identity = find_sealed(folder, "run.json")
+    if identity is not None and set(identity["fingerprints"]) == set(dag.nodes):
+        return RunLayout(folder.url, dag, identity["fingerprints"], identity["limit"])
     return lay_out(dag, out)
 
 
@@ -134,30 +135,38 @@ def where_it_ran(layout: RunLayout) -> Iterator[None]:
     """In the folder that a run was started in, if it is there: what relative paths of its source,
     models and codecs start from."""
     folder = layout.folder
-    cwd = folder.read_json("run.json").get("cwd") if folder.exists("run.json") else None
+    cwd = (find_sealed(folder, "run.json") or {}).get("cwd")
     with contextlib.chdir(cwd) if cwd and os.path.isdir(cwd) else contextlib.nullcontext():
         yield
 
 
 def finished_parts(layout: RunLayout) -> int:
     """Number of parts of a run that came to its end; `RunError` otherwise."""
-    folder = layout.folder
+    require_finished(layout)
     parts = parts_done(layout)
-    if parts is None or not folder.exists("summary.json"):
-        raise RunError(f"{layout.url} has not come to its end; run the same command again")
+    if parts is None:
+        raise RunError(
+            f"{layout.url}: what says how many parts its source has is missing or broken; "
+            "gristmill repair makes it again"
+        )
     return parts
+
+
+def require_finished(layout: RunLayout) -> None:
+    """Raise `RunError` for a run that has no summary: it did not come to its end."""
+    if not layout.folder.exists("summary.json"):
+        raise RunError(f"{layout.url} has not come to its end; run the same command again")
 
 
 def _node_plan(layout: RunLayout, node: str, parts: int | None) -> NodePlan:
     stage = layout.dag.stage(node)
     store = layout.store(node)
-    done = len(store.parts())
+    done = len(store.sound_parts())
     if isinstance(stage, Write) and parts is not None:
-        owner = f"products/{node}.json"
-        mine = layout.folder.exists(owner) and layout.folder.read_json(owner) == {
-            "node": layout.node_folder(node)
-        }
-        done = parts if mine and store.folder.exists("finished.json") else 0
+        mine = find_sealed(layout.folder, owner_name(node)) == {"node": layout.node_folder(node)}
+        finished = find_sealed(store.folder, "finished.json") is not None
+        whole = layout.folder.exists(f"{node}/manifest.json")
+        done = parts if mine and finished and whole else 0
     return NodePlan(
         node=node,
         stage=type(stage).__name__,
@@ -174,8 +183,7 @@ def _disk(layout: RunLayout, parts: int | None) -> list[str]:
     free = layout.folder.free_bytes()
     if parts is None:
         return []
-    folder = layout.folder.sub(layout.node_folder(layout.dag.source))
-    rows = int(folder.read_json("parts.json")["rows"])
+    rows = rows_of_source(layout)
     holders = [n for n in layout.dag.order() if stores_images(layout.dag.stage(n))]
     if not holders:
         return []

@@ -1,68 +1,39 @@
-"""Checks a finished run: digests of what is committed, the ledger, the shards."""
+"""Checks a finished run: digests of all that is committed, the ledger, the shards."""
 
 from __future__ import annotations
 
-import xxhash
-
 from gristmill.dags.engine.ledger import check_counts, count_nodes, kept_rows, part_ledger
 from gristmill.dags.engine.product_losses import product_losses
+from gristmill.dags.engine.read_parts import parts_done
 from gristmill.dags.engine.rows import RowReader
-from gristmill.dags.engine.run_folder import PartStore, RunLayout
-from gristmill.dags.runs.plan import finished_parts, open_run, where_it_ran
+from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.dags.runs.faults import file_faults
+from gristmill.dags.runs.forget import hidden_problems
+from gristmill.dags.runs.plan import open_run, require_finished, where_it_ran
 from gristmill.errors import GristmillError
 from gristmill.pipelines.shards.verify import verify_shards
 from gristmill.pipelines.stage import Write
-
-_CHUNK = 4 * 2**20
 
 
 def verify_run(out: str) -> list[str]:
     """Everything that is wrong with a run, in words; empty if all is well."""
     layout = open_run(out)
-    parts = finished_parts(layout)
+    require_finished(layout)
     with where_it_ran(layout):
-        return _problems(layout, parts)
+        return list(dict.fromkeys(_problems(layout)))
 
 
-def _problems(layout: RunLayout, parts: int) -> list[str]:
-    problems: list[str] = []
-    for node in layout.dag.order():
-        if not isinstance(layout.dag.stage(node), Write):
-            problems += _check_node(layout.store(node), node, parts)
-    if problems:
+def _problems(layout: RunLayout) -> list[str]:
+    # Those of products are found by their manifests, too.
+    problems = [fault.text for fault in file_faults(layout) if not fault.product]
+    parts = parts_done(layout)
+    if parts is None or any(text.startswith("node ") for text in problems):
         return problems
     problems += _check_ledger(layout, parts)
     for node in layout.dag.order():
         if isinstance(layout.dag.stage(node), Write):
             problems += verify_shards(layout.folder.join_url(node))
-    return problems
-
-
-def _check_node(store: PartStore, node: str, parts: int) -> list[str]:
-    problems = []
-    for part in range(parts):
-        record = store.record(part)
-        if record is None:
-            problems.append(f"node {node!r}: part {part} is not committed")
-            continue
-        for kind, file in record.files.items():
-            try:
-                digest, size = _digest(store, str(file["name"]))
-            except OSError as error:
-                problems.append(f"node {node!r}: {kind} of part {part}: {error}")
-                continue
-            if size != file["size"] or digest != file["xxh3"]:
-                problems.append(f"node {node!r}: {kind} of part {part} has another digest")
-    return problems
-
-
-def _digest(store: PartStore, name: str) -> tuple[str, int]:
-    digest, size = xxhash.xxh3_128(), 0
-    with store.folder.open(name) as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return digest.hexdigest(), size
+    return problems + hidden_problems(layout, parts)
 
 
 def _check_ledger(layout: RunLayout, parts: int) -> list[str]:
@@ -75,7 +46,7 @@ def _check_ledger(layout: RunLayout, parts: int) -> list[str]:
     for part in range(parts):
         try:
             table = folder.read_table(f"{part:06d}.parquet")
-        except (OSError, ValueError) as error:
+        except (GristmillError, OSError, ValueError) as error:
             problems.append(f"ledger of part {part}: {error}")
             continue
         rows += len(table)

@@ -30,7 +30,7 @@ from gristmill.pipelines.schema import (
 )
 from gristmill.pipelines.sources.document_formats import ParsedDocument, from_dict, parse_html
 from gristmill.pipelines.sources.documents import DOCUMENT
-from gristmill.pipelines.sources.pointer import PointerError, read_pointers
+from gristmill.pipelines.sources.pointer import RETRYABLE, PointerError, read_pointers
 from gristmill.pipelines.stage import Map, Needs, require_choice, setting
 
 _OF_IMAGE = pa.schema(
@@ -120,6 +120,10 @@ class DocumentImages(Map):
             else:
                 yield _explode(one, values["uid"], document)
 
+    def is_retryable(self, status: str, error: str) -> bool:
+        """Whether a document that could not be read may be on another day."""
+        return status == FAILED_TO_DOWNLOAD and error in RETRYABLE
+
     def _document(self, values: Row) -> ParsedDocument:
         meta = json.loads(values["meta"] or "{}")
         if DOCUMENT in meta:
@@ -193,6 +197,7 @@ _OF_DOCUMENT = pa.schema(
         pa.field("document_images", pa.int32()),
         pa.field("image_offsets", pa.list_(pa.int64())),
         pa.field("image_sizes", pa.list_(pa.int64())),
+        pa.field("image_sha256s", pa.list_(pa.string())),
         pa.field("blob_offset", pa.int64()),
         pa.field("blob_size", pa.int64()),
         ROW.field("sha256"),
@@ -216,6 +221,8 @@ class AssembleDocuments(Map):
     here with the reason, and so do pairs that lost one.
     """
 
+    # 2: documents know the digests of their pictures' stored bytes.
+    version: ClassVar[int] = 2
     group_by: ClassVar[str] = "document_uid"
 
     # Fewest pictures that must be left of a document.
@@ -229,7 +236,7 @@ class AssembleDocuments(Map):
     def reads(self) -> tuple[str, ...]:
         """What the pictures are, and where their bytes lie."""
         base = (*_OF_IMAGE.names, "uid", "format", "width", "height", "sha256", "status")
-        names = (*base, "blob_offset", "blob_size")
+        names = (*base, "blob_offset", "blob_size", "stored_sha256")
         return (*names, "text_scores") if self.placement == "match" else names
 
     def writes(self) -> pa.Schema:
@@ -254,6 +261,7 @@ class AssembleDocuments(Map):
             "document_images": ColumnFacts("Pictures that the document had.", "pictures", low=0),
             "image_offsets": ColumnFacts("Where the bytes of each picture begin.", "bytes"),
             "image_sizes": ColumnFacts("How many bytes each picture has.", "bytes"),
+            "image_sha256s": ColumnFacts("Digest of the stored bytes of each picture, hex."),
             "sha256": ColumnFacts("Digest of the texts and of all pictures' bytes, hex."),
             "format": ColumnFacts("Format of the pictures: jpg."),
         }
@@ -326,6 +334,7 @@ class AssembleDocuments(Map):
             "document_images": images[0]["document_images"],
             "image_offsets": [image["blob_offset"] for image in images],
             "image_sizes": [image["blob_size"] for image in images],
+            "image_sha256s": [image.get("stored_sha256") for image in images],
             "blob_offset": images[0]["blob_offset"],
             "blob_size": sum(image["blob_size"] for image in images),
             "sha256": digest.hexdigest(),

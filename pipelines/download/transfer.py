@@ -30,7 +30,7 @@ from gristmill.pipelines.schema import (
     POISONED,
     with_columns,
 )
-from gristmill.pipelines.sources.pointer import PointerError, read_pointers
+from gristmill.pipelines.sources.pointer import RETRYABLE, PointerError, read_pointers
 from gristmill.pipelines.stage import Map, Needs, execution, fields_of, setting
 
 # Finished results waiting to be written, and bytes waiting to be opened.
@@ -81,7 +81,7 @@ class FetchAndDecode(FetchLimits, Map):
 
     def is_retryable(self, status: str, error: str) -> bool:
         """Whether a failed row may succeed on another day."""
-        return status == FAILED_TO_DOWNLOAD and is_transient(error)
+        return status == FAILED_TO_DOWNLOAD and (is_transient(error) or error in RETRYABLE)
 
     def check(self) -> None:
         """Validate the limits."""

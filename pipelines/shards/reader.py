@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gristmill.errors import ShardError
+from gristmill.errors import BrokenRecordError, ShardError
 from gristmill.pipelines.media import MULTI_IMAGE
+from gristmill.pipelines.sealed import read_sealed
 from gristmill.pipelines.shards.manifest import Manifest, ShardFact
 from gristmill.pipelines.storage import Folder
 
@@ -44,15 +44,15 @@ class Sample:
 def read_manifest(folder: Folder) -> Manifest:
     """The manifest of a shard set; a set without one is not whole and is refused."""
     try:
-        manifest = folder.read_json("manifest.json")
+        manifest = read_sealed(folder, "manifest.json")
     except FileNotFoundError:
         raise ShardError(
             f"{folder.url} has no manifest.json: the set is not whole, or is not ours; "
             "finish the run that writes it"
         ) from None
-    except json.JSONDecodeError as error:
-        raise ShardError(f"{folder.url}/manifest.json is broken: {error}") from error
-    if not isinstance(manifest, dict) or "splits" not in manifest:
+    except BrokenRecordError as error:
+        raise ShardError(str(error)) from error
+    if "splits" not in manifest:
         raise ShardError(f"{folder.url}/manifest.json has no splits; it is not ours")
     return cast(Manifest, manifest)
 
@@ -140,8 +140,6 @@ class ShardSet:
                 offsets, sizes = [columns.pop("image_offset")], [columns.pop("image_size")]
             for offset, size in zip(offsets, sizes, strict=True):
                 images.append(self._folder.read_range(name, offset, size))
-                if len(images[-1]) != size:
-                    raise ShardError(f"{self.url}/{name} ends early; run gristmill verify")
         elif self.pictures:
             version = str(self.shards[shard]["sha256"])
             groups = _groups(self.url, name, version)
@@ -159,7 +157,7 @@ def read_forgotten(folder: Folder) -> frozenset[str]:
     """uids of a shard set that readers skip."""
     if not folder.exists(FORGOTTEN):
         return frozenset()
-    return frozenset(folder.read_json(FORGOTTEN)["uids"])
+    return frozenset(read_sealed(folder, FORGOTTEN)["uids"])
 
 
 @lru_cache(maxsize=64)

@@ -10,9 +10,9 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.database import open_database
-from gristmill.pipelines.media import MULTI_IMAGE_COLUMNS, STORED_MULTI_IMAGE
+from gristmill.pipelines.media import MULTI_IMAGE_COLUMNS, STORED_MULTI_IMAGE, TOKEN_COLUMNS
+from gristmill.pipelines.sealed import seal
 from gristmill.pipelines.shards.files import (
     LOST,
     LOST_SCHEMA,
@@ -69,13 +70,14 @@ _INTERNAL = (
     "frame_details", "split_group", *MULTI_IMAGE_COLUMNS,
 )  # fmt: skip
 _NEEDED = ("uid", "caption", "sha256", "blob_offset", "blob_size", "format")
-_TOKENS = ("image_codes", "image_latents")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shards(Write):
     """WebDataset tars, or Parquet as Hugging Face reads it, with every sidecar readers ask for."""
 
+    # 2: samples say the digest of their stored bytes.
+    version: ClassVar[int] = 2
     # The last two decode and encode frames of clips.
     libraries: ClassVar[tuple[str, ...]] = ("pyarrow", "av", "opencv-python-headless")
 
@@ -125,7 +127,7 @@ class Shards(Write):
         for name in _NEEDED:
             if name not in available.names:
                 raise GraphError(missing_column("Shards", name, available.names))
-        if not self.pictures and not set(_TOKENS) & set(available.names):
+        if not self.pictures and not set(TOKEN_COLUMNS) & set(available.names):
             raise GraphError(
                 "Shards.pictures is false, and no node before it writes tokens: nothing of a "
                 "picture would be left; give the Tokens node images=CODEC"
@@ -286,7 +288,7 @@ class Shards(Write):
                 for fact in [*others, *files.facts]
             ],
         }
-        files.write("manifest.json", as_json(manifest))
+        files.write("manifest.json", seal(cast(Mapping[str, object], manifest)))
 
 
 _FILE = pa.schema(

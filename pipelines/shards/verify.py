@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gristmill.errors import ShardError
-from gristmill.pipelines.media import MULTI_IMAGE
+from gristmill.errors import GristmillError, ShardError
+from gristmill.pipelines.media import (
+    MULTI_IMAGE,
+    PIECE_DIGESTS,
+    STORED_MULTI_IMAGE,
+    TOKEN_COLUMNS,
+)
 from gristmill.pipelines.shards.manifest import FileFact
 from gristmill.pipelines.shards.reader import FORGOTTEN, read_manifest
 from gristmill.pipelines.storage import Folder
 
 _CHUNK = 4 * 2**20
+_TEXTS = ("json", "txt")
 
 
 def verify_shards(url: str) -> list[str]:
@@ -37,10 +44,10 @@ def verify_shards(url: str) -> list[str]:
     media = manifest.get("media", "image") if manifest.get("pictures", True) else ""
     seen: set[str] = set()
     for shard in shards:
-        reader = _tar_keys if manifest["format"] == "webdataset" else _parquet_keys
         try:
-            keys = reader(folder, shard["name"], media, problems)
-        except (tarfile.TarError, pa.ArrowInvalid, OSError) as error:
+            check = _Shard(folder, shard["name"], media, problems)
+            keys = check.tar_keys() if manifest["format"] == "webdataset" else check.parquet_keys()
+        except (tarfile.TarError, pa.ArrowInvalid, OSError, GristmillError) as error:
             problems.append(f"{url}/{shard['name']} cannot be read: {error}")
             continue
         if len(keys) != shard["samples"]:
@@ -64,44 +71,99 @@ def _check_file(folder: Folder, fact: FileFact) -> list[str]:
                 size += len(chunk)
     except FileNotFoundError:
         return [f"{folder.url}/{fact['name']} is missing"]
+    except (GristmillError, OSError) as error:
+        return [f"{folder.url}/{fact['name']} cannot be read: {error}"]
     if size != fact["bytes"] or digest.hexdigest() != fact["sha256"]:
         return [f"{folder.url}/{fact['name']} has another digest than the manifest says"]
     return []
 
 
-def _tar_keys(folder: Folder, name: str, media: str, problems: list[str]) -> list[str]:
-    """Keys of a tar; each sample must have its pictures (if the set has them), a .json and a .txt,
-    side by side."""
-    keys: list[str] = []
-    members: list[str] = []
+class _Shard:
+    """One shard: each sample must have what readers rely on, and the bytes that were stored."""
 
-    def close() -> None:
-        files = len(members) - 2
-        right = files > 0 if media in MULTI_IMAGE else files == bool(media)
-        if not right or not {"json", "txt"} <= set(members):
-            problems.append(f"{folder.url}/{name}: {keys[-1]} has the members {members}")
+    def __init__(self, folder: Folder, name: str, media: str, problems: list[str]) -> None:
+        self.folder, self.name, self.media, self.problems = folder, name, media, problems
+        split, _, base = name.rpartition("/")
+        self.facts = folder.read_table(f"{split}/metadata/{base.rpartition('.')[0]}.parquet")
+        self.stored = self._digests()
+        self._check_tokens()
 
-    with folder.open(name) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-        for member in tar:
-            key, _, extension = member.name.partition(".")
-            if not keys or key != keys[-1]:
-                if keys:
-                    close()
-                keys.append(key)
-                members.clear()
-            members.append(extension)
-    if keys:
-        close()
-    return keys
+    def tar_keys(self) -> list[str]:
+        """Keys of a tar; each sample must have its pictures (if the set has them), a .json and a
+        .txt, side by side."""
+        keys: list[str] = []
+        members: dict[str, bytes] = {}
+        with self.folder.open(self.name) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+            for member in tar:
+                key, _, extension = member.name.partition(".")
+                if not keys or key != keys[-1]:
+                    if keys:
+                        self._check_members(keys[-1], members)
+                    keys.append(key)
+                    members = {}
+                opened = tar.extractfile(member)
+                members[extension] = opened.read() if opened else b""
+        if keys:
+            self._check_members(keys[-1], members)
+        return keys
 
+    def parquet_keys(self) -> list[str]:
+        """Keys of a Parquet shard; each sample must have its pictures, if the set has them."""
+        column = "images" if self.media in MULTI_IMAGE else self.media
+        keys: list[str] = []
+        with self.folder.open(self.name) as file:
+            names = ["uid", *([column] if self.media else [])]
+            for batch in pq.ParquetFile(file).iter_batches(64, columns=names):
+                uids = batch["uid"].to_pylist()
+                keys += uids
+                cells = batch[column].to_pylist() if self.media else []
+                for uid, cell in zip(uids, cells, strict=False):
+                    found = cell if isinstance(cell, list) else [cell]
+                    if not found:
+                        self._wrong(f"{uid} has no picture")
+                    self._check_pictures(uid, [(one or {}).get("bytes") or b"" for one in found])
+        return keys
 
-def _parquet_keys(folder: Folder, name: str, media: str, problems: list[str]) -> list[str]:
-    column = "images" if media in MULTI_IMAGE else media
-    with folder.open(name) as file:
-        table = pq.ParquetFile(file).read(columns=["uid", *([column] if media else [])])
-    keys: list[str] = table["uid"].to_pylist()
-    for uid, cell in zip(keys, table[column].to_pylist() if media else (), strict=False):
-        cells = cell if isinstance(cell, list) else [cell]
-        if not cells or not all(one["bytes"] for one in cells):
-            problems.append(f"{folder.url}/{name}: {uid} has no picture")
-    return keys
+    def _wrong(self, text: str) -> None:
+        self.problems.append(f"{self.folder.url}/{self.name}: {text}")
+
+    def _digests(self) -> dict[str, list[str | None]]:
+        """uid -> digests of its stored bytes; none of frames, which are made of them, and in sets
+        of a time before they were kept."""
+        several = self.media in STORED_MULTI_IMAGE
+        column = PIECE_DIGESTS if several else "stored_sha256"
+        if self.media in ("", "frames") or column not in self.facts.column_names:
+            return {}
+        values = self.facts[column].to_pylist()
+        lists = [value or [] if several else [value] for value in values]
+        return dict(zip(self.facts["uid"].to_pylist(), lists, strict=True))
+
+    def _check_members(self, key: str, members: Mapping[str, bytes]) -> None:
+        pictures = [data for name, data in members.items() if name not in _TEXTS]
+        several = self.media in MULTI_IMAGE
+        right = bool(pictures) if several else len(pictures) == bool(self.media)
+        if not right or not set(_TEXTS) <= set(members):
+            self._wrong(f"{key} has the members {list(members)}")
+        elif not members["json"]:
+            self._wrong(f"{key} has an empty .json")
+        self._check_pictures(key, pictures)
+
+    def _check_pictures(self, key: str, pictures: Sequence[bytes]) -> None:
+        """Pictures, or the clip, of a sample: there, and as they were stored."""
+        if not all(pictures):
+            self._wrong(f"{key} has an empty picture or clip")
+            return
+        # A tar sorts its members by name, not by number.
+        wanted = sorted(digest for digest in self.stored.get(key, []) if digest)
+        if wanted and wanted != sorted(hashlib.sha256(data).hexdigest() for data in pictures):
+            self._wrong(f"{key} has other bytes than were stored")
+
+    def _check_tokens(self) -> None:
+        """Tokens are never empty, and stand in the stead of pictures where there are none."""
+        columns = [name for name in TOKEN_COLUMNS if name in self.facts.column_names]
+        for row in self.facts.select(["uid", *columns]).to_pylist():
+            values = [row[name] for name in columns]
+            if any(value is not None and not len(value) for value in values):
+                self._wrong(f"{row['uid']} has empty tokens")
+            elif not self.media and not any(values):
+                self._wrong(f"{row['uid']} has neither pictures nor tokens")

@@ -12,18 +12,33 @@ import gzip
 import lzma
 import re
 import tarfile
+import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gristmill.errors import StorageError
 from gristmill.pipelines.locate import locate, open_url, unpack
+from gristmill.pipelines.patience import (
+    WrongBytesError,
+    heard,
+    is_of_storage,
+    may_heal,
+    patience_s,
+    patiently,
+    waits,
+)
 
-# What comes of a file that is not there, or not what it was.
-_UNREADABLE = (
-    OSError, EOFError, IndexError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError,
-    pa.ArrowException,
+READ_ERROR, NOT_FOUND, UNREADABLE = "read error", "file not found", "file not readable"
+TRUNCATED = "truncated file"
+# Another day the storage may say otherwise.
+RETRYABLE = frozenset({READ_ERROR, NOT_FOUND, UNREADABLE, TRUNCATED})
+# What comes of a file that is not what it was when it was listed.
+_TORN = (
+    EOFError, IndexError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError,
+    zipfile.BadZipFile, gzip.BadGzipFile, pa.ArrowException,
 )  # fmt: skip
 
 
@@ -57,12 +72,34 @@ def read_pointers(
     """Yield (index, bytes) or (index, why not) for each pointer, in the order that is cheap to
     read.
 
-    Compressed tars and Parquet row groups are read once for all pointers into them.
+    Compressed tars and Parquet row groups are read once for all pointers into them. What cannot be
+    read is tried again with back-off, all of it together, after the rest. Raises `StorageError`
+    where the storage does not answer at all, which is no verdict on a row.
     """
+    waiting: Sequence[int] = range(len(pointers))
+    again = waits()
+    while True:
+        failed: dict[int, Exception] = {}
+        for i, found in _read_all(pointers, waiting, max_bytes):
+            if isinstance(found, (bytes, PointerError)):
+                yield i, found
+            else:
+                failed[i] = found
+        if not failed or not again(_most_hopeful(failed.values())):
+            break
+        waiting = sorted(failed)
+    for i, error in sorted(failed.items()):
+        yield i, PointerError(_reason(error, pointers[i]))
+
+
+def _read_all(
+    pointers: Sequence[str], wanted: Sequence[int], max_bytes: int
+) -> Iterator[tuple[int, bytes | Exception]]:
+    """Each pointer once: its bytes, a `PointerError` that is final, or what may be another time."""
     plain: list[int] = []
     grouped: dict[tuple[str, str], list[int]] = {}
-    for i, pointer in enumerate(pointers):
-        kind, _, rest = pointer.partition(":")
+    for i in wanted:
+        kind, _, rest = pointers[i].partition(":")
         if kind in ("tarz", "parquet"):
             url, place = _split(rest)
             group = place.partition("/")[0] if kind == "parquet" else ""
@@ -84,12 +121,13 @@ def read_pointers(
             for i, data in reader:
                 done.add(i)
                 yield i, data
-        except _UNREADABLE as error:
-            reason = PointerError(_reason(error))
-        else:
             # The file has fewer members, or rows, than it had when it was listed.
-            reason = PointerError("truncated file")
-        yield from ((i, reason) for i in indices if i not in done)
+            missing: Exception = WrongBytesError("it ends early")
+        except Exception as error:
+            if not _is_torn(error) and not is_of_storage(error):
+                raise
+            missing = WrongBytesError(str(error)) if _is_torn(error) else error
+        yield from ((i, missing) for i in indices if i not in done)
 
 
 def _split(pointer: str) -> tuple[str, str]:
@@ -98,37 +136,79 @@ def _split(pointer: str) -> tuple[str, str]:
     return (found[1], found[2]) if found else (pointer, "")
 
 
-def _reason(error: Exception) -> str:
+def _is_torn(error: Exception) -> bool:
+    """Whether unpackers or Arrow say it of bytes that are not theirs; what a storage says has a
+    number."""
+    of_content = type(error) is OSError and error.errno is None
+    return of_content or isinstance(error, (WrongBytesError, *_TORN))
+
+
+def _most_hopeful(errors: Iterable[Exception]) -> Exception:
+    """What decides how long is waited: a store in trouble is worth more patience than bytes that
+    are not there."""
+    return next((error for error in errors if may_heal(error)), WrongBytesError("not there"))
+
+
+def _reason(error: Exception, pointer: str) -> str:
+    """A reason that can be counted, if the storage answers; `StorageError` if not."""
     if isinstance(error, FileNotFoundError):
-        return "file not found"
+        return NOT_FOUND
+    if _is_torn(error):
+        return TRUNCATED
     if isinstance(error, PermissionError):
-        return "file not readable"
+        return UNREADABLE
     if isinstance(error, IsADirectoryError):
         return "not a file"
-    # As unpackers and Arrow say it of bytes that are not theirs; the storage's have a number.
-    of_content = type(error) in (OSError, gzip.BadGzipFile)
-    damaged = not isinstance(error, OSError) or (of_content and error.errno is None)
-    return "truncated file" if damaged else "read error"
+    kind, _, url = pointer.partition(":")
+    if kind != "file":
+        url = url.rpartition("#")[0] if kind == "tar" else _split(url)[0]
+    try:
+        fs, path = locate(url)
+        patiently(lambda: fs.info(path))
+    except FileNotFoundError:
+        return NOT_FOUND
+    except Exception as silent:
+        if not is_of_storage(silent):
+            raise
+        raise StorageError(
+            f"the source cannot be reached: {type(silent).__name__}: {silent} ({url}); everything "
+            "committed stays: run the same command again when it is back"
+        ) from silent
+    return READ_ERROR
 
 
-def _guarded(pointer: str, max_bytes: int) -> bytes | PointerError:
+def _guarded(pointer: str, max_bytes: int) -> bytes | Exception:
+    """The bytes of a file or of a member of a plain tar, all of them."""
     kind, _, rest = pointer.partition(":")
+    limit = 2 * patience_s() + max_bytes / 2**20
     try:
         if kind == "file":
-            with open_url(rest) as file:
-                data = bytes(file.read(max_bytes + 1))
-            return PointerError("too large") if len(data) > max_bytes else data
+            return heard(lambda: _read_file(rest, max_bytes), limit)
         if kind == "tar":
             url, _, place = rest.rpartition("#")
             offset, size = (int(number) for number in place.split("+"))
             if size > max_bytes:
                 return PointerError("too large")
             fs, path = locate(url)
-            data = bytes(fs.cat_file(path, start=offset, end=offset + size))
-            return data if len(data) == size else PointerError("truncated file")
-    except OSError as error:
-        return PointerError(_reason(error))
+            data = heard(lambda: fs.cat_file(path, start=offset, end=offset + size), limit)
+            return bytes(data) if len(data) == size else WrongBytesError("it ends early")
+    except Exception as error:
+        if not is_of_storage(error):
+            raise
+        return error
     return PointerError("unknown pointer")
+
+
+def _read_file(url: str, max_bytes: int) -> bytes | Exception:
+    fs, path = locate(url)
+    facts = fs.info(path)
+    with fs.open(path, "rb") as file:
+        data = bytes(file.read(max_bytes + 1))
+    if len(data) > max_bytes:
+        return PointerError("too large")
+    # A server need not say how long a file is.
+    whole = facts.get("size")
+    return data if whole is None or len(data) == whole else WrongBytesError("it ends early")
 
 
 def _read_members(

@@ -24,6 +24,7 @@ from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.graph import Dag, Node
 from gristmill.errors import LedgerError, RunLockedError, WorkerError
 from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.sealed import read_sealed, write_sealed
 from gristmill.pipelines.storage import Folder
 
 QUICK = Supervision(row_deadline_s=1.0, map_silence_s=5.0)
@@ -233,10 +234,11 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 
 def test_a_ledger_that_does_not_add_up_fails_the_run(tmp_path: Path) -> None:
     run(toy(), tmp_path)
-    record = fingerprint_folder(tmp_path, "bright") / "000001.json"
-    text = record.read_text()
-    record.write_text(text.replace('"rows_out": 14', '"rows_out": 13'))
-    assert text != record.read_text()
+    folder = Folder(str(fingerprint_folder(tmp_path, "bright")))
+    record = read_sealed(folder, "000001.json")
+    assert record["rows_out"] == 14
+    # A defect that writes what is not so.
+    write_sealed(folder, "000001.json", record | {"rows_out": 13})
     with pytest.raises(LedgerError, match="node 'bright': 35 in"):
         run(toy(), tmp_path)
 

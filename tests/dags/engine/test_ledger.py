@@ -23,6 +23,7 @@ from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.errors import LedgerError
 from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.sealed import read_sealed, write_sealed
 from gristmill.pipelines.shards.files import LOST_SCHEMA
 from gristmill.pipelines.shards.shards import Shards
 
@@ -162,8 +163,8 @@ def test_a_count_that_is_off_by_one_is_said(
     layout = lay(tmp_path)
     parts = advance(layout)
     folder = layout.store(node).folder
-    record = folder.read_json("000000.json")
-    folder.write_json("000000.json", record | {key: record[key] + 1})
+    record = read_sealed(folder, "000000.json")
+    write_sealed(folder, "000000.json", record | {key: record[key] + 1})
     with pytest.raises(LedgerError, match=re.compile(message, re.DOTALL)):
         write_ledger(layout, parts)
 
@@ -176,7 +177,11 @@ def test_a_line_that_is_lost_is_said(tmp_path: Path) -> None:
     table = store.table(record)
     ended = table["status"].to_pylist().index("failed_to_download")
     rest = pa.concat_tables([table.slice(0, ended), table.slice(ended + 1)])
-    store.folder.write_table(record.files["rows"]["name"], rest)
+    with store.attempt(0) as attempt:
+        attempt.write_table("rows", rest)
+        attempt.files["blobs"] = record.files["blobs"]
+        facts = {name: getattr(record, name) for name in ("inputs", "rows_in", "rows_out")}
+        attempt.commit(**facts, dropped=record.dropped)
     with pytest.raises(LedgerError, match="20 rows came in, the ledger has 19"):
         write_ledger(layout, parts)
 

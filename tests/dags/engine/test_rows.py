@@ -10,8 +10,9 @@ import pytest
 from toy_run import advance, captions, lay, put, toy_dag
 from toy_stages import ToyDraw, ToyLength
 
-from gristmill.dags.engine.rows import NodeWorkspace, RowReader, load_array, node_workspace
+from gristmill.dags.engine.rows import NodeWorkspace, RowReader, node_workspace
 from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.dags.engine.saved import load_saved_array
 from gristmill.dags.engine.tombstones import add_tombstones
 from gristmill.pipelines.storage import Folder
 
@@ -75,7 +76,7 @@ def test_a_sidecar_comes_as_a_list_of_its_width_taken_by_row(layout: RunLayout) 
     assert table.schema.field("toy_embedding").type == pa.list_(pa.float16(), 3)
     record = reader.record("bright", 1)
     store = layout.store("bright")
-    whole = load_array(store.folder, record.files["toy_embedding"]["name"])
+    whole = load_saved_array(store.folder, record.files["toy_embedding"]["name"])
     rows = store.table(record)["uid"].to_pylist()
     expected = whole[[rows.index(uid) for uid in table["uid"].to_pylist()]]
     assert (np.array(table["toy_embedding"].to_pylist(), np.float16) == expected).all()
@@ -163,7 +164,7 @@ def test_an_array_on_a_store_is_read_whole(tmp_path: Path) -> None:
     folder = Folder("memory://rows-test")
     with folder.output("a.npy") as file:
         np.save(file, np.arange(5))
-    assert load_array(folder, "a.npy").tolist() == [0, 1, 2, 3, 4]
+    assert load_saved_array(folder, "a.npy").tolist() == [0, 1, 2, 3, 4]
 
 
 def test_the_rows_of_a_map_that_stores_no_pictures(tmp_path: Path) -> None:

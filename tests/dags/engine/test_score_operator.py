@@ -12,8 +12,8 @@ from toy_run import HERE, advance, lay, toy_dag
 from toy_stages import ToyLength
 
 from gristmill.dags.engine.part_worker import BlockScores
-from gristmill.dags.engine.rows import load_array
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, RunLayout
+from gristmill.dags.engine.saved import load_saved_array
 from gristmill.dags.engine.score_operator import ScoreOperator, blocks
 from gristmill.dags.engine.supervision import Supervision
 from gristmill.errors import StageError
@@ -59,7 +59,7 @@ def test_each_node_commits_its_own_columns(layout: RunLayout) -> None:
         assert record.inputs == {"draw": layout.digest("draw", 0)}
     # Embeddings lie beside the table.
     record = layout.store("bright").need(0)
-    array = load_array(layout.store("bright").folder, record.files["toy_embedding"]["name"])
+    array = load_saved_array(layout.store("bright").folder, record.files["toy_embedding"]["name"])
     assert array.shape == (7, 3) and array.dtype == np.float16
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from run_damage import DAMAGES, files_of_each_kind, flip
 
+from gristmill.dags.runs.forget import forget
+from gristmill.dags.runs.plan import run_status
 from gristmill.dags.runs.verify import verify_run
-from gristmill.errors import RunError
-
-
-def flip(path: Path) -> None:
-    """Change one byte in the middle of a file."""
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+from gristmill.errors import GristmillError, RunError
+from gristmill.pipelines.patience import PATIENCE
+from gristmill.pipelines.shards.reader import ShardSet
 
 
 def node(out: Path, name: str) -> Path:
@@ -33,8 +32,9 @@ def test_a_flipped_byte_in_a_committed_file(out: Path) -> None:
     flip(rows)
     flip(blobs)
     assert verify_run(str(out)) == [
-        "node 'download': blobs of part 2 has another digest",
-        "node 'light': rows of part 1 has another digest",
+        "node 'download': blobs of part 2 has another digest than when it was written "
+        f"({blobs.name})",
+        f"node 'light': rows of part 1 has another digest than when it was written ({rows.name})",
     ]
 
 
@@ -43,7 +43,7 @@ def test_a_part_without_its_record_or_its_file(out: Path) -> None:
     (rows,) = node(out, "light").glob("000000-*.rows.*")
     rows.unlink()
     light, keep = verify_run(str(out))
-    assert light.startswith("node 'light': rows of part 0: ") and rows.name in light
+    assert light == f"node 'light': rows of part 0 is missing ({rows.name})"
     assert keep == "node 'keep': part 1 is not committed"
 
 
@@ -64,7 +64,9 @@ def test_a_verdict_that_somebody_changed(out: Path) -> None:
     at = table.column_names.index("verdict")
     changed = table.set_column(at, table.schema.field(at), [["kept"] * len(table)])
     pq.write_table(changed, path)
-    assert verify_run(str(out)) == [
+    first, *rest = verify_run(str(out))
+    assert first.startswith("ledger/000000.parquet has ")
+    assert rest == [
         "ledger of part 0 is not what the nodes decided",
         "the ledger keeps 11 rows, the nodes 9",
     ]
@@ -83,3 +85,27 @@ def test_what_has_not_come_to_its_end_is_not_called_sound(out: Path) -> None:
     (out / "summary.json").unlink()
     with pytest.raises(RunError, match="has not come to its end"):
         verify_run(str(out))
+
+
+def test_one_file_of_every_kind_flipped_cut_or_gone(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PATIENCE, "0")
+    forget(str(out), [("uid", ShardSet(str(out / "shards"))[0].uid)])
+    assert verify_run(str(out)) == []
+    kinds = files_of_each_kind(out)
+    assert len(kinds) > 45
+    for number, (kind, name) in enumerate(kinds.items()):
+        held = (out / name).read_bytes()
+        damage = DAMAGES[number % len(DAMAGES)]
+        damage(out / name)
+        try:
+            found = verify_run(str(out))
+        except GristmillError as error:
+            found = [str(error)]
+        assert found, f"{kind}: {damage.__name__}"
+        # A person who asks how far it is gets an answer too.
+        with contextlib.suppress(GristmillError):
+            run_status(str(out))
+        (out / name).write_bytes(held)
+    assert verify_run(str(out)) == []

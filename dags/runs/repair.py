@@ -1,0 +1,153 @@
+"""Makes a run whole again: takes back the records whose files are not right, and runs it.
+
+What is made again comes out as it was, bytes and all, where the source answers as it did; where it
+does not, that is said, and what stands on it is made anew. A record that cannot be read is written
+anew from what it was made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from gristmill.dags.dag_yaml import load_dag
+from gristmill.dags.engine.barriers import owner_name
+from gristmill.dags.engine.execute import RunOptions, execute_layout, lay_out
+from gristmill.dags.engine.progress import Progress
+from gristmill.dags.engine.read_parts import PARTS, parts_done
+from gristmill.dags.engine.run_folder import RunLayout, run_lock
+from gristmill.dags.engine.tombstones import read_tombstones, tombstone_problems, write_tombstones
+from gristmill.dags.graph import Dag
+from gristmill.dags.runs.clean import remove_left_overs
+from gristmill.dags.runs.faults import Fault, file_faults
+from gristmill.dags.runs.forget import tell_readers
+from gristmill.dags.runs.plan import open_run, where_it_ran
+from gristmill.dags.runs.verify import verify_run
+from gristmill.errors import RunError
+from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.sealed import find_sealed, write_sealed
+from gristmill.pipelines.shards.verify import verify_shards
+from gristmill.pipelines.stage import Write
+from gristmill.pipelines.storage import Folder
+
+
+@dataclass
+class Repaired:
+    """What a repair came to."""
+
+    # What was wrong.
+    found: list[str]
+    # What came out otherwise than it was.
+    otherwise: list[str] = field(default_factory=list)
+    # What is wrong still.
+    left: list[str] = field(default_factory=list)
+
+
+def repair(out: str, options: RunOptions, progress: Progress, *, dry_run: bool = False) -> Repaired:
+    """Find what is wrong with a run and make it again; `dry_run` only finds it.
+
+    Raises `RunError` for a folder of which too little is left to know what was run there.
+    """
+    folder = Folder(out)
+    put_back = [] if dry_run else _put_back_dag(folder)
+    layout = _open(out)
+    with where_it_ran(layout):
+        with run_lock(layout.folder):
+            faults = list(file_faults(layout))
+            faults += _product_faults(layout, {fault.product for fault in faults})
+            found = Repaired([*put_back, *dict.fromkeys(fault.text for fault in faults)])
+            if dry_run:
+                return found
+            before = _digests(layout)
+            _take_back(layout, faults)
+        execute_layout(layout, options, progress)
+        with run_lock(layout.folder):
+            tell_readers(layout, parts_done(layout) or 0)
+            # What was made again lies beside what was wrong.
+            remove_left_overs(layout)
+    after = _digests(layout)
+    found.otherwise = [
+        f"part {part} of {node} came out otherwise: what it was made from does not answer as it "
+        "did; what stands on it was made anew"
+        for (node, part), digest in sorted(before.items())
+        # A selection also follows what was forgotten since, which is no answer of a source.
+        if after.get((node, part), digest) != digest
+        and not isinstance(layout.dag.stage(node), Keep)
+    ]
+    found.left = verify_run(out)
+    return found
+
+
+def _put_back_dag(folder: Folder) -> list[str]:
+    """Write dag.yaml as it was run, which run.json holds too."""
+    identity = find_sealed(folder, "run.json") or {}
+    text = identity.get("dag_yaml")
+    there = folder.read_bytes("dag.yaml") if folder.exists("dag.yaml") else b""
+    if text is None or there == text.encode():
+        return []
+    folder.write_bytes("dag.yaml", text.encode())
+    return ["dag.yaml was missing or changed; it says again what was run"]
+
+
+def _open(out: str) -> RunLayout:
+    """The layout of the run, also where run.json is lost: from dag.yaml and the source."""
+    folder = Folder(out)
+    if find_sealed(folder, "run.json") is not None:
+        return open_run(out)
+    if not folder.exists("dag.yaml"):
+        raise RunError(
+            f"{out} holds neither run.json nor dag.yaml: what was run there is not known; run the "
+            "recipe into it again, and what is right is used again"
+        )
+    dag = load_dag(folder.read_bytes("dag.yaml").decode(), f"{out}/dag.yaml")
+    return lay_out(dag, out, _limit(folder, dag))
+
+
+def _limit(folder: Folder, dag: Dag) -> int:
+    """The limit that the parts of the source were cut with; 0 if nobody says."""
+    for name in folder.names("nodes"):
+        if name.startswith(f"{dag.source}-"):
+            cut = find_sealed(folder.sub(f"nodes/{name}"), PARTS) or {}
+            if "limit" in cut:
+                return int(cut["limit"])
+    return 0
+
+
+def _product_faults(layout: RunLayout, known: Collection[str]) -> Iterator[Fault]:
+    """Of products that no record of a phase describes, as those of a time before: such a one is
+    written anew as a whole. `known`: nodes whose product is wrong as is known."""
+    for node in layout.dag.order():
+        if isinstance(layout.dag.stage(node), Write) and node not in known:
+            state = f"{layout.node_folder(node)}/state.json"
+            for problem in verify_shards(layout.folder.join_url(node)):
+                yield Fault(problem, (state,), product=node)
+
+
+def _take_back(layout: RunLayout, faults: Sequence[Fault]) -> None:
+    """Remove records whose files are not right, and say again what can be said without a run."""
+    folder = layout.folder
+    if tombstone_problems(folder):
+        write_tombstones(folder, read_tombstones(folder))
+    for fault in faults:
+        if fault.owner:
+            write_sealed(folder, owner_name(fault.owner), {"node": layout.node_folder(fault.owner)})
+    for name in dict.fromkeys(name for fault in faults for name in fault.drop):
+        folder.remove(name)
+
+
+def _digests(layout: RunLayout) -> dict[tuple[str, int], str]:
+    """(node, part) -> what the part says; also of parts whose record is lost, where what is built
+    on them tells."""
+    dag = layout.dag
+    found: dict[tuple[str, int], str] = {}
+    for node in reversed(dag.order()):
+        store = layout.store(node)
+        for part in store.parts():
+            record = store.record(part)
+            if record is None:
+                continue
+            for other, digest in record.inputs.items():
+                if not isinstance(dag.stage(other), Keep):
+                    found.setdefault((other, part), digest)
+            found[node, part] = record.digest
+    return found
