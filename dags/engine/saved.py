@@ -63,7 +63,10 @@ def load_saved_array(folder: Folder, name: str) -> NDArray[np.generic]:
             if problem:
                 raise WrongBytesError(problem)
             _right.add(seen)
-        found: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+        try:
+            found: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise WrongBytesError(f"is no array: {error}") from error
         return found
 
     return insist(folder, name, mapped)

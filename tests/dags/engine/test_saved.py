@@ -28,6 +28,10 @@ def test_a_saved_array_that_was_changed_is_not_loaded(
         flip(path)
         with pytest.raises(StorageError, match="another digest"):
             workspace.load("a")
+        flip(path)
         # Of a time before there were facts.
         Path(workspace.folder.join(fact_name("saved/a.npy"))).unlink()
         assert len(workspace.load("a")) == 5
+        path.write_bytes(b"no array")
+        with pytest.raises(StorageError, match="is no array"):
+            workspace.load("a")
