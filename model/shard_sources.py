@@ -96,7 +96,7 @@ class OurSamples:
         return [int(shard["samples"]) for shard in self._shards.shards]
 
     def table(self, shard: int) -> pa.Table:
-        return self._shards.metadata(shard)
+        return read_again(lambda: self._shards.metadata(shard), self.file(shard))
 
     def file(self, shard: int) -> str:
         return f"{self.url}/{self._shards.shards[shard]['name']}"

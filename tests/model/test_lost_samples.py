@@ -6,15 +6,24 @@ import dataclasses
 import itertools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from foreign_tars import Members, members_of, write_tars
 from model_world import World
+from pyarrow.parquet import ParquetFile
+from shape_shards import build_shapes
 
-from gristmill.errors import ConfigurationError, ShardError, StorageError, TrainingError
+from gristmill.errors import (
+    ConfigurationError,
+    SampleError,
+    ShardError,
+    StorageError,
+    TrainingError,
+)
 from gristmill.model import read_again as patience
 from gristmill.model.batch import PackedBatch
 from gristmill.model.shard_sources import DataSource, open_samples
@@ -238,6 +247,31 @@ def test_a_moment_without_storage_is_no_fault_of_a_sample(
     monkeypatch.setattr(Folder, "read_range", _unreachable)
     with pytest.raises(StorageError, match=r"cannot be read.*the same command again"):
         samples.picture(0, 1)
+
+
+def test_metadata_and_empty_cells_of_our_shards_are_read_as_patiently(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "_WAIT_S", 0)
+    made = str(build_shapes(tmp_path, range(6), side=40, format="parquet", val_share=0))
+    samples = open_samples(DataSource(url=made))
+    read, calls = Folder.read_table, []
+
+    def failing(self: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        calls.append(name)
+        if len(calls) < 3:
+            raise OSError(5, "Input/output error")
+        return read(self, name, columns)
+
+    monkeypatch.setattr(Folder, "read_table", failing)
+    assert len(samples.table(0)) == 6 and len(calls) == 3
+    monkeypatch.setattr(ParquetFile, "read_row_group", _nothing)
+    with pytest.raises(SampleError, match="picture is empty"):
+        samples.picture(0, 1)
+
+
+def _nothing(self: ParquetFile, group: int, columns: list[str]) -> pa.Table:
+    return pa.table({columns[0]: [None] * 6})
 
 
 def _unreachable(self: Folder, name: str, start: int, size: int) -> bytes:
