@@ -16,9 +16,9 @@ _ADDRESS, _NO_SUCH_NAME = 1, 3
 class NameServer:
     """Answers questions for addresses over UDP."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
+        self.socket.bind(("127.0.0.1", port))
         self.place = f"127.0.0.1:{self.socket.getsockname()[1]}"
         # Names asked for, one entry a question.
         self.asked: list[str] = []
@@ -52,9 +52,9 @@ class NameServer:
 
 
 @contextlib.contextmanager
-def answering_names() -> Iterator[NameServer]:
-    """A name server for the length of the block."""
-    server = NameServer()
+def answering_names(port: int = 0) -> Iterator[NameServer]:
+    """A name server for the length of the block, at a free port if none is given."""
+    server = NameServer(port)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
