@@ -222,7 +222,8 @@ def _best(captions: object, scores: object) -> str | None:
     numbers = _numbers(scores, "caption_scores", "iuf") or []
     if not captions or len(numbers) != len(captions):
         raise OddValueError("caption_scores and captions differ in number")
-    pairs = zip(numbers, map(text_of, captions), strict=True)
+    texts = [(text_of(caption) or "").strip() for caption in captions]
+    pairs = zip(numbers, texts, strict=True)
     worth = [(score, text) for score, text in pairs if text and np.isfinite(score)]
     return max(worth, key=lambda pair: pair[0])[1] if worth else None
 
