@@ -23,7 +23,13 @@ from gristmill.dags.engine.map_operator import MapOperator
 from gristmill.dags.engine.on_local import LocalRunner, Operator, Runner
 from gristmill.dags.engine.operators import ColumnsOperator, PartOperator, PhaseOperator
 from gristmill.dags.engine.progress import Progress
-from gristmill.dags.engine.read_parts import ScanOperator, cut_parts, parts_done, rows_of_source
+from gristmill.dags.engine.read_parts import (
+    ScanOperator,
+    ask_source,
+    cut_parts,
+    parts_done,
+    rows_of_source,
+)
 from gristmill.dags.engine.run_folder import RunLayout, require_run_folder, run_lock
 from gristmill.dags.engine.schedule import Barrier, Chain, schedule
 from gristmill.dags.engine.score_operator import ScoreOperator
@@ -81,7 +87,7 @@ def lay_out(dag: Dag, out: str, limit: int = 0) -> RunLayout:
     assert isinstance(source, Read)
     source.check()
     # Before the other checks: a wrong path is the commonest mistake, and a model the slowest check.
-    manifest = source.manifest()
+    manifest = ask_source(dag, source.manifest)
     dag.check_stages()
     found = fingerprints(dag, limit=limit, manifest=manifest)
     return RunLayout(Folder(out).url, dag, found, limit)
@@ -92,7 +98,7 @@ def check_source(layout: RunLayout) -> None:
     stage = layout.dag.stage(layout.dag.source)
     assert isinstance(stage, Read)
     if parts_done(layout) is None:
-        stage.check_columns()
+        ask_source(layout.dag, stage.check_columns)
 
 
 def make_runner(options: RunOptions, dag: Dag) -> Runner:
@@ -130,6 +136,9 @@ def execute_layout(layout: RunLayout, options: RunOptions, progress: Progress) -
     with run_lock(folder):
         before = folder.read_bytes("dag.yaml") if folder.exists("dag.yaml") else b""
         folder.remove("scratch")
+        if not folder.is_local and not folder.exists("nodes"):
+            # What tells a run's folder from others; on a disk the lock does.
+            folder.write_bytes("nodes/begun", b"")
         folder.write_bytes("dag.yaml", dump_dag(dag).encode())
         execution = _Execution(layout, options, progress)
         try:
@@ -223,7 +232,7 @@ class _Execution:
             self.progress.note(note)
         self.reused[node] = found or 0
         if found is None:
-            chunks = len(stage.chunks())
+            chunks = len(ask_source(self.dag, stage.chunks))
             self.progress.start(node, chunks, None)
             scan: Sequence[Operator] = [ScanOperator(self.layout)]
             if self.layout.limit:

@@ -13,7 +13,8 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from gristmill.dags.engine.checked import copy_checked
 from gristmill.dags.engine.operators import DROPPED_SCHEMA
 from gristmill.dags.engine.rows import make_scratch
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, Attempt, PartStore, RunLayout
+from gristmill.dags.graph import Dag
 from gristmill.errors import RunError, SourceError
 from gristmill.pipelines.database import open_database
 from gristmill.pipelines.patience import is_of_storage, may_heal, waits
@@ -30,6 +32,7 @@ from gristmill.pipelines.schema import ROW
 from gristmill.pipelines.sealed import find_sealed, write_sealed
 from gristmill.pipelines.stage import Needs, Read
 
+_Found = TypeVar("_Found")
 PARTS = "parts.json"
 REPEATED = "repeated row"
 TOO_MANY = "above source.captions_per_image"
@@ -45,6 +48,26 @@ FROM (
 ORDER BY first_row, row
 """
 SORT_MEMORY = "1GB"
+
+
+def ask_source(dag: Dag, work: Callable[[], _Found]) -> _Found:
+    """What `work` says of a source, tried again where its storage fails; then a `SourceError`."""
+    again = waits()
+    while True:
+        try:
+            return work()
+        except Exception as error:
+            if not is_of_storage(error):
+                raise
+            if not may_heal(error) or not again(error):
+                raise _unreadable(dag, error) from error
+
+
+def _unreadable(dag: Dag, error: Exception) -> SourceError:
+    return SourceError(
+        f"the source of {dag.name} cannot be read: {type(error).__name__}: {error}; run the same "
+        "command again when it can"
+    )
 
 
 class _SourceSilentError(Exception):
@@ -65,7 +88,7 @@ class ScanOperator:
         stage = layout.dag.stage(self.node)
         assert isinstance(stage, Read)
         self.stage = stage
-        self.chunks = stage.chunks()
+        self.chunks = ask_source(layout.dag, stage.chunks)
 
     def needs(self) -> Needs:
         """What one worker of this operator occupies."""
@@ -88,10 +111,7 @@ class ScanOperator:
                 # A read error says nothing about the rows that were to come.
                 error = silent.error
                 if not may_heal(error) or not again(error):
-                    raise SourceError(
-                        f"the source of {self.layout.dag.name} cannot be read: "
-                        f"{type(error).__name__}: {error}; run the same command again when it can"
-                    ) from error
+                    raise _unreadable(self.layout.dag, error) from error
 
     def _scan(self, attempt: Attempt, task: int) -> int:
         """Write the rows of a chunk; returns how many."""
