@@ -85,10 +85,10 @@ def lay_out(dag: Dag, out: str, limit: int = 0) -> RunLayout:
     dag.validate()
     source = dag.stage(dag.source)
     assert isinstance(source, Read)
-    source.check()
+    ask_source(dag, source.check)
     # Before the other checks: a wrong path is the commonest mistake, and a model the slowest check.
     manifest = ask_source(dag, source.manifest)
-    dag.check_stages()
+    ask_source(dag, dag.check_stages)
     found = fingerprints(dag, limit=limit, manifest=manifest)
     return RunLayout(Folder(out).url, dag, found, limit)
 
@@ -228,7 +228,7 @@ class _Execution:
         found = parts_done(self.layout)
         if len(self._names(node)) < (found or 0):
             found = None
-        for note in stage.notes() if found is None else ():
+        for note in ask_source(self.dag, stage.notes) if found is None else ():
             self.progress.note(note)
         self.reused[node] = found or 0
         if found is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from gristmill.dags.engine.run_folder import DROPPED_ROWS, RunLayout
 from gristmill.dags.engine.saved import load_saved_array
 from gristmill.dags.engine.score_operator import ScoreOperator, blocks
 from gristmill.dags.engine.supervision import Supervision
-from gristmill.errors import StageError
+from gristmill.errors import StageError, StorageError
 from gristmill.pipelines.child import ChildDied
+from gristmill.pipelines.patience import PATIENCE
 
 BOTH = ("bright", "length")
 
@@ -173,3 +175,61 @@ def test_rows_that_are_too_many_together_are_split_and_it_is_recorded(
         assert record.block_splits == 2 and record.dropped == {}
         assert record.stored()["halved"] == 2
         assert record.digest == calm.store(node).need(0).digest
+
+
+def blobs_of(layout: RunLayout) -> Path:
+    store = layout.store("draw")
+    return Path(store.folder.join(store.need(0).files["blobs"]["name"]))
+
+
+def test_pictures_that_are_away_for_a_moment_cost_no_row(layout: RunLayout) -> None:
+    path = blobs_of(layout)
+    away = path.rename(path.with_suffix(".away"))
+    back = threading.Timer(0.2, away.rename, (path,))
+    back.start()
+    # In a child, as a run has it.
+    operator = ScoreOperator(layout, ("bright",), Supervision())
+    operator(0)
+    operator.close()
+    back.join()
+    record = layout.store("bright").need(0)
+    assert (record.rows_out, record.dropped) == (7, {})
+
+
+def _gone(path: Path) -> None:
+    path.unlink()
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def _changed(path: Path) -> None:
+    path.write_bytes(bytes(len(path.read_bytes())))
+
+
+@pytest.mark.parametrize("damage", [_gone, _cut, _changed])
+@pytest.mark.parametrize("isolate", [True, False])
+def test_pictures_that_stay_wrong_stop_the_part_and_poison_no_row(
+    damage: Callable[[Path], None],
+    isolate: bool,
+    layout: RunLayout,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(PATIENCE, "0")
+    damage(blobs_of(layout))
+    operator = ScoreOperator(layout, ("bright",), Supervision(isolate=isolate))
+    with pytest.raises(StorageError, match="gristmill repair"):
+        operator(0)
+    operator.close()
+    assert layout.store("bright").record(0) is None
+
+
+def test_poison_is_tried_again_where_that_is_asked(layout: RunLayout) -> None:
+    frail(layout, {(2, "bright")})(0)
+    assert layout.store("bright").need(0).dropped == {"poisoned": 1}
+    assert ScoreOperator(layout, BOTH, HERE)(0)
+    assert not ScoreOperator(layout, BOTH, HERE, retry_failed=True)(0)
+    again = layout.store("bright").need(0)
+    fresh = layout.store("length").need(0)
+    assert (again.dropped, again.rows_out, fresh.rows_out) == ({}, 7, 7)

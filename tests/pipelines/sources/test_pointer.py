@@ -1,41 +1,102 @@
-"""Pointers into files that changed since they were listed: each gets its bytes or its reason."""
+"""Reads of pointers: what fails for a moment is tried again; a storage that does not answer is no
+verdict on a row."""
 
 from __future__ import annotations
 
+import io
+import tarfile
+import threading
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from source_files import jpeg, write_tar
+from fsspec.implementations.local import LocalFileSystem
 
-from gristmill.pipelines.sources.pointer import PointerError, read_pointers
+from gristmill.errors import StorageError
+from gristmill.pipelines.download.images import Download
+from gristmill.pipelines.patience import PATIENCE
+from gristmill.pipelines.sources.pointer import (
+    PointerError,
+    compressed_tar_pointer,
+    file_pointer,
+    read_pointers,
+    tar_pointer,
+)
 
 
-def reasons(pointers: list[str]) -> list[str]:
-    found = dict(read_pointers(pointers, 10**6))
+@pytest.fixture
+def pointers(tmp_path: Path) -> list[str]:
+    (tmp_path / "a.jpg").write_bytes(b"picture")
+    for name, mode in (("b.tar", "w"), ("c.tar.gz", "w:gz")):
+        with tarfile.open(tmp_path / name, mode) as tar:
+            info = tarfile.TarInfo("x.jpg")
+            info.size = 7
+            tar.addfile(info, io.BytesIO(b"picture"))
     return [
-        str(found[i]) if isinstance(found[i], PointerError) else "" for i in range(len(pointers))
+        file_pointer(f"{tmp_path}/a.jpg"),
+        tar_pointer(f"{tmp_path}/b.tar", 512, 7),
+        compressed_tar_pointer(f"{tmp_path}/c.tar.gz", 0),
     ]
 
 
-@pytest.mark.parametrize("cut", [None, 300, 40])
-def test_members_that_are_there_no_more(cut: int | None, tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "a.tgz", [(f"{i}.jpg", jpeg(i)) for i in range(2)], "w:gz")
-    path.write_bytes(path.read_bytes()[:cut])
-    found = reasons([f"tarz:{path}#{i}" for i in range(4)])
-    assert found[2:] == ["truncated file"] * 2 and (cut is not None or found[:2] == ["", ""])
-    path.write_bytes(b"\x1f\x8b" + bytes(99))
-    assert reasons([f"tarz:{path}#0"]) == ["truncated file"]
+def said(pointers: list[str]) -> list[object]:
+    found = dict(read_pointers(pointers, 100))
+    return [str(f) if isinstance(f, PointerError) else f for _, f in sorted(found.items())]
 
 
-def test_cells_that_are_there_no_more(tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"image": [jpeg(0), None]}), path)
-    pointers = [f"parquet:{path}#{place}/image" for place in ("0/0", "0/1", "0/2", "7/0")]
-    assert reasons(pointers) == ["", "no image", "truncated file", "truncated file"]
-    assert reasons([f"parquet:{path}#0/0/other"]) == ["truncated file"]
-    path.write_bytes(path.read_bytes()[:-20])
-    assert reasons(pointers) == ["truncated file"] * 4
-    path.unlink()
-    assert reasons(pointers[:1]) == ["file not found"]
+def break_reads(monkeypatch: pytest.MonkeyPatch, times: int, *methods: str) -> None:
+    """The first so many calls of methods of the disk fail."""
+    left = [times]
+    for name in methods:
+        real = getattr(LocalFileSystem, name)
+
+        def failing(self: Any, *args: Any, real: Any = real, **kwargs: Any) -> Any:
+            left[0] -= 1
+            if left[0] >= 0:
+                raise OSError(5, "the share hiccups")
+            return real(self, *args, **kwargs)
+
+        monkeypatch.setattr(LocalFileSystem, name, failing)
+
+
+def test_a_share_that_hiccups_costs_no_row(
+    pointers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_reads(monkeypatch, 5, "open", "cat_file")
+    assert said(pointers) == [b"picture"] * 3
+
+
+def test_a_share_that_is_empty_for_a_moment(pointers: list[str], tmp_path: Path) -> None:
+    away = tmp_path.rename(tmp_path.with_name("away"))
+    back = threading.Timer(0.1, away.rename, (tmp_path,))
+    back.start()
+    assert said(pointers) == [b"picture"] * 3
+    back.join()
+
+
+def test_one_file_that_stays_unreadable_is_a_reason_to_be_tried_again(
+    pointers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PATIENCE, "0")
+    break_reads(monkeypatch, 10**6, "open", "cat_file")
+    assert said(pointers) == ["read error"] * 3
+    for reason in ("read error", "file not found", "truncated file"):
+        assert Download().is_retryable("failed_to_download", reason)
+
+
+def test_a_storage_that_does_not_answer_is_no_verdict(
+    pointers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PATIENCE, "0")
+    break_reads(monkeypatch, 10**6, "open", "cat_file", "info")
+    with pytest.raises(StorageError, match="the source cannot be reached"):
+        said(pointers)
+
+
+def test_what_ends_early_is_no_picture(
+    pointers: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PATIENCE, "0")
+    (tmp_path / "b.tar").write_bytes((tmp_path / "b.tar").read_bytes()[:515])
+    (tmp_path / "c.tar.gz").write_bytes((tmp_path / "c.tar.gz").read_bytes()[:40])
+    assert said(pointers) == [b"picture", "truncated file", "truncated file"]
