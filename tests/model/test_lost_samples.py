@@ -24,13 +24,13 @@ from gristmill.errors import (
     StorageError,
     TrainingError,
 )
-from gristmill.model import read_again as patience
 from gristmill.model.batch import PackedBatch
 from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.model.train import steps_of, train
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.train_log import TrainLog, read_log, read_lost
 from gristmill.model.training_setup import make_setup
+from gristmill.pipelines.patience import PATIENCE
 from gristmill.pipelines.storage import Folder
 
 Make = Callable[..., TrainConfig]
@@ -232,7 +232,7 @@ def test_captions_are_what_their_members_say(
 def test_a_moment_without_storage_is_no_fault_of_a_sample(
     tars: list[Members], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "_WAIT_S", 0)
+    monkeypatch.setenv(PATIENCE, "0")
     samples = open_samples(DataSource(url=write_tars(tmp_path, tars[:1])))
     read, calls = Folder.read_range, []
 
@@ -252,7 +252,7 @@ def test_a_moment_without_storage_is_no_fault_of_a_sample(
 def test_metadata_and_empty_cells_of_our_shards_are_read_as_patiently(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "_WAIT_S", 0)
+    monkeypatch.setenv(PATIENCE, "0")
     made = str(build_shapes(tmp_path, range(6), side=40, format="parquet", val_share=0))
     samples = open_samples(DataSource(url=made))
     read, calls = Folder.read_table, []
