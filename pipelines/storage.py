@@ -125,7 +125,12 @@ class Folder:
         """Names, relative to this folder, of all files below `under`, sorted."""
         self.fs.invalidate_cache()
         prefix = self.path.rstrip("/") + "/"
-        found = (str(path) for path in self.fs.find(self.join(under)))
+        # By itself fsspec leaves out a folder that it cannot list, as if it were empty.
+        strict = {} if getattr(self.fs, "async_impl", False) else {"on_error": "raise"}
+        try:
+            found = [str(path) for path in self.fs.find(self.join(under), **strict)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
         names = (path[len(prefix) :] if path.startswith(prefix) else path for path in found)
         return sorted(name for name in names if "/.writing-" not in f"/{name}")
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from gristmill.errors import StorageError
+from gristmill.pipelines.patience import PATIENCE
 from gristmill.pipelines.storage import Folder
 
 
@@ -55,3 +57,29 @@ def test_a_folder_travels_by_pickle(folder: Folder) -> None:
     folder.write_bytes("x", b"1")
     assert pickle.loads(pickle.dumps(folder)).read_bytes("x") == b"1"
     assert folder.sub("y").url.endswith("/y")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PATIENCE, "0")
+    folder = Folder(str(tmp_path))
+    folder.write_bytes("a/b.txt", b"hello")
+
+    def fails(*args: object, **kwargs: object) -> None:
+        raise OSError(5, "the storage fails")
+
+    monkeypatch.setattr(type(folder.fs), "ls", fails)
+    monkeypatch.setattr(type(folder.fs), "info", fails)
+    asked = (folder.walk, folder.names, folder.sizes, lambda: folder.exists("a/b.txt"))
+    for ask in asked:
+        with pytest.raises(StorageError, match="the storage fails"):
+            ask()
+    monkeypatch.undo()
+    assert folder.walk() == ["a/b.txt"] and folder.walk("nowhere") == []
+
+
+def test_a_range_beyond_the_end_is_no_short_answer(folder: Folder) -> None:
+    folder.write_bytes("x", b"12345")
+    with pytest.raises(StorageError, match="3 of 9 bytes from 2 of x"):
+        folder.read_range("x", 2, 9)
