@@ -25,7 +25,7 @@ from gristmill.dags.graph import Dag, Node
 from gristmill.errors import ConfigurationError, MissingWeightsError, SourceError
 from gristmill.model.checkpoint import require_training_folder
 from gristmill.pipelines.images.embedding_heads import EmbeddingHeads
-from gristmill.pipelines.sources import tables
+from gristmill.pipelines.sources import delimited
 from gristmill.pipelines.sources.documents import DocumentSource
 from gristmill.pipelines.sources.source import Source
 
@@ -209,8 +209,8 @@ def test_headers_of_globs_and_catalog_entries_are_looked_at_and_few(
     assert "has no column 'URL'; did you mean 'URLS'" in said and not (tmp_path / "run").exists()
     opened: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        reading = tables.read_lines
-        patch.setattr(tables, "read_lines", lambda url: opened.append(url) or reading(url))
+        reading = delimited.Lines
+        patch.setattr(delimited, "Lines", lambda url: opened.append(url) or reading(url))
         Source(path="[0-4]*.csv").check_columns()
     assert len(opened) == 20
 
@@ -220,7 +220,7 @@ def test_a_source_that_was_read_is_not_opened_again(tmp_path: Path) -> None:
     dag = Dag("small", {"source": Node(Source(path=path))})
     execute(dag, str(tmp_path / "run"), RunOptions(runner="local"), Progress())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tables, "read_lines", None)
+        patch.setattr(delimited, "Lines", None)
         execute(dag, str(tmp_path / "run"), RunOptions(runner="local"), Progress())
 
 

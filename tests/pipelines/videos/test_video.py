@@ -17,7 +17,7 @@ import pytest
 from loopback import serving
 from videos import encode, loudest, numbered, numbers_of, videos
 
-from gristmill.dags.engine.part_worker import _store_images
+from gristmill.dags.engine.mapped_rows import store_images
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.download.videos import DownloadVideo
 from gristmill.pipelines.sources.row_builder import RowBuilder, url_row
@@ -311,7 +311,7 @@ def test_rows_of_one_file_store_it_once_and_look_for_shots_once(
     data = encode([numbered(i) for i in range(30)])
     with open(tmp_path / "blobs", "wb") as blobs:
         table = pa.table({"uid": list("abcd"), "image": [data, data, b"other", None]})
-        stored = _store_images(table, blobs)
+        stored = store_images(table, blobs)
     assert stored["blob_offset"].to_pylist() == [0, 0, len(data), None]
     assert (tmp_path / "blobs").stat().st_size == len(data) + 5
     looked = []
