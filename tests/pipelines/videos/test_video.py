@@ -296,13 +296,15 @@ def test_a_row_may_list_stretches_with_their_captions(tmp_path: Path, form: str)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
         pq.write_table(pa.Table.from_pylist(rows), path)
-    first, second, wrong, whole = read_all(path)
+    first, second, wrong, whole, *others = read_all(path)
     assert [first["caption"], second["caption"]] == ["a dog's tail", 'a "cat"']
     assert segment_of(first["meta"]) == (1.5, 3.0) and segment_of(second["meta"]) == (5.0, 67.0)
     assert first["image_id"] == second["image_id"] and first["uid"] != second["uid"]
     assert wrong["error"] == "timestamps and captions differ in number"
     assert whole["caption"] == "whole" and segment_of(whole["meta"]) is None
     assert whole["status"] == "pending"
+    # Without stretches a list is what several people say of the whole.
+    assert [other["caption"] for other in others] == ([] if form == "csv" else ["other"])
 
 
 def test_rows_of_one_file_store_it_once_and_look_for_shots_once(
