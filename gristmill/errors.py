@@ -4,9 +4,10 @@ GristmillError                what went wrong, the value seen, and the remedy
 ├── ConfigurationError        a field, a rule, a graph or a command line that cannot work
 │   ├── GraphError            cycles, unknown stages or nodes, missing columns
 │   └── MissingWeightsError   a model whose weights are not to be had here
-├── SourceError               a source that cannot be read, or is not what it claims
 ├── StorageError              storage that cannot be reached, refuses, or gives back other bytes
 │   └── BrokenRecordError     a record of ours that is not what was written
+├── ShardError                a shard set without manifest, with wrong digests, or unreadable
+│   └── SampleError           one sample of a set that cannot be read; the others can
 ├── RunError                  a run that cannot go on
 │   ├── LedgerError           rows that do not add up: a defect, never to be ignored
 │   ├── NothingKeptError      shards that would be replaced by nothing; they are left as they are
@@ -15,8 +16,7 @@ GristmillError                what went wrong, the value seen, and the remedy
 │   ├── TrainingError         a training that diverged, or a checkpoint that does not fit
 │   └── WorkerError           a stage that keeps failing for a reason that is not a row
 │       └── StageError        a stage that breaks its contract, or fails on every row it is given
-└── ShardError                a shard set without manifest, with wrong digests, or unreadable
-    └── SampleError           one sample of a set that cannot be read; the others can
+└── SourceError               a source that cannot be read, or is not what it claims
 """
 
 from __future__ import annotations
