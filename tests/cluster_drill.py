@@ -44,7 +44,7 @@ def dag(pictures: str, marks: str) -> Dag:
             "download": Node(Download(image_size=32), ("source",)),
             "slow": Node(toy_stages.ToySlow(marks=marks, seconds=0.7), ("download",)),
             "keep": Node(Keep(rules={"odd": "slowly < 20"}), ("slow",)),
-            "shards": Node(Shards(samples_per_shard=40, val_share=0.0), ("keep",)),
+            "shards": Node(Shards(samples_per_shard=20, val_share=0.0), ("keep",)),
         },
         part_rows=10,
     )
