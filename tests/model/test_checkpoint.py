@@ -63,6 +63,10 @@ def _write_former_checkpoint(config: TrainConfig, out: str) -> None:
     assert isinstance(renamed, dict) and any("lat_in" in name for name in renamed["model"])
     save(renamed, checkpoint_id=there)
     facts = json.loads((there / "state.json").read_text())
+    # Lost samples were not counted then.
+    for later in ("documents", "lost"):
+        del facts[later]
+    (there / "state.json").write_text(json.dumps(facts))
     assert set(facts) == {"format", "step", "config", "stream", "data"}
     assert set(facts["stream"]) == STREAM_FACTS
     shutil.copy(f"{config.out}/tokenizer.json", out)
