@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import errno
 import gzip
 import lzma
 import zipfile
@@ -14,6 +15,8 @@ from typing import IO, Any, cast
 import fsspec
 import pyarrow as pa
 
+# Errors of names that can be nothing's.
+_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
 # What stands before `::` where fsspec chains file systems.
 _CHAINING = (
     "blockcache", "cached", "dir", "filecache", "libarchive", "reference", "simplecache", "tar",
@@ -39,6 +42,29 @@ def open_url(url: str) -> Iterator[IO[bytes]]:
     fs, path = locate(url)
     with fs.open(path, "rb") as file:
         yield file
+
+
+def entry_type(fs: Any, path: str) -> str | None:
+    """`file` or `directory` of what lies at a path, None for nothing. Storage that fails on the
+    way raises: fsspec's own `exists` and `isdir` would say no."""
+    try:
+        return str(fs.info(path)["type"])
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    except OSError as error:
+        if error.errno in _NO_NAME:
+            return None
+        raise
+
+
+def matching(fs: Any, pattern: str) -> list[str]:
+    """Paths that match a pattern, sorted. A folder that cannot be listed raises."""
+    # By itself fsspec leaves such a folder out.
+    strict = {} if getattr(fs, "async_impl", False) else {"on_error": "raise"}
+    try:
+        return sorted(str(name) for name in fs.glob(pattern, **strict))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def unpack(file: IO[bytes]) -> IO[bytes] | None:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.errors import DiskFullError, GristmillError, StorageError
-from gristmill.pipelines.locate import locate
+from gristmill.pipelines.locate import entry_type, locate
 from gristmill.pipelines.patience import WrongBytesError, is_of_storage, patiently
 
 # How tables are written: the same table gives the same bytes.
@@ -83,11 +83,7 @@ class Folder:
     def exists(self, name: str = "") -> bool:
         """Whether the file or folder is there. An error on the way is no "no", as fsspec has it."""
         self.fs.invalidate_cache()
-        try:
-            self.fs.info(self.join(name))
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        return True
+        return entry_type(self.fs, self.join(name)) is not None
 
     @_patient
     def size(self, name: str) -> int:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from gristmill.errors import SourceError
-from gristmill.pipelines.locate import locate, open_url
+from gristmill.pipelines.locate import entry_type, locate, matching, open_url
 from gristmill.pipelines.sources.parquet import image_column, open_parquet
 from gristmill.pipelines.storage import Folder
 from gristmill.pipelines.tar_samples import TAR_ENDINGS
@@ -46,12 +46,11 @@ def expand(path: str) -> list[str]:
         fs, plain = locate(path)
     except (ImportError, ValueError) as error:
         raise SourceError(f"{path}: {error}") from error
-    if fs.exists(plain):
+    if entry_type(fs, plain):
         found = [plain]
     elif any(mark in plain for mark in "*?["):
         shown = plain.rpartition("/")[2].startswith(".")
-        found = sorted(str(name) for name in fs.glob(plain))
-        found = [name for name in found if shown or not is_hidden(name)]
+        found = [name for name in matching(fs, plain) if shown or not is_hidden(name)]
         if not found:
             raise SourceError(f"no file matches {path}")
     else:
@@ -68,7 +67,7 @@ def is_hidden(name: str) -> bool:
 def is_folder(url: str) -> bool:
     """Whether a URL leads to a folder."""
     fs, path = locate(url)
-    return bool(fs.isdir(path))
+    return entry_type(fs, path) == "directory"
 
 
 def split_paths(path: str, named_format: Callable[[str], tuple[str, str]]) -> list[str]:
@@ -84,13 +83,12 @@ def split_paths(path: str, named_format: Callable[[str], tuple[str, str]]) -> li
 
 def _is_there(pieces: Sequence[str], named_format: Callable[[str], tuple[str, str]]) -> bool:
     fs, plain = locate(named_format(",".join(pieces).strip())[1])
-    return bool(fs.exists(plain))
+    return entry_type(fs, plain) is not None
 
 
 def detect(kind: str, url: str) -> list[tuple[str, str]]:
     """(format, URL) of what lies at a URL."""
-    fs, path = locate(url)
-    if fs.isdir(path):
+    if is_folder(url):
         return _detect_folder(kind, url)
     if kind not in ("auto", "parquet"):
         return [(kind, url)]

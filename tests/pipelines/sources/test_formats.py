@@ -8,9 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from gristmill.errors import SourceError
 from gristmill.pipelines.sources.formats import detect, expand, img2dataset_pairs
+from gristmill.pipelines.sources.source import Source
 
 
 @pytest.fixture
@@ -59,3 +61,23 @@ def test_globs_are_sorted_and_must_match(here: Path) -> None:
     for path in ("*.parquet", "nothing.csv"):
         with pytest.raises(SourceError):
             expand(path)
+
+
+@pytest.mark.parametrize("path", ["a.csv", "*.csv", "b,c.csv", "."])
+def test_a_storage_that_fails_is_no_missing_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """fsspec's own `exists`, `isdir` and `glob` say no, and leave out what they cannot list. Who
+    reads the source tries again."""
+    for name in ("a.csv", "b,c.csv"):
+        (tmp_path / name).write_text("url\nhttp://h/1\n")
+    source = Source(path=str(tmp_path / path))
+    assert source.manifest()
+
+    def fails(*args: object, **kwargs: object) -> None:
+        raise OSError(5, "the share is away")
+
+    for method in ("ls", "info"):
+        monkeypatch.setattr(LocalFileSystem, method, fails)
+    with pytest.raises(OSError, match="the share is away"):
+        source.manifest()
