@@ -45,14 +45,14 @@ FULL = Scale(
     codes=2048, runner="ray", part_rows=600, timeout_s=6, size="tiny",
     tasks={"draw": 0.5, "describe": 0.2, "answer": 0.3}, steps=1150, rows_per_step=40,
     row_length=104, rate=1e-2, warmup=50, average=0.998, judged=256,
-    seconds=(20, 60, 130, 325, 25),
+    seconds=(42, 123, 250, 1120, 43),
 )  # fmt: skip
 SMALL = Scale(
     name="small", scenes=2000, objects=1, trusted=700, held_out=300, filter_steps=50,
     codes=512, runner="local", part_rows=1000, timeout_s=3, size="micro",
     tasks={"draw": 0.4, "describe": 0.45, "answer": 0.15}, steps=300, rows_per_step=32,
     row_length=104, rate=1.5e-2, warmup=25, average=0.99, judged=128,
-    seconds=(6, 12, 20, 25, 6),
+    seconds=(8, 41, 49, 92, 9),
 )  # fmt: skip
 
 
