@@ -24,13 +24,13 @@ from gristmill.pipelines.sources.document_formats import (
     parse_document,
 )
 from gristmill.pipelines.sources.files import file_row, resolve_inside
-from gristmill.pipelines.sources.lines import Lines, first_objects, object_of
+from gristmill.pipelines.sources.lines import first_objects, objects_of
 from gristmill.pipelines.sources.parquet import open_parquet, rows_of_group
 from gristmill.pipelines.sources.pointer import file_pointer, parquet_pointer
 from gristmill.pipelines.sources.reasons import BROKEN_ROW_GROUP, NOT_UTF8, OUTSIDE
 from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow
 from gristmill.pipelines.sources.source import Chunk, Source
-from gristmill.pipelines.sources.values import BrokenJson, text_of, texts_of
+from gristmill.pipelines.sources.values import text_of, texts_of
 from gristmill.pipelines.stage import setting
 from gristmill.pipelines.storage import Folder
 
@@ -98,14 +98,8 @@ class DocumentSource(Source):
 
     def _read_lines(self, url: str, rows: RowBuilder) -> Iterator[pa.Table]:
         folder = Folder(url.rpartition("/")[0] or ".")
-        for line in Lines(url):
-            if not line.strip():
-                continue
-            try:
-                values = object_of(line)
-            except BrokenJson as error:
-                add_broken(rows, line, FAILED_TO_DECODE, str(error))
-            else:
+        for values in objects_of(url, rows, FAILED_TO_DECODE):
+            if values is not None:
                 self._add(rows, values, url, lambda name: _beside(folder, name))
             yield from rows.take()
         yield from rows.take(all_rows=True)

@@ -105,17 +105,26 @@ def is_utf8(line: str) -> bool:
 
 def read_json_lines(url: str, columns: ColumnMap, rows: RowBuilder) -> Iterator[pa.Table]:
     """Rows of JSON lines; a line that is not JSON becomes a failed row."""
+    for values in objects_of(url, rows, FAILED_TO_DOWNLOAD):
+        if values is not None:
+            add_mapped(rows, columns.of(values), values)
+        yield from rows.take()
+    yield from rows.take(all_rows=True)
+
+
+def objects_of(url: str, rows: RowBuilder, status: str) -> Iterator[dict[str, object] | None]:
+    """The JSON objects of a file of lines. A line that is none is added to `rows`, failed with
+    `status`, and gives None, so that such rows can be taken as they come."""
     for line in Lines(url):
         if not line.strip():
             continue
         try:
             values = object_of(line)
         except BrokenJson as error:
-            add_broken(rows, line, FAILED_TO_DOWNLOAD, str(error))
+            add_broken(rows, line, status, str(error))
+            yield None
         else:
-            add_mapped(rows, columns.of(values), values)
-        yield from rows.take()
-    yield from rows.take(all_rows=True)
+            yield values
 
 
 def object_of(line: str) -> dict[str, object]:
