@@ -17,7 +17,6 @@ import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import time
 import traceback
@@ -29,6 +28,7 @@ import cloudpickle
 from gristmill import errors
 from gristmill.errors import GristmillError, RunError, WorkerError
 from gristmill.pipelines import heartbeat
+from gristmill.pipelines.fork_server import Forked, fork, imported, learn, serve_forks
 from gristmill.pipelines.lazy_pandas import defer_pandas
 
 _LENGTH = struct.Struct("<Q")
@@ -54,7 +54,7 @@ class Child:
     def __init__(self, factory: Callable[[], object], *, memory_gb: float | None = None) -> None:
         self._factory = factory
         self._memory_gb = memory_gb
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | None = None
         self._socket: socket.socket | None = None
         self._life: int = -1
         # What is handed the heartbeats of calls, on the way to their results.
@@ -71,22 +71,7 @@ class Child:
             return
         ours, theirs = socket.socketpair()
         life_read, self._life = os.pipe()
-        environment = dict(os.environ)
-        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                # The child looks for modules where this process does, in that order.
-                "-P",
-                "-m",
-                "gristmill.pipelines.child",
-                str(theirs.fileno()),
-                str(life_read),
-            ],
-            pass_fds=(theirs.fileno(), life_read),
-            stdin=subprocess.DEVNULL,
-            env=environment,
-        )
+        self._process = fork(__name__, theirs.fileno(), life_read)
         theirs.close()
         os.close(life_read)
         self._socket = ours
@@ -100,8 +85,9 @@ class Child:
                 "open what it holds in prepare(), or run with --debug"
             ) from error
         self._send(payload)
-        for _ in self._replies(deadline_s):
-            pass
+        # What it had to import to be ready, the next one finds imported.
+        for modules in self._replies(deadline_s):
+            learn(modules)
 
     def call(self, method: str, *args: object, deadline_s: float) -> Any:
         """Call a method and return its result. Raises `ChildDied` or `ChildSilent` if none
@@ -121,7 +107,6 @@ class Child:
         """End the process at once. The next call starts a new one."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
         if self._socket is not None:
             self._socket.close()
         if self._life >= 0:
@@ -183,10 +168,11 @@ class Child:
     def _died(self) -> ChildDied:
         code: int | None = None
         if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = self._process.wait(timeout=5)
+            code = self._process.wait(5.0)
         self.kill()
-        if code is not None and code < 0:
+        if code is None:
+            return ChildDied("killed, by whom nobody knows")
+        if code < 0:
             return ChildDied(f"killed by {signal.Signals(-code).name}")
         return ChildDied(f"exited with status {code}")
 
@@ -234,6 +220,7 @@ def _serve(connection: socket.socket) -> None:
         served = factory()
         if memory_gb is not None:
             _limit_memory(memory_gb)
+        send("item", imported())
         send("done", None)
     except GristmillError as error:
         send("refused", (type(error).__name__, str(error)))
@@ -254,13 +241,19 @@ def _serve(connection: socket.socket) -> None:
             send("error", traceback.format_exc())
 
 
+def _child(connection: int, life: int) -> None:
+    """What a fork of the server does."""
+    _die_with(life)
+    with socket.socket(fileno=connection) as served, contextlib.suppress(BrokenPipeError):
+        _serve(served)
+
+
 def _main() -> None:
     # Ctrl-C goes to the whole terminal group; the parent decides when the child stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with(int(sys.argv[2]))
     defer_pandas()
-    with socket.socket(fileno=int(sys.argv[1])) as connection, contextlib.suppress(BrokenPipeError):
-        _serve(connection)
+    with socket.socket(fileno=int(sys.argv[1])) as requests:
+        serve_forks(requests, _child)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""A server forks children that have imported what they need, and nobody hangs when it is killed."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from gristmill.pipelines import fork_server
+from gristmill.pipelines.child import Child, ChildDied
+
+
+class Told:
+    """Tells what a child finds around itself."""
+
+    def __init__(self) -> None:
+        import numpy
+
+        self.drawn = float(numpy.random.rand())
+
+    def around(self) -> tuple[int, str, str | None, list[str]]:
+        return os.getppid(), os.getcwd(), os.environ.get("GRISTMILL_TOLD"), sys.path[:1]
+
+    def draw(self) -> float:
+        return self.drawn
+
+    def open_files(self) -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def two() -> Iterator[tuple[Child, Child]]:
+    children = Child(Told), Child(Told)
+    for child in children:
+        child.start()
+    yield children
+    for child in children:
+        child.close()
+
+
+def test_a_second_child_is_a_fork_of_the_same_server_and_draws_its_own_numbers(
+    two: tuple[Child, Child],
+) -> None:
+    one, other = (child.call("around", deadline_s=60) for child in two)
+    assert one[0] == other[0] != os.getpid()
+    assert two[0].call("draw", deadline_s=60) != two[1].call("draw", deadline_s=60)
+    files = [child.call("open_files", deadline_s=60) for child in two]
+    assert files[0] == files[1], "a child holds nothing of those before it"
+
+
+def test_folder_environment_and_search_path_are_those_of_now(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch, two: tuple[Child, Child]
+) -> None:
+    before = two[0].call("around", deadline_s=60)[0]
+    monkeypatch.chdir(str(tmp_path))
+    monkeypatch.setenv("GRISTMILL_TOLD", "now")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    child = Child(Told)
+    server, folder, told, path = child.call("around", deadline_s=60)
+    child.close()
+    assert (server, folder, told, path) == (before, str(tmp_path), "now", [str(tmp_path)])
+
+
+def test_what_libraries_read_once_makes_a_new_server(
+    monkeypatch: pytest.MonkeyPatch, two: tuple[Child, Child]
+) -> None:
+    before = two[0].call("around", deadline_s=60)[0]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    child = Child(Told)
+    after = child.call("around", deadline_s=60)[0]
+    child.close()
+    assert after != before
+    assert two[0].call("around", deadline_s=60)[0] == before, "children of the former live on"
+
+
+def test_what_children_imported_is_imported_before_the_next_fork(two: tuple[Child, Child]) -> None:
+    assert "numpy" in fork_server._learned
+    assert "gristmill.pipelines.child" in fork_server._learned
+    assert not any(name.startswith("test_") for name in fork_server._learned), "no code of users"
+
+
+def test_a_killed_server_takes_no_run_with_it(two: tuple[Child, Child]) -> None:
+    server = two[0].call("around", deadline_s=60)[0]
+    os.kill(server, signal.SIGKILL)
+    # Its children serve on; the next one gets a new server.
+    assert two[1].call("around", deadline_s=60)
+    child = Child(functools.partial(Told))
+    assert child.call("around", deadline_s=60)[0] != server
+    child.close()
+    pid = two[0].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(ChildDied, match="killed"):
+        two[0].call("around", deadline_s=60)
+    two[1].close()
+    assert two[1].pid is None
