@@ -30,7 +30,8 @@ from gristmill.dags.engine.read_parts import (
     parts_done,
     rows_of_source,
 )
-from gristmill.dags.engine.run_folder import RunLayout, require_run_folder, run_lock
+from gristmill.dags.engine.run_folder import RunLayout, require_run_folder
+from gristmill.dags.engine.run_lock import run_lock
 from gristmill.dags.engine.schedule import Barrier, Chain, schedule
 from gristmill.dags.engine.score_operator import ScoreOperator
 from gristmill.dags.engine.stage_code import shipped_code

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gristmill.dags.engine.read_parts import scans
-from gristmill.dags.engine.run_folder import RunLayout, run_lock
+from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.dags.engine.run_lock import run_lock
 from gristmill.dags.runs.plan import open_run
 from gristmill.pipelines.storage import Folder
 

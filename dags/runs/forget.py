@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gristmill.dags.engine.run_folder import ROWS, RunLayout, run_lock
+from gristmill.dags.engine.run_folder import ROWS, RunLayout
+from gristmill.dags.engine.run_lock import run_lock
 from gristmill.dags.engine.tombstones import Tombstone, add_tombstones, read_tombstones
 from gristmill.dags.runs.plan import finished_parts, open_run, where_it_ran
 from gristmill.errors import ConfigurationError, GristmillError

@@ -19,7 +19,8 @@ from gristmill.dags.engine.fingerprint import fingerprint
 from gristmill.dags.engine.operators import PhaseOperator
 from gristmill.dags.engine.progress import Progress
 from gristmill.dags.engine.rows import NodeWorkspace
-from gristmill.dags.engine.run_folder import RunLayout, run_lock
+from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.dags.engine.run_lock import run_lock
 from gristmill.dags.engine.saved import load_saved_table
 from gristmill.dags.engine.summary import (
     RuleOutcome,

@@ -15,7 +15,8 @@ from gristmill.dags.engine.barriers import owner_name
 from gristmill.dags.engine.execute import RunOptions, execute_layout, lay_out
 from gristmill.dags.engine.progress import Progress
 from gristmill.dags.engine.read_parts import PARTS, parts_done
-from gristmill.dags.engine.run_folder import RunLayout, run_lock
+from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.dags.engine.run_lock import run_lock
 from gristmill.dags.engine.tombstones import read_tombstones, tombstone_problems, write_tombstones
 from gristmill.dags.graph import Dag
 from gristmill.dags.runs.clean import remove_left_overs

@@ -226,7 +226,7 @@ def fingerprint_folder(out: Path, node: str) -> Path:
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    from gristmill.dags.engine.run_folder import run_lock
+    from gristmill.dags.engine.run_lock import run_lock
 
     with run_lock(Folder(str(tmp_path))), pytest.raises(RunLockedError, match="being written by"):
         run(toy(), tmp_path)
