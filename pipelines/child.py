@@ -18,6 +18,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -42,6 +43,11 @@ class ChildSilent(RunError):
     """The child said nothing for longer than the deadline; it has been killed."""
 
 
+class Stopped(BaseException):
+    """The work was called off while a child was asked. Nothing that handles failures of rows or of
+    workers may take it for one."""
+
+
 class Child:
     """Serves the object that `factory()` returns. The process starts at the first call.
 
@@ -57,6 +63,7 @@ class Child:
         self._process: Forked | None = None
         self._socket: socket.socket | None = None
         self._life: int = -1
+        self._stopped = threading.Event()
         # What is handed the heartbeats of calls, on the way to their results.
         self.on_beat: Callable[[heartbeat.Heartbeat], None] | None = None
 
@@ -67,6 +74,8 @@ class Child:
 
     def start(self, deadline_s: float = 600.0) -> None:
         """Start the process and build the object; done by the first call otherwise."""
+        if self._stopped.is_set():
+            raise Stopped
         if self._process is not None:
             return
         ours, theirs = socket.socketpair()
@@ -75,6 +84,9 @@ class Child:
         theirs.close()
         os.close(life_read)
         self._socket = ours
+        if self._stopped.is_set():
+            self.kill()
+            raise Stopped
         try:
             # By value what lies in no module: stages typed into a notebook or a script.
             payload = cloudpickle.dumps((self._factory, self._memory_gb), protocol=5)
@@ -114,6 +126,13 @@ class Child:
         self._process, self._socket, self._life = None, None, -1
 
     close = kill
+
+    def stop(self) -> None:
+        """Have a call that another thread is in, and all that come, raise `Stopped`."""
+        self._stopped.set()
+        process = self._process
+        if process is not None:
+            process.send_signal(signal.SIGKILL)
 
     def _send(self, payload: bytes) -> None:
         assert self._socket is not None
@@ -166,10 +185,13 @@ class Child:
         return bytes(buffer)
 
     def _died(self) -> ChildDied:
+        """What a connection that is closed means."""
         code: int | None = None
         if self._process is not None:
             code = self._process.wait(5.0)
         self.kill()
+        if self._stopped.is_set():
+            raise Stopped
         if code is None:
             return ChildDied("killed, by whom nobody knows")
         if code < 0:

@@ -6,13 +6,14 @@ kills is replaced. So a process with children has one server, started with its f
 the others, and imports beforehand what former children were seen to need. What it imported they
 also share in memory.
 
-The server itself runs nothing: no model, no user's code, no thread of Python's. A child knows its
-server's interpreter and libraries; folder, search path and standard streams are those that its
-parent has when it asks.
+Children have children of their own (a download decodes in one) from the same server, which runs
+nothing itself: no model, no user's code, no thread of Python's. Folder, environment, search path
+and standard streams of a child are those that its parent has when it asks.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import os
@@ -74,10 +75,14 @@ class Forked:
         """End it at once, and wait until it has ended."""
         # Until the server has told of its end, the number is this child's and nobody else's.
         if self.wait(0.0) is None and not self._forgotten:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+            self.send_signal(signal.SIGKILL)
             self.wait(None)
         self._close()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal, from whatever thread."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def wait(self, timeout_s: float | None) -> int | None:
         """Its return code, negative for a signal; None if it has not ended by then, or nobody can
@@ -90,8 +95,7 @@ class Forked:
             else:
                 # Nobody waits for it any more, so the number stays its own only as long as it runs.
                 self._forgotten = True
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self.pid, signal.SIGKILL)
+                self.send_signal(signal.SIGKILL)
         return self._code
 
     def _close(self) -> None:
@@ -104,13 +108,19 @@ class Forked:
 
 
 class ForkServer:
-    """A server of this process; `module` is what it runs."""
+    """The way from this process to its server: the other end of `requests`."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(
+        self, requests: socket.socket, process: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        self._requests, self._process = requests, process
+        self._environment, self._owner = _read_once(), os.getpid()
+
+    @classmethod
+    def start(cls, module: str) -> ForkServer:
+        """A new server; `module` is what it runs."""
         ours, theirs = socket.socketpair()
-        self._environment = _read_once()
-        self._owner = os.getpid()
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             # It looks for modules where this process does, in that order.
             [sys.executable, "-P", "-m", module, str(theirs.fileno())],
             pass_fds=(theirs.fileno(),),
@@ -118,7 +128,7 @@ class ForkServer:
             env=dict(os.environ) | {"PYTHONPATH": os.pathsep.join(_search_path())},
         )
         theirs.close()
-        self._socket = ours
+        return cls(ours, process)
 
     @property
     def fits(self) -> bool:
@@ -134,8 +144,8 @@ class ForkServer:
                 _Request(os.getcwd(), dict(os.environ), tuple(_search_path()), tuple(modules))
             )
             fds = [connection, life, status_write, *_standard_streams()]
-            socket.send_fds(self._socket, [_SIZE.pack(len(request))], fds)
-            self._socket.sendall(request)
+            socket.send_fds(self._requests, [_SIZE.pack(len(request))], fds)
+            self._requests.sendall(request)
         except OSError:
             os.close(status_read)
             raise
@@ -148,9 +158,10 @@ class ForkServer:
         return Forked(_NUMBER.unpack(pid)[0], status_read)
 
     def close(self) -> None:
-        """Have it end when its last child has."""
-        self._socket.close()
-        _closed.append(self._process)
+        """Ask no more; it ends when nobody can ask, and its last child has ended."""
+        self._requests.close()
+        if self._process is not None:
+            _closed.append(self._process)
 
 
 def _read_once() -> dict[str, str]:
@@ -187,7 +198,7 @@ def fork(module: str, connection: int, life: int) -> Forked:
             if _server is None or not _server.fits:
                 if _server is not None:
                     _server.close()
-                _server = ForkServer(module)
+                _server = ForkServer.start(module)
             try:
                 return _server.fork(connection, life, _learned)
             except OSError:
@@ -196,6 +207,17 @@ def fork(module: str, connection: int, life: int) -> Forked:
                 if last:
                     raise
     raise AssertionError("either returns or raises")
+
+
+@atexit.register
+def _leave() -> None:
+    """Have no server outlive this process's own end."""
+    with _lock:
+        if _server is not None and _server.fits:
+            _server.close()
+        for process in _closed:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1.0)
 
 
 def learn(modules: Iterable[str]) -> None:
@@ -213,38 +235,42 @@ def imported() -> list[str]:
 
 
 def serve_forks(requests: socket.socket, child: Callable[[int, int], None]) -> None:
-    """Fork children that do `child(connection, life)`, until the process that asks is gone."""
+    """Fork children that do `child(connection, life)`, until nobody is left who could ask: the
+    process that started this one, or a child, which has children by the same server."""
     # pid -> where its end is told.
     children: dict[int, int] = {}
+    askers = {requests.fileno(): requests}
     woken, wake = os.pipe()
     os.set_blocking(woken, False)
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    asked = True
-    while asked or children:
-        listened = [woken, requests.fileno()] if asked else [woken]
-        ready = select.select(listened, [], [])[0]
+    while askers or children:
+        ready = select.select([woken, *askers], [], [])[0]
         with contextlib.suppress(BlockingIOError):
             os.read(woken, 4096)
         _reap(children)
-        if requests.fileno() not in ready:
-            continue
-        received = _receive(requests)
-        if received is None:
-            asked = False
-            continue
-        request, fds = received
-        _preload(request.modules)
-        pid = os.fork()
-        if pid == 0:
-            for fd in (requests.fileno(), woken, wake, *children.values()):
+        for asker in set(ready) & set(askers):
+            received = _receive(askers[asker])
+            if received is None:
+                askers.pop(asker).close()
+                continue
+            request, fds = received
+            _preload(request.modules)
+            ours, theirs = socket.socketpair()
+            pid = os.fork()
+            if pid == 0:
+                for other in (ours, *askers.values()):
+                    other.close()
+                for fd in (woken, wake, *children.values()):
+                    os.close(fd)
+                _be_child(request, fds, theirs, child)
+            theirs.close()
+            askers[ours.fileno()] = ours
+            for fd in (*fds[:2], *fds[3:]):
                 os.close(fd)
-            _be_child(request, fds, child)
-        for fd in (*fds[:2], *fds[3:]):
-            os.close(fd)
-        children[pid] = fds[2]
-        _tell(fds[2], pid)
+            children[pid] = fds[2]
+            _tell(fds[2], pid)
 
 
 def _receive(requests: socket.socket) -> tuple[_Request, list[int]] | None:
@@ -284,8 +310,14 @@ def _tell(fd: int, number: int) -> None:
         os.write(fd, _NUMBER.pack(number))
 
 
-def _be_child(request: _Request, fds: list[int], child: Callable[[int, int], None]) -> NoReturn:
+def _be_child(
+    request: _Request,
+    fds: list[int],
+    requests: socket.socket,
+    child: Callable[[int, int], None],
+) -> NoReturn:
     """Do what this process was forked for, and end."""
+    global _server
     code = 1
     try:
         signal.set_wakeup_fd(-1)
@@ -301,6 +333,7 @@ def _be_child(request: _Request, fds: list[int], child: Callable[[int, int], Non
         os.environ.update(request.environment)
         sys.path[:] = request.path
         importlib.invalidate_caches()
+        _server = ForkServer(requests)
         if "numpy" in sys.modules:
             # As if it had been imported here: no two children draw the same.
             sys.modules["numpy"].random.seed()

@@ -35,5 +35,8 @@ class Marking:
         (self.folder / f"{task}-{os.getpid()}").touch()
         return False
 
+    def stop(self) -> None:
+        """No other thread is in here."""
+
     def close(self) -> None:
         """Nothing is held."""

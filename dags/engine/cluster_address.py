@@ -10,7 +10,7 @@ from gristmill.errors import ConfigurationError
 def cluster_address(given: str | None) -> str | None:
     """`given`, else `RAY_ADDRESS`, else None: a Ray of one's own.
 
-    Raises `ConfigurationError` for the address of Ray's client: Ray Data does not run through it.
+    Raises `ConfigurationError` for the address of Ray's client: nodes and their resources cannot be seen through it.
     """
     address = given or os.environ.get("RAY_ADDRESS") or None
     if address is not None and address.startswith("ray://"):

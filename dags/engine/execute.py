@@ -105,7 +105,7 @@ def check_source(layout: RunLayout) -> None:
 def make_runner(options: RunOptions, dag: Dag) -> Runner:
     """The runner that the options name."""
     if options.runner == "local":
-        return LocalRunner()
+        return LocalRunner(options.workers, here=not options.supervision.isolate)
     if options.runner == "ray":
         from gristmill.dags.engine.on_ray import RayRunner
 
@@ -355,7 +355,7 @@ class _Execution:
     def _tasks(self, tasks: Sequence[int], operators: Sequence[Operator]) -> Iterator[int]:
         """Run tasks; a single one is not worth a cluster."""
         if len(tasks) == 1 and not any(operator.holds_worker for operator in operators):
-            yield from LocalRunner().run(tasks, operators)
+            yield from LocalRunner(here=True).run(tasks, operators)
             return
         if len(tasks) == 0:
             return

@@ -1,14 +1,32 @@
-"""The in-process runner: parts one after another, in this process. For laptops and debuggers."""
+"""The runner of one machine: as many parts at once as there are cores, or one after another in this
+process for a debugger.
+
+The work on rows is done in child processes, one an operator and part under way; here, threads wait
+for them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import itertools
+import os
+import queue
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+import psutil
+
+from gristmill.dags.engine.flow import flow
 from gristmill.dags.engine.rows_done import RowsDone
 from gristmill.pipelines.stage import Needs
+
+# Share of the memory that is free at the start that workers may take.
+_MEMORY_SHARE = 0.8
+# Seconds that what was under way is given to end by itself, once it was told to.
+_STOP_S = 10.0
 
 
 class Operator(Protocol):
@@ -22,6 +40,9 @@ class Operator(Protocol):
 
     def __call__(self, task: int, /) -> bool:
         """Do it; True if it was done before."""
+
+    def stop(self) -> None:
+        """Have a call that another thread is in end soon, by an exception."""
 
     def close(self) -> None:
         """Let go of what is held."""
@@ -47,7 +68,11 @@ class Runner(Protocol):
 
 
 class LocalRunner:
-    """Everything in this process, in order; stages still run in supervised children."""
+    """Workers of this machine: one a core, or as many as `workers` says for each operator; with
+    `here`, all in this thread, in order."""
+
+    def __init__(self, workers: int | None = None, *, here: bool = False) -> None:
+        self.workers, self.here = workers, here
 
     def __enter__(self) -> LocalRunner:
         return self
@@ -57,14 +82,11 @@ class LocalRunner:
 
     def run(self, tasks: Sequence[int], operators: Sequence[Operator]) -> Iterator[int]:
         """Yield each task when all operators have done it."""
-        try:
-            for task in tasks:
-                for operator in operators:
-                    operator(task)
-                yield task
-        finally:
-            for operator in operators:
-                operator.close()
+        # What is not done in a child would hold up all threads.
+        apart = all(operator.holds_worker for operator in operators)
+        if self.here or not apart or len(tasks) == 1 or self.workers == 1:
+            return flow(tasks, len(operators), _Here(operators))
+        return flow(tasks, len(operators), _Threads(operators, self.workers))
 
     def listening(self, hears: RowsDone) -> AbstractContextManager[RowsDone]:
         """Operators are here: nothing lies between."""
@@ -73,3 +95,95 @@ class LocalRunner:
     def everywhere(self, look: Callable[[], str]) -> list[str]:
         """What `look` says here."""
         return [look()]
+
+
+class _Here:
+    """One thing after another."""
+
+    def __init__(self, operators: Sequence[Operator]) -> None:
+        self._operators = operators
+        self._numbers = itertools.count()
+        self._ended: dict[int, BaseException | None] = {}
+
+    def has_room(self, index: int, under_way: Sequence[int]) -> bool:
+        return not any(under_way)
+
+    def submit(self, index: int, task: int, *, again: bool) -> int:
+        number = next(self._numbers)
+        try:
+            self._operators[index](task)
+            self._ended[number] = None
+        except Exception as error:
+            self._ended[number] = error
+        return number
+
+    def wait(self, under_way: Sequence[int]) -> Sequence[tuple[int, BaseException | None]]:
+        ended, self._ended = self._ended, {}
+        return list(ended.items())
+
+    def stop(self, under_way: Sequence[int]) -> None:
+        for operator in self._operators:
+            operator.close()
+
+
+class _Threads:
+    """A thread for each task under way; an operator has as many workers as it ever needed at once,
+    and what they occupy fits the machine."""
+
+    def __init__(self, operators: Sequence[Operator], workers: int | None) -> None:
+        self._operators, self._workers = operators, workers
+        self._needs = [operator.needs() for operator in operators]
+        self._cores = float(len(os.sched_getaffinity(0)))
+        self._memory_gb = psutil.virtual_memory().available / 2**30 * _MEMORY_SHARE
+        # Workers of each operator: those that wait, and all.
+        self._free: list[list[Operator]] = [[] for _ in operators]
+        self._all: list[Operator] = []
+        self._numbers = itertools.count()
+        self._threads: dict[int, threading.Thread] = {}
+        self._ended: queue.SimpleQueue[tuple[int, BaseException | None]] = queue.SimpleQueue()
+
+    def has_room(self, index: int, under_way: Sequence[int]) -> bool:
+        if not any(under_way):
+            return True
+        if self._workers is not None and under_way[index] >= self._workers:
+            return False
+        pairs = [*zip(self._needs, under_way, strict=True), (self._needs[index], 1)]
+        cores = sum(need.cpus * count for need, count in pairs)
+        memory = sum(need.memory_gb * count for need, count in pairs)
+        return cores <= self._cores and memory <= self._memory_gb
+
+    def submit(self, index: int, task: int, *, again: bool) -> int:
+        number = next(self._numbers)
+        if not self._free[index]:
+            # A worker of its own: operators drop what they hold when they are copied.
+            self._free[index].append(copy.copy(self._operators[index]))
+            self._all.append(self._free[index][-1])
+        operator = self._free[index].pop()
+        thread = threading.Thread(
+            target=self._do, args=(number, index, operator, task), daemon=True
+        )
+        self._threads[number] = thread
+        thread.start()
+        return number
+
+    def _do(self, number: int, index: int, operator: Operator, task: int) -> None:
+        error: BaseException | None = None
+        try:
+            operator(task)
+        except BaseException as raised:
+            error = raised
+        self._free[index].append(operator)
+        self._ended.put((number, error))
+
+    def wait(self, under_way: Sequence[int]) -> Sequence[tuple[int, BaseException | None]]:
+        number, error = self._ended.get()
+        self._threads.pop(number).join()
+        return [(number, error)]
+
+    def stop(self, under_way: Sequence[int]) -> None:
+        for operator in self._all:
+            operator.stop()
+        for thread in self._threads.values():
+            thread.join(_STOP_S)
+        for operator in self._all:
+            operator.close()

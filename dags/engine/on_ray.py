@@ -1,9 +1,16 @@
-"""The Ray runner: a Ray Data pipeline whose rows are part numbers; each operator is an actor pool.
+"""The Ray runner: each operator's work on a part is a task of Ray's.
 
-Only this module imports ray. Rows of the dataset are handles, so nothing big ever crosses the
-object store or the driver; Ray's streaming executor gives overlap, back-pressure, retries and
-autoscaling. A worker that dies is replaced a finite number of times; what it had not committed is
-done again.
+Only this module and its neighbours import ray. What is handed to a task and comes back are numbers,
+so nothing big ever crosses the object store or the driver. Ray gives each task the cores, the GPU
+and the memory that its operator needs, wherever there are some: operators of a chain, and other
+runs of the cluster, share what there is from moment to moment, a node that joins gets the next
+tasks, an autoscaler sees those that wait. A task whose worker dies is tried again a finite number
+of times; what it had not committed is done again. Worker processes live on from task to task, and
+keep what they opened for an operator (`held_operators.py`).
+
+Ray Data, which was here before, shares cores evenly among the operators of a pipeline and for good
+once they run, freezes its pools at the start, and ends a pipeline with the first part that fails;
+its streaming of blocks has nothing to stream here.
 """
 
 from __future__ import annotations
@@ -12,35 +19,40 @@ import contextlib
 import functools
 import logging
 import os
+import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any
 
 # Ray's C++ side writes to the terminal by itself; what matters reaches us as exceptions.
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
-import ray.data
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gristmill import errors
 from gristmill.dags.engine.cluster_address import cluster_address
+from gristmill.dags.engine.flow import flow
+from gristmill.dags.engine.held_operators import Parcel, held_operator
 from gristmill.dags.engine.on_local import Operator
 from gristmill.dags.engine.on_ray_rows import listening
 from gristmill.dags.engine.rows_done import RowsDone
 from gristmill.dags.engine.stage_code import ShippedCode
 from gristmill.errors import GristmillError, WorkerError
-from gristmill.pipelines.stage import Needs
 
 if TYPE_CHECKING:
     from gristmill.model.train_config import TrainConfig
 
-# How often a lost worker is replaced, and how often a part is tried again because of that.
+    _Ref = ray.ObjectRef[tuple[str, str]]
+
+# How often a part is tried again because its worker was lost.
 MAX_RESTARTS = 8
+# Seconds between two looks at what the cluster has.
+_LOOK_S = 5.0
+# Tasks of an operator that are asked for at least, however small the cluster is now.
+_FEWEST = 4
 # The store carries part numbers only.
 OBJECT_STORE_BYTES = 100 * 2**20
 
@@ -102,31 +114,8 @@ class RayRunner:
     def run(self, tasks: Sequence[int], operators: Sequence[Operator]) -> Iterator[int]:
         """Yield each task when all operators have done it, in the order of completion."""
         if not tasks:
-            return
-        _quiet()
-        data: ray.data.Dataset = ray.data.from_items(
-            [_Task(task=task, kind="", error="") for task in tasks], override_num_blocks=len(tasks)
-        )
-        resources: dict[str, float] = ray.cluster_resources()
-        for operator in operators:
-            data = self._add(data, operator, len(tasks), len(operators), resources)
-        done: set[int] = set()
-        try:
-            for row in data.iter_rows():
-                if row["error"]:
-                    raise _rebuild(row["kind"], row["error"])
-                done.add(row["task"])
-                yield row["task"]
-        except ray.exceptions.RayError as error:
-            raise WorkerError(
-                f"a worker was lost more than {MAX_RESTARTS} times: {str(error).strip()}; "
-                "what is committed stays, the same command goes on"
-            ) from error
-        missing = sorted(set(tasks) - done)
-        if missing:
-            raise WorkerError(
-                f"{len(missing)} parts did not come back, first {missing[0]}; run again"
-            )
+            return iter(())
+        return flow(tasks, len(operators), _Tasks(self, operators))
 
     def listening(self, hears: RowsDone) -> AbstractContextManager[RowsDone]:
         """What operators tell is gathered by an actor, and fetched twice a second."""
@@ -150,92 +139,109 @@ class RayRunner:
         except ray.exceptions.RayError as error:
             raise WorkerError(f"no worker can be started: {str(error).strip()}") from error
 
-    def _add(
-        self,
-        data: ray.data.Dataset,
-        operator: Operator,
-        tasks: int,
-        operators: int,
-        resources: dict[str, float],
-    ) -> ray.data.Dataset:
-        needs = operator.needs()
-        # Every operator must fit beside the others, however small the cluster is.
-        share = resources.get("CPU", 1.0) / operators
-        cpus = min(needs.cpus, share)
-        room = max(1, int(share / cpus)) if cpus else tasks
-        if needs.gpus:
-            gpus = resources.get("GPU", 0.0)
-            if gpus < needs.gpus:
-                raise WorkerError(
-                    f"an operator needs {needs.gpus:g} GPUs and the cluster has {gpus:g}; "
-                    "set the stage's gpus to 0 or connect to another cluster"
-                )
-            room = max(1, int(gpus / needs.gpus))
-        most = max(1, min(tasks, room, self.workers or room))
-        with warnings.catch_warnings():
-            # Finite restarts can only be asked for in the way that Ray is about to replace.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return self._map(data, operator, needs, cpus, most)
 
-    def _map(
-        self, data: ray.data.Dataset, operator: Operator, needs: Needs, cpus: float, most: int
-    ) -> ray.data.Dataset:
-        parcel = Parcel(self.code, ray.cloudpickle.dumps(operator))
-        if not operator.holds_worker:
-            return data.map(
-                functools.partial(_do_once, parcel),  # type: ignore[arg-type]
-                compute=ray.data.TaskPoolStrategy(size=most),
-                num_cpus=cpus,
-                max_retries=MAX_RESTARTS,
+class _Tasks:
+    """Tasks of Ray's, for the operators of one chain."""
+
+    def __init__(self, runner: RayRunner, operators: Sequence[Operator]) -> None:
+        self._runner = runner
+        self._needs = [operator.needs() for operator in operators]
+        self._parcels = [
+            ray.put(Parcel.of(runner.code, ray.cloudpickle.dumps(operator)))
+            for operator in operators
+        ]
+        self._looked = 0.0
+        self._most = [0] * len(operators)
+        # What a task asks for: no more than the largest node has.
+        self._asked: list[dict[str, Any]] = [{} for _ in operators]
+
+    def has_room(self, index: int, under_way: Sequence[int]) -> bool:
+        # Nodes come and go.
+        now = time.monotonic()
+        if not self._looked or now - self._looked > _LOOK_S:
+            self._looked = now
+            self._look()
+        return under_way[index] < self._most[index]
+
+    def _look(self) -> None:
+        """See how many tasks of each operator the cluster has room for, and as many again: those
+        that wait are begun without a pause, and are what an autoscaler goes by."""
+        total: dict[str, float] = ray.cluster_resources()
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        largest = {
+            name: max((node.get(name, 0.0) for node in nodes), default=0.0)
+            for name in ("CPU", "memory")
+        }
+        for index, needs in enumerate(self._needs):
+            # A cluster that has no worker yet may get one as large as is asked for.
+            cpus = min(needs.cpus, largest["CPU"] or needs.cpus)
+            memory = min(needs.memory_gb * 2**30, largest["memory"] or needs.memory_gb * 2**30)
+            rooms: list[float] = [total.get("CPU", 0.0) / cpus] if cpus else [_FEWEST]
+            if memory:
+                rooms.append(total.get("memory", 0.0) / memory)
+            if needs.gpus:
+                rooms.append(self._gpus(total, needs.gpus) / needs.gpus)
+            self._most[index] = self._runner.workers or max(_FEWEST, 2 * int(min(rooms)))
+            self._asked[index] = {"num_cpus": cpus, "num_gpus": needs.gpus, "memory": int(memory)}
+
+    def _gpus(self, total: dict[str, float], needed: float) -> float:
+        gpus = total.get("GPU", 0.0)
+        if gpus < needed and not self._runner.address:
+            # Nobody can add one to a Ray of our own; a cluster's autoscaler may bring it.
+            raise WorkerError(
+                f"an operator needs {needed:g} GPUs and this machine has {gpus:g}; set the stage's "
+                "gpus to 0 or connect to a cluster"
             )
-        return data.map(
-            _Worker,  # type: ignore[arg-type]
-            fn_constructor_args=(parcel,),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
-            num_cpus=cpus,
-            num_gpus=needs.gpus or None,
-            max_restarts=MAX_RESTARTS,
-            max_task_retries=MAX_RESTARTS,
-        )
+        return gpus
+
+    def submit(self, index: int, task: int, *, again: bool) -> _Ref:
+        options = self._asked[index] | {
+            "max_retries": MAX_RESTARTS,
+            # Ray would prefer the node that it just failed on.
+            "scheduling_strategy": "SPREAD" if again else "DEFAULT",
+        }
+        return _remote.options(**options).remote(self._parcels[index], task)
+
+    def wait(self, under_way: Sequence[_Ref]) -> Sequence[tuple[_Ref, BaseException | None]]:
+        refs = list(under_way)
+        ready, rest = ray.wait(refs, num_returns=1, timeout=_LOOK_S)
+        if ready and rest:
+            more, _ = ray.wait(rest, num_returns=len(rest), timeout=0)
+            ready += more
+        return [(ref, _outcome(ref)) for ref in ready]
+
+    def stop(self, under_way: Sequence[_Ref]) -> None:
+        for ref in under_way:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.cancel(ref, force=True)
 
 
-@dataclass(frozen=True)
-class Parcel:
-    """An operator on its way to a worker, with the code that it is made of: a worker must have that
-    before it can unpickle the operator."""
-
-    code: ShippedCode | None
-    operator: bytes
-
-    def open(self) -> Operator:
-        """The operator, its code installed in this process."""
-        if self.code is not None:
-            self.code.install()
-        operator: Operator = ray.cloudpickle.loads(self.operator)
-        return operator
+def _outcome(ref: _Ref) -> BaseException | None:
+    """What a task raised, in its worker or because it lost that."""
+    try:
+        kind, message = ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        return WorkerError(f"a task cannot be begun: {str(error).strip()}")
+    except ray.exceptions.RayError as error:
+        return WorkerError(f"its worker was lost {MAX_RESTARTS} times: {str(error).strip()}")
+    return _rebuild(kind, message) if kind else None
 
 
-class _Task(TypedDict):
-    """A row of the dataset: a part number, and how doing it failed; both empty if it did not."""
-
-    task: int
-    # Name of one of our exceptions, and its message.
-    kind: str
-    error: str
-
-
-class _Worker:
-    """One operator in one actor. Errors travel as data, so that the driver can name them."""
-
-    def __init__(self, parcel: Parcel) -> None:
-        self.operator = parcel.open()
-
-    def __call__(self, row: _Task) -> _Task:
-        return _do(self.operator, row)
+def _do(parcel: Parcel, task: int) -> tuple[str, str]:
+    """Do one task; how it failed, as the name of one of our exceptions and its message, both empty
+    if it did not. Errors travel as data, so that the driver can name them."""
+    try:
+        with held_operator(parcel) as operator:
+            operator(task)
+    except GristmillError as error:
+        return type(error).__name__, str(error)
+    except Exception as error:
+        return "WorkerError", f"{error!r}\n{traceback.format_exc()}"
+    return "", ""
 
 
-def _do_once(parcel: Parcel, row: _Task) -> _Task:
-    return _do(parcel.open(), row)
+# A worker with a GPU would end with its first task otherwise.
+_remote = ray.remote(max_calls=0)(_do)
 
 
 def _look(code: ShippedCode | None, look: bytes) -> str:
@@ -243,19 +249,6 @@ def _look(code: ShippedCode | None, look: bytes) -> str:
     if code is not None:
         code.install()
     return str(ray.cloudpickle.loads(look)())
-
-
-def _do(operator: Operator, row: _Task) -> _Task:
-    if row["error"]:
-        return row
-    kind = message = ""
-    try:
-        operator(row["task"])
-    except GristmillError as error:
-        kind, message = type(error).__name__, str(error)
-    except Exception as error:
-        kind, message = "WorkerError", f"{error!r}\n{traceback.format_exc()}"
-    return {"task": row["task"], "kind": kind, "error": message}
 
 
 def _rebuild(kind: str, message: str) -> GristmillError:
@@ -276,16 +269,6 @@ def _silent_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(null)
-
-
-def _quiet() -> None:
-    """Our own progress is shown; Ray's lines would tear it apart."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    with contextlib.suppress(AttributeError):
-        context.print_on_execution_start = False
-    for name in ("ray.data", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def train_on_ray(config: TrainConfig, *, address: str, ranks: int) -> None:

@@ -82,6 +82,11 @@ class PartOperator:
         if self.tell is not None:
             self.tell(node, part, done, of)
 
+    def stop(self) -> None:
+        """Have a call that another thread is in end soon."""
+        if self._supervised is not None:
+            self._supervised.stop()
+
     def close(self) -> None:
         """End the worker."""
         if self._supervised is not None:
@@ -139,6 +144,9 @@ class PhaseOperator:
         seconds = time.perf_counter() - start
         write_sealed(folder, name, {"seconds": seconds, **workspace.wrote})
         return False
+
+    def stop(self) -> None:
+        """No other thread is in here."""
 
     def close(self) -> None:
         """Nothing is held."""

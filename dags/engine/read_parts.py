@@ -137,6 +137,9 @@ class ScanOperator:
                 raise _SourceSilentError(error) from error
             raise
 
+    def stop(self) -> None:
+        """No other thread is in here."""
+
     def close(self) -> None:
         """Nothing is held."""
 

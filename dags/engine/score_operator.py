@@ -37,6 +37,8 @@ class ScoreOperator(PartOperator):
         self.retry_failed = retry_failed
         # Nodes that some row went through.
         self._sound: set[str] = set()
+        # What does a part of which some nodes are done.
+        self._rest: ScoreOperator | None = None
 
     def __call__(self, part: int) -> bool:
         """Score the rows of a part with the nodes that are not done yet."""
@@ -48,9 +50,11 @@ class ScoreOperator(PartOperator):
             rest = ScoreOperator(
                 self.layout, todo, self.supervision, retry_failed=self.retry_failed
             )
+            self._rest = rest
             try:
                 return rest(part)
             finally:
+                self._rest = None
                 rest.close()
         cost, seconds = self.worker.call_readonly("costs", part)
         scored: list[BlockScores] = []
@@ -69,6 +73,12 @@ class ScoreOperator(PartOperator):
         for node in self.nodes:
             self._commit(node, part, uids, scored, poisoned[node], splits)
         return False
+
+    def stop(self) -> None:
+        """Have a call that another thread is in end soon."""
+        super().stop()
+        if self._rest is not None:
+            self._rest.stop()
 
     def _has_work(self, node: str, part: int) -> bool:
         """Whether a node is to score a part. One with poison is tried again as a whole where that

@@ -96,6 +96,11 @@ class Supervised:
         except psutil.Error:
             return 0.0
 
+    def stop(self) -> None:
+        """Have a call that another thread is in end by `Stopped`."""
+        if self._child is not None:
+            self._child.stop()
+
     def close(self) -> None:
         """End the child."""
         if self._child is not None:

@@ -28,6 +28,12 @@ class Told:
     def draw(self) -> float:
         return self.drawn
 
+    def grandchild(self) -> int:
+        child = Child(Told)
+        found: int = child.call("around", deadline_s=60)[0]
+        child.close()
+        return found
+
     def open_files(self) -> int:
         return len(os.listdir("/proc/self/fd"))
 
@@ -50,6 +56,11 @@ def test_a_second_child_is_a_fork_of_the_same_server_and_draws_its_own_numbers(
     assert two[0].call("draw", deadline_s=60) != two[1].call("draw", deadline_s=60)
     files = [child.call("open_files", deadline_s=60) for child in two]
     assert files[0] == files[1], "a child holds nothing of those before it"
+
+
+def test_a_child_has_its_children_from_the_same_server(two: tuple[Child, Child]) -> None:
+    server = two[0].call("around", deadline_s=60)[0]
+    assert two[0].call("grandchild", deadline_s=60) == server
 
 
 def test_folder_environment_and_search_path_are_those_of_now(

@@ -25,6 +25,9 @@ class Noting:
         self.notes.append(f"{self.name}{task}")
         return False
 
+    def stop(self) -> None:
+        """No other thread is in here."""
+
     def close(self) -> None:
         self.notes.append(f"{self.name} closed")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 from toy_operators import Marking
 
 from gristmill.dags.engine import on_ray
+from gristmill.dags.engine.held_operators import Parcel
 from gristmill.dags.engine.on_ray import RayRunner, _do, _rebuild
 from gristmill.errors import SourceError, WorkerError
 
@@ -33,7 +35,7 @@ def test_an_operator_that_no_node_has_room_for_is_refused(
     tmp_path: Path, ray_session: None
 ) -> None:
     operator = Marking(tmp_path, holds_worker=True, gpus=1000.0)
-    with pytest.raises(WorkerError, match="needs 1000 GPUs and the cluster has"):
+    with pytest.raises(WorkerError, match="needs 1000 GPUs and this machine has"):
         list(RayRunner().run([0, 1], [operator]))
 
 
@@ -45,14 +47,11 @@ def test_errors_travel_as_data_and_are_raised_as_they_were(
     fails: str, error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     operator = Marking(tmp_path, holds_worker=True, fails={1: fails})
-    row = _do(operator, {"task": 1, "kind": "", "error": ""})
-    assert row["task"] == 1 and row["error"]
-    # What follows leaves it alone.
-    assert _do(operator, row) is row and _do(operator, {"task": 2, "kind": "", "error": ""}) == {
-        "task": 2, "kind": "", "error": "",
-    }  # fmt: skip
+    parcel = Parcel.of(None, pickle.dumps(operator))
+    assert _do(parcel, 2) == ("", "")
+    kind, said = _do(parcel, 1)
     with pytest.raises(error, match=message):
-        raise _rebuild(row["kind"], row["error"])
+        raise _rebuild(kind, said)
 
 
 def test_an_error_of_an_unknown_kind_is_one_of_ours() -> None:
