@@ -13,7 +13,6 @@ and standard streams of a child are those that its parent has when it asks.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib
 import os
@@ -22,7 +21,6 @@ import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import traceback
@@ -110,25 +108,24 @@ class Forked:
 class ForkServer:
     """The way from this process to its server: the other end of `requests`."""
 
-    def __init__(
-        self, requests: socket.socket, process: subprocess.Popen[bytes] | None = None
-    ) -> None:
-        self._requests, self._process = requests, process
+    def __init__(self, requests: socket.socket, pid: int = 0) -> None:
+        self._requests, self._pid = requests, pid
         self._environment, self._owner = _read_once(), os.getpid()
 
     @classmethod
     def start(cls, module: str) -> ForkServer:
         """A new server; `module` is what it runs."""
         ours, theirs = socket.socketpair()
-        process = subprocess.Popen(
+        os.set_inheritable(theirs.fileno(), True)
+        pid = os.posix_spawn(
+            sys.executable,
             # It looks for modules where this process does, in that order.
             [sys.executable, "-P", "-m", module, str(theirs.fileno())],
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            env=dict(os.environ) | {"PYTHONPATH": os.pathsep.join(_search_path())},
+            dict(os.environ) | {"PYTHONPATH": os.pathsep.join(_search_path())},
+            file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
         )
         theirs.close()
-        return cls(ours, process)
+        return cls(ours, pid)
 
     @property
     def fits(self) -> bool:
@@ -160,8 +157,8 @@ class ForkServer:
     def close(self) -> None:
         """Ask no more; it ends when nobody can ask, and its last child has ended."""
         self._requests.close()
-        if self._process is not None:
-            _closed.append(self._process)
+        if self._pid:
+            _closed.add(self._pid)
 
 
 def _read_once() -> dict[str, str]:
@@ -184,7 +181,7 @@ def _standard_streams() -> list[int]:
 _lock = threading.Lock()
 _server: ForkServer | None = None
 # Those before it, until they have ended.
-_closed: list[subprocess.Popen[bytes]] = []
+_closed: set[int] = set()
 # What children of this process had imported when they were ready, in the order of their imports.
 _learned: dict[str, None] = {}
 
@@ -193,7 +190,7 @@ def fork(module: str, connection: int, life: int) -> Forked:
     """A child of this process's server, see `ForkServer.fork`; a server is started if need be."""
     global _server
     with _lock:
-        _closed[:] = [process for process in _closed if process.poll() is None]
+        _reap_closed()
         for last in (False, True):
             if _server is None or not _server.fits:
                 if _server is not None:
@@ -209,15 +206,13 @@ def fork(module: str, connection: int, life: int) -> Forked:
     raise AssertionError("either returns or raises")
 
 
-@atexit.register
-def _leave() -> None:
-    """Have no server outlive this process's own end."""
-    with _lock:
-        if _server is not None and _server.fits:
-            _server.close()
-        for process in _closed:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(1.0)
+def _reap_closed() -> None:
+    for pid in list(_closed):
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                _closed.discard(pid)
+        except ChildProcessError:
+            _closed.discard(pid)
 
 
 def learn(modules: Iterable[str]) -> None:

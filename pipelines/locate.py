@@ -14,6 +14,7 @@ from typing import IO, Any, cast
 
 import fsspec
 import pyarrow as pa
+from fsspec.dircache import DirCache
 
 # Errors of names that can be nothing's.
 _NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
@@ -28,7 +29,12 @@ def locate(url: str) -> tuple[Any, str]:
     """The fsspec file system of a URL, and the path there."""
     first, chain, _ = url.partition("::")
     if not chain or first.partition("://")[0] in _CHAINING:
-        return cast("tuple[Any, str]", fsspec.core.url_to_fs(url))
+        fs, path = cast("tuple[Any, str]", fsspec.core.url_to_fs(url))
+        # A listing that one thread began before another's put ended would be believed after it.
+        if isinstance(cache := getattr(fs, "dircache", None), DirCache):
+            cache.use_listings_cache = False
+            cache.clear()
+        return fs, path
     # The name of one file, with `::` in it.
     protocol = first.partition("://")[0] if "://" in first else "file"
     kind = fsspec.get_filesystem_class(protocol)

@@ -58,3 +58,10 @@ def test_packed_files_are_known_by_their_bytes() -> None:
         found = unpack(io.BytesIO(data))
         assert found is not None and found.read() == b"text"
     assert unpack(io.BytesIO(b"text")) is None and unpack(io.BytesIO(b"")) is None
+
+
+def test_no_listing_is_believed_after_it_was_made() -> None:
+    fs, _ = locate("memory://here/a.txt")
+    fs.dircache["/here"] = []
+    with pytest.raises(KeyError):
+        fs.dircache["/here"]

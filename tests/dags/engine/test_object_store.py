@@ -79,11 +79,7 @@ def server(on_disk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyApp
 
 def test_the_same_bytes_in_spite_of_faults(server: FaultyApp, on_disk: Path) -> None:
     server.refuse, server.drop = 41, 53
-    import time
-
-    t0 = time.time()
     summary = run("s3://bucket/pictures", "s3://bucket/run")
-    print("REQ", server.requests, server.faults, time.time() - t0)
     assert server.faults > 8
     assert summary["ledger_ok"] and summary["kept"] == ROWS - 1
     assert product("s3://bucket/run") == product(str(on_disk / "run"))
