@@ -25,7 +25,9 @@ def dump_dag(dag: Dag) -> str:
         if node.inputs:
             entry[_INPUTS] = list(node.inputs)
         nodes[name] = entry | stage_fields(node.stage)
-    document: dict[str, Any] = {"dag": dag.name, "part_rows": dag.part_rows}
+    document: dict[str, Any] = {"dag": dag.name}
+    if dag.part_rows:
+        document["part_rows"] = dag.part_rows
     if dag.doc:
         document["doc"] = dag.doc
     if dag.left_out:
@@ -63,7 +65,7 @@ def load_dag(text: str, where: str = "the DAG file") -> Dag:
         inputs = entry.get(_INPUTS, [])
         inputs = (inputs,) if isinstance(inputs, str) else tuple(map(str, inputs))
         nodes[str(name)] = Node(build_stage(cls, fields, str(name)), inputs)
-    part_rows = document.get("part_rows", 10_000)
+    part_rows = document.get("part_rows", 0)
     if not isinstance(part_rows, int):
         raise GraphError(f"{where}: part_rows is {part_rows!r}; it must be a whole number")
     name, doc = str(document.get("dag", "dag")), str(document.get("doc", ""))

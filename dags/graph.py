@@ -47,11 +47,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Dag:
-    """Named nodes in the order they were written; `part_rows` rows make one unit of work."""
+    """Named nodes in the order they were written. `part_rows` rows make one unit of work; 0: as
+    many as suit the size of the source."""
 
     name: str
     nodes: Mapping[str, Node]
-    part_rows: int = 10_000
+    part_rows: int = 0
     # What a person would want to read about it: the recipe's docstring.
     doc: str = field(default="", compare=False)
     # What `without` left out, one line each.
@@ -164,8 +165,11 @@ class Dag:
 
     def validate(self) -> None:
         """Raise `GraphError` or `ConfigurationError` for whatever cannot work, before any work."""
-        if self.part_rows < 1:
-            raise ConfigurationError(f"part_rows is {self.part_rows}; it must be at least 1")
+        if self.part_rows < 0:
+            raise ConfigurationError(
+                f"part_rows is {self.part_rows}; it must be at least 1, or 0 for what suits the "
+                "source"
+            )
         _check_names_and_edges(self)
         self.order()
         _check_chain(self)

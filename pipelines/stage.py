@@ -165,6 +165,14 @@ class Read(Stage):
         """Tables of at most 10,000 rows with the schema `ROW`; `row` counts within the chunk."""
         raise NotImplementedError
 
+    def estimate_rows(self) -> int | None:
+        """About how many rows there are, without reading them; None if only that would tell."""
+        return None
+
+    def largest_part(self) -> int:
+        """Rows of a part of a large source: some minutes of work."""
+        return 10_000
+
     def most_captions(self) -> int:
         """Rows of one image that are taken, the first of them; 0: all."""
         return 0

@@ -10,7 +10,8 @@ from gristmill.errors import ConfigurationError
 def cluster_address(given: str | None) -> str | None:
     """`given`, else `RAY_ADDRESS`, else None: a Ray of one's own.
 
-    Raises `ConfigurationError` for the address of Ray's client: nodes and their resources cannot be seen through it.
+    Raises `ConfigurationError` for the address of Ray's client, which does not show a cluster's
+    nodes and resources to those behind it.
     """
     address = given or os.environ.get("RAY_ADDRESS") or None
     if address is not None and address.startswith("ray://"):

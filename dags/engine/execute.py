@@ -22,6 +22,7 @@ from gristmill.dags.engine.ledger import NodeCount, count_nodes, kept_rows, writ
 from gristmill.dags.engine.map_operator import MapOperator
 from gristmill.dags.engine.on_local import LocalRunner, Operator, Runner
 from gristmill.dags.engine.operators import ColumnsOperator, PartOperator, PhaseOperator
+from gristmill.dags.engine.part_size import with_part_size
 from gristmill.dags.engine.progress import Progress
 from gristmill.dags.engine.read_parts import (
     ScanOperator,
@@ -89,9 +90,14 @@ def lay_out(dag: Dag, out: str, limit: int = 0) -> RunLayout:
     ask_source(dag, source.check)
     # Before the other checks: a wrong path is the commonest mistake, and a model the slowest check.
     manifest = ask_source(dag, source.manifest)
+    folder = Folder(out)
+    dag = ask_source(
+        dag,
+        lambda: with_part_size(dag, folder, manifest, source.estimate_rows, source.largest_part()),
+    )
     ask_source(dag, dag.check_stages)
     found = fingerprints(dag, limit=limit, manifest=manifest)
-    return RunLayout(Folder(out).url, dag, found, limit)
+    return RunLayout(folder.url, dag, found, limit)
 
 
 def check_source(layout: RunLayout) -> None:

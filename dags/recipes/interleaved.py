@@ -66,6 +66,5 @@ def interleaved(**source: Any) -> Dag:
             "tokens": Node(DocumentTokens(encoder=ENCODER), ("keep",)),
             "shards": Node(Shards(media="document", samples_per_shard=1_000), ("tokens",)),
         },
-        part_rows=1_000,
         doc=(interleaved.__doc__ or "").strip().splitlines()[0],
     )

@@ -68,6 +68,5 @@ def video_text(**source: Any) -> Dag:
             "tokens": Node(FrameTokens(encoder=ENCODER), ("keep",)),
             "shards": Node(Shards(media="video", samples_per_shard=1_000), ("tokens",)),
         },
-        part_rows=200,
         doc=(video_text.__doc__ or "").strip().splitlines()[0],
     )

@@ -75,7 +75,8 @@ def run_pilot(
         total = source.estimate_rows()
     small = dag.replace(dag.source, dataclasses.replace(source, sample=rows))
     # Parts of a tenth: parallel work, and part-wise memory, are seen as they are in a whole run.
-    small = dataclasses.replace(small, part_rows=min(dag.part_rows, max(rows // 10, 50)))
+    most = dag.part_rows or source.largest_part()
+    small = dataclasses.replace(small, part_rows=min(most, max(rows // 10, 50)))
     place = f"{out.rstrip('/')}/{FOLDER}"
     summary = execute(small, place, options, progress)
     layout = open_run(place)

@@ -68,6 +68,10 @@ class Chunk:
     rows: int = 0
 
 
+# What rows may be of, and how many make a part of a large source.
+_LARGEST_PART = {"image": 10_000, "video": 200, "document": 1_000, "pair": 5_000}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source(Read):
     """Rows of image and caption, from URLs or from bytes that lie in the source.
@@ -114,6 +118,10 @@ class Source(Read):
                 f"{self.path}: a catalog entry is resolved by the command line or by "
                 "gristmill.catalogs.catalog.resolve"
             )
+
+    def largest_part(self) -> int:
+        """Rows of a part of a large source."""
+        return _LARGEST_PART[self.kind]
 
     def most_captions(self) -> int:
         """Of one image; 0: all."""
