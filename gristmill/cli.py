@@ -12,6 +12,7 @@ from gristmill.cli_curate import NoLock
 from gristmill.command_line import command_line
 from gristmill.errors import GristmillError
 from gristmill.pipelines.key_value import key_value
+from gristmill.stop_signals import stopped_by_sigterm
 
 if TYPE_CHECKING:
     from gristmill.dags.graph import Dag
@@ -344,12 +345,20 @@ def _dag(
 
 
 def main() -> None:
-    """Entry point: errors of ours are one message, not a traceback; Ctrl-C is not an error."""
-    try:
-        app()
-    except GristmillError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
+    """Entry point: errors of ours are one message, not a traceback; to be stopped is no error."""
+    with stopped_by_sigterm() as stops:
+        try:
+            app()
+        except GristmillError as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            sys.exit(2)
+        except SystemExit as end:
+            # What typer makes of KeyboardInterrupt.
+            if end.code != 130:
+                raise
+        except KeyboardInterrupt:
+            pass
+        else:
+            return
         print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(stops.exit_code)
