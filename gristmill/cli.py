@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gristmill import __version__, cli_curate, cli_describe, cli_model
+from gristmill.cli_curate import NoLock
 from gristmill.command_line import command_line
 from gristmill.errors import GristmillError
 from gristmill.pipelines.key_value import key_value
+from gristmill.stop_signals import stopped_by_sigterm
 
 if TYPE_CHECKING:
     from gristmill.dags.graph import Dag
@@ -82,6 +84,7 @@ def run(
         bool, typer.Option(help="Stages in this process, no poison isolation.")
     ] = False,
     plain: Annotated[bool, typer.Option(help="Plain lines instead of bars.")] = False,
+    no_lock: NoLock = False,
 ) -> None:
     """Run a recipe into a folder. The same command goes on where it stopped."""
     from gristmill.dags.engine.execute import RunOptions
@@ -97,6 +100,7 @@ def run(
         retry_failed=retry_failed,
         allow_empty=allow_empty,
         supervision=Supervision(isolate=not debug),
+        lock=not no_lock,
     )
     run_and_report(dag, out, options, plain=plain, command=command_line())
 
@@ -121,6 +125,7 @@ def plan(
         int | None, typer.Option(help="Rows of the source, where only reading would tell.")
     ] = None,
     runner: Annotated[str, typer.Option(help="ray, or local; for --pilot.")] = "ray",
+    no_lock: NoLock = False,
 ) -> None:
     """Say what would run, what is reused, how many parts, and what each node needs."""
     from rich.console import Console
@@ -140,8 +145,9 @@ def plan(
         from gristmill.dags.engine.progress import make_progress
         from gristmill.dags.runs.pilot import render_pilot, run_pilot
 
+        options = RunOptions(runner=runner, lock=not no_lock)
         with make_progress(console, None, log=None) as progress:
-            found = run_pilot(dag, out, pilot, RunOptions(runner=runner), progress, rows)
+            found = run_pilot(dag, out, pilot, options, progress, rows)
         console.print(render_pilot(found, dag))
 
 
@@ -174,46 +180,6 @@ def verify(folder: RunFolder) -> None:
     if problems:
         raise typer.Exit(1)
     print(f"{folder}: digests match, the ledger adds up, every shard can be read")
-
-
-@app.command()
-def repair(
-    folder: RunFolder,
-    dry_run: Annotated[bool, typer.Option(help="Only say what is wrong.")] = False,
-    runner: Annotated[str, typer.Option(help="ray, or local: in this process.")] = "local",
-    plain: Annotated[bool, typer.Option(help="Plain lines instead of bars.")] = False,
-) -> None:
-    """Make a damaged run whole: take back what is not right, and run it again, to the same bytes
-    where the source answers as it did. Exits with 1 if anything is wrong still."""
-    from rich.console import Console
-
-    from gristmill.dags.engine.execute import RunOptions
-    from gristmill.dags.engine.progress import make_progress
-    from gristmill.dags.runs.repair import repair as repair_run
-
-    with make_progress(Console(), plain or None, log=None) as progress:
-        found = repair_run(folder, RunOptions(runner=runner), progress, dry_run=dry_run)
-    for problem in found.found:
-        print(f"{'wrong' if dry_run else 'mended'}: {problem}")
-    for text in found.otherwise:
-        print(f"changed: {text}")
-    for problem in found.left:
-        print(f"wrong still: {problem}")
-    if found.left or (dry_run and found.found):
-        raise typer.Exit(1)
-    print(f"{folder}: {'nothing was wrong' if not found.found else 'everything is right again'}")
-
-
-@app.command()
-def clean(
-    folder: RunFolder,
-    dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
-) -> None:
-    """Remove what no current node of a run uses: stale fingerprints and left-over files."""
-    from gristmill.dags.runs.clean import clean_run
-
-    freed = clean_run(folder, dry_run=dry_run)
-    print(f"{'would free' if dry_run else 'freed'} {freed / 1e6:.1f} MB")
 
 
 @app.command()
@@ -379,12 +345,20 @@ def _dag(
 
 
 def main() -> None:
-    """Entry point: errors of ours are one message, not a traceback; Ctrl-C is not an error."""
-    try:
-        app()
-    except GristmillError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
+    """Entry point: errors of ours are one message, not a traceback; to be stopped is no error."""
+    with stopped_by_sigterm() as stops:
+        try:
+            app()
+        except GristmillError as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            sys.exit(2)
+        except SystemExit as end:
+            # What typer makes of KeyboardInterrupt.
+            if end.code != 130:
+                raise
+        except KeyboardInterrupt:
+            pass
+        else:
+            return
         print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(stops.exit_code)

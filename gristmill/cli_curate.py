@@ -18,6 +18,13 @@ RunFolder = Annotated[
     str, typer.Argument(metavar="RUN", help="Folder of a run, local or any fsspec URL.")
 ]
 
+NoLock = Annotated[
+    bool,
+    typer.Option(
+        "--no-lock", help="On a store without conditional put: keep other writers out yourself."
+    ),
+]
+
 
 def keep(
     folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run.")] = "",
@@ -49,6 +56,7 @@ def keep(
     ] = False,
     names: Annotated[bool, typer.Option("--list", help="Print the selections.")] = False,
     runner: Annotated[str, typer.Option(help="ray, or local; for --shards.")] = "ray",
+    no_lock: NoLock = False,
 ) -> None:
     """Choose anew from a finished run, by columns that are there: seconds, not hours."""
     from rich.console import Console
@@ -66,7 +74,7 @@ def keep(
     changes = cast("KeepChanges", {name: text for name, text in given.items() if text is not None})
     if recipe is not None or rule:
         changes["rules"] = _rules(folder, recipe, rule or [])
-    choice = choose(folder, changes)
+    choice = choose(folder, changes, lock=not no_lock)
     console.print(render_choice(choice))
     if subset_out:
         _save_subset(choice, subset_out, console)
@@ -74,7 +82,12 @@ def keep(
         from gristmill.dags.engine.execute import RunOptions
         from gristmill.dags.session import build_and_report
 
-        options = RunOptions(runner=runner, limit=choice.layout.limit, allow_empty=allow_empty)
+        options = RunOptions(
+            runner=runner,
+            limit=choice.layout.limit,
+            allow_empty=allow_empty,
+            lock=not no_lock,
+        )
         build_and_report(choice, options, command=command_line())
 
 
@@ -127,6 +140,7 @@ def forget(
     ] = None,
     why: Annotated[str, typer.Option(help="Kept beside the tombstone.")] = "",
     checkpoint: Checkpoints = None,
+    no_lock: NoLock = False,
 ) -> None:
     """Leave samples out from now on: readers and the trainer at once, shards when built again."""
     from gristmill.dags.runs.forget import forget as forget_now
@@ -135,7 +149,7 @@ def forget(
     wanted = read_list(list_file) if list_file else []
     for kind, values in (("uid", uid), ("url", url), ("sha256", sha256)):
         wanted += [(kind, value) for value in values or []]
-    found = forget_now(folder, wanted, why)
+    found = forget_now(folder, wanted, why, lock=not no_lock)
     print(f"{len(found.uids)} rows forgotten; readers skip {found.skipped} samples of the shards")
     for said in found.unknown:
         print(f"no row has {said}; should one come, it will be left out")
@@ -244,9 +258,50 @@ def export(
     print(f"{rows:,} rows in {out}")
 
 
+def repair(
+    folder: RunFolder,
+    dry_run: Annotated[bool, typer.Option(help="Only say what is wrong.")] = False,
+    runner: Annotated[str, typer.Option(help="ray, or local: in this process.")] = "local",
+    plain: Annotated[bool, typer.Option(help="Plain lines instead of bars.")] = False,
+    no_lock: NoLock = False,
+) -> None:
+    """Make a damaged run whole: take back what is not right, and run it again, to the same bytes
+    where the source answers as it did. Exits with 1 if anything is wrong still."""
+    from rich.console import Console
+
+    from gristmill.dags.engine.execute import RunOptions
+    from gristmill.dags.engine.progress import make_progress
+    from gristmill.dags.runs.repair import repair as repair_run
+
+    options = RunOptions(runner=runner, lock=not no_lock)
+    with make_progress(Console(), plain or None, log=None) as progress:
+        found = repair_run(folder, options, progress, dry_run=dry_run)
+    for problem in found.found:
+        print(f"{'wrong' if dry_run else 'mended'}: {problem}")
+    for text in found.otherwise:
+        print(f"changed: {text}")
+    for problem in found.left:
+        print(f"wrong still: {problem}")
+    if found.left or (dry_run and found.found):
+        raise typer.Exit(1)
+    print(f"{folder}: {'nothing was wrong' if not found.found else 'everything is right again'}")
+
+
+def clean(
+    folder: RunFolder,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
+    no_lock: NoLock = False,
+) -> None:
+    """Remove what no current node of a run uses: stale fingerprints and left-over files."""
+    from gristmill.dags.runs.clean import clean_run
+
+    freed = clean_run(folder, dry_run=dry_run, lock=not no_lock)
+    print(f"{'would free' if dry_run else 'freed'} {freed / 1e6:.1f} MB")
+
+
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this file into the application."""
-    for command in (keep, forget, trace, export):
+    for command in (keep, forget, trace, export, repair, clean):
         app.command()(command)
     app.command("train-head")(train_head)
     app.command("train-filter")(train_filter)

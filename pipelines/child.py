@@ -271,8 +271,10 @@ def _child(connection: int, life: int) -> None:
 
 
 def _main() -> None:
-    # Ctrl-C goes to the whole terminal group; the parent decides when the child stops.
+    # Ctrl-C goes to the whole terminal group, SIGTERM often to that of a job; the parent decides
+    # when the child stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     defer_pandas()
     with socket.socket(fileno=int(sys.argv[1])) as requests:
         serve_forks(requests, _child)

@@ -53,7 +53,7 @@ class Folder:
     def __init__(self, url: str) -> None:
         self.fs, path = locate(str(url))
         self.path: str = path.rstrip("/") or "/"
-        self.is_local: bool = "file" in _protocols(self.fs)
+        self.is_local: bool = "file" in protocols(self.fs)
 
     def __reduce__(self) -> tuple[type[Folder], tuple[str]]:
         return (Folder, (self.url,))
@@ -360,6 +360,7 @@ def _require_size(found: int, written: int, name: str) -> None:
         raise WrongBytesError(f"{name} has {found} bytes of {written} that were written")
 
 
-def _protocols(fs: Any) -> tuple[str, ...]:
+def protocols(fs: Any) -> tuple[str, ...]:
+    """The names that a file system goes by."""
     protocol = fs.protocol
     return (protocol,) if isinstance(protocol, str) else tuple(protocol)

@@ -19,13 +19,18 @@ _SLOW_DOWN = (
 
 class FaultyApp:
     """Answers every `refuse`-th request with 503, and hangs up on every `drop`-th; 0: never.
-    With `down` it hangs up on all."""
+    After `down_after` it hangs up on all. Of every `lose`-th put it does what was asked, and hangs
+    up. With `forgetful` it does puts whatever their conditions say, as some servers do."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
         self._lock = threading.Lock()
         self.requests = self.faults = self.refuse = self.drop = 0
         self.down_after: int | None = None
+        self.puts = self.lose = 0
+        self.forgetful = False
+        # A real store looks and writes in one step; moto does in two.
+        self._putting = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         with self._lock:
@@ -47,7 +52,23 @@ class FaultyApp:
             ]
             start_response("503 Slow Down", headers)
             return [_SLOW_DOWN]
+        if environ["REQUEST_METHOD"] == "PUT":
+            return self._put(environ, start_response)
         found: Iterable[bytes] = self._inner(environ, start_response)
+        return found
+
+    def _put(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if self.forgetful:
+            for condition in ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"):
+                environ.pop(condition, None)
+        with self._putting:
+            self.puts += 1
+            lost = bool(self.lose) and self.puts % self.lose == 0
+            found: Iterable[bytes] = self._inner(environ, start_response)
+        if lost:
+            self.faults += 1
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            return []
         return found
 
 

@@ -32,7 +32,7 @@ from gristmill.dags.engine.read_parts import (
     rows_of_source,
 )
 from gristmill.dags.engine.run_folder import RunLayout, require_run_folder
-from gristmill.dags.engine.run_lock import run_lock
+from gristmill.dags.engine.run_lock import RunLock, run_lock
 from gristmill.dags.engine.schedule import Barrier, Chain, schedule
 from gristmill.dags.engine.score_operator import ScoreOperator
 from gristmill.dags.engine.stage_code import shipped_code
@@ -51,6 +51,7 @@ from gristmill.errors import (
     LedgerError,
     MissingWeightsError,
     NothingKeptError,
+    RunLockedError,
 )
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.out_folder import require_writable
@@ -76,6 +77,8 @@ class RunOptions:
     # Try rows again whose failure may have healed.
     retry_failed: bool = False
     supervision: Supervision = field(default_factory=Supervision)
+    # Refuse to write beside another process. False where the store can have no lock.
+    lock: bool = True
     # Stop cleanly when less than this is free on a local disk, GB.
     min_free_gb: float = 0.5
 
@@ -140,28 +143,33 @@ def execute_layout(layout: RunLayout, options: RunOptions, progress: Progress) -
     dag, folder = layout.dag, layout.folder
     for warning in dag.range_warnings():
         progress.warn(warning)
-    with run_lock(folder):
+    with run_lock(folder, lock=options.lock, tell=progress.note) as lock:
         before = folder.read_bytes("dag.yaml") if folder.exists("dag.yaml") else b""
         folder.remove("scratch")
         if not folder.is_local and not folder.exists("nodes"):
             # What tells a run's folder from others; on a disk the lock does.
             folder.write_bytes("nodes/begun", b"")
         folder.write_bytes("dag.yaml", dump_dag(dag).encode())
-        execution = _Execution(layout, options, progress)
+        execution = _Execution(layout, options, progress, lock)
         try:
             return execution.run()
         except NothingKeptError:
             folder.write_bytes("dag.yaml", before)
             raise
         finally:
-            folder.remove("scratch")
+            # Another's, once the lock is lost.
+            with contextlib.suppress(RunLockedError):
+                lock.check()
+                folder.remove("scratch")
 
 
 class _Execution:
     """One run of one Dag."""
 
-    def __init__(self, layout: RunLayout, options: RunOptions, progress: Progress) -> None:
-        self.layout, self.options, self.progress = layout, options, progress
+    def __init__(
+        self, layout: RunLayout, options: RunOptions, progress: Progress, lock: RunLock
+    ) -> None:
+        self.layout, self.options, self.progress, self.lock = layout, options, progress, lock
         self.dag = layout.dag
         self.parts = 0
         self.reused: dict[str, int] = {}
@@ -186,6 +194,7 @@ class _Execution:
     def _close(self, seconds: float) -> RunSummary:
         counts: dict[str, NodeCount] | None = None
         problem: LedgerError | None = None
+        self.lock.check()
         try:
             counts = write_ledger(self.layout, self.parts)
         except LedgerError as error:
@@ -248,6 +257,7 @@ class _Execution:
             else:
                 for _ in self._tasks(range(chunks), scan):
                     self.progress.advance(node)
+            self.lock.check()
             found = cut_parts(self.layout, chunks)
             self.progress.finish(node)
         self.parts = found
@@ -322,6 +332,7 @@ class _Execution:
             fresh = len(self._names(node)) >= self.parts
         self.reused[node] = self.parts if fresh else 0
         if not fresh:
+            self.lock.check()
             if isinstance(stage, Write) and not self.options.allow_empty:
                 self._refuse_nothing(node)
             make_room(self.layout, node, state)
@@ -361,11 +372,14 @@ class _Execution:
     def _tasks(self, tasks: Sequence[int], operators: Sequence[Operator]) -> Iterator[int]:
         """Run tasks; a single one is not worth a cluster."""
         if len(tasks) == 1 and not any(operator.holds_worker for operator in operators):
-            yield from LocalRunner(here=True).run(tasks, operators)
+            runner: Runner = LocalRunner(here=True)
+        elif tasks:
+            runner = self._running()
+        else:
             return
-        if len(tasks) == 0:
-            return
-        yield from self._running().run(tasks, operators)
+        for task in runner.run(tasks, operators):
+            self.lock.check()
+            yield task
 
     def _running(self) -> Runner:
         """The runner, started when first needed."""

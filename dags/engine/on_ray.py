@@ -19,6 +19,8 @@ import contextlib
 import functools
 import logging
 import os
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -90,7 +92,7 @@ class RayRunner:
                 start, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES
             )
         try:
-            with _silent_stderr():
+            with _silent_stderr(), _own_sigterm():
                 start()
         except ConnectionError as error:
             raise WorkerError(
@@ -269,6 +271,17 @@ def _silent_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(null)
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Whoever calls us says what SIGTERM does; Ray would have it end the process by itself."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def train_on_ray(config: TrainConfig, *, address: str, ranks: int) -> None:

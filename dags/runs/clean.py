@@ -9,20 +9,22 @@ from gristmill.dags.runs.plan import open_run
 from gristmill.pipelines.storage import Folder
 
 
-def clean_run(out: str, *, dry_run: bool = False) -> int:
+def clean_run(out: str, *, dry_run: bool = False, lock: bool = True) -> int:
     """Remove folders of stale fingerprints, files no record names, and scratch. Returns bytes.
 
     Keeps everything that the run's present dag.yaml would reuse.
     """
     layout = open_run(out)
     folder = layout.folder
-    with run_lock(folder):
+    with run_lock(folder, lock=lock) as held:
         current = {layout.node_folder(node) for node in layout.dag.nodes}
         freed = 0
         for name in folder.names("nodes"):
             path = f"nodes/{name}"
             if path not in current:
+                held.check()
                 freed += _remove(folder, path, dry_run)
+        held.check()
         freed += remove_left_overs(layout, dry_run=dry_run)
         for name in folder.unfinished():
             freed += _remove(folder, name, dry_run)

@@ -42,7 +42,9 @@ class Forgotten:
     unknown: list[str] = field(default_factory=list)
 
 
-def forget(out: str, wanted: Sequence[tuple[str, str]], why: str = "") -> Forgotten:
+def forget(
+    out: str, wanted: Sequence[tuple[str, str]], why: str = "", *, lock: bool = True
+) -> Forgotten:
     """Set tombstones for (kind, value) pairs on a finished run; kinds are uid, url and sha256."""
     if not wanted:
         raise ConfigurationError("nothing to forget: give --uid, --url, --sha256 or --list")
@@ -51,7 +53,7 @@ def forget(out: str, wanted: Sequence[tuple[str, str]], why: str = "") -> Forgot
     parts = finished_parts(layout)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     found = Forgotten()
-    with where_it_ran(layout), run_lock(layout.folder):
+    with where_it_ran(layout), run_lock(layout.folder, lock=lock) as held:
         new: list[Tombstone] = [
             {"kind": k, "value": v, "when": now, "why": why} for k, v in sorted(stones)
         ]
@@ -67,6 +69,7 @@ def forget(out: str, wanted: Sequence[tuple[str, str]], why: str = "") -> Forgot
         named: list[Tombstone] = [
             {"kind": "uid", "value": uid, "when": now, "why": why} for uid in cut
         ]
+        held.check()
         add_tombstones(layout.folder, named)
         found.skipped = _tell_readers(layout, nodes)
     found.uids = sorted(set(found.uids))

@@ -86,7 +86,7 @@ def with_keep(dag: Dag, changes: KeepChanges) -> tuple[Dag, str]:
     return dag.replace(nodes[-1], dataclasses.replace(stage, **changes)), nodes[-1]
 
 
-def choose(out: str, changes: KeepChanges) -> Choice:
+def choose(out: str, changes: KeepChanges, *, lock: bool = True) -> Choice:
     """Verdicts of the last Keep node of a finished run with these fields changed.
 
     Neither ledger nor shards are touched; `build` makes them of what is returned. Works from any
@@ -100,7 +100,7 @@ def choose(out: str, changes: KeepChanges) -> Choice:
         # Said where the person is, looked for where the run was started.
         changes = {**changes, "subset": os.path.abspath(changes["subset"])}
     with where_it_ran(layout):
-        chosen, node = _decide(layout, parts, changes)
+        chosen, node = _decide(layout, parts, changes, lock)
         outcomes, counts = _outcomes(chosen, node)
     return Choice(
         layout=chosen,
@@ -127,7 +127,9 @@ def build(choice: Choice, options: RunOptions, progress: Progress) -> RunSummary
         return execute_layout(layout, options, progress)
 
 
-def _decide(layout: RunLayout, parts: int, changes: KeepChanges) -> tuple[RunLayout, str]:
+def _decide(
+    layout: RunLayout, parts: int, changes: KeepChanges, lock: bool
+) -> tuple[RunLayout, str]:
     """The run with another Keep node, and its verdicts there."""
     dag, node = with_keep(layout.dag, changes)
     stage = dag.stage(node)
@@ -140,12 +142,14 @@ def _decide(layout: RunLayout, parts: int, changes: KeepChanges) -> tuple[RunLay
     inputs = [layout.fingerprints[other] for other in dag.node(node).inputs]
     found = {**layout.fingerprints, node: fingerprint(stage, inputs, {})}
     chosen = RunLayout(layout.url, dag, found, layout.limit)
-    with run_lock(layout.folder):
+    with run_lock(layout.folder, lock=lock) as held:
         state = barrier_state(chosen, node, parts)
         if not is_finished(chosen, node, state):
+            held.check()
             make_room(chosen, node, state)
             operator = PhaseOperator(chosen, node, "verdicts", parts)
             for task in range(operator.count()):
+                held.check()
                 operator(task)
     return chosen, node
 

@@ -16,6 +16,7 @@ from gristmill.dags.engine.barriers import owner_name
 from gristmill.dags.engine.execute import check_source, lay_out
 from gristmill.dags.engine.read_parts import parts_done, rows_of_source
 from gristmill.dags.engine.run_folder import RunLayout, require_run_folder
+from gristmill.dags.engine.run_lock import lock_holder
 from gristmill.dags.graph import Dag, stores_images
 from gristmill.errors import ConfigurationError, RunError
 from gristmill.pipelines.sealed import find_sealed
@@ -68,7 +69,10 @@ def run_status(out: str) -> Plan:
     """How far the run in a folder is, from its dag.yaml and its commit records."""
     layout = open_run(out)
     with where_it_ran(layout):
-        return _plan_of(layout)
+        plan = _plan_of(layout)
+    holder = lock_holder(layout.folder)
+    writing = [f"being written by {holder}"] if holder is not None else []
+    return Plan(plan.title, plan.nodes, [*writing, *plan.notes])
 
 
 def _plan_of(layout: RunLayout) -> Plan:

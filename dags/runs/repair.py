@@ -53,16 +53,17 @@ def repair(out: str, options: RunOptions, progress: Progress, *, dry_run: bool =
     put_back = [] if dry_run else _put_back_dag(folder)
     layout = _open(out)
     with where_it_ran(layout):
-        with run_lock(layout.folder):
+        with run_lock(layout.folder, lock=options.lock) as held:
             faults = list(file_faults(layout))
             faults += _product_faults(layout, {fault.product for fault in faults})
             found = Repaired([*put_back, *dict.fromkeys(fault.text for fault in faults)])
             if dry_run:
                 return found
             before = _digests(layout)
+            held.check()
             _take_back(layout, faults)
         execute_layout(layout, options, progress)
-        with run_lock(layout.folder):
+        with run_lock(layout.folder, lock=options.lock):
             tell_readers(layout, parts_done(layout) or 0)
             # What was made again lies beside what was wrong.
             remove_left_overs(layout)

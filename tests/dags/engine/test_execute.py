@@ -9,6 +9,8 @@ import select
 import signal
 import subprocess
 import sys
+import threading
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 from toy_stages import ToyBrightness, ToyDraw, ToyLength, ToyRows
 
+from gristmill.dags.engine import execute as engine
 from gristmill.dags.engine.execute import RunOptions, execute
+from gristmill.dags.engine.lease import TERM, Holder
 from gristmill.dags.engine.progress import make_progress
+from gristmill.dags.engine.run_lock import run_lock
 from gristmill.dags.engine.score_operator import blocks
 from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.graph import Dag, Node
@@ -225,11 +230,40 @@ def fingerprint_folder(out: Path, node: str) -> Path:
     return next((out / "nodes").glob(f"{node}-*"))
 
 
-def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    from gristmill.dags.engine.run_lock import run_lock
-
+def test_a_second_writer_is_refused_before_a_row_is_read_and_ray_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(engine, "make_runner", lambda *given: started.append("a runner"))
+    monkeypatch.setattr(engine, "ScanOperator", lambda *given: started.append("a scan"))
     with run_lock(Folder(str(tmp_path))), pytest.raises(RunLockedError, match="being written by"):
-        run(toy(), tmp_path)
+        run(toy(), tmp_path, runner="ray")
+    assert not started
+
+
+def test_who_loses_its_lock_commits_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TERM, "0.3")
+    out = Folder(f"memory://{uuid.uuid4().hex}")
+    other = Holder(host="pod-2", pid=17, since="now", token="x").stored()
+    draw = ToyDraw.map
+
+    def draw_and_lose(stage: ToyDraw, table: pa.Table) -> Any:
+        yield from draw(stage, table)
+        out.write_bytes("run.lock", other)
+        for thread in threading.enumerate():
+            if thread.name == "lease":
+                thread.join()
+
+    monkeypatch.setattr(ToyDraw, "map", draw_and_lose)
+    options = RunOptions(runner="local", supervision=HERE)
+    with pytest.raises(RunLockedError, match="taken over by process 17 on pod-2"):
+        execute(toy(), out.url, options, make_progress(plain=True))
+    committed = [name for name in out.walk("nodes") if "/draw-" in name and name.endswith(".json")]
+    assert len(committed) == 1
+    assert out.read_bytes("run.lock") == other
+    # Without a lock nobody asks.
+    unlocked = dataclasses.replace(options, lock=False)
+    assert execute(toy(), out.url, unlocked, make_progress(plain=True))["ledger_ok"]
 
 
 def test_a_ledger_that_does_not_add_up_fails_the_run(tmp_path: Path) -> None:

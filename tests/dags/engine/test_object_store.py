@@ -13,6 +13,7 @@ from s3_server import FaultyApp, s3_server
 
 from gristmill.dags.dag_yaml import load_dag
 from gristmill.dags.engine.execute import RunOptions, execute
+from gristmill.dags.engine.lease import TERM
 from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.graph import Dag
@@ -92,6 +93,8 @@ def test_a_store_that_goes_away_and_comes_back(
     server: FaultyApp, on_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    # A lease that could not be given back is watched for so long.
+    monkeypatch.setenv(TERM, "0.5")
     fsspec.filesystem("s3").clear_instance_cache()
     monkeypatch.setattr(fsspec.get_filesystem_class("s3"), "retries", 1)
     stopped = 0

@@ -1,43 +1,222 @@
+"""One writer a run: locks of files, leases on object stores, and stores that can have none."""
+
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
+import threading
 import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from s3_server import FaultyApp, s3_server
 
-from gristmill.dags.engine.run_lock import run_lock
-from gristmill.errors import RunLockedError
+from gristmill.dags.engine.lease import TERM, Holder
+from gristmill.dags.engine.run_lock import lock_holder, run_lock
+from gristmill.errors import ConfigurationError, RunLockedError
+from gristmill.pipelines.patience import PATIENCE
 from gristmill.pipelines.storage import Folder
 
 
+def some_folder() -> Folder:
+    return Folder(f"memory://{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TERM, "0.3")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyApp]:
+    with s3_server(monkeypatch) as app:
+        yield app
+
+
+def leave_lease(folder: Folder, holder: Holder | None = None) -> None:
+    """As somebody leaves it who was killed."""
+    left = holder or Holder(host="pod-1", pid=17, since="2026-11-30T01:02:03+00:00", token="x")
+    folder.write_bytes("run.lock", left.stored())
+
+
 @pytest.mark.parametrize("place", ["disk", "memory"])
-def test_a_second_writer_is_refused_and_the_lock_goes(place: str, tmp_path: Path) -> None:
-    url = str(tmp_path) if place == "disk" else f"memory://{uuid.uuid4().hex}"
-    folder = Folder(url)
-    with run_lock(folder):
-        if place == "disk":
-            with pytest.raises(RunLockedError, match=f"process {os.getpid()}"), run_lock(folder):
-                pass
-        else:
-            assert folder.read_bytes("run.lock").decode().endswith(f":{os.getpid()}")
+def test_a_second_writer_is_refused_and_told_who_writes(
+    place: str, tmp_path: Path, short: None
+) -> None:
+    folder = Folder(str(tmp_path)) if place == "disk" else some_folder()
+    assert lock_holder(folder) is None
+    who = f"process {os.getpid()} on {os.uname().nodename} since 2"
+    with run_lock(folder) as held:
+        assert who in str(lock_holder(folder))
+        with pytest.raises(RunLockedError, match=f"being written by {who}"), run_lock(folder):
+            pass
+        held.check()
+    assert lock_holder(folder) is None
     with run_lock(folder):
         pass
-    if place == "memory":
-        assert not folder.exists("run.lock")
 
 
-def test_a_store_s_lock_of_another_machine_holds_and_of_a_dead_process_does_not() -> None:
-    folder = Folder(f"memory://{uuid.uuid4().hex}")
-    folder.write_bytes("run.lock", b"elsewhere:17")
+def test_a_lock_of_a_file_stays_while_somebody_looks(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    (tmp_path / "run.lock").write_text("17\n")
+    assert lock_holder(folder) is None
+    with run_lock(folder):
+        (tmp_path / "run.lock").write_text("17\n")
+        assert str(lock_holder(folder)) == "a process that does not say who it is"
+
+
+def test_the_lease_of_a_killed_process_is_taken_over_after_its_term(short: None) -> None:
+    folder = some_folder()
+    leave_lease(folder)
+    said: list[str] = []
+    with run_lock(folder, tell=said.append):
+        assert str(os.getpid()) in str(lock_holder(folder))
+    assert len(said) == 1
+    assert "locked by process 17 on pod-1 since 2026-11-30T01:02:03+00:00" in said[0]
+
+
+@pytest.mark.parametrize("text", [b"elsewhere:17", b"", b'{"host": 1, "who": 2}'])
+def test_a_lock_of_another_version_is_watched_like_any_other(text: bytes, short: None) -> None:
+    folder = some_folder()
+    folder.write_bytes("run.lock", text)
+    with run_lock(folder, tell=lambda text: None):
+        pass
+
+
+def test_the_term_that_counts_is_the_longer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = some_folder()
+    monkeypatch.setenv(TERM, "2")
+    with run_lock(folder):
+        # Renewed three times a second; who expects sixty must not take that for death.
+        monkeypatch.setenv(TERM, "0.05")
+        with pytest.raises(RunLockedError), run_lock(folder, tell=lambda text: None):
+            pass
+
+
+def test_who_lost_its_lease_stops_and_leaves_it_to_the_other(short: None) -> None:
+    folder = some_folder()
     with (
-        pytest.raises(RunLockedError, match=r"by elsewhere:17.*remove .*run\.lock"),
+        pytest.raises(RunLockedError, match="was taken over by process 17 on pod-1"),
+        run_lock(folder) as held,
+    ):
+        leave_lease(folder)
+        while True:
+            held.check()
+    holder = lock_holder(folder)
+    assert holder is not None and holder.token == "x"
+
+
+def test_a_lease_that_was_lost_is_said_at_the_end_of_the_block_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(TERM, "0.3")
+    folder = some_folder()
+    with pytest.raises(RunLockedError, match="taken over"), run_lock(folder):
+        leave_lease(folder)
+        renewing = next(t for t in threading.enumerate() if t.name == "lease")
+        renewing.join()
+
+
+def test_a_store_that_has_no_conditional_put_needs_no_lock() -> None:
+    class Plain(MemoryFileSystem):
+        protocol = "plain"
+
+    fsspec.register_implementation("plain", Plain, clobber=True)
+    folder = Folder("plain://run")
+    with pytest.raises(ConfigurationError, match="--no-lock"), run_lock(folder):
+        pass
+    with run_lock(folder, lock=False) as held:
+        held.check()
+    assert lock_holder(folder) is None
+
+
+def test_a_store_that_forgets_conditions_is_found_out(server: FaultyApp) -> None:
+    server.forgetful = True
+    folder = Folder("s3://bucket/run")
+    with (
+        pytest.raises(ConfigurationError, match=r"no conditional put.*--no-lock"),
         run_lock(folder),
     ):
         pass
-    with subprocess.Popen(["true"]) as dead:
-        dead.wait()
-    folder.write_bytes("run.lock", f"{os.uname().nodename}:{dead.pid}".encode())
-    with run_lock(folder):
-        assert folder.read_bytes("run.lock").decode().endswith(f":{os.getpid()}")
+    assert not folder.exists("run.lock")
+
+
+def test_a_term_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TERM, "soon")
+    with pytest.raises(ConfigurationError, match=f"{TERM}='soon'"), run_lock(some_folder()):
+        pass
+
+
+def test_answers_that_get_lost_lose_no_lease(
+    server: FaultyApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TERM, "0.6")
+    folder = Folder("s3://bucket/run")
+    server.lose = 2
+    for _ in range(3):
+        with run_lock(folder) as held:
+            begun = server.puts
+            while server.puts < begun + 4:
+                held.check()
+        assert lock_holder(folder) is None
+    assert server.faults >= 6
+
+
+def test_of_two_that_come_together_one_wins_always(
+    server: FaultyApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TERM, "2")
+    # Of a machine that is busy, not of a store that hangs.
+    monkeypatch.setenv(PATIENCE, "30")
+    tries, at_once = 50, 5
+
+    def drive(folder: Folder, start: threading.Barrier, over: threading.Event) -> bool:
+        start.wait()
+        try:
+            with run_lock(folder, tell=lambda text: None) as held:
+                # The other is refused while this one is inside, or it never is.
+                while not over.wait(0.1):
+                    held.check()
+            return True
+        except RunLockedError:
+            return False
+        finally:
+            over.set()
+
+    with ThreadPoolExecutor(2 * at_once) as pool:
+        ends = []
+        for number in range(tries):
+            shared = (Folder(f"s3://bucket/{number}"), threading.Barrier(2), threading.Event())
+            ends.append([pool.submit(drive, *shared) for _ in range(2)])
+        won = [sorted(end.result() for end in pair) for pair in ends]
+    assert won == tries * [[False, True]]
+
+
+def test_a_killed_driver_s_successor_goes_on_by_itself(
+    server: FaultyApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TERM, "1")
+    code = (
+        "from gristmill.dags.engine.run_lock import run_lock\n"
+        "from gristmill.pipelines.storage import Folder\n"
+        "with run_lock(Folder('s3://bucket/run')):\n"
+        "    print('inside', flush=True)\n"
+        "    input()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as driver:
+        assert driver.stdout is not None and driver.stdout.readline() == "inside\n"
+        folder = Folder("s3://bucket/run")
+        with pytest.raises(RunLockedError, match=f"process {driver.pid} "), run_lock(folder):
+            pass
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        with run_lock(folder) as held:
+            held.check()
