@@ -65,7 +65,7 @@ class Needs:
 
     cpus: float = 1.0
     gpus: float = 0.0
-    # Peak memory of one worker, GiB.
+    # Peak memory of one worker, GiB; nodes that share a worker share a process of the default size.
     memory_gb: float = 1.0
 
 

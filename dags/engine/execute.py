@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gristmill.dags.dag_yaml import dump_dag
@@ -18,8 +18,9 @@ from gristmill.dags.engine.barriers import barrier_state, finish, is_finished, m
 from gristmill.dags.engine.check_weights import WeightsCheck, unfinished_loaders
 from gristmill.dags.engine.cluster_address import cluster_address
 from gristmill.dags.engine.fingerprint import fingerprints
-from gristmill.dags.engine.ledger import NodeCount, count_nodes, kept_rows, write_ledger
+from gristmill.dags.engine.ledger import NodeCount, write_ledger
 from gristmill.dags.engine.map_operator import MapOperator
+from gristmill.dags.engine.nothing_kept import refuse_nothing
 from gristmill.dags.engine.on_local import LocalRunner, Operator, Runner
 from gristmill.dags.engine.operators import ColumnsOperator, PartOperator, PhaseOperator
 from gristmill.dags.engine.part_size import with_part_size
@@ -39,7 +40,6 @@ from gristmill.dags.engine.stage_code import shipped_code
 from gristmill.dags.engine.summary import (
     RunSummary,
     keep_outcomes,
-    product_counts,
     rule_warnings,
     summarise,
 )
@@ -55,7 +55,7 @@ from gristmill.errors import (
 )
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.out_folder import require_writable
-from gristmill.pipelines.sealed import find_sealed, write_sealed
+from gristmill.pipelines.sealed import write_sealed
 from gristmill.pipelines.stage import Global, Map, Read, Write
 from gristmill.pipelines.storage import Folder
 
@@ -111,14 +111,14 @@ def check_source(layout: RunLayout) -> None:
         ask_source(layout.dag, stage.check_columns)
 
 
-def make_runner(options: RunOptions, dag: Dag) -> Runner:
-    """The runner that the options name."""
+def make_runner(options: RunOptions, dag: Dag, note: Callable[[str], None]) -> Runner:
+    """The runner that the options name; `note` is told what it waits for."""
     if options.runner == "local":
         return LocalRunner(options.workers, here=not options.supervision.isolate)
     if options.runner == "ray":
         from gristmill.dags.engine.on_ray import RayRunner
 
-        return RayRunner(options.address, options.workers, shipped_code(dag))
+        return RayRunner(options.address, options.workers, shipped_code(dag), note)
     raise ConfigurationError(f"runner {options.runner!r}; choose ray or local")
 
 
@@ -334,7 +334,7 @@ class _Execution:
         if not fresh:
             self.lock.check()
             if isinstance(stage, Write) and not self.options.allow_empty:
-                self._refuse_nothing(node)
+                refuse_nothing(self.layout, node, self.parts)
             make_room(self.layout, node, state)
             for phase in stage.phases():
                 operator = PhaseOperator(self.layout, node, phase.name, self.parts)
@@ -353,20 +353,6 @@ class _Execution:
             for warning in rule_warnings(keep_outcomes(self.layout, node)):
                 self.progress.warn(f"{node}: {warning}")
 
-    def _refuse_nothing(self, node: str) -> None:
-        """Raise `NothingKeptError` if no row is left for a product that holds samples."""
-        product = self.layout.folder.sub(node)
-        if find_sealed(product, "manifest.json") is None:
-            # None, or one that says nothing any more.
-            return
-        samples = sum(product_counts(product)["samples"].values())
-        if samples and not kept_rows(self.dag, count_nodes(self.layout, self.parts)):
-            raise NothingKeptError(
-                f"no row is kept: the {samples:,} samples in {product.url} would be replaced by "
-                "nothing, and stay as they are; `gristmill keep` tries other rules, and "
-                "--allow-empty replaces them"
-            )
-
     # -- what steps share -----------------------------------------------------------------------
 
     def _tasks(self, tasks: Sequence[int], operators: Sequence[Operator]) -> Iterator[int]:
@@ -384,7 +370,9 @@ class _Execution:
     def _running(self) -> Runner:
         """The runner, started when first needed."""
         if self._runner is None:
-            self._runner = self._stack.enter_context(make_runner(self.options, self.dag))
+            self._runner = self._stack.enter_context(
+                make_runner(self.options, self.dag, self.progress.note)
+            )
         return self._runner
 
     def _names(self, node: str) -> dict[int, str]:

@@ -67,12 +67,15 @@ class RayRunner:
         address: str | None = None,
         workers: int | None = None,
         code: ShippedCode | None = None,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         self.address = cluster_address(address)
         # Workers for each operator at most; None: as many as the cluster has room for.
         self.workers = workers
         # Files of the user's that workers import; None: they have all they need.
         self.code = code
+        # Who is told what a run waits for.
+        self.note = note
         self._started = False
 
     def __enter__(self) -> RayRunner:
@@ -156,6 +159,8 @@ class _Tasks:
         self._most = [0] * len(operators)
         # What a task asks for: no more than the largest node has.
         self._asked: list[dict[str, Any]] = [{} for _ in operators]
+        # What nobody has yet, and was said.
+        self._missed: set[str] = set()
 
     def has_room(self, index: int, under_way: Sequence[int]) -> bool:
         # Nodes come and go.
@@ -175,6 +180,8 @@ class _Tasks:
             for name in ("CPU", "memory")
         }
         for index, needs in enumerate(self._needs):
+            if not largest["CPU"]:
+                self._miss("a node with a core")
             # A cluster that has no worker yet may get one as large as is asked for.
             cpus = min(needs.cpus, largest["CPU"] or needs.cpus)
             memory = min(needs.memory_gb * 2**30, largest["memory"] or needs.memory_gb * 2**30)
@@ -194,7 +201,15 @@ class _Tasks:
                 f"an operator needs {needed:g} GPUs and this machine has {gpus:g}; set the stage's "
                 "gpus to 0 or connect to a cluster"
             )
+        if gpus < needed:
+            self._miss(f"a node with {needed:g} GPUs (set the stage's gpus to 0 to do without)")
         return gpus
+
+    def _miss(self, what: str) -> None:
+        """Say once what tasks wait for."""
+        if what not in self._missed and self._runner.note is not None:
+            self._runner.note(f"the cluster has no {what.removeprefix('a ')} yet; waiting for it")
+        self._missed.add(what)
 
     def submit(self, index: int, task: int, *, again: bool) -> _Ref:
         options = self._asked[index] | {

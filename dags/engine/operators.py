@@ -59,10 +59,12 @@ class PartOperator:
     def needs(self) -> Needs:
         """What one worker of this operator occupies."""
         needs = [self.layout.dag.stage(node).needs() for node in self.nodes]
+        # Of what each node occupies, a process with a block of pictures is the same for all.
+        shared = min(Needs().memory_gb, max(need.memory_gb for need in needs))
         return Needs(
             cpus=max(need.cpus for need in needs),
             gpus=max(need.gpus for need in needs),
-            memory_gb=sum(need.memory_gb for need in needs),
+            memory_gb=shared + sum(max(need.memory_gb - shared, 0.0) for need in needs),
         )
 
     def input_digests(self, node: str, part: int) -> dict[str, str]:
