@@ -12,18 +12,20 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 from gristmill.dags.dag_yaml import dump_dag
 from gristmill.dags.engine.barriers import barrier_state, finish, is_finished, make_room
 from gristmill.dags.engine.check_weights import WeightsCheck, unfinished_loaders
 from gristmill.dags.engine.cluster_address import cluster_address
-from gristmill.dags.engine.fingerprint import fingerprints
+from gristmill.dags.engine.lay_out import check_source, lay_out
 from gristmill.dags.engine.ledger import NodeCount, write_ledger
 from gristmill.dags.engine.map_operator import MapOperator
 from gristmill.dags.engine.nothing_kept import refuse_nothing
 from gristmill.dags.engine.on_local import LocalRunner, Operator, Runner
 from gristmill.dags.engine.operators import ColumnsOperator, PartOperator, PhaseOperator
-from gristmill.dags.engine.part_size import with_part_size
+from gristmill.dags.engine.part_size import PARTS
 from gristmill.dags.engine.progress import Progress
 from gristmill.dags.engine.read_parts import (
     ScanOperator,
@@ -31,6 +33,7 @@ from gristmill.dags.engine.read_parts import (
     cut_parts,
     parts_done,
     rows_of_source,
+    scans,
 )
 from gristmill.dags.engine.run_folder import RunLayout, require_run_folder
 from gristmill.dags.engine.run_lock import RunLock, run_lock
@@ -57,7 +60,10 @@ from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.out_folder import require_writable
 from gristmill.pipelines.sealed import write_sealed
 from gristmill.pipelines.stage import Global, Map, Read, Write
-from gristmill.pipelines.storage import Folder
+
+# A step over all of so many rows is done in the driver.
+SMALL_ROWS = 100_000
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -81,34 +87,6 @@ class RunOptions:
     lock: bool = True
     # Stop cleanly when less than this is free on a local disk, GB.
     min_free_gb: float = 0.5
-
-
-def lay_out(dag: Dag, out: str, limit: int = 0) -> RunLayout:
-    """Validate a Dag and find where its nodes' parts lie. Reads the source's manifest, no rows."""
-    if limit < 0:
-        raise ConfigurationError(f"limit is {limit}; 0 means all rows")
-    dag.validate()
-    source = dag.stage(dag.source)
-    assert isinstance(source, Read)
-    ask_source(dag, source.check)
-    # Before the other checks: a wrong path is the commonest mistake, and a model the slowest check.
-    manifest = ask_source(dag, source.manifest)
-    folder = Folder(out)
-    dag = ask_source(
-        dag,
-        lambda: with_part_size(dag, folder, manifest, source.estimate_rows, source.largest_part()),
-    )
-    ask_source(dag, dag.check_stages)
-    found = fingerprints(dag, limit=limit, manifest=manifest)
-    return RunLayout(folder.url, dag, found, limit)
-
-
-def check_source(layout: RunLayout) -> None:
-    """Look at the header of a source that is still to be read; `SourceError` if it cannot work."""
-    stage = layout.dag.stage(layout.dag.source)
-    assert isinstance(stage, Read)
-    if parts_done(layout) is None:
-        ask_source(layout.dag, stage.check_columns)
 
 
 def make_runner(options: RunOptions, dag: Dag, note: Callable[[str], None]) -> Runner:
@@ -171,7 +149,8 @@ class _Execution:
     ) -> None:
         self.layout, self.options, self.progress, self.lock = layout, options, progress, lock
         self.dag = layout.dag
-        self.parts = 0
+        # Rows of the source: about, until its parts are cut.
+        self.parts, self.rows = 0, PARTS * layout.dag.part_rows
         self.reused: dict[str, int] = {}
         self.resources = ResourceWatch(layout.folder, options.min_free_gb)
         self._runner: Runner | None = None
@@ -196,7 +175,7 @@ class _Execution:
         problem: LedgerError | None = None
         self.lock.check()
         try:
-            counts = write_ledger(self.layout, self.parts)
+            counts = self._apart(partial(write_ledger, self.layout, self.parts))
         except LedgerError as error:
             problem = error
         # Nobody writes any more: what lies half-written was left by a kill.
@@ -258,13 +237,13 @@ class _Execution:
                 for _ in self._tasks(range(chunks), scan):
                     self.progress.advance(node)
             self.lock.check()
-            found = cut_parts(self.layout, chunks)
+            store = scans(self.layout)
+            self.rows = sum(store.need(chunk).rows_out for chunk in range(chunks))
+            found = self._apart(partial(cut_parts, self.layout, chunks))
             self.progress.finish(node)
-        self.parts = found
+        self.parts, self.rows = found, rows_of_source(self.layout)
 
     def _scan_until(self, scan: Operator, chunks: int) -> int:
-        from gristmill.dags.engine.read_parts import scans
-
         rows = 0
         for chunk in range(chunks):
             scan(chunk)
@@ -280,9 +259,8 @@ class _Execution:
         before = {node: self._names(node) for node in nodes}
         todo = [part for part in range(self.parts) if not self._done(operators, part)]
         if todo:
-            rows = rows_of_source(self.layout)
             for node in nodes:
-                self.progress.start(node, self.parts, rows)
+                self.progress.start(node, self.parts, self.rows)
             with (
                 CommitWatch(self.layout, nodes, before, self.progress) as watch,
                 self._running().listening(self.progress.within) as tell,
@@ -356,8 +334,10 @@ class _Execution:
     # -- what steps share -----------------------------------------------------------------------
 
     def _tasks(self, tasks: Sequence[int], operators: Sequence[Operator]) -> Iterator[int]:
-        """Run tasks; a single one is not worth a cluster."""
-        if len(tasks) == 1 and not any(operator.holds_worker for operator in operators):
+        """Run tasks; what is small and done at once is not worth a worker."""
+        held = any(operator.holds_worker for operator in operators)
+        once = len(tasks) == 1 or self.options.runner == "local"
+        if once and not held and self.rows <= SMALL_ROWS:
             runner: Runner = LocalRunner(here=True)
         elif tasks:
             runner = self._running()
@@ -366,6 +346,11 @@ class _Execution:
         for task in runner.run(tasks, operators):
             self.lock.check()
             yield task
+
+    def _apart(self, work: Callable[[], _T]) -> _T:
+        """What `work` over all rows returns; where these are many, a worker does it, so that a
+        driver stays small."""
+        return work() if self.rows <= SMALL_ROWS else self._running().apart(work)
 
     def _running(self) -> Runner:
         """The runner, started when first needed."""

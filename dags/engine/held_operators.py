@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import ray
 import xxhash
 
 from gristmill.dags.engine.on_local import Operator
@@ -42,7 +42,7 @@ class Parcel:
         """The operator, its code installed in this process."""
         if self.code is not None:
             self.code.install()
-        operator: Operator = ray.cloudpickle.loads(self.operator)
+        operator: Operator = pickle.loads(self.operator)
         return operator
 
 

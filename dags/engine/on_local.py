@@ -9,22 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import itertools
 import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
 import psutil
 
 from gristmill.dags.engine.flow import flow
 from gristmill.dags.engine.rows_done import RowsDone
+from gristmill.pipelines.child import Child
 from gristmill.pipelines.stage import Needs
+
+_T = TypeVar("_T")
 
 # Share of the memory that is free at the start that workers may take.
 _MEMORY_SHARE = 0.8
+# Whatever a step over all parts takes; a child that dies is seen at once.
+_NO_DEADLINE_S = 1e7
 # Seconds that what was under way is given to end by itself, once it was told to.
 _STOP_S = 10.0
 
@@ -66,6 +72,9 @@ class Runner(Protocol):
     def everywhere(self, look: Callable[[], str]) -> list[str]:
         """What `look` says on each machine that workers may run on."""
 
+    def apart(self, work: Callable[[], _T]) -> _T:
+        """What `work` returns, done by another process, whose memory is nobody's afterwards."""
+
 
 class LocalRunner:
     """Workers of this machine: one a core, or as many as `workers` says for each operator; with
@@ -82,11 +91,12 @@ class LocalRunner:
 
     def run(self, tasks: Sequence[int], operators: Sequence[Operator]) -> Iterator[int]:
         """Yield each task when all operators have done it."""
-        # What is not done in a child would hold up all threads.
-        apart = all(operator.holds_worker for operator in operators)
-        if self.here or not apart or len(tasks) == 1 or self.workers == 1:
+        if self.here:
             return flow(tasks, len(operators), _Here(operators))
-        return flow(tasks, len(operators), _Threads(operators, self.workers))
+        inner = [each if each.holds_worker else _InChild(each) for each in operators]
+        if len(tasks) == 1 or self.workers == 1:
+            return flow(tasks, len(operators), _Here(inner))
+        return flow(tasks, len(operators), _Threads(inner, self.workers))
 
     def listening(self, hears: RowsDone) -> AbstractContextManager[RowsDone]:
         """Operators are here: nothing lies between."""
@@ -95,6 +105,53 @@ class LocalRunner:
     def everywhere(self, look: Callable[[], str]) -> list[str]:
         """What `look` says here."""
         return [look()]
+
+    def apart(self, work: Callable[[], _T]) -> _T:
+        """What `work` returns, done by a child; here for a debugger."""
+        if self.here:
+            return work()
+        child = Child(functools.partial(_Once, work))
+        try:
+            return cast(_T, child.call("do", deadline_s=_NO_DEADLINE_S))
+        finally:
+            child.close()
+
+
+class _Once:
+    """Work that a child is made for."""
+
+    def __init__(self, work: Callable[..., object]) -> None:
+        self.do = work
+
+
+class _InChild:
+    """An operator whose tasks are done by a child, as those of a stage on rows are anyway."""
+
+    holds_worker = True
+
+    def __init__(self, operator: Operator) -> None:
+        self._operator = operator
+        self._child: Child | None = None
+
+    def needs(self) -> Needs:
+        return self._operator.needs()
+
+    def __call__(self, task: int, /) -> bool:
+        if self._child is None:
+            self._child = Child(functools.partial(_Once, self._operator))
+        return bool(self._child.call("do", task, deadline_s=_NO_DEADLINE_S))
+
+    def stop(self) -> None:
+        if self._child is not None:
+            self._child.stop()
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_child": None}
 
 
 class _Here:

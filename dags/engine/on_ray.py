@@ -25,7 +25,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 # Ray's C++ side writes to the terminal by itself; what matters reaches us as exceptions.
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -47,7 +47,9 @@ from gristmill.errors import GristmillError, WorkerError
 if TYPE_CHECKING:
     from gristmill.model.train_config import TrainConfig
 
-    _Ref = ray.ObjectRef[tuple[str, str]]
+    _Ref = ray.ObjectRef[tuple[str, object]]
+
+_T = TypeVar("_T")
 
 # How often a part is tried again because its worker was lost.
 MAX_RESTARTS = 8
@@ -128,7 +130,7 @@ class RayRunner:
 
     def everywhere(self, look: Callable[[], str]) -> list[str]:
         """What `look` says on each node with a core, by a task there that takes none of them."""
-        task = ray.remote(num_cpus=0, max_retries=MAX_RESTARTS)(_look)
+        task = ray.remote(num_cpus=0, max_retries=MAX_RESTARTS)(_call)
         sent = (self.code, ray.cloudpickle.dumps(look))
         places = [
             NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
@@ -139,10 +141,12 @@ class RayRunner:
         asked = [task.options(scheduling_strategy=place).remote(*sent) for place in places] or [
             task.options(num_cpus=1).remote(*sent)
         ]
-        try:
-            return list(ray.get(asked))
-        except ray.exceptions.RayError as error:
-            raise WorkerError(f"no worker can be started: {str(error).strip()}") from error
+        return [str(_answer(ref)) for ref in asked]
+
+    def apart(self, work: Callable[[], _T]) -> _T:
+        """What `work` returns, done by a task."""
+        task = ray.remote(max_retries=MAX_RESTARTS)(_call)
+        return cast(_T, _answer(task.remote(self.code, ray.cloudpickle.dumps(work))))
 
 
 class _Tasks:
@@ -233,39 +237,64 @@ class _Tasks:
                 ray.cancel(ref, force=True)
 
 
-def _outcome(ref: _Ref) -> BaseException | None:
-    """What a task raised, in its worker or because it lost that."""
+def _answer(ref: _Ref) -> object:
+    """What a task returned; raises what it raised, in its worker or because it lost that."""
     try:
-        kind, message = ray.get(ref)
+        kind, value = ray.get(ref)
     except ray.exceptions.RayTaskError as error:
-        return WorkerError(f"a task cannot be begun: {str(error).strip()}")
+        raise WorkerError(f"a task cannot be begun: {str(error).strip()}") from error
     except ray.exceptions.RayError as error:
-        return WorkerError(f"its worker was lost {MAX_RESTARTS} times: {str(error).strip()}")
-    return _rebuild(kind, message) if kind else None
+        raise WorkerError(
+            f"a worker was lost {MAX_RESTARTS} times: {str(error).strip()}"
+        ) from error
+    if kind:
+        raise _rebuild(kind, str(value))
+    return value
 
 
-def _do(parcel: Parcel, task: int) -> tuple[str, str]:
-    """Do one task; how it failed, as the name of one of our exceptions and its message, both empty
-    if it did not. Errors travel as data, so that the driver can name them."""
+def _outcome(ref: _Ref) -> BaseException | None:
+    """What a task raised."""
     try:
-        with held_operator(parcel) as operator:
-            operator(task)
+        _answer(ref)
+    except GristmillError as error:
+        return error
+    return None
+
+
+def _guarded(work: Callable[[], object]) -> tuple[str, object]:
+    """What work returns; or how it failed, as the name of one of our exceptions and its message.
+    Errors travel as data, so that the driver can name them."""
+    try:
+        return "", work()
     except GristmillError as error:
         return type(error).__name__, str(error)
     except Exception as error:
         return "WorkerError", f"{error!r}\n{traceback.format_exc()}"
-    return "", ""
+
+
+def _do(parcel: Parcel, task: int) -> tuple[str, object]:
+    """A task of an operator."""
+
+    def work() -> bool:
+        with held_operator(parcel) as operator:
+            return operator(task)
+
+    return _guarded(work)
 
 
 # A worker with a GPU would end with its first task otherwise.
 _remote = ray.remote(max_calls=0)(_do)
 
 
-def _look(code: ShippedCode | None, look: bytes) -> str:
-    """What a task does that only looks."""
-    if code is not None:
-        code.install()
-    return str(ray.cloudpickle.loads(look)())
+def _call(code: ShippedCode | None, work: bytes) -> tuple[str, object]:
+    """A task that is no operator's."""
+
+    def call() -> object:
+        if code is not None:
+            code.install()
+        return ray.cloudpickle.loads(work)()
+
+    return _guarded(call)
 
 
 def _rebuild(kind: str, message: str) -> GristmillError:

@@ -18,7 +18,7 @@ from gristmill.pipelines.stage import ManifestEntry
 from gristmill.pipelines.storage import Folder
 
 # So many parts, between these sizes; the larger is the source's to say.
-_PARTS = 64
+PARTS = 64
 _FEWEST_ROWS = 32
 # From so many rows on, parts are larger: what is done once a part would weigh too much.
 _VAST = 10**8
@@ -51,7 +51,7 @@ def part_size(rows: int, most: int) -> int:
     """Rows of a part of a source of so many."""
     if rows >= _VAST:
         return most * _VAST_ROWS // 10_000
-    return min(max(math.ceil(rows / _PARTS), _FEWEST_ROWS), most)
+    return min(max(math.ceil(rows / PARTS), _FEWEST_ROWS), most)
 
 
 def _begun_with(folder: Folder) -> int:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from gristmill.dags.dag_yaml import load_dag
 from gristmill.dags.engine.barriers import owner_name
-from gristmill.dags.engine.execute import check_source, lay_out
+from gristmill.dags.engine.lay_out import check_source, lay_out
 from gristmill.dags.engine.read_parts import parts_done, rows_of_source
 from gristmill.dags.engine.run_folder import RunLayout, require_run_folder
 from gristmill.dags.engine.run_lock import lock_holder

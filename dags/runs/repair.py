@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from gristmill.dags.dag_yaml import load_dag
 from gristmill.dags.engine.barriers import owner_name
-from gristmill.dags.engine.execute import RunOptions, execute_layout, lay_out
+from gristmill.dags.engine.execute import RunOptions, execute_layout
+from gristmill.dags.engine.lay_out import lay_out
 from gristmill.dags.engine.progress import Progress
 from gristmill.dags.engine.read_parts import PARTS, parts_done
 from gristmill.dags.engine.run_folder import RunLayout

@@ -10,7 +10,8 @@ import pytest
 from toy_stages import ToyBrightness, ToyDraw, ToyRows
 
 from gristmill.dags.engine.check_weights import WeightsCheck, unfinished_loaders
-from gristmill.dags.engine.execute import RunOptions, execute, lay_out
+from gristmill.dags.engine.execute import RunOptions, execute
+from gristmill.dags.engine.lay_out import lay_out
 from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.graph import Dag, Node

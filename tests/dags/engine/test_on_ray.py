@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 from pathlib import Path
 
 import pytest
-from toy_operators import Marking
+from toy_operators import Marking, fail_with
 
 from gristmill.dags.engine import on_ray
 from gristmill.dags.engine.held_operators import Parcel
@@ -48,10 +49,10 @@ def test_errors_travel_as_data_and_are_raised_as_they_were(
 ) -> None:
     operator = Marking(tmp_path, holds_worker=True, fails={1: fails})
     parcel = Parcel.of(None, pickle.dumps(operator))
-    assert _do(parcel, 2) == ("", "")
+    assert _do(parcel, 2) == ("", False)
     kind, said = _do(parcel, 1)
     with pytest.raises(error, match=message):
-        raise _rebuild(kind, said)
+        raise _rebuild(kind, str(said))
 
 
 def test_an_error_of_an_unknown_kind_is_one_of_ours() -> None:
@@ -73,3 +74,10 @@ def test_a_ray_that_does_not_start_is_an_error_with_the_remedy(
         RayRunner(),
     ):
         pass
+
+
+def test_a_step_over_all_parts_is_done_by_another_process(ray_session: None) -> None:
+    runner = RayRunner()
+    assert runner.apart(os.getpid) != os.getpid()
+    with pytest.raises(SourceError, match=r"^gone$"):
+        runner.apart(functools.partial(fail_with, SourceError("gone")))

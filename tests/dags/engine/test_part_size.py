@@ -11,7 +11,7 @@ import pytest
 from toy_run import toy_dag
 
 from gristmill.dags.dag_yaml import dump_dag
-from gristmill.dags.engine.execute import lay_out
+from gristmill.dags.engine.lay_out import lay_out
 from gristmill.dags.engine.part_size import part_size, with_part_size
 from gristmill.dags.graph import Dag, Node
 from gristmill.pipelines.keep import Keep

@@ -1,0 +1,40 @@
+"""Where the parts of a run lie, before anything is read but the source's manifest."""
+
+from __future__ import annotations
+
+from gristmill.dags.engine.fingerprint import fingerprints
+from gristmill.dags.engine.part_size import with_part_size
+from gristmill.dags.engine.read_parts import ask_source, parts_done
+from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.dags.graph import Dag
+from gristmill.errors import ConfigurationError
+from gristmill.pipelines.stage import Read
+from gristmill.pipelines.storage import Folder
+
+
+def lay_out(dag: Dag, out: str, limit: int = 0) -> RunLayout:
+    """Validate a Dag and find where its nodes' parts lie. Reads the source's manifest, no rows."""
+    if limit < 0:
+        raise ConfigurationError(f"limit is {limit}; 0 means all rows")
+    dag.validate()
+    source = dag.stage(dag.source)
+    assert isinstance(source, Read)
+    ask_source(dag, source.check)
+    # Before the other checks: a wrong path is the commonest mistake, and a model the slowest check.
+    manifest = ask_source(dag, source.manifest)
+    folder = Folder(out)
+    dag = ask_source(
+        dag,
+        lambda: with_part_size(dag, folder, manifest, source.estimate_rows, source.largest_part()),
+    )
+    ask_source(dag, dag.check_stages)
+    found = fingerprints(dag, limit=limit, manifest=manifest)
+    return RunLayout(folder.url, dag, found, limit)
+
+
+def check_source(layout: RunLayout) -> None:
+    """Look at the header of a source that is still to be read; `SourceError` if it cannot work."""
+    stage = layout.dag.stage(layout.dag.source)
+    assert isinstance(stage, Read)
+    if parts_done(layout) is None:
+        ask_source(layout.dag, stage.check_columns)
