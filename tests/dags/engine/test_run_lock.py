@@ -147,6 +147,23 @@ def test_a_store_that_forgets_conditions_is_found_out(server: FaultyApp) -> None
     assert not folder.exists("run.lock")
 
 
+def test_google_s_store_keeps_a_lease_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gcsfs")
+    from gcs_server import gcs_server
+
+    monkeypatch.setenv(TERM, "1")
+    monkeypatch.setenv(PATIENCE, "30")
+    with gcs_server(monkeypatch) as objects:
+        folder = Folder("gs://bucket/a run")
+        objects["bucket/a run/run.lock"] = (7, Holder(host="pod-1", pid=17, token="x").stored())
+        with run_lock(folder, tell=lambda text: None):
+            assert str(os.getpid()) in str(lock_holder(folder))
+            with pytest.raises(RunLockedError), run_lock(folder, tell=lambda text: None):
+                pass
+        assert lock_holder(folder) is None
+        assert list(objects) == ["bucket/a run/run.lock"]
+
+
 def test_a_term_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TERM, "soon")
     with pytest.raises(ConfigurationError, match=f"{TERM}='soon'"), run_lock(some_folder()):
