@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from typing import Any, Protocol, cast
+from urllib.parse import quote
 
 from fsspec.asyn import sync
 
@@ -119,6 +120,41 @@ def _s3_code(error: OSError) -> str:
     return str(answer.get("Error", {}).get("Code", ""))
 
 
+class _Gcs:
+    # The generation of a time long gone.
+    no_tag = "1"
+
+    def __init__(self, fs: Any, path: str) -> None:
+        self._fs, self._path = fs, path
+        self._bucket, self._key, _ = fs.split_path(path)
+
+    def read(self) -> tuple[bytes, str] | None:
+        try:
+            headers, data = self._fs.call("GET", self._fs.url(self._path))
+        except FileNotFoundError:
+            return None
+        return bytes(data), str(headers["X-Goog-Generation"])
+
+    def put(self, data: bytes, over: str | None) -> str | None:
+        try:
+            # gcsfs itself knows the condition for objects that are new alone.
+            answer = self._fs.call(
+                "POST",
+                f"{self._fs._location}/upload/storage/v1/b/{quote(self._bucket, safe='')}/o",
+                uploadType="media",
+                name=self._key,
+                ifGenerationMatch=over or "0",
+                headers={"Content-Type": "application/json"},
+                data=data,
+                json_out=True,
+            )
+        except FileExistsError:
+            # What it makes of "precondition failed".
+            return None
+        self._fs.invalidate_cache(self._path)
+        return str(answer["generation"])
+
+
 class _Memory:
     """fsspec's memory of this process, which has no other writers."""
 
@@ -146,5 +182,6 @@ class _Memory:
 
 _STORES = (
     ({"s3", "s3a"}, _S3),
+    ({"gs", "gcs"}, _Gcs),
     ({"memory"}, _Memory),
 )

@@ -184,6 +184,7 @@ class Lease:
                 raise no_lock_there(self._folder) from None
             if self._tag is not None:
                 return
+            self._done.wait(self._term * _LOOKS)
 
     def _try_store(self) -> None:
         """Raise `ConfigurationError` for a store that writes whatever the condition says."""
