@@ -55,7 +55,7 @@ class Nothing(Score):
 class Quiet(Progress):
     """Says nothing."""
 
-    def _show(self, line: str) -> None:
+    def _show(self, line: str, state: object = None) -> None:
         return None
 
 

@@ -18,12 +18,27 @@ from gristmill.pipelines.storage import Folder
 
 
 def run_and_report(
-    dag: Dag, out: str, options: RunOptions, *, plain: bool = False, command: str = ""
+    dag: Dag,
+    out: str,
+    options: RunOptions,
+    *,
+    plain: bool = False,
+    as_json: bool = False,
+    metrics: str = "",
+    command: str = "",
 ) -> RunSummary:
-    """Run a Dag and write its report. Returns the summary."""
-    return _reported(
-        out, lambda progress: execute(dag, out, options, progress), plain=plain, command=command
-    )
+    """Run a Dag and write its report. Returns the summary. `metrics`: where Prometheus is answered
+    meanwhile, see `engine/metrics.py`."""
+
+    def work(progress: Progress) -> RunSummary:
+        if not metrics:
+            return execute(dag, out, options, progress)
+        from gristmill.dags.engine.metrics import serving
+
+        with serving(progress, out, metrics):
+            return execute(dag, out, options, progress)
+
+    return _reported(out, work, plain=plain, as_json=as_json, command=command)
 
 
 def build_and_report(choice: Choice, options: RunOptions, *, command: str = "") -> RunSummary:
@@ -34,10 +49,15 @@ def build_and_report(choice: Choice, options: RunOptions, *, command: str = "") 
 
 
 def _reported(
-    out: str, work: Callable[[Progress], RunSummary], *, plain: bool = False, command: str = ""
+    out: str,
+    work: Callable[[Progress], RunSummary],
+    *,
+    plain: bool = False,
+    as_json: bool = False,
+    command: str = "",
 ) -> RunSummary:
     console = Console()
-    with make_progress(console, plain or None, log=Folder(out)) as progress:
+    with make_progress(console, plain or None, Folder(out), as_json=as_json) as progress:
         summary = work(progress)
     if all(node["reused"] == node["parts"] for node in summary["nodes"].values()):
         console.print("nothing to do: every part of every node was there already")

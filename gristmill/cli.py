@@ -84,6 +84,12 @@ def run(
         bool, typer.Option(help="Stages in this process, no poison isolation.")
     ] = False,
     plain: Annotated[bool, typer.Option(help="Plain lines instead of bars.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A JSON object an event instead of bars.")
+    ] = False,
+    metrics: Annotated[
+        str, typer.Option(help="Answer Prometheus on PORT, HOST:PORT or :PORT.", metavar="PORT")
+    ] = "",
     no_lock: NoLock = False,
 ) -> None:
     """Run a recipe into a folder. The same command goes on where it stopped."""
@@ -102,7 +108,9 @@ def run(
         supervision=Supervision(isolate=not debug),
         lock=not no_lock,
     )
-    run_and_report(dag, out, options, plain=plain, command=command_line())
+    run_and_report(
+        dag, out, options, plain=plain, as_json=as_json, metrics=metrics, command=command_line()
+    )
 
 
 @app.command()
@@ -152,13 +160,23 @@ def plan(
 
 
 @app.command()
-def status(folder: RunFolder) -> None:
-    """How far a run is."""
+def status(
+    folder: RunFolder,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again and again until nothing is left to do.")
+    ] = False,
+    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 10.0,
+) -> None:
+    """How far a run is, on this machine or anywhere."""
     from rich.console import Console
 
-    from gristmill.dags.runs.plan import render_plan, run_status
+    from gristmill.dags.runs.plan import render_plan, run_status, watch_status
 
-    Console().print(render_plan(run_status(folder)))
+    console = Console()
+    if watch:
+        watch_status(folder, every, console)
+    else:
+        console.print(render_plan(run_status(folder)))
 
 
 @app.command()

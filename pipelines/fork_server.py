@@ -13,6 +13,7 @@ and standard streams of a child are those that its parent has when it asks.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import os
@@ -204,6 +205,13 @@ def fork(module: str, connection: int, life: int) -> Forked:
                 if last:
                     raise
     raise AssertionError("either returns or raises")
+
+
+@atexit.register
+def _leave() -> None:
+    """The server sees it anyway; Python would warn of a socket left open."""
+    if _server is not None:
+        _server.close()
 
 
 def _reap_closed() -> None:

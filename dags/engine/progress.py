@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -18,7 +22,7 @@ _EVERY_S = 5.0
 
 
 @dataclass
-class _Node:
+class NodeProgress:
     """Counts of one node."""
 
     parts: int
@@ -29,6 +33,10 @@ class _Node:
     rows: int = 0
     kept: int = 0
     fresh_rows: int = 0
+    # Reason -> rows that ended here.
+    dropped: Counter[str] = field(default_factory=Counter)
+    # Of the files of its parts.
+    bytes: int = 0
     began: float = 0.0
     # When the first rows were done, and how many: what came before is the start of the workers.
     first: float = 0.0
@@ -101,10 +109,11 @@ class Progress:
     """Plain lines on standard error, and in the run's log. Threads may call it."""
 
     def __init__(self, log: Folder | None = None) -> None:
-        self._nodes: dict[str, _Node] = {}
+        self._nodes: dict[str, NodeProgress] = {}
         self._lock = threading.Lock()
         self._log_folder = log
         self._lines: list[str] = []
+        self.warnings = 0
 
     def __enter__(self) -> Progress:
         return self
@@ -118,7 +127,7 @@ class Progress:
         """A node begins; `parts` may count tasks."""
         with self._lock:
             now = time.monotonic()
-            self._nodes[node] = _Node(parts, rows, began=now, told=now)
+            self._nodes[node] = NodeProgress(parts, rows, began=now, told=now)
         self._line(node, f"start parts={parts}" + (f" rows={rows}" if rows else ""))
 
     def advance(
@@ -129,8 +138,11 @@ class Progress:
         kept: int = 0,
         reused: bool = False,
         part: int | None = None,
+        dropped: Mapping[str, int] | None = None,
+        size: int = 0,
     ) -> None:
-        """Parts of a node are done; `part`: which, where it was told `within` it."""
+        """Parts of a node are done; `part`: which, where it was told `within` it. `size` is in
+        bytes."""
         with self._lock:
             state = self._nodes[node]
             if part is not None:
@@ -140,6 +152,8 @@ class Progress:
             state.reused += parts if reused else 0
             state.rows += rows
             state.kept += kept
+            state.dropped.update(dropped or {})
+            state.bytes += size
             state.fresh_rows += 0 if reused else rows
             state.see(time.monotonic())
         self._changed(node, state)
@@ -154,14 +168,19 @@ class Progress:
             state.see(time.monotonic())
         self._changed(node, state)
 
-    def _changed(self, node: str, state: _Node) -> None:
+    def _changed(self, node: str, state: NodeProgress) -> None:
         now = time.monotonic()
         with self._lock:
             tell = now - state.told > _EVERY_S
             if tell:
                 state.told = now
         if tell:
-            self._line(node, state.line)
+            self._line(node, state.line, state)
+
+    def seen(self) -> dict[str, NodeProgress]:
+        """The nodes that have begun, as they are now: for who counts, in another thread."""
+        with self._lock:
+            return dict(self._nodes)
 
     def finish(self, node: str) -> None:
         """A node is done."""
@@ -172,7 +191,7 @@ class Progress:
             text += f" reused={state.reused}"
         if state.rows:
             text += f" rows={state.rows} kept={state.kept}"
-        self._line(node, text)
+        self._line(node, text, state)
 
     def note(self, text: str) -> None:
         """Something worth knowing."""
@@ -180,16 +199,42 @@ class Progress:
 
     def warn(self, text: str) -> None:
         """Something worth a look."""
+        self.warnings += 1
         self._line("warning", text)
 
-    def _line(self, subject: str, text: str) -> None:
+    def _line(self, subject: str, text: str, state: NodeProgress | None = None) -> None:
         line = f"{time.strftime('%H:%M:%S')} {subject}: {text}"
         with self._lock:
             self._lines.append(line)
-        self._show(line)
+        self._show(line, state)
 
-    def _show(self, line: str) -> None:
+    def _show(self, line: str, state: NodeProgress | None = None) -> None:
         print(line, file=sys.stderr, flush=True)
+
+
+class JsonProgress(Progress):
+    """A JSON object an event, for who collects logs: when, about what, in words and in numbers."""
+
+    def _show(self, line: str, state: NodeProgress | None = None) -> None:
+        subject, _, text = line[9:].partition(": ")
+        kind = subject if subject in ("note", "warning") else "node"
+        event: dict[str, object] = {
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+            "event": kind,
+            **({"node": subject} if kind == "node" else {}),
+            "message": text,
+        }
+        if state is not None:
+            event |= {
+                "parts": state.parts,
+                "parts_done": state.done,
+                "rows": state.rows_now,
+                "rows_kept": state.kept,
+                "rows_dropped": dict(sorted(state.dropped.copy().items())),
+                "bytes": state.bytes,
+                "rows_per_s": round(state.rate, 3),
+            }
+        print(json.dumps(event, ensure_ascii=False), file=sys.stderr, flush=True)
 
 
 class LiveProgress(Progress):
@@ -227,11 +272,11 @@ class LiveProgress(Progress):
         super().finish(node)
         self._draw(node, self._nodes[node])
 
-    def _changed(self, node: str, state: _Node) -> None:
+    def _changed(self, node: str, state: NodeProgress) -> None:
         super()._changed(node, state)
         self._draw(node, state)
 
-    def _draw(self, node: str, state: _Node) -> None:
+    def _draw(self, node: str, state: NodeProgress) -> None:
         """Rows where they are known, tasks elsewhere."""
         count = f"{state.done}/{state.parts}"
         if state.rows_now or state.expected is not None:
@@ -241,7 +286,7 @@ class LiveProgress(Progress):
         facts = "  ".join(text for text in (rate, state.share) if text)
         self._bars.update(self._tasks[node], completed=state.parts_now, count=count, facts=facts)
 
-    def _show(self, line: str) -> None:
+    def _show(self, line: str, state: NodeProgress | None = None) -> None:
         subject, _, text = line[9:].partition(": ")
         if subject in ("note", "warning"):
             style = "yellow" if subject == "warning" else "dim"
@@ -249,9 +294,15 @@ class LiveProgress(Progress):
 
 
 def make_progress(
-    console: Console | None = None, plain: bool | None = None, log: Folder | None = None
+    console: Console | None = None,
+    plain: bool | None = None,
+    log: Folder | None = None,
+    *,
+    as_json: bool = False,
 ) -> Progress:
-    """Bars if the console is a terminal, lines if not; `plain` decides otherwise."""
+    """Bars if the console is a terminal, lines if not; `plain` or `as_json` decides otherwise."""
+    if as_json:
+        return JsonProgress(log)
     if plain is None:
         plain = console is None or not console.is_terminal
     if plain or console is None:

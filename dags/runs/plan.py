@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rich.console import Group
+from rich.console import Console, Group
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -73,6 +75,26 @@ def run_status(out: str) -> Plan:
     holder = lock_holder(layout.folder)
     writing = [f"being written by {holder}"] if holder is not None else []
     return Plan(plan.title, plan.nodes, [*writing, *plan.notes])
+
+
+def watch_status(out: str, every_s: float, console: Console) -> None:
+    """Show how far a run is every few seconds, until nothing is left to be done: in one place of a
+    terminal, elsewhere whenever it has changed. A run that nobody is writing is waited for."""
+    shown: Plan | None = None
+    with contextlib.ExitStack() as stack:
+        live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        if live is not None:
+            stack.enter_context(live)
+        while True:
+            plan = run_status(out)
+            if live is not None:
+                live.update(render_plan(plan), refresh=True)
+            elif plan != shown:
+                console.print(render_plan(plan))
+            shown = plan
+            if not any(node.has_work for node in plan.nodes):
+                return
+            time.sleep(every_s)
 
 
 def _plan_of(layout: RunLayout) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,22 @@ from rich.console import Console
 
 from gristmill.dags.engine.progress import LiveProgress, Progress, make_progress
 from gristmill.pipelines.storage import Folder
+
+
+def test_events_for_a_collector_say_the_same_in_numbers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    progress = make_progress(as_json=True)
+    progress.start("download", 1, 10)
+    progress.advance("download", rows=10, kept=7, dropped={"HTTP 404": 3}, size=500)
+    progress.finish("download")
+    progress.warn("look: here")
+    start, done, warning = map(json.loads, capsys.readouterr().err.splitlines())
+    assert start["event"] == done["event"] == "node" and start["node"] == "download"
+    assert done["rows_dropped"] == {"HTTP 404": 3} and done["bytes"] == 500
+    assert (done["parts"], done["parts_done"], done["rows"], done["rows_kept"]) == (1, 1, 10, 7)
+    assert (warning["event"], warning["message"]) == ("warning", "look: here")
+    assert "node" not in warning and warning["time"].endswith("+00:00")
 
 
 def test_a_node_s_lines_go_to_standard_error_and_to_the_log(

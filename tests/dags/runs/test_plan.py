@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from run_world import ROWS, Light, contents, small_dag
 
-from gristmill.dags.runs.plan import Plan, make_plan, open_run, render_plan, run_status
+from gristmill.dags.runs import plan
+from gristmill.dags.runs.plan import (
+    Plan,
+    make_plan,
+    open_run,
+    render_plan,
+    run_status,
+    watch_status,
+)
 from gristmill.errors import MissingWeightsError, RunError, SourceError
 
 
@@ -86,3 +96,19 @@ def test_a_table_of_eighty_columns_breaks_no_fingerprint(home: Path) -> None:
         console.print(render_plan(plan))
     assert all(node.fingerprint[:8] in said.get() for node in plan.nodes)
     assert "nothing to do" in said.get()
+
+
+def test_a_run_is_watched_until_nothing_is_left(
+    there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_status(str(there))
+    begun = [dataclasses.replace(node, done=0) for node in whole.nodes]
+    looks = [dataclasses.replace(whole, nodes=begun, notes=["one"])] * 3 + [whole]
+    waited: list[float] = []
+    monkeypatch.setattr(plan, "run_status", lambda _: looks[len(waited)])
+    monkeypatch.setattr(plan.time, "sleep", waited.append)
+    console = Console(file=io.StringIO(), width=120)
+    watch_status(str(there), 7.0, console)
+    assert waited == [7.0] * 3
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.count("0/3") == 5 and shown.count("3/3") == 5, "what has not changed says nothing"
