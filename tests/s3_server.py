@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
-
-import pytest
+from unittest import mock
 
 _SLOW_DOWN = (
     b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code>'
@@ -20,7 +21,8 @@ _SLOW_DOWN = (
 class FaultyApp:
     """Answers every `refuse`-th request with 503, and hangs up on every `drop`-th; 0: never.
     After `down_after` it hangs up on all. Of every `lose`-th put it does what was asked, and hangs
-    up. With `forgetful` it does puts whatever their conditions say, as some servers do."""
+    up. With `forgetful` it does puts whatever their conditions say, as some servers do. Counts
+    what it is asked, by kind, whoever asks."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -31,9 +33,18 @@ class FaultyApp:
         self.forgetful = False
         # A real store looks and writes in one step; moto does in two.
         self._putting = threading.Lock()
+        # Kind (list, head, get, put, delete) -> requests.
+        self.kinds: Counter[str] = Counter()
+        # One line a request, for whoever wants to know which.
+        self.journal: list[str] | None = None
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        kind = request_kind(environ["REQUEST_METHOD"], environ.get("QUERY_STRING", ""))
         with self._lock:
+            self.kinds[kind] += 1
+            if self.journal is not None:
+                place = environ["PATH_INFO"] + "?" + environ.get("QUERY_STRING", "")
+                self.journal.append(f"{kind} {place} {environ.get('HTTP_RANGE', '')}".strip())
             self.requests += 1
             number = self.requests
             down = self.down_after is not None and number > self.down_after
@@ -72,8 +83,17 @@ class FaultyApp:
         return found
 
 
+def request_kind(method: str, query: str) -> str:
+    """What a store's bill calls a request."""
+    if method == "GET":
+        return "list" if "list-type=" in query or "prefix=" in query else "get"
+    if method == "POST":
+        return "delete" if query.startswith("delete") else "put"
+    return {"HEAD": "head", "PUT": "put", "DELETE": "delete"}[method]
+
+
 @contextlib.contextmanager
-def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyApp]:
+def s3_server() -> Iterator[FaultyApp]:
     """A server with a bucket `bucket`; fsspec finds it through the environment, as users' would."""
     import fsspec
     from moto.moto_api._internal.models import moto_api_backend
@@ -86,18 +106,18 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyApp]:
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    for name, value in {
+    environment = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
         "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    fs = fsspec.filesystem("s3", skip_instance_cache=True)
-    fs.mkdir("bucket")
-    try:
-        yield app
-    finally:
-        server.shutdown()
-        thread.join()
-        fsspec.filesystem("s3").clear_instance_cache()
+    }
+    with mock.patch.dict(os.environ, environment):
+        fs = fsspec.filesystem("s3", skip_instance_cache=True)
+        fs.mkdir("bucket")
+        try:
+            yield app
+        finally:
+            server.shutdown()
+            thread.join()
+            fsspec.filesystem("s3").clear_instance_cache()
