@@ -10,11 +10,15 @@ what a run asks once, however many parts it has, stands beside it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
+import pickle
 import sys
 import tempfile
+import time
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -22,6 +26,22 @@ os.environ.setdefault("GRISTMILL_STORAGE_PATIENCE", "5")
 
 from counted_runs import NODES, counted_dag, counting, draw, run
 from s3_server import FaultyApp, s3_server
+
+from gristmill.dags.engine import ledger
+from gristmill.dags.engine.execute import RunOptions, _Execution, execute
+from gristmill.dags.engine.lay_out import lay_out
+from gristmill.dags.engine.on_local import LocalRunner, Operator
+from gristmill.dags.engine.progress import make_progress
+from gristmill.dags.engine.read_parts import PARTS
+from gristmill.dags.engine.records import FileRecord, Record
+from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.dags.engine.schedule import Chain
+from gristmill.dags.graph import Dag, Node
+from gristmill.dags.runs.plan import make_plan, run_status
+from gristmill.pipelines.captions.caption_facts import CaptionFacts
+from gristmill.pipelines.sealed import seal, write_sealed
+from gristmill.pipelines.sources.source import Source
+from gristmill.pipelines.storage import Folder
 
 _FEW, _MANY, _PART_ROWS = 2, 6, 4
 
@@ -72,6 +92,82 @@ def _shards(server: FaultyApp, folder: Path) -> None:
     print(f"shards, a sample:     {said(found, rows)}")
 
 
+def many_parts(count: int) -> None:
+    """Seconds of a look at so many parts of two nodes, whose data files hold a byte each, and of
+    the driver while a node of them is done by workers that take no time."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "urls.csv").write_text("url,caption\nhttp://a.test/1.jpg,a picture\n")
+        nodes = {
+            "source": Node(Source(path=f"{folder}/urls.csv")),
+            "facts": Node(CaptionFacts(), ("source",)),
+        }
+        dag, out = Dag("many", nodes, part_rows=1), f"{folder}/run"
+        layout = lay_out(dag, out)
+        for node in ("source", "facts"):
+            _commit(layout, node, range(count))
+            layout.store(node).records()
+            layout.store(node).gather()
+        cut = {"parts": count, "rows": count, "chunks": 1, "limit": 0}
+        write_sealed(layout.store("source").folder, PARTS, cut)
+        files = [_one_byte(layout.folder.sub("ledger"), f"{n:06d}.parquet") for n in range(count)]
+        facts = {"files": files, "total": {"kept": count, "dropped": 0, "merged": 0}}
+        made_of = ledger._made_of(layout, count, {})
+        write_sealed(layout.folder, ledger.LEDGER, {**facts, "made_of": made_of})
+        options = RunOptions(runner="local")
+        with open(os.devnull, "w") as sink, contextlib.redirect_stderr(sink):
+            for what, work in {
+                "nothing to do": lambda: execute(dag, out, options, make_progress(plain=True)),
+                "status": lambda: run_status(out),
+                "plan": lambda: make_plan(dag, out),
+            }.items():
+                start = time.perf_counter()
+                work()
+                print(f"{what}: {time.perf_counter() - start:.2f} s for {count} parts of two nodes")
+            layout = dataclasses.replace(
+                layout, fingerprints={**layout.fingerprints, "facts": "f" * 64}
+            )
+            execution = _Execution(layout, options, make_progress(plain=True))
+            execution.parts, execution._runner = count, Instant(layout)
+            layout.store("source").records()
+            start = time.perf_counter()
+            execution._run_chain(Chain((("facts",),)))
+            seconds = time.perf_counter() - start - execution._runner.seconds
+        print(f"driver: {1000 * seconds / count:.2f} ms a part, {seconds:.1f} s")
+
+
+class Instant(LocalRunner):
+    """Commits parts as workers elsewhere would, at no cost to the driver."""
+
+    def __init__(self, layout: RunLayout) -> None:
+        self.layout, self.seconds = pickle.dumps(layout), 0.0
+
+    def run(self, tasks: Sequence[int], operators: Sequence[Operator]) -> Iterator[int]:
+        elsewhere = pickle.loads(self.layout)
+        for task in tasks:
+            start = time.perf_counter()
+            _commit(elsewhere, "facts", [task])
+            self.seconds += time.perf_counter() - start
+            yield task
+
+
+def _one_byte(folder: Folder, name: str) -> FileRecord:
+    path = folder.join(name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(b"x")
+    return {"name": name, "size": 1, "xxh3": "0" * 32}
+
+
+def _commit(layout: RunLayout, node: str, parts: Iterable[int]) -> None:
+    store = layout.store(node)
+    for part in parts:
+        file = _one_byte(store.folder, f"{part:06d}-01234567.rows.parquet")
+        inputs = {} if node == "source" else {"source": layout.digest("source", part)}
+        record = Record(part, {"rows": file}, inputs=inputs, rows_in=1, rows_out=1)
+        with open(store.folder.join(f"{part:06d}.json"), "wb") as out:
+            out.write(seal(record.stored()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="what", required=True)
@@ -80,6 +176,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "runs":
         runs(options.journal)
+    else:
+        many_parts(options.count)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,7 @@ def test_the_same_dag_lies_at_the_same_place_and_another_elsewhere(tmp_path: Pat
 
 def test_what_cannot_work_is_said_before_a_row_is_read(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="nowhere"):
-        lay_out(
-            Dag("no", {"source": Node(Source(path=str(tmp_path / "nowhere")))}), str(tmp_path)
-        )
+        lay_out(Dag("no", {"source": Node(Source(path=str(tmp_path / "nowhere")))}), str(tmp_path))
     loop = toy_dag()
     looped = Dag("loop", dict(loop.nodes) | {"draw": Node(loop.stage("draw"), ("draw",))})
     with pytest.raises(GraphError, match="cycle"):

@@ -37,7 +37,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyApp]:
     # Of a machine that is busy, not of a store that hangs.
     monkeypatch.setenv(PATIENCE, "30")
-    with s3_server(monkeypatch) as app:
+    with s3_server() as app:
         yield app
 
 
