@@ -16,13 +16,17 @@ _SLOW_DOWN = (
     b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code>'
     b"<Message>Please reduce your request rate.</Message></Error>"
 )
+_NOT_IMPLEMENTED = (
+    b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>NotImplemented</Code>'
+    b"<Message>A header asks for what is not implemented.</Message></Error>"
+)
 
 
 class FaultyApp:
     """Answers every `refuse`-th request with 503, and hangs up on every `drop`-th; 0: never.
     After `down_after` it hangs up on all. Of every `lose`-th put it does what was asked, and hangs
-    up. With `forgetful` it does puts whatever their conditions say, as some servers do. Counts
-    what it is asked, by kind, whoever asks."""
+    up. `conditions`: "kept"; "ignored", puts are done whatever their conditions say; "refused".
+    Counts what it is asked, by kind, whoever asks."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -30,7 +34,7 @@ class FaultyApp:
         self.requests = self.faults = self.refuse = self.drop = 0
         self.down_after: int | None = None
         self.puts = self.lose = 0
-        self.forgetful = False
+        self.conditions = "kept"
         # A real store looks and writes in one step; moto does in two.
         self._putting = threading.Lock()
         # Kind (list, head, get, put, delete) -> requests.
@@ -55,23 +59,29 @@ class FaultyApp:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             return []
         if refuse:
-            # What was sent must be read, or the connection is of no use any more.
-            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            headers = [
-                ("Content-Type", "application/xml"),
-                ("Content-Length", str(len(_SLOW_DOWN))),
-            ]
-            start_response("503 Slow Down", headers)
-            return [_SLOW_DOWN]
+            return self._answer(environ, start_response, "503 Slow Down", _SLOW_DOWN)
         if environ["REQUEST_METHOD"] == "PUT":
             return self._put(environ, start_response)
         found: Iterable[bytes] = self._inner(environ, start_response)
         return found
 
+    @staticmethod
+    def _answer(
+        environ: dict[str, Any], start_response: Any, status: str, body: bytes
+    ) -> Iterable[bytes]:
+        # What was sent must be read, or the connection is of no use any more.
+        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        length = ("Content-Length", str(len(body)))
+        start_response(status, [("Content-Type", "application/xml"), length])
+        return [body]
+
     def _put(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if self.forgetful:
-            for condition in ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"):
-                environ.pop(condition, None)
+        given = {"HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"} & set(environ)
+        if given and self.conditions == "refused":
+            return self._answer(environ, start_response, "501 Not Implemented", _NOT_IMPLEMENTED)
+        if self.conditions == "ignored":
+            for condition in given:
+                del environ[condition]
         with self._putting:
             self.puts += 1
             lost = bool(self.lose) and self.puts % self.lose == 0
