@@ -8,6 +8,7 @@ import contextlib
 import errno
 import gzip
 import lzma
+import os
 import zipfile
 from collections.abc import Iterator
 from typing import IO, Any, cast
@@ -61,6 +62,22 @@ def entry_type(fs: Any, path: str) -> str | None:
         if error.errno in _NO_NAME:
             return None
         raise
+
+
+def local_sizes(path: str) -> dict[str, int]:
+    """Bytes of each file directly below a local folder, by name."""
+    try:
+        entries = os.scandir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    found = {}
+    with entries:
+        for entry in entries:
+            # One may go meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_file():
+                    found[entry.name] = entry.stat().st_size
+    return found
 
 
 def matching(fs: Any, pattern: str) -> list[str]:

@@ -11,25 +11,28 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import io
 import json
 import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any, Protocol, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.asyn import sync
 
 from gristmill.errors import DiskFullError, GristmillError, StorageError
-from gristmill.pipelines.locate import entry_type, locate
+from gristmill.pipelines.locate import entry_type, local_sizes, locate
 from gristmill.pipelines.patience import WrongBytesError, is_of_storage, patiently
 
 # How tables are written: the same table gives the same bytes.
 PARQUET: Any = {"compression": "zstd", "row_group_size": 65536}
 # Bytes up to which an object is put by one request.
 _ONE_PIECE = 64 * 2**20
+_DELETED_AT_ONCE = 1000
 
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -54,6 +57,9 @@ class Folder:
         self.fs, path = locate(str(url))
         self.path: str = path.rstrip("/") or "/"
         self.is_local: bool = "file" in protocols(self.fs)
+        self._is_s3 = "s3" in protocols(self.fs)
+        # Of `cat_file`: s3fs asks for the size of a file first, to fetch its pieces side by side.
+        self._whole: dict[str, int] = {"max_concurrency": 1} if self._is_s3 else {}
 
     def __reduce__(self) -> tuple[type[Folder], tuple[str]]:
         return (Folder, (self.url,))
@@ -105,6 +111,8 @@ class Folder:
     @_patient
     def sizes(self, under: str = "") -> dict[str, int]:
         """Bytes of each file directly below `under`, by name, from one listing."""
+        if self.is_local:
+            return local_sizes(self.join(under))
         self.fs.invalidate_cache()
         try:
             found = self.fs.ls(self.join(under), detail=True)
@@ -217,15 +225,65 @@ class Folder:
                 else:
                     self.fs.put_file(file.name, self.join(name))
                 self.fs.invalidate_cache()
-                _require_size(int(self.fs.size(self.join(name))), size, self.join_url(name))
+                if not self._is_s3:
+                    # S3 refuses what is not as long as was said, or has another checksum.
+                    _require_size(int(self.fs.size(self.join(name))), size, self.join_url(name))
 
             with self.reaching():
                 patiently(put, size=size)
 
     @_patient
     def read_bytes(self, name: str) -> bytes:
-        """A whole file."""
-        return bytes(self.fs.cat_file(self.join(name)))
+        """A whole file, by one request."""
+        return bytes(self.fs.cat_file(self.join(name), **self._whole))
+
+    @_patient
+    def read_many(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Whole files by name, fetched many at once; those that are not there are left out."""
+        paths = [self.join(name) for name in names]
+        nones = [None] * len(paths)
+        found = self.fs.cat_ranges(paths, nones, nones, on_error="return", **self._whole)
+        for one in found:
+            if isinstance(one, Exception) and not isinstance(one, FileNotFoundError):
+                raise one
+        return {
+            name: bytes(one)
+            for name, one in zip(names, found, strict=True)
+            if not isinstance(one, FileNotFoundError)
+        }
+
+    def pieces(self, name: str, size: int) -> Iterator[bytes]:
+        """A file that should have `size` bytes, piece by piece, as few as memory allows; of a
+        longer one a byte more, of a shorter one what there is."""
+        if not size:
+            yield self.read_bytes(name)
+        at = 0
+        while at < size:
+            end = size + 1 if size - at <= _ONE_PIECE else at + _ONE_PIECE
+            piece = self._piece(name, at, end)
+            yield piece
+            at += len(piece)
+            if at < min(end, size):
+                return
+
+    @_patient
+    def _piece(self, name: str, start: int, end: int) -> bytes:
+        return bytes(self.fs.cat_file(self.join(name), start=start, end=end))
+
+    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
+        """Ranges of files as (name, start, size), fetched many at once; None for one that does not
+        come, of which `read_range` says more."""
+        paths = [self.join(name) for name, _, _ in ranges]
+        starts = [start for _, start, _ in ranges]
+        ends = [start + size for _, start, size in ranges]
+
+        def read() -> list[bytes | Exception]:
+            found: list[bytes | Exception] = self.fs.cat_ranges(paths, starts, ends)
+            return found
+
+        with self.reaching():
+            found = patiently(read, size=sum(size for _, _, size in ranges))
+        return [None if isinstance(one, Exception) else bytes(one) for one in found]
 
     def read_range(self, name: str, start: int, size: int) -> bytes:
         """`size` bytes from `start`, no fewer: `StorageError` if the file ends before."""
@@ -263,6 +321,9 @@ class Folder:
     @_patient
     def _parsed(self, name: str, parse: Callable[[IO[bytes]], _Found]) -> _Found:
         try:
+            if not self.is_local:
+                # Footer and columns of a small table, by one request.
+                return parse(io.BytesIO(self.fs.cat_file(self.join(name), **self._whole)))
             with self.fs.open(self.join(name), "rb") as file:
                 return parse(file)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowSerializationError) as error:
@@ -285,9 +346,30 @@ class Folder:
             else:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
+        elif self._is_s3:
+            self.fs.invalidate_cache()
+            self._delete(self.fs.find(path))
         elif self.exists(name):
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm(path, recursive=True)
+
+    @_patient
+    def remove_files(self, names: Sequence[str]) -> None:
+        """Remove files, many by one request where the store can; no error for one that is not
+        there. A folder is not looked for."""
+        paths = [self.join(name) for name in names]
+        if self._is_s3:
+            self._delete(paths)
+            return
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path) if self.is_local else self.fs.rm_file(path)
+
+    def _delete(self, paths: Sequence[str]) -> None:
+        """Objects of S3, a thousand a request. By itself s3fs looks at each before."""
+        for start in range(0, len(paths), _DELETED_AT_ONCE):
+            some = list(paths[start : start + _DELETED_AT_ONCE])
+            sync(self.fs.loop, self.fs._bulk_delete, some)
 
     def free_bytes(self) -> int | None:
         """Free bytes of a local disk; None where the question has no answer."""
@@ -297,56 +379,6 @@ class Folder:
         while not os.path.exists(path):
             path = os.path.dirname(path)
         return shutil.disk_usage(path).free
-
-
-class Digest(Protocol):
-    """What hashlib and xxhash give."""
-
-    def update(self, data: memoryview, /) -> None:
-        """Take more bytes."""
-
-    def hexdigest(self) -> str:
-        """What they come to."""
-
-
-class DigestWriter:
-    """A file to write, in order only, that keeps the digest and the size of what went through."""
-
-    closed = False
-
-    def __init__(self, file: IO[bytes], digest: Digest) -> None:
-        self._file, self.digest, self.size = file, digest, 0
-
-    def write(self, data: Any) -> int:
-        """Write and digest."""
-        view = memoryview(data).cast("B")
-        self._file.write(view)
-        self.digest.update(view)
-        self.size += len(view)
-        return len(view)
-
-    def tell(self) -> int:
-        """Bytes written."""
-        return self.size
-
-    def flush(self) -> None:
-        """Flush the file beneath."""
-        self._file.flush()
-
-    def close(self) -> None:
-        """Closed by whoever opened the file."""
-
-    def writable(self) -> bool:
-        """Always."""
-        return True
-
-    def readable(self) -> bool:
-        """Never."""
-        return False
-
-    def seekable(self) -> bool:
-        """Never."""
-        return False
 
 
 def read_parquet(file: IO[bytes] | pa.NativeFile, columns: Sequence[str] | None) -> pa.Table:

@@ -3,12 +3,18 @@ is not."""
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
+from collections.abc import Sequence
+
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.engine.schedule import state_digest
 from gristmill.dags.engine.tombstones import tombstones_digest
+from gristmill.errors import BrokenRecordError
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.sealed import find_sealed, write_sealed
+from gristmill.pipelines.sealed import find_sealed, unseal, write_sealed
 from gristmill.pipelines.stage import Write
+from gristmill.pipelines.storage import Folder
 
 PHASE = "phase-"
 
@@ -41,6 +47,7 @@ def make_room(layout: RunLayout, node: str, state: BarrierState) -> None:
     name = layout.node_folder(node)
     folder = layout.folder.sub(name)
     folder.remove()
+    layout.forget(node)
     if isinstance(layout.dag.stage(node), Write):
         product = layout.folder.sub(node)
         product.remove("manifest.json")
@@ -53,9 +60,20 @@ def finish(layout: RunLayout, node: str, parts: int) -> None:
     """Say that a barrier node is done."""
     folder = layout.folder.sub(layout.node_folder(node))
     # How many tasks there were, for whoever looks whether all are there.
-    phases = [name for name in folder.names() if name.startswith(PHASE)]
-    tasks = {name.removeprefix(PHASE): len(folder.names(name)) for name in phases}
-    write_sealed(folder, "finished.json", {"parts": parts, "phases": tasks})
+    records = [name for name in folder.walk() if name.startswith(PHASE)]
+    tasks = Counter(name.partition("/")[0].removeprefix(PHASE) for name in records)
+    seconds = phase_seconds(folder, records)
+    facts = {"parts": parts, "phases": dict(tasks), "seconds": seconds}
+    write_sealed(folder, "finished.json", facts)
+
+
+def phase_seconds(folder: Folder, records: Sequence[str]) -> float:
+    """What the tasks of these records took together; one that cannot be read took nothing."""
+    seconds = 0.0
+    for data in folder.read_many(records).values():
+        with contextlib.suppress(BrokenRecordError):
+            seconds += float(unseal(data).get("seconds", 0.0))
+    return seconds
 
 
 def _is_begun(layout: RunLayout, node: str, state: BarrierState) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,11 +9,11 @@ import xxhash
 
 from gristmill.dags.engine.records import FileRecord
 from gristmill.errors import StorageError
+from gristmill.pipelines.digest_writer import DigestWriter
 from gristmill.pipelines.patience import WrongBytesError, is_of_storage, waits
-from gristmill.pipelines.storage import DigestWriter, Folder
+from gristmill.pipelines.storage import Folder
 
 _Found = TypeVar("_Found")
-_CHUNK = 4 * 2**20
 
 
 def read_checked(folder: Folder, file: FileRecord) -> bytes:
@@ -34,8 +33,8 @@ def copy_checked(folder: Folder, file: FileRecord, path: str) -> None:
     def copy() -> None:
         with open(path, "wb") as local:
             writer = DigestWriter(local, xxhash.xxh3_128())
-            with folder.open(file["name"]) as opened:
-                shutil.copyfileobj(opened, writer, _CHUNK)
+            for piece in folder.pieces(file["name"], file["size"]):
+                writer.write(piece)
         _require(file, writer.size, writer.digest.hexdigest())
 
     insist(folder, file["name"], copy)
@@ -45,10 +44,9 @@ def what_is_wrong(folder: Folder, file: FileRecord) -> str:
     """Why a file is not what its record says, in words; empty if it is. Reads all of it."""
     digest, size = xxhash.xxh3_128(), 0
     try:
-        with folder.open(file["name"]) as opened:
-            while chunk := opened.read(_CHUNK):
-                digest.update(chunk)
-                size += len(chunk)
+        for piece in folder.pieces(file["name"], file["size"]):
+            digest.update(piece)
+            size += len(piece)
         _require(file, size, digest.hexdigest())
     except FileNotFoundError:
         return "is missing"

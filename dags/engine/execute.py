@@ -37,7 +37,7 @@ from gristmill.dags.engine.read_parts import (
 )
 from gristmill.dags.engine.run_folder import RunLayout, require_run_folder
 from gristmill.dags.engine.run_lock import RunLock, run_lock
-from gristmill.dags.engine.schedule import Barrier, Chain, schedule
+from gristmill.dags.engine.schedule import Barrier, Chain, parts_left, schedule
 from gristmill.dags.engine.score_operator import ScoreOperator
 from gristmill.dags.engine.stage_code import shipped_code
 from gristmill.dags.engine.summary import (
@@ -122,12 +122,15 @@ def execute_layout(layout: RunLayout, options: RunOptions, progress: Progress) -
     for warning in dag.range_warnings():
         progress.warn(warning)
     with run_lock(folder, lock=options.lock, tell=progress.note) as lock:
-        before = folder.read_bytes("dag.yaml") if folder.exists("dag.yaml") else b""
-        folder.remove("scratch")
-        if not folder.is_local and not folder.exists("nodes"):
+        before = folder.read_many(["dag.yaml"]).get("dag.yaml", b"")
+        if folder.is_local:
+            folder.remove("scratch")
+        if not before and not folder.is_local and not folder.exists("nodes"):
             # What tells a run's folder from others; on a disk the lock does.
             folder.write_bytes("nodes/begun", b"")
-        folder.write_bytes("dag.yaml", dump_dag(dag).encode())
+        now = dump_dag(dag).encode()
+        if now != before:
+            folder.write_bytes("dag.yaml", now)
         execution = _Execution(layout, options, progress, lock)
         try:
             return execution.run()
@@ -138,7 +141,8 @@ def execute_layout(layout: RunLayout, options: RunOptions, progress: Progress) -
             # Another's, once the lock is lost.
             with contextlib.suppress(RunLockedError):
                 lock.check()
-                folder.remove("scratch")
+                if folder.is_local:
+                    folder.remove("scratch")
 
 
 class _Execution:
@@ -240,6 +244,7 @@ class _Execution:
             store = scans(self.layout)
             self.rows = sum(store.need(chunk).rows_out for chunk in range(chunks))
             found = self._apart(partial(cut_parts, self.layout, chunks))
+            self.layout.store(node).settle(range(found))
             self.progress.finish(node)
         self.parts, self.rows = found, rows_of_source(self.layout)
 
@@ -257,38 +262,29 @@ class _Execution:
         operators = [self._operator(group) for group in chain.groups]
         nodes = [node for group in chain.groups for node in group]
         before = {node: self._names(node) for node in nodes}
-        todo = [part for part in range(self.parts) if not self._done(operators, part)]
+        every = list(range(self.parts))
+        again = self.options.retry_failed
+        todo = every if again else parts_left(self.layout, nodes, every)
         if todo:
             for node in nodes:
                 self.progress.start(node, self.parts, self.rows)
-            with (
-                CommitWatch(self.layout, nodes, before, self.progress) as watch,
-                self._running().listening(self.progress.within) as tell,
-            ):
+            watch = CommitWatch(self.layout, nodes, before, self.progress)
+            with self._running().listening(self.progress.within) as tell:
                 for operator in operators:
                     operator.tell = tell
-                for _ in self._tasks(todo, operators):
+                watch.reused(sorted(set(every) - set(todo)))
+                for part in self._tasks(todo, operators):
+                    watch.done(part)
                     self.resources.check()
+                self.lock.check()
                 watch.sweep()
             for node in nodes:
                 self.progress.finish(node)
         for node in nodes:
-            after = self._names(node)
-            same = sum(before[node].get(part) == name for part, name in after.items())
-            self.reused[node] = same
-
-    def _done(self, operators: Sequence[PartOperator], part: int) -> bool:
-        """Whether every node of a chain has this part, built on what is there now."""
-        if self.options.retry_failed:
-            return False
-        for operator in operators:
-            for node in operator.nodes:
-                above = self.dag.node(node).inputs
-                if any(self.layout.store(other).record(part) is None for other in above):
-                    return False
-                if operator.fresh(node, part) is None:
-                    return False
-        return True
+            store = self.layout.store(node)
+            store.gather()
+            now = store.records().items()
+            self.reused[node] = sum(before[node].get(n) == r.files["rows"]["name"] for n, r in now)
 
     def _operator(self, group: Sequence[str]) -> PartOperator:
         supervision = self.options.supervision
@@ -314,6 +310,8 @@ class _Execution:
             if isinstance(stage, Write) and not self.options.allow_empty:
                 refuse_nothing(self.layout, node, self.parts)
             make_room(self.layout, node, state)
+            if isinstance(stage, Global):
+                self._names(node)
             for phase in stage.phases():
                 operator = PhaseOperator(self.layout, node, phase.name, self.parts)
                 count = operator.count()
@@ -326,6 +324,7 @@ class _Execution:
                 columns = ColumnsOperator(self.layout, node, self.parts)
                 for _ in self._tasks(range(self.parts), [columns]):
                     self.resources.check()
+                self.layout.store(node).settle(range(self.parts))
             finish(self.layout, node, self.parts)
         if isinstance(stage, Keep):
             for warning in rule_warnings(keep_outcomes(self.layout, node)):
@@ -363,13 +362,10 @@ class _Execution:
     def _names(self, node: str) -> dict[int, str]:
         """Part -> name of its rows file, for the parts that are committed. One whose files are
         gone, or shorter, is not: its record is taken back, so that it is done again."""
-        store = self.layout.store(node)
-        sound = store.sound_parts()
-        for part in store.parts():
-            if part not in sound:
-                self.progress.warn(
-                    f"{node}: part {part} is not committed: its record, or a file that it names, "
-                    "is missing, cut or changed; it is done again"
-                )
-                store.drop(part)
+        sound, unsound = self.layout.store(node).take_back_unsound()
+        for part in unsound:
+            self.progress.warn(
+                f"{node}: part {part} is not committed: its record, or a file that it names, is "
+                "missing, cut or changed; it is done again"
+            )
         return {part: record.files["rows"]["name"] for part, record in sound.items()}

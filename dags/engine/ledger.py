@@ -6,9 +6,11 @@ one fate. A ledger that does not add up is a defect, and the run fails.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,12 +24,13 @@ from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, RunLayout
 from gristmill.dags.graph import Dag, is_row_stage
 from gristmill.errors import LedgerError
+from gristmill.pipelines.digest_writer import DigestWriter
 from gristmill.pipelines.keep import DROPPED, KEPT, MERGED, Keep
 from gristmill.pipelines.schema import GOING_ON
 from gristmill.pipelines.schema import MERGED as MERGED_STATUS
-from gristmill.pipelines.sealed import write_sealed
+from gristmill.pipelines.sealed import find_sealed, write_sealed
 from gristmill.pipelines.stage import Map, Read, Score, Write
-from gristmill.pipelines.storage import PARQUET, DigestWriter, Folder
+from gristmill.pipelines.storage import PARQUET, Folder
 
 LEDGER = "ledger.json"
 """Beside the ledger: its files with their digests."""
@@ -75,22 +78,26 @@ def deciding_nodes(dag: Dag) -> list[str]:
     ]
 
 
-def count_nodes(layout: RunLayout, parts: int) -> dict[str, NodeCount]:
+def count_nodes(
+    layout: RunLayout, parts: int, losses: Mapping[str, pa.Table] | None = None
+) -> dict[str, NodeCount]:
     """Counts of each deciding node, from its commit records, and of those that lost rows while
-    they wrote the product."""
+    they wrote the product; `losses`: `product_losses`, if they were read."""
     counts: dict[str, NodeCount] = {}
     for node in deciding_nodes(layout.dag):
         count = counts[node] = NodeCount()
         store = layout.store(node)
-        for part in range(parts):
-            record = store.need(part)
+        store.records()
+        for record in map(store.need, range(parts)):
             count.rows_in += record.rows_in
             count.rows_added += record.rows_added
             count.kept += record.rows_out
             count.merged += record.merged
             for reason, number in record.dropped.items():
                 count.dropped[reason] = count.dropped.get(reason, 0) + number
-    for node, lost in product_losses(layout).items():
+    if losses is None:
+        losses = product_losses(layout)
+    for node, lost in losses.items():
         reached = kept_rows(layout.dag, counts)
         dropped = count_values(lost["reason"].to_pylist())
         counts[node] = NodeCount(rows_in=reached, kept=reached - len(lost), dropped=dropped)
@@ -116,21 +123,12 @@ def ledger_schema(dag: Dag) -> pa.Schema:
 
 
 def write_ledger(layout: RunLayout, parts: int) -> dict[str, NodeCount]:
-    """Write the ledger part by part and return the counts. Raises `LedgerError` on any mismatch."""
-    counts, losses = count_nodes(layout, parts), product_losses(layout)
-    folder = layout.folder.sub("ledger")
-    # What it says is not so while the ledger is written.
-    layout.folder.remove(LEDGER)
-    files: list[FileRecord] = []
-    reader = RowReader(layout)
-    total = {KEPT: 0, DROPPED: 0, MERGED: 0}
-    for part in range(parts):
-        table = part_ledger(layout, reader, part, losses)
-        files.append(_write(folder, f"{part:06d}.parquet", table))
-        for verdict in table["verdict"].to_pylist():
-            total[verdict] += 1
-    _remove_others(folder, parts)
-    write_sealed(layout.folder, LEDGER, {"files": files})
+    """Write the ledger part by part and return the counts; one that was written of the same is left
+    as it is. Raises `LedgerError` on any mismatch."""
+    losses = product_losses(layout)
+    counts = count_nodes(layout, parts, losses)
+    made_of = _made_of(layout, parts, losses)
+    total = _written_before(layout.folder, made_of) or _write_parts(layout, parts, losses, made_of)
     problems = check_counts(layout.dag, counts)
     rows_in = counts[layout.dag.source].rows_in + sum(count.rows_added for count in counts.values())
     if sum(total.values()) != rows_in:
@@ -143,6 +141,51 @@ def write_ledger(layout: RunLayout, parts: int) -> dict[str, NodeCount]:
     if problems:
         raise LedgerError("the ledger does not add up: " + "; ".join(problems))
     return counts
+
+
+def _made_of(layout: RunLayout, parts: int, losses: Mapping[str, pa.Table]) -> str:
+    """Digest of all that a ledger is made of."""
+    digest = hashlib.sha256(str(parts).encode())
+    for node in layout.dag.order():
+        digest.update(f"{node}:{layout.fingerprints[node]};".encode())
+        if not isinstance(layout.dag.stage(node), Write):
+            digest.update(";".join(layout.digests(node, range(parts)).values()).encode())
+    for node, lost in losses.items():
+        digest.update(repr((node, lost.to_pylist())).encode())
+    return digest.hexdigest()
+
+
+def _written_before(folder: Folder, made_of: str) -> dict[str, int] | None:
+    """Rows by verdict of the ledger that is there, if it was made of the same and its files are as
+    long as they were written."""
+    said = find_sealed(folder, LEDGER) or {}
+    if said.get("made_of") != made_of:
+        return None
+    sizes = folder.sizes("ledger")
+    if sizes != {file["name"]: file["size"] for file in said["files"]}:
+        return None
+    return cast(dict[str, int], said["total"])
+
+
+def _write_parts(
+    layout: RunLayout, parts: int, losses: Mapping[str, pa.Table], made_of: str
+) -> dict[str, int]:
+    """Write the ledger; returns its rows by verdict."""
+    folder = layout.folder.sub("ledger")
+    # What it says is not so while the ledger is written.
+    layout.folder.remove_files([LEDGER])
+    files: list[FileRecord] = []
+    reader = RowReader(layout)
+    total = {KEPT: 0, DROPPED: 0, MERGED: 0}
+    for part in range(parts):
+        table = part_ledger(layout, reader, part, losses)
+        files.append(_write(folder, f"{part:06d}.parquet", table))
+        for verdict in table["verdict"].to_pylist():
+            total[verdict] += 1
+    _remove_others(folder, parts)
+    facts = {"files": files, "total": total, "made_of": made_of}
+    write_sealed(layout.folder, LEDGER, facts)
+    return total
 
 
 def _write(folder: Folder, name: str, table: pa.Table) -> FileRecord:
@@ -206,10 +249,9 @@ def _fates(
     named = rule_columns(dag)
     nodes = deciding_nodes(dag)
     for node in nodes:
-        stage, store = dag.stage(node), layout.store(node)
-        record = reader.record(node, part)
+        stage, record = dag.stage(node), reader.record(node, part)
         if DROPPED_ROWS in record.files:
-            dropped = store.table(record, DROPPED_ROWS)
+            dropped = reader.table(node, part, DROPPED_ROWS)
             if not isinstance(stage, Read):
                 dropped = _with_origin(layout, reader, node, part, dropped)
             yield _fate(dropped, DROPPED, node)
@@ -217,7 +259,7 @@ def _fates(
             names = ["uid", "row", "url", "status", "error", "parent_uid"]
             if stage.forwards_column("pointer") or "pointer" in stage.writes().names:
                 names.append("pointer")
-            rows = store.table(record, ROWS, names)
+            rows = reader.table(node, part, ROWS, names)
             merged = rows.filter(pc.equal(rows["status"], MERGED_STATUS))
             if len(merged):
                 merged = merged.append_column("reason", merged["error"])
@@ -230,7 +272,7 @@ def _fates(
                 failed = failed.append_column("reason", reasons)
                 yield _fate(failed.append_column("value", failed["status"]), DROPPED, node)
         if isinstance(stage, Keep):
-            verdicts = store.table(record, ROWS)
+            verdicts = reader.table(node, part)
             names = ["uid", "row", "url", *_there(dag, node, ["pointer", *named])]
             entering = reader.entering(node, part, names)
             index = pc.index_in(entering["uid"], verdicts["uid"])

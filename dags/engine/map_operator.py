@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gristmill.dags.engine.checked import copy_checked
-from gristmill.dags.engine.operators import PartOperator, count_values, failure_reasons
+from gristmill.dags.engine.operators import PartOperator, count_values, failure_reasons, went_well
 from gristmill.dags.engine.part_worker import BlockFailure, RowFailure, stage_at
 from gristmill.dags.engine.records import Record
 from gristmill.dags.engine.rows import make_scratch
@@ -24,9 +24,9 @@ from gristmill.dags.engine.supervision import FIRST_ROWS, Supervision
 from gristmill.dags.graph import BLOB, stores_images
 from gristmill.errors import StageError, StorageError, WorkerError
 from gristmill.pipelines.child import ChildDied, ChildSilent
+from gristmill.pipelines.digest_writer import DigestWriter
 from gristmill.pipelines.schema import GOING_ON, MERGED, POISONED, SUCCESS
 from gristmill.pipelines.stage import Map
-from gristmill.pipelines.storage import DigestWriter
 
 
 class MapOperator(PartOperator):
@@ -163,8 +163,7 @@ class MapOperator(PartOperator):
 
     def _refuse(self, failure: RowFailure) -> None:
         """Raise `StageError`, unless the stage went well with some row of another part."""
-        store = self.layout.store(self.node)
-        if any(store.need(part).rows_out for part in store.parts()):
+        if went_well(self.layout, self.node):
             return
         # It may be in the middle of the rest.
         self.close()

@@ -18,7 +18,7 @@ from gristmill.dags.engine.part_worker import stage_at
 from gristmill.dags.engine.records import Record
 from gristmill.dags.engine.rows import NodeWorkspace, node_workspace
 from gristmill.dags.engine.rows_done import RowsDone
-from gristmill.dags.engine.run_folder import ROWS, RunLayout
+from gristmill.dags.engine.run_folder import ROWS, PartStore, RunLayout
 from gristmill.dags.engine.supervision import Supervised, Supervision
 from gristmill.dags.graph import is_row_stage
 from gristmill.errors import DiskFullError, GristmillError, StageError, StorageError
@@ -226,6 +226,12 @@ def blamed_on(node: str, stage: Stage) -> Iterator[None]:
             f"{stage_at(node, stage)} fails: {type(error).__name__}: {error}\n"
             f"{traceback.format_exc()}"
         ) from error
+
+
+def went_well(layout: RunLayout, node: str) -> bool:
+    """Whether some row of some part went through a node, whoever did it."""
+    records = PartStore(layout.store(node).folder).records()
+    return any(record.rows_out for record in records.values())
 
 
 def failure_reasons(failed: pa.Table) -> list[str]:

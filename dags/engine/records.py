@@ -7,6 +7,7 @@ names that the first runs wrote (`born`, `halved`), so that those runs are taken
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypedDict
@@ -77,7 +78,7 @@ class Record:
     seconds: float = 0.0
     peak_rss_mb: float = 0.0
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Digest of the contents: same files, same digest."""
         text = ";".join(f"{kind}:{self.files[kind]['xxh3']}" for kind in sorted(self.files))
@@ -85,7 +86,10 @@ class Record:
 
     def stored(self) -> dict[str, object]:
         """The record as JSON holds it."""
-        return {STORED_KEYS.get(key, key): value for key, value in dataclasses.asdict(self).items()}
+        return {STORED_KEYS.get(name, name): getattr(self, name) for name in _FIELDS}
+
+
+_FIELDS = tuple(one.name for one in dataclasses.fields(Record))
 
 
 def load_record(stored: StoredRecord) -> Record:

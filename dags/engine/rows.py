@@ -21,22 +21,29 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from gristmill.dags.engine.checked import insist
+from gristmill.dags.engine.checked import insist, read_checked
 from gristmill.dags.engine.records import FileRecord, Record
-from gristmill.dags.engine.run_folder import BLOBS, RunLayout
+from gristmill.dags.engine.run_folder import BLOBS, ROWS, RunLayout
 from gristmill.dags.engine.saved import load_saved_array, load_saved_table, write_fact
 from gristmill.dags.engine.tombstones import read_tombstones
 from gristmill.dags.graph import columns_written, is_row_stage, stores_images
+from gristmill.pipelines.digest_writer import DigestWriter
 from gristmill.pipelines.keep import KEPT, Keep
 from gristmill.pipelines.patience import WrongBytesError
 from gristmill.pipelines.schema import GOING_ON
 from gristmill.pipelines.stage import Global, Map, Score
-from gristmill.pipelines.storage import PARQUET, DigestWriter, Folder
+from gristmill.pipelines.storage import PARQUET, Folder, read_parquet
 
+# Offset and size of stored bytes, and their sha256 if it is known.
+_Piece = tuple[int, int, str | None]
+# A file, rows whose pieces lie near one another there, and these pieces.
+_Group = tuple[str, NDArray[np.intp], list[_Piece]]
 _UID, _DIGEST = "uid", "stored_sha256"
 _GOING_ON = pa.array(GOING_ON)
 # Reading pictures one by one is slow; gaps up to this many bytes are read and thrown away.
 _MERGE_GAP = 256 * 1024
+# Bytes that are fetched side by side, thrown away or not.
+_AT_ONCE = 256 * 2**20
 
 
 class RowReader:
@@ -44,14 +51,12 @@ class RowReader:
 
     def __init__(self, layout: RunLayout) -> None:
         self.layout = layout
-        self._records: dict[tuple[str, int], Record] = {}
+        # Files of one part, read once while it is put together; name -> bytes.
+        self._held: tuple[int, dict[str, bytes]] = (-1, {})
 
     def record(self, node: str, part: int) -> Record:
-        """The commit record of a part, read once."""
-        key = (node, part)
-        if key not in self._records:
-            self._records[key] = self.layout.store(node).need(part)
-        return self._records[key]
+        """The commit record of a part."""
+        return self.layout.store(node).need(part)
 
     def entering(self, node: str, part: int, columns: Sequence[str]) -> pa.Table:
         """The named columns of the rows of `part` that enter `node`, in order."""
@@ -89,10 +94,22 @@ class RowReader:
             return table.filter(pc.is_in(table["status"], _GOING_ON)).select(wanted)
         return self._table(node, part, wanted)
 
+    def table(
+        self, node: str, part: int, kind: str = ROWS, columns: list[str] | None = None
+    ) -> pa.Table:
+        """A table of a committed part, or some of its columns; its file is kept while the part is
+        the one at work."""
+        file = self.record(node, part).files[kind]
+        if self._held[0] != part:
+            self._held = (part, {})
+        held = self._held[1]
+        if file["name"] not in held:
+            held[file["name"]] = read_checked(self.layout.store(node).folder, file)
+        return read_parquet(pa.BufferReader(held[file["name"]]), columns)
+
     def _table(self, node: str, part: int, columns: Sequence[str]) -> pa.Table:
-        store = self.layout.store(node)
         names = list(dict.fromkeys(columns))
-        table = store.table(self.record(node, part), columns=names)
+        table = self.table(node, part, columns=names)
         if _DIGEST in names and _DIGEST not in table.column_names:
             # A part of a time before it was kept.
             table = table.append_column(_DIGEST, pa.nulls(len(table), pa.string()))
@@ -132,18 +149,23 @@ class RowReader:
         offsets, sizes = table["blob_offset"].to_numpy(), table["blob_size"].to_numpy()
         digests = table[_DIGEST].to_pylist() if _DIGEST in table.column_names else None
         found: list[bytes] = [b""] * len(parts)
+        groups: list[_Group] = []
         for part in np.unique(parts):
             rows = np.flatnonzero(parts == part)
-            file = self.record(holder, int(part)).files[BLOBS]
+            name = self.record(holder, int(part)).files[BLOBS]["name"]
             rows = rows[np.argsort(offsets[rows], kind="stable")]
             for group in _runs(rows, offsets, sizes):
                 pieces = [
                     (int(offsets[row]), int(sizes[row]), digests[row] if digests else None)
                     for row in group
                 ]
-                read = functools.partial(_read_pieces, store.folder, file["name"], pieces)
-                for row, data in zip(group, insist(store.folder, file["name"], read), strict=True):
-                    found[row] = data
+                groups.append((name, group, pieces))
+        for some in _at_once(groups):
+            fetched = store.folder.read_ranges([(name, *_span(pieces)) for name, _, pieces in some])
+            for (name, group, pieces), data in zip(some, fetched, strict=True):
+                cut = functools.partial(_cut_or_read, store.folder, name, pieces, [data])
+                for row, piece in zip(group, insist(store.folder, name, cut), strict=True):
+                    found[row] = piece
         return found
 
     def image_node(self, node: str) -> str:
@@ -160,13 +182,37 @@ def _runs(
     return np.split(rows, np.flatnonzero(gaps > _MERGE_GAP) + 1)
 
 
-def _read_pieces(
-    folder: Folder, name: str, pieces: Sequence[tuple[int, int, str | None]]
-) -> list[bytes]:
-    """Pieces of a file as (offset, size, sha256 or None), in order of their offsets, by one read.
-    Raises `WrongBytesError` for one that is not what was stored."""
+def _at_once(groups: Sequence[_Group]) -> Iterator[list[_Group]]:
+    """Groups that are fetched side by side: as many as memory allows."""
+    some: list[_Group] = []
+    held = 0
+    for group in groups:
+        size = _span(group[2])[1]
+        if some and held + size > _AT_ONCE:
+            yield some
+            some, held = [], 0
+        some.append(group)
+        held += size
+    if some:
+        yield some
+
+
+def _span(pieces: Sequence[_Piece]) -> tuple[int, int]:
+    """Start and size of what holds all pieces."""
     start = pieces[0][0]
-    data = folder.read_range(name, start, max(at + size for at, size, _ in pieces) - start)
+    return start, max(at + size for at, size, _ in pieces) - start
+
+
+def _cut_or_read(
+    folder: Folder, name: str, pieces: Sequence[_Piece], fetched: list[bytes | None]
+) -> list[bytes]:
+    """Pieces of a file, in order of their offsets, out of what was fetched; if that did not come
+    whole, or when this is called again, by a read. Raises `WrongBytesError` for one that is not
+    what was stored."""
+    start, span = _span(pieces)
+    data = fetched.pop() if fetched else None
+    if data is None or len(data) != span:
+        data = folder.read_range(name, start, span)
     found: list[bytes] = []
     for number, (at, size, digest) in enumerate(pieces):
         if number and pieces[number - 1][:2] == (at, size):

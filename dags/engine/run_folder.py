@@ -4,6 +4,7 @@ in `run_lock.py`.
     runs/mine/
       dag.yaml  run.json  summary.json  report.html  logs/run.log
       nodes/<node>-<fingerprint>/000000.json         commit record: files, digests, counts, inputs
+                                 records.jsonl       such records, gathered
                                  000000-<token>.*    what the record names; all else is left-over
       ledger/000000.parquet                          one row per input row
       shards/                                        the product
@@ -17,8 +18,8 @@ from __future__ import annotations
 import contextlib
 import io
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Unpack, cast
 
 import numpy as np
@@ -26,6 +27,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
+from gristmill.dags.engine.bundle import BUNDLE, read_bundle, write_bundle
 from gristmill.dags.engine.checked import read_checked
 from gristmill.dags.engine.records import (
     CommitFacts,
@@ -36,11 +38,16 @@ from gristmill.dags.engine.records import (
 )
 from gristmill.dags.graph import Dag
 from gristmill.errors import BrokenRecordError, RunError, StorageError
+from gristmill.pipelines.digest_writer import DigestWriter
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.out_folder import require_own
-from gristmill.pipelines.sealed import read_sealed, write_sealed
-from gristmill.pipelines.storage import DigestWriter, Folder, read_parquet
+from gristmill.pipelines.sealed import read_sealed, unseal, write_sealed
+from gristmill.pipelines.storage import Folder, read_parquet
 
+# Records fetched side by side; more would only wait for one another.
+_AT_ONCE = 1000
+# Records beside the bundle that are gathered in the middle of a step.
+_MANY = 1000
 ROWS = "rows"
 BLOBS = "blobs"
 DROPPED_ROWS = "dropped"
@@ -57,7 +64,8 @@ def require_run_folder(url: str) -> None:
 
 @dataclass(frozen=True)
 class RunLayout:
-    """Where each node's parts lie; small and picklable, so that every worker has it."""
+    """Where each node's parts lie; small and picklable, so that every worker has it. What a process
+    knows of commit records stays in that process."""
 
     url: str
     dag: Dag
@@ -65,6 +73,10 @@ class RunLayout:
     fingerprints: Mapping[str, str]
     # Rows of the source to take; 0 means all.
     limit: int = 0
+    _stores: dict[str, PartStore] = field(default_factory=dict, init=False, compare=False)
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_stores": {}}
 
     @property
     def folder(self) -> Folder:
@@ -77,79 +89,219 @@ class RunLayout:
 
     def store(self, node: str) -> PartStore:
         """The committed parts of a node."""
-        return PartStore(self.folder.sub(self.node_folder(node)))
+        if node not in self._stores:
+            self._stores[node] = PartStore(self.folder.sub(self.node_folder(node)))
+        return self._stores[node]
+
+    def forget(self, node: str) -> None:
+        """Know nothing of a node's parts any more: its folder was removed."""
+        self._stores.pop(node, None)
 
     def digest(self, node: str, part: int) -> str:
         """What a node's part says, for what is built on it. A Keep node hands on the rows above it:
         they may say something else (a document lost a picture) and be kept all the same."""
-        own = self.store(node).need(part).digest
+        return self.digests(node, [part])[part]
+
+    def digests(self, node: str, parts: Iterable[int]) -> dict[int, str]:
+        """`digest` of many parts."""
+        store, parts = self.store(node), list(parts)
+        if len(parts) > 1:
+            store.records()
+        own = {part: store.need(part).digest for part in parts}
         if not isinstance(self.dag.stage(node), Keep):
             return own
-        above = self.digest(self.dag.row_node(node), part)
-        return xxhash.xxh3_64_hexdigest(f"{own};{above}".encode())
+        above = self.digests(self.dag.row_node(node), own)
+        return {
+            part: xxhash.xxh3_64_hexdigest(f"{digest};{above[part]}".encode())
+            for part, digest in own.items()
+        }
 
 
 class PartStore:
-    """The parts of one node. A part exists when its record does."""
+    """The parts of one node. A part exists when its record does, by itself or in the bundle.
+
+    Records are kept once they were read. A process that reads them all (`sound_parts`) holds for
+    true what it found, until it reads them again, commits a part itself, or is told to look
+    (`look_again`): that is the driver, alone under the run's lock, and whoever only looks.
+    """
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
+        self._known: dict[int, Record] = {}
+        # Parts that are done, and whose records lie beside the bundle.
+        self._loose: set[int] = set()
+        # Parts that this process committed, and that nobody was told of yet.
+        self._own: set[int] = set()
+        # Parts whose own record cannot be believed; whether some line of the bundle cannot.
+        self._broken: set[int] = set()
+        self._torn = False
+        # Whether all that were there are known.
+        self._whole = False
+        self._bundled: dict[int, Record] | None = None
 
     def record(self, part: int) -> Record | None:
         """The commit record of a part; None if there is none, or none that can be believed: the
         part is not committed then."""
-        try:
-            return self._read(part)
-        except (FileNotFoundError, BrokenRecordError):
-            return None
+        if part not in self._known and not self._whole:
+            try:
+                found = self._find(part)
+            except BrokenRecordError:
+                found = None
+            if found is not None:
+                self._known[part] = found
+        return self._known.get(part)
 
-    def _read(self, part: int) -> Record:
-        name = f"{part:06d}.json"
-        stored = read_sealed(self.folder, name)
+    def need(self, part: int) -> Record:
+        """The record of a part that must be there."""
+        if part not in self._known:
+            found = self._find(part)
+            if found is None:
+                # It may have been gathered since the bundle was read.
+                self._bundled = None
+                found = self._find(part)
+            if found is None:
+                raise RunError(f"part {part} of {self.folder.url} is not committed; run again")
+            self._known[part] = found
+        return self._known[part]
+
+    def _find(self, part: int) -> Record | None:
+        """A record from storage; the bundle is read once. Raises `BrokenRecordError`."""
+        try:
+            return self._parsed(part, read_sealed(self.folder, _name(part)))
+        except FileNotFoundError:
+            if self._bundled is None:
+                self._bundled, _ = read_bundle(self.folder)
+            return self._bundled.get(part)
+
+    def _parsed(self, part: int, stored: dict[str, object]) -> Record:
         try:
             return load_record(cast(StoredRecord, stored))
         except (KeyError, TypeError, AttributeError) as error:
             # One of a time before records were sealed, that somebody changed.
             raise BrokenRecordError(
-                f"{self.folder.join_url(name)} is no commit record ({error!r}); gristmill repair "
-                "does the part again"
+                f"{self.folder.join_url(_name(part))} is no commit record ({error!r}); gristmill "
+                "repair does the part again"
             ) from None
+
+    def _read_loose(self, parts: Sequence[int]) -> tuple[dict[int, Record], set[int]]:
+        """Records that lie beside the bundle, and the parts of those that cannot be believed."""
+        found: dict[int, Record] = {}
+        broken = set()
+        for start in range(0, len(parts), _AT_ONCE):
+            some = parts[start : start + _AT_ONCE]
+            data = self.folder.read_many([_name(part) for part in some])
+            for part in some:
+                if _name(part) not in data:
+                    continue
+                try:
+                    found[part] = self._parsed(part, unseal(data[_name(part)]))
+                except BrokenRecordError:
+                    # It may have been read wrong; that takes time to find out.
+                    try:
+                        found[part] = self._parsed(part, read_sealed(self.folder, _name(part)))
+                    except (BrokenRecordError, FileNotFoundError):
+                        broken.add(part)
+        return found, broken
+
+    def _read_all(self, names: Collection[str]) -> None:
+        """Know what is there, of files that were listed."""
+        parts = self.parts_of(names)
+        loose, broken = self._read_loose(parts)
+        # What was gathered since the listing lies in the bundle, which comes last therefore.
+        gone = len(loose) + len(broken) < len(parts)
+        bundled, lines = read_bundle(self.folder) if gone or BUNDLE in names else ({}, 0)
+        known = {part: record for part, record in bundled.items() if part not in broken}
+        self._known = dict(sorted((known | loose).items()))
+        self._loose, self._bundled, self._whole = set(loose), bundled, True
+        self._broken, self._torn = broken, lines > 0
+        self._own.clear()
+
+    def records(self) -> dict[int, Record]:
+        """All records that can be believed, by part, in order; read once."""
+        if not self._whole:
+            self._read_all(self.folder.names())
+        return self._known
 
     def sound_parts(self) -> dict[int, Record]:
         """The parts whose record can be believed and whose files are there, as long as they were
-        written, by one listing; digests are looked at where bytes are read."""
+        written, by one listing now; digests are looked at where bytes are read."""
         sizes = self.folder.sizes()
-        found = {}
-        for part in self.parts_of(sizes):
-            record = self.record(part)
-            if record is not None and all(
-                sizes.get(file["name"]) == file["size"] for file in record.files.values()
-            ):
-                found[part] = record
-        return found
+        self._read_all(sizes)
+        return {
+            part: record
+            for part, record in self._known.items()
+            if all(sizes.get(file["name"]) == file["size"] for file in record.files.values())
+        }
 
-    def drop(self, part: int) -> None:
-        """Take a part back: it is not committed any more."""
-        self.folder.remove(f"{part:06d}.json")
+    def take_back_unsound(self) -> tuple[dict[int, Record], list[int]]:
+        """`sound_parts`, and the parts that were said to be there and are not sound: they are
+        committed no longer."""
+        sound = self.sound_parts()
+        unsound = sorted(self._broken | (self._known.keys() - sound.keys()))
+        if unsound:
+            self.drop(unsound)
+        return sound, unsound
 
     def parts(self) -> list[int]:
         """Numbers of the parts that have a record."""
-        return self.parts_of(self.folder.names())
+        return list(self.records())
 
     @staticmethod
     def parts_of(names: Iterable[str]) -> list[int]:
-        """Numbers of the parts that have a record among these files."""
+        """Numbers of the parts that have a record of their own among these files."""
         bare = (name.removesuffix(".json") for name in names if name.endswith(".json"))
         return sorted(int(name) for name in bare if name.isdigit())
 
-    def need(self, part: int) -> Record:
-        """The record of a part that must be there."""
-        try:
-            return self._read(part)
-        except FileNotFoundError:
-            raise RunError(
-                f"part {part} of {self.folder.url} is not committed; run again"
-            ) from None
+    def look_again(self, parts: Iterable[int]) -> None:
+        """Know the records of parts that are done: read, unless this process committed them."""
+        parts = list(parts)
+        own = self._own.intersection(parts)
+        self._own -= own
+        found, broken = self._read_loose([part for part in parts if part not in own])
+        self._known |= found
+        self._loose |= own | found.keys()
+        for part in broken:
+            self._known.pop(part, None)
+
+    def gather(self, least: int = 2) -> None:
+        """Bring records into the bundle, if at least so many lie beside it. For whoever holds the
+        run's lock and knows all records."""
+        enough = self._torn or len(self._loose) >= least
+        if self._whole and self._known and enough:
+            # Other threads may commit meanwhile: parts that nobody was told of yet.
+            known = dict(self._known)
+            write_bundle(self.folder, known)
+            self.folder.remove_files([_name(part) for part in sorted(self._loose)])
+            self._loose, self._torn, self._bundled = set(), False, known
+
+    def settle(self, parts: Iterable[int]) -> None:
+        """Know and gather the records of parts that are done."""
+        self.look_again(parts)
+        self.gather()
+
+    def gather_many(self) -> None:
+        """Bring records into the bundle if they are so many that they would be missed; so seldom
+        that what is written stays within a few times what there is."""
+        self.gather(max(_MANY, (len(self._known) - len(self._loose)) // 2))
+
+    def drop(self, parts: Iterable[int]) -> None:
+        """Take parts back: they are not committed any more."""
+        gone = set(parts)
+        bundled, _ = read_bundle(self.folder)
+        if gone & bundled.keys():
+            left = {part: record for part, record in bundled.items() if part not in gone}
+            write_bundle(self.folder, left)
+        self.folder.remove_files([_name(part) for part in sorted(gone)])
+        self._loose -= gone
+        self._broken -= gone
+        self._bundled = None
+        for part in gone:
+            self._known.pop(part, None)
+
+    def committed(self, record: Record) -> None:
+        """Know what this process has just committed."""
+        self._known[record.part] = record
+        self._own.add(record.part)
 
     def table(self, record: Record, kind: str = ROWS, columns: list[str] | None = None) -> pa.Table:
         """A table of a committed part, or some of its columns."""
@@ -163,7 +315,7 @@ class PartStore:
     @contextlib.contextmanager
     def attempt(self, part: int) -> Iterator[Attempt]:
         """A place to write a part; nothing of it is seen before `commit`."""
-        attempt = Attempt(self.folder, part)
+        attempt = Attempt(self, part)
         try:
             yield attempt
         finally:
@@ -173,8 +325,8 @@ class PartStore:
 class Attempt:
     """Files of a part under way. Names are unique to the attempt."""
 
-    def __init__(self, folder: Folder, part: int) -> None:
-        self.folder, self.part = folder, part
+    def __init__(self, store: PartStore, part: int) -> None:
+        self.store, self.folder, self.part = store, store.folder, part
         self.token = uuid.uuid4().hex[:8]
         self.files: dict[str, FileRecord] = {}
         self.committed = False
@@ -210,8 +362,9 @@ class Attempt:
     def commit(self, **facts: Unpack[CommitFacts]) -> Record:
         """Write the record: from now on the part is there."""
         record = Record(part=self.part, files=self.files, **facts)
-        write_sealed(self.folder, f"{self.part:06d}.json", record.stored())
+        write_sealed(self.folder, _name(self.part), record.stored())
         self.committed = True
+        self.store.committed(record)
         return record
 
     def discard(self) -> None:
@@ -219,8 +372,12 @@ class Attempt:
         if not self.committed:
             # A storage that went away keeps them: left-overs, which no record names.
             with contextlib.suppress(StorageError):
-                for file in self.files.values():
-                    self.folder.remove(file["name"])
+                self.folder.remove_files([file["name"] for file in self.files.values()])
+
+
+def _name(part: int) -> str:
+    """The file of a part's own record."""
+    return f"{part:06d}.json"
 
 
 def parse_array(data: bytes) -> NDArray[np.generic]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gristmill.dags.engine.run_folder import RunLayout
@@ -63,10 +63,24 @@ def _chain(dag: Dag, done: set[str]) -> list[tuple[str, ...]]:
         reached |= set(group)
 
 
+def parts_left(layout: RunLayout, nodes: Sequence[str], parts: Sequence[int]) -> list[int]:
+    """Parts that some of these nodes, in order, does not have, built on what is there now."""
+    left: set[int] = set()
+    for node in nodes:
+        records = layout.store(node).records()
+        left |= {part for part in parts if part not in records}
+        there = [part for part in parts if part not in left]
+        said = {other: layout.digests(other, there) for other in layout.dag.node(node).inputs}
+        for part in there:
+            if records[part].inputs != {other: digests[part] for other, digests in said.items()}:
+                left.add(part)
+    return sorted(left)
+
+
 def state_digest(layout: RunLayout, node: str, parts: int) -> str:
     """Digest of everything a barrier node builds on: the records of its inputs, part by part."""
     digest = hashlib.sha256(str(parts).encode())
     for other in layout.dag.node(node).inputs:
-        for part in range(parts):
-            digest.update(f"{other}:{part}:{layout.digest(other, part)};".encode())
+        for part, said in layout.digests(other, range(parts)).items():
+            digest.update(f"{other}:{part}:{said};".encode())
     return digest.hexdigest()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from gristmill.dags.engine.operators import DROPPED_SCHEMA, PartOperator
+from gristmill.dags.engine.operators import DROPPED_SCHEMA, PartOperator, went_well
 from gristmill.dags.engine.part_worker import BlockScores, RowFailure, stage_at
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, RunLayout
 from gristmill.dags.engine.supervision import FIRST_ROWS, Supervision
@@ -193,8 +193,7 @@ class ScoreOperator(PartOperator):
 
     def _refuse(self, node: str, failure: RowFailure) -> None:
         """Raise `StageError`, unless the stage went well with some other row of the run."""
-        store = self.layout.store(node)
-        if node in self._sound or any(store.need(part).rows_out for part in store.parts()):
+        if node in self._sound or went_well(self.layout, node):
             return
         # It may be in the middle of the rest.
         self.close()

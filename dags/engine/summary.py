@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
 from gristmill.dags.engine.advice import advice
+from gristmill.dags.engine.barriers import PHASE, phase_seconds
 from gristmill.dags.engine.ledger import NodeCount, kept_rows
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.engine.saved import load_saved_table
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.sealed import find_sealed
 from gristmill.pipelines.shards.reader import read_manifest
-from gristmill.pipelines.stage import Write
+from gristmill.pipelines.stage import Global, Write
 from gristmill.pipelines.storage import Folder
 
 
@@ -86,7 +87,7 @@ def keep_outcomes(layout: RunLayout, node: str) -> list[RuleOutcome]:
     """What each rule of a Keep node did, in order."""
     folder = layout.folder.sub(layout.node_folder(node))
     rules: list[SavedRule] = load_saved_table(folder, "saved/rules.parquet").to_pylist()
-    entering = sum(layout.store(node).need(part).rows_in for part in layout.store(node).parts())
+    entering = sum(record.rows_in for record in layout.store(node).records().values())
     stage = layout.dag.stage(node)
     assert isinstance(stage, Keep)
     ranges = stage.range_warnings(layout.dag.column_facts(node))
@@ -175,18 +176,20 @@ def _node(layout: RunLayout, node: str, parts: int, reused: int) -> NodeSummary:
     store = layout.store(node)
     folder = store.folder
     seconds, rows = 0.0, 0
-    for part in store.parts():
-        record = store.need(part)
+    for record in store.records().values():
         seconds += record.seconds
         rows += record.rows_in
-    for name in folder.names():
-        if name.startswith("phase-"):
-            for task in folder.names(name):
-                done = find_sealed(folder, f"{name}/{task}") or {}
-                seconds += float(done.get("seconds", 0.0))
+    if isinstance(layout.dag.stage(node), (Global, Write)):
+        finished = find_sealed(folder, "finished.json") or {}
+        if "seconds" in finished:
+            seconds += float(finished["seconds"])
+        else:
+            # Of a time before it said so.
+            records = [name for name in folder.walk() if name.startswith(PHASE)]
+            seconds += phase_seconds(folder, records)
     if isinstance(layout.dag.stage(node), Write):
-        above = layout.dag.row_node(node)
-        rows = sum(layout.store(above).need(part).rows_out for part in range(parts))
+        records_above = layout.store(layout.dag.row_node(node)).records()
+        rows = sum(records_above[part].rows_out for part in range(parts))
     return {
         "parts": parts,
         "reused": reused,

@@ -1,19 +1,22 @@
-"""Watching a run: commit records as they appear, memory of the process tree, free disk."""
+"""Watching a run: parts as they come, memory of the process tree, free disk."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 
 import psutil
 
 from gristmill.dags.engine.progress import Progress
-from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.dags.engine.run_folder import ROWS, RunLayout
 from gristmill.errors import DiskFullError, StorageError
 from gristmill.pipelines.storage import Folder
 
 _EVERY_S = 0.5
+# Parts whose records are fetched side by side.
+_AT_ONCE = 64
 
 
 class _Watch:
@@ -41,8 +44,9 @@ class _Watch:
         self._thread.join()
 
 
-class CommitWatch(_Watch):
-    """Tells progress about parts as their records appear, whoever commits them."""
+class CommitWatch:
+    """Tells progress about parts that have come through a chain, knows their records, and gathers
+    these when they are many. Nothing is listed."""
 
     def __init__(
         self,
@@ -51,39 +55,43 @@ class CommitWatch(_Watch):
         before: Mapping[str, Mapping[int, str]],
         progress: Progress,
     ) -> None:
-        super().__init__()
         self._stores = {node: layout.store(node) for node in nodes}
         self._before, self._progress = before, progress
-        self._seen: dict[str, set[int]] = {node: set() for node in nodes}
-        self._lock = threading.Lock()
+        self._waiting: list[int] = []
+        self._told_at = time.monotonic()
 
-    def __enter__(self) -> CommitWatch:
-        self.look()
-        self._enter()
-        return self
+    def reused(self, parts: Iterable[int]) -> None:
+        """Parts that are not done now, as they were there."""
+        self._tell(list(parts))
 
-    def look(self) -> None:
-        """Report parts that have come since the last look."""
-        with self._lock:
-            for node, store in self._stores.items():
-                for part in store.parts():
-                    if part in self._seen[node]:
-                        continue
-                    record = store.record(part)
-                    if record is None:
-                        continue
-                    self._seen[node].add(part)
-                    self._progress.advance(
-                        node,
-                        rows=record.rows_in,
-                        kept=record.rows_out,
-                        reused=part in self._before[node],
-                        part=part,
-                    )
+    def done(self, part: int) -> None:
+        """A part has come; a few at a time are looked at."""
+        self._waiting.append(part)
+        if len(self._waiting) >= _AT_ONCE or time.monotonic() - self._told_at > _EVERY_S:
+            self.sweep()
 
     def sweep(self) -> None:
-        """A last look, when all is done."""
-        self.look()
+        """Look at the parts that have come since."""
+        for store in self._stores.values():
+            store.look_again(self._waiting)
+        self._tell(self._waiting)
+        for store in self._stores.values():
+            store.gather_many()
+        self._waiting, self._told_at = [], time.monotonic()
+
+    def _tell(self, parts: Sequence[int]) -> None:
+        for node, store in self._stores.items():
+            for part in parts:
+                record = store.need(part)
+                self._progress.advance(
+                    node,
+                    rows=record.rows_in,
+                    kept=record.rows_out,
+                    reused=self._before[node].get(part) == record.files[ROWS]["name"],
+                    part=part,
+                    dropped=record.dropped,
+                    size=sum(file["size"] for file in record.files.values()),
+                )
 
 
 class ResourceWatch(_Watch):

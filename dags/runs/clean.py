@@ -39,10 +39,7 @@ def remove_left_overs(layout: RunLayout, *, dry_run: bool = False) -> int:
     stores = [layout.store(node) for node in layout.dag.nodes]
     for store in [*stores, scans(layout)]:
         named = {
-            file["name"]
-            for part in store.parts()
-            if (record := store.record(part))
-            for file in record.files.values()
+            file["name"] for record in store.records().values() for file in record.files.values()
         }
         for name in store.folder.names():
             if name[:6].isdigit() and "-" in name and name not in named:

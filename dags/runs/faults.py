@@ -10,7 +10,7 @@ names: logs, the report, the lock.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from gristmill.dags.engine.barriers import PHASE, owner_name
@@ -36,6 +36,8 @@ class Fault:
     text: str
     # Records below the run's folder to remove, so that the same run makes again what is wrong.
     drop: tuple[str, ...] = ()
+    # The part whose record has to go, wherever it lies: node, number.
+    part: tuple[str, int] | None = None
     # The Write node whose product is wrong.
     product: str = ""
     # The Write node whose product is no longer said to be its own.
@@ -85,7 +87,7 @@ def _ledger_faults(folder: Folder) -> Iterator[Fault]:
         return
     for file in named["files"]:
         if problem := what_is_wrong(folder.sub("ledger"), file):
-            yield Fault(f"ledger/{file['name']} {problem}")
+            yield Fault(f"ledger/{file['name']} {problem}", (LEDGER,))
 
 
 def _sealed(folder: Folder, name: str) -> tuple[dict[str, Any] | None, str]:
@@ -111,22 +113,23 @@ def _scan_faults(layout: RunLayout) -> Iterator[Fault]:
 def _part_faults(layout: RunLayout, node: str, parts: int) -> Iterator[Fault]:
     at = layout.node_folder(node)
     end = (f"{at}/finished.json",) if isinstance(layout.dag.stage(node), Global) else ()
+    store = layout.store(node)
+    store.records()
     for part in range(parts):
-        drop = (f"{at}/{part:06d}.json", *end)
-        yield from _record_faults(layout.store(node), part, f"part {part}", drop, node)
+        for fault in _record_faults(store, part, f"part {part}", end):
+            yield replace(fault, text=f"node {node!r}: {fault.text}", part=(node, part))
 
 
 def _record_faults(
-    store: PartStore, part: int, what: str, drop: tuple[str, ...], node: str = ""
+    store: PartStore, part: int, what: str, drop: tuple[str, ...]
 ) -> Iterator[Fault]:
-    where = f"node {node!r}: " if node else ""
     record = store.record(part)
     if record is None:
-        yield Fault(f"{where}{what} is not committed", drop)
+        yield Fault(f"{what} is not committed", drop)
         return
     for kind, file in record.files.items():
         if problem := what_is_wrong(store.folder, file):
-            yield Fault(f"{where}{kind} of {what} {problem} ({file['name']})", drop)
+            yield Fault(f"{kind} of {what} {problem} ({file['name']})", drop)
 
 
 def _barrier_faults(layout: RunLayout, node: str, parts: int) -> Iterator[Fault]:

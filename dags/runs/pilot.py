@@ -88,7 +88,7 @@ def run_pilot(
 
 def _cost(layout: RunLayout, node: str, summary: RunSummary, factor: float) -> NodeCost:
     stage, store = layout.dag.stage(node), layout.store(node)
-    records = [store.need(part) for part in store.parts()]
+    records = list(store.records().values())
     rows_in = sum(record.rows_in for record in records)
     rows_out = sum(record.rows_out for record in records)
     if isinstance(stage, Write):

@@ -214,7 +214,7 @@ def _disk(layout: RunLayout, parts: int | None) -> list[str]:
     if not holders:
         return []
     store = layout.store(holders[-1])
-    records = [record for part in store.parts() if (record := store.record(part))]
+    records = store.records().values()
     stored = sum(int(record.files["blobs"]["size"]) for record in records)
     seen = sum(record.rows_in for record in records)
     each = stored / seen if seen else PICTURE_BYTES

@@ -136,6 +136,10 @@ def _take_back(layout: RunLayout, faults: Sequence[Fault]) -> None:
             write_sealed(folder, owner_name(fault.owner), {"node": layout.node_folder(fault.owner)})
     for name in dict.fromkeys(name for fault in faults for name in fault.drop):
         folder.remove(name)
+    for node in layout.dag.nodes:
+        parts = {fault.part[1] for fault in faults if fault.part and fault.part[0] == node}
+        if parts:
+            layout.store(node).drop(parts)
 
 
 def _digests(layout: RunLayout) -> dict[tuple[str, int], str]:
@@ -144,11 +148,7 @@ def _digests(layout: RunLayout) -> dict[tuple[str, int], str]:
     dag = layout.dag
     found: dict[tuple[str, int], str] = {}
     for node in reversed(dag.order()):
-        store = layout.store(node)
-        for part in store.parts():
-            record = store.record(part)
-            if record is None:
-                continue
+        for part, record in layout.store(node).records().items():
             for other, digest in record.inputs.items():
                 if not isinstance(dag.stage(other), Keep):
                     found.setdefault((other, part), digest)

@@ -38,7 +38,8 @@ def _problems(layout: RunLayout) -> list[str]:
 
 def _check_ledger(layout: RunLayout, parts: int) -> list[str]:
     """The counts add up, and the ledger on disk is what the committed parts say."""
-    counts, losses = count_nodes(layout, parts), product_losses(layout)
+    losses = product_losses(layout)
+    counts = count_nodes(layout, parts, losses)
     problems = check_counts(layout.dag, counts)
     folder = layout.folder.sub("ledger")
     reader = RowReader(layout)

@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.pipelines.decode import encode_jpeg
+from gristmill.pipelines.digest_writer import DigestWriter
 from gristmill.pipelines.media import (
     MULTI_IMAGE,
     MULTI_IMAGE_COLUMNS,
@@ -22,7 +24,6 @@ from gristmill.pipelines.media import (
 from gristmill.pipelines.shards.sidecars import json_member
 from gristmill.pipelines.shards.tar import TarWriter
 from gristmill.pipelines.stage import Workspace
-from gristmill.pipelines.storage import DigestWriter
 from gristmill.pipelines.videos.frames import moments_of, sample_frames
 
 # Where the bytes of a row lie that has one piece.
@@ -30,7 +31,9 @@ PLACE = ("blob_offset", "blob_size")
 # Tables of rows that could not be written, saved beside the plan.
 LOST = "lost"
 LOST_SCHEMA = pa.schema([(name, pa.string()) for name in ("uid", "reason", "value")])
-_READ_ROWS = 256
+_SIZES = MULTI_IMAGE_COLUMNS[1]
+# Stored bytes that are fetched together: the more, the fewer requests.
+_READ_BYTES = 128 * 2**20
 _GROUP_ROWS = 100
 
 
@@ -53,10 +56,9 @@ def with_moments(plan: pa.Table, frames: int) -> pa.Table:
 def _with_files(
     plan: pa.Table, workspace: Workspace, media: str, longest: int
 ) -> Iterator[tuple[dict[str, Any], list[tuple[str, bytes]]]]:
-    """Rows of a plan with their files (or none, without `media`) as (extension, bytes), a few
-    hundred at a time in memory; frames of clips with a longer side of at most `longest` pixels."""
-    for start in range(0, len(plan), _READ_ROWS):
-        table = plan.slice(start, _READ_ROWS)
+    """Rows of a plan with their files (or none, without `media`) as (extension, bytes), so many at
+    a time in memory; frames of clips with a longer side of at most `longest` pixels."""
+    for table in _together(plan):
         rows = table.to_pylist()
         files: list[list[tuple[str, bytes]]] = [[] for _ in rows]
         if media in STORED_MULTI_IMAGE:
@@ -72,6 +74,22 @@ def _with_files(
                 else:
                     files[i].append((rows[i]["format"] or "bin", data))
         yield from zip(rows, files, strict=True)
+
+
+def _together(plan: pa.Table) -> Iterator[pa.Table]:
+    """The plan in pieces whose stored bytes are fetched together."""
+    sizes = [size or 0 for size in plan["blob_size"].to_pylist()]
+    if _SIZES in plan.column_names:
+        pieces = plan[_SIZES].to_pylist()
+        sizes = [max(size, sum(several or ())) for size, several in zip(sizes, pieces, strict=True)]
+    start = held = 0
+    for i, size in enumerate(sizes):
+        if i > start and held + size > _READ_BYTES:
+            yield plan.slice(start, i - start)
+            start, held = i, 0
+        held += size
+    if len(plan):
+        yield plan.slice(start)
 
 
 def _frames(row: dict[str, Any], data: bytes, longest: int) -> list[tuple[str, bytes]]:
@@ -143,6 +161,7 @@ def write_parquet(
     features = _hf_features(plan.schema, columns, media)
     schema = pa.schema(fields).with_metadata({"huggingface": features})
     with pq.ParquetWriter(pa.PythonFile(file, "w"), schema, compression="zstd") as writer:
+        with_files = _with_files(plan, workspace, media, longest) if media else iter(())
         for start in range(0, len(plan), _GROUP_ROWS):
             table = plan.slice(start, _GROUP_ROWS)
             rows: list[pa.ChunkedArray] = [table[column] for column in columns]
@@ -152,7 +171,7 @@ def write_parquet(
                         {"bytes": data, "path": f"{row['uid']}.{extension}"}
                         for extension, data in files
                     ]
-                    for row, files in _with_files(table, workspace, media, longest)
+                    for row, files in itertools.islice(with_files, len(table))
                 ]
                 values = cells if media in MULTI_IMAGE else [files[0] for files in cells]
                 rows.insert(0, pa.array(values, fields[0].type))

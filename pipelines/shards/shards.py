@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.database import open_database
+from gristmill.pipelines.digest_writer import DigestWriter
 from gristmill.pipelines.media import MULTI_IMAGE_COLUMNS, STORED_MULTI_IMAGE, TOKEN_COLUMNS
 from gristmill.pipelines.sealed import seal
 from gristmill.pipelines.shards.files import (
@@ -54,7 +55,6 @@ from gristmill.pipelines.stage import (
     require_choice,
     setting,
 )
-from gristmill.pipelines.storage import DigestWriter
 
 SPLITS = ("train", "val")
 FORMAT_VERSION = 1

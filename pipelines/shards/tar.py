@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 from typing import IO
 
-from gristmill.pipelines.storage import DigestWriter
+from gristmill.pipelines.digest_writer import DigestWriter
 
 _BLOCK = 512
 _RECORD = 10_240

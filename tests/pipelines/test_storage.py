@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def test_a_folder_that_cannot_be_listed_is_not_empty(
 
     monkeypatch.setattr(type(folder.fs), "ls", fails)
     monkeypatch.setattr(type(folder.fs), "info", fails)
+    monkeypatch.setattr(os, "scandir", fails)
     asked = (folder.walk, folder.names, folder.sizes, lambda: folder.exists("a/b.txt"))
     for ask in asked:
         with pytest.raises(StorageError, match="the storage fails"):

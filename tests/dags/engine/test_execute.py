@@ -23,13 +23,14 @@ from gristmill.dags.engine import execute as engine
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.lease import TERM, Holder
 from gristmill.dags.engine.progress import make_progress
+from gristmill.dags.engine.run_folder import PartStore
 from gristmill.dags.engine.run_lock import run_lock
 from gristmill.dags.engine.score_operator import blocks
 from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.graph import Dag, Node
 from gristmill.errors import LedgerError, RunLockedError, WorkerError
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.sealed import read_sealed, write_sealed
+from gristmill.pipelines.sealed import write_sealed
 from gristmill.pipelines.storage import Folder
 
 QUICK = Supervision(row_deadline_s=1.0, map_silence_s=5.0)
@@ -269,7 +270,7 @@ def test_who_loses_its_lock_commits_nothing_more(monkeypatch: pytest.MonkeyPatch
 def test_a_ledger_that_does_not_add_up_fails_the_run(tmp_path: Path) -> None:
     run(toy(), tmp_path)
     folder = Folder(str(fingerprint_folder(tmp_path, "bright")))
-    record = read_sealed(folder, "000001.json")
+    record = PartStore(folder).need(1).stored()
     assert record["rows_out"] == 14
     # A defect that writes what is not so.
     write_sealed(folder, "000001.json", record | {"rows_out": 13})

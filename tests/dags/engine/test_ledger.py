@@ -160,8 +160,8 @@ def test_every_row_of_a_source_has_one_line_with_the_columns_that_rules_name(
 def test_a_count_that_is_off_by_one_is_said(
     node: str, key: str, message: str, tmp_path: Path
 ) -> None:
+    parts = advance(lay(tmp_path))
     layout = lay(tmp_path)
-    parts = advance(layout)
     folder = layout.store(node).folder
     record = read_sealed(folder, "000000.json")
     write_sealed(folder, "000000.json", record | {key: record[key] + 1})

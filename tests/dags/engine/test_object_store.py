@@ -71,8 +71,8 @@ def on_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def server(on_disk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyApp]:
-    with s3_server(monkeypatch) as app:
+def server(on_disk: Path) -> Iterator[FaultyApp]:
+    with s3_server() as app:
         fs = fsspec.filesystem("s3")
         fs.put(str(on_disk / "pictures"), "bucket/pictures", recursive=True)
         yield app

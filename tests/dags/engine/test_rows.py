@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,13 +111,13 @@ def test_far_pictures_are_read_apart_and_a_shared_one_once(
             file.write(data)
         attempt.commit()
 
-    read_range = Folder.read_range
+    read_ranges = Folder.read_ranges
 
-    def counted(folder: Folder, name: str, start: int, size: int) -> bytes:
-        reads.append((start, size))
-        return read_range(folder, name, start, size)
+    def counted(folder: Folder, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
+        reads.extend((start, size) for _, start, size in ranges)
+        return read_ranges(folder, ranges)
 
-    monkeypatch.setattr(Folder, "read_range", counted)
+    monkeypatch.setattr(Folder, "read_ranges", counted)
     places = [(600_000, 10), (0, 5), (100, 7), (0, 5)]
     table = pa.table(
         {

@@ -58,7 +58,11 @@ def test_a_part_that_must_be_there_and_is_not(tmp_path: Path) -> None:
 def test_parts_are_told_from_whatever_else_lies_there(tmp_path: Path) -> None:
     for name in ("000000.json", "000012.json", "parts.json", "000001-ab.rows.parquet", "x"):
         (tmp_path / name).write_text("{}")
-    assert PartStore(Folder(str(tmp_path))).parts() == [0, 12]
+    store = PartStore(Folder(str(tmp_path)))
+    assert store.parts_of(store.folder.names()) == [0, 12]
+    # None of them can be believed, and no file is touched that is no record.
+    assert store.parts() == [] and store.take_back_unsound() == ({}, [0, 12])
+    assert store.folder.names() == ["000001-ab.rows.parquet", "parts.json", "x"]
 
 
 def test_a_keep_node_says_what_lies_above_it_too(tmp_path: Path) -> None:

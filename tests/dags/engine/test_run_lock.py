@@ -37,7 +37,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyApp]:
     # Of a machine that is busy, not of a store that hangs.
     monkeypatch.setenv(PATIENCE, "30")
-    with s3_server(monkeypatch) as app:
+    with s3_server() as app:
         yield app
 
 
@@ -140,8 +140,9 @@ def test_a_store_that_has_no_conditional_put_needs_no_lock() -> None:
     assert lock_holder(folder) is None
 
 
-def test_a_store_that_forgets_conditions_is_found_out(server: FaultyApp) -> None:
-    server.forgetful = True
+@pytest.mark.parametrize("conditions", ["ignored", "refused"])
+def test_a_store_that_keeps_no_conditions_is_found_out(server: FaultyApp, conditions: str) -> None:
+    server.conditions = conditions
     folder = Folder("s3://bucket/run")
     with (
         pytest.raises(ConfigurationError, match=r"no conditional put.*--no-lock"),

@@ -68,7 +68,7 @@ def test_each_node_commits_its_own_columns(layout: RunLayout) -> None:
 def test_only_what_is_missing_is_scored(layout: RunLayout) -> None:
     ScoreOperator(layout, BOTH, HERE)(0)
     before = {node: layout.store(node).need(0).files for node in BOTH}
-    layout.store("length").folder.remove("000000.json")
+    layout.store("length").drop([0])
     assert ScoreOperator(layout, BOTH, HERE)(0) is False
     assert layout.store("bright").need(0).files == before["bright"]
     length = layout.store("length").need(0).files

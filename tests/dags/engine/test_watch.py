@@ -1,4 +1,4 @@
-"""Watching a run: parts are told as they appear, by whoever; a disk that fills stops it in time."""
+"""Watching a run: parts are told as they come, whoever did them; a disk that fills stops it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ def test_parts_are_told_once_each_with_their_rows(
     progress = Progress()
     for node in ("draw", "length"):
         progress.start(node, 3, 20)
-    with CommitWatch(layout, ["draw", "length"], {"draw": before, "length": {}}, progress) as watch:
-        watch.look()
-        advance(layout, "length")
-        watch.sweep()
+    watch = CommitWatch(layout, ["draw", "length"], {"draw": before, "length": {}}, progress)
+    # By somebody else.
+    parts = advance(lay(tmp_path), "length")
+    for part in range(parts):
+        watch.done(part)
+    watch.sweep()
+    watch.sweep()
     for node in ("draw", "length"):
         progress.finish(node)
     lines = capsys.readouterr().err.splitlines()

@@ -48,7 +48,9 @@ def data(out: Path) -> dict[str, list[bytes]]:
     """Kind of file -> contents, of what holds rows, pictures or samples."""
     found: dict[str, list[bytes]] = {}
     for name, held in contents(out).items():
-        if name.startswith(("nodes/", "ledger/", "shards/")) and not name.endswith(".json"):
+        if name.startswith(("nodes/", "ledger/", "shards/")) and not name.endswith(
+            (".json", ".jsonl")
+        ):
             found.setdefault(kind_of(name), []).append(held)
     return {kind: sorted(held) for kind, held in found.items()}
 
@@ -61,7 +63,9 @@ def one(out: Path, pattern: str) -> Path:
     ("pattern", "damage"),
     [
         ("nodes/download-*/*.blobs.bin", flip),
-        ("nodes/light-*/000001.json", cut),
+        ("nodes/light-*/records.jsonl", flip),
+        ("nodes/keep-*/records.jsonl", cut),
+        ("nodes/download-*/records.jsonl", remove),
         ("nodes/light-*/*.vector.npy", remove),
         ("nodes/keep-*/saved/rules.parquet", flip),
         ("nodes/keep-*/state.json", remove),

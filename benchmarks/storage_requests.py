@@ -1,0 +1,184 @@
+"""What a run asks of its storage, and what many parts cost the driver.
+
+python benchmarks/storage_requests.py runs           # requests by kind, on an S3 server (moto)
+python benchmarks/storage_requests.py parts 100000   # a look at many parts of two nodes, on a disk
+
+Requests are counted by the server. A figure a part is what four more parts cost, divided by four;
+what a run asks once, however many parts it has, stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import pickle
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+os.environ.setdefault("GRISTMILL_STORAGE_PATIENCE", "5")
+
+from counted_runs import NODES, counted_dag, counting, draw, run
+from s3_server import FaultyApp, s3_server
+
+from gristmill.dags.engine import ledger
+from gristmill.dags.engine.execute import RunOptions, _Execution, execute
+from gristmill.dags.engine.lay_out import lay_out
+from gristmill.dags.engine.on_local import LocalRunner, Operator
+from gristmill.dags.engine.progress import make_progress
+from gristmill.dags.engine.read_parts import PARTS
+from gristmill.dags.engine.records import FileRecord, Record
+from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.dags.engine.schedule import Chain
+from gristmill.dags.graph import Dag, Node
+from gristmill.dags.runs.plan import make_plan, run_status
+from gristmill.pipelines.captions.caption_facts import CaptionFacts
+from gristmill.pipelines.sealed import seal, write_sealed
+from gristmill.pipelines.sources.source import Source
+from gristmill.pipelines.storage import Folder
+
+_FEW, _MANY, _PART_ROWS = 2, 6, 4
+
+
+def said(kinds: Counter[str], by: float) -> str:
+    """Requests by kind and in all, each divided by `by`."""
+    each = "  ".join(f"{kind} {kinds[kind] / by:6.2f}" for kind in sorted(kinds))
+    return f"{kinds.total() / by:7.2f}   {each}"
+
+
+def runs(journal: str | None) -> None:
+    """Requests a part, once for a run, for nothing to do, and a sample of a shard."""
+    with tempfile.TemporaryDirectory() as folder, s3_server() as server:
+        found: dict[tuple[str, int], Counter[str]] = {}
+        for parts in (_FEW, _MANY):
+            pictures = Path(folder) / f"pictures-{parts}"
+            draw(pictures, parts * _PART_ROWS)
+            dag = counted_dag(pictures, _PART_ROWS)
+            for what in ("run", "nothing to do"):
+                server.journal = [] if journal else None
+                with counting(server) as found[what, parts]:
+                    run(dag, f"s3://bucket/run-{parts}")
+                if server.journal is not None:
+                    name = f"{journal}-{what.replace(' ', '-')}-{parts}.txt"
+                    Path(name).write_text("".join(f"{line}\n" for line in server.journal))
+        for what in ("run", "nothing to do"):
+            more = found[what, _MANY].copy()
+            more.subtract(found[what, _FEW])
+            print(f"{what}, a part:         {said(more, _MANY - _FEW)}")
+            once = found[what, _FEW].total() - more.total() * _FEW / (_MANY - _FEW)
+            print(f"{what}, once a node:    {once / NODES:7.2f}")
+            print(f"{what}, {_FEW} parts, a node: {said(found[what, _FEW], NODES)}")
+        _shards(server, Path(folder))
+
+
+def _shards(server: FaultyApp, folder: Path) -> None:
+    """Requests of the shards of 512 samples in 8 parts, a shard of 256."""
+    pictures, out, rows = folder / "many", "s3://bucket/many", 512
+    draw(pictures, rows)
+    dag = counted_dag(pictures, 64, shard=256)
+    run(dag, out)
+    dag = dag.replace("shards", dataclasses.replace(dag.stage("shards"), seed=1))
+    with counting(server) as found:
+        run(dag, out)
+    with counting(server) as again:
+        run(dag, out)
+    found.subtract(again)
+    print(f"shards, a sample:     {said(found, rows)}")
+
+
+def many_parts(count: int) -> None:
+    """Seconds of a look at so many parts of two nodes, whose data files hold a byte each, and of
+    the driver while a node of them is done by workers that take no time."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "urls.csv").write_text("url,caption\nhttp://a.test/1.jpg,a picture\n")
+        nodes = {
+            "source": Node(Source(path=f"{folder}/urls.csv")),
+            "facts": Node(CaptionFacts(), ("source",)),
+        }
+        dag, out = Dag("many", nodes, part_rows=1), f"{folder}/run"
+        layout = lay_out(dag, out)
+        for node in ("source", "facts"):
+            _commit(layout, node, range(count))
+            layout.store(node).records()
+            layout.store(node).gather()
+        cut = {"parts": count, "rows": count, "chunks": 1, "limit": 0}
+        write_sealed(layout.store("source").folder, PARTS, cut)
+        files = [_one_byte(layout.folder.sub("ledger"), f"{n:06d}.parquet") for n in range(count)]
+        facts = {"files": files, "total": {"kept": count, "dropped": 0, "merged": 0}}
+        made_of = ledger._made_of(layout, count, {})
+        write_sealed(layout.folder, ledger.LEDGER, {**facts, "made_of": made_of})
+        options = RunOptions(runner="local")
+        with open(os.devnull, "w") as sink, contextlib.redirect_stderr(sink):
+            for what, work in {
+                "nothing to do": lambda: execute(dag, out, options, make_progress(plain=True)),
+                "status": lambda: run_status(out),
+                "plan": lambda: make_plan(dag, out),
+            }.items():
+                start = time.perf_counter()
+                work()
+                print(f"{what}: {time.perf_counter() - start:.2f} s for {count} parts of two nodes")
+            layout = dataclasses.replace(
+                layout, fingerprints={**layout.fingerprints, "facts": "f" * 64}
+            )
+            execution = _Execution(layout, options, make_progress(plain=True))
+            execution.parts, execution._runner = count, Instant(layout)
+            layout.store("source").records()
+            start = time.perf_counter()
+            execution._run_chain(Chain((("facts",),)))
+            seconds = time.perf_counter() - start - execution._runner.seconds
+        print(f"driver: {1000 * seconds / count:.2f} ms a part, {seconds:.1f} s")
+
+
+class Instant(LocalRunner):
+    """Commits parts as workers elsewhere would, at no cost to the driver."""
+
+    def __init__(self, layout: RunLayout) -> None:
+        self.layout, self.seconds = pickle.dumps(layout), 0.0
+
+    def run(self, tasks: Sequence[int], operators: Sequence[Operator]) -> Iterator[int]:
+        elsewhere = pickle.loads(self.layout)
+        for task in tasks:
+            start = time.perf_counter()
+            _commit(elsewhere, "facts", [task])
+            self.seconds += time.perf_counter() - start
+            yield task
+
+
+def _one_byte(folder: Folder, name: str) -> FileRecord:
+    path = folder.join(name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(b"x")
+    return {"name": name, "size": 1, "xxh3": "0" * 32}
+
+
+def _commit(layout: RunLayout, node: str, parts: Iterable[int]) -> None:
+    store = layout.store(node)
+    for part in parts:
+        file = _one_byte(store.folder, f"{part:06d}-01234567.rows.parquet")
+        inputs = {} if node == "source" else {"source": layout.digest("source", part)}
+        record = Record(part, {"rows": file}, inputs=inputs, rows_in=1, rows_out=1)
+        with open(store.folder.join(f"{part:06d}.json"), "wb") as out:
+            out.write(seal(record.stored()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="what", required=True)
+    commands.add_parser("runs").add_argument("--journal", help="write what is asked to files")
+    commands.add_parser("parts").add_argument("count", type=int)
+    options = parser.parse_args()
+    if options.what == "runs":
+        runs(options.journal)
+    else:
+        many_parts(options.count)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The commit records of many parts in one file, so that a node is read by one request and not by
+one a part.
+
+A part is committed by a record of its own (`000012.json`), written last; that stays the moment at
+which it comes to be. Whoever holds the run's lock gathers such records into `records.jsonl` when a
+step is done, or when there are many, and removes them then. A record that lies beside the bundle is
+the later one, and stands above it: a part that is done again is committed as ever, and a kill
+between the two leaves the same thing said twice.
+
+They are removed, and not kept as a second copy, because only their absence tells that the bundle is
+the later one: sizes are equal, and clocks of stores are not to be trusted. It also halves what is
+listed. Every line has its own digest: a changed byte costs one part, as it did before there were
+bundles, and a cut file the parts at its end. A bundle that is gone costs its node: its parts are
+"not committed", and done again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import cast
+
+import xxhash
+
+from gristmill.dags.engine.records import Record, StoredRecord, load_record
+from gristmill.pipelines.patience import WrongBytesError, waits
+from gristmill.pipelines.storage import Folder
+
+BUNDLE = "records.jsonl"
+_DIGITS = 32
+
+
+def write_bundle(folder: Folder, records: Mapping[int, Record]) -> None:
+    """Write the records of a node, whole."""
+    folder.write_bytes(BUNDLE, b"".join(_line(records[part]) for part in sorted(records)))
+
+
+def read_bundle(folder: Folder) -> tuple[dict[int, Record], int]:
+    """The records that can be believed, none if there is no bundle, and how many lines cannot. It
+    is read again a few times before a line is called broken."""
+    again = waits()
+    while True:
+        try:
+            found, broken = parse_bundle(folder.read_bytes(BUNDLE))
+        except FileNotFoundError:
+            return {}, 0
+        if not broken or not again(WrongBytesError(f"{broken} lines of {BUNDLE}")):
+            return found, broken
+
+
+def parse_bundle(data: bytes) -> tuple[dict[int, Record], int]:
+    """Records by part, and how many lines are not as they were written."""
+    found: dict[int, Record] = {}
+    broken = 0
+    for line in data.split(b"\n"):
+        if not line:
+            continue
+        body = line[_DIGITS + 1 :]
+        if xxhash.xxh3_128_hexdigest(body).encode() != line[:_DIGITS]:
+            broken += 1
+            continue
+        record = load_record(cast(StoredRecord, json.loads(body)))
+        found[record.part] = record
+    return found, broken
+
+
+def _line(record: Record) -> bytes:
+    body = json.dumps(record.stored(), ensure_ascii=True, separators=(",", ":")).encode()
+    return xxhash.xxh3_128_hexdigest(body).encode() + b" " + body + b"\n"
