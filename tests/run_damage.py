@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 # No record names them: they are for people, or of the moment.
@@ -13,6 +15,11 @@ def kind_of(name: str) -> str:
     """A file's name without the numbers and tokens that tell it from its like."""
     name = re.sub(r"-[0-9a-f]{12}/", "/", name)
     name = re.sub(r"-[0-9a-f]{8}\.", "-TOKEN.", name)
+    # What a phase saves lies in arrays of one kind, whatever they are called.
+    name = re.sub(r"(saved/(?:\w+/)?)[\w.]+?(\.npy)", r"\1ARRAY\2", name)
+    # Of several products only the shards differ.
+    name = re.sub(r"^(nodes/)?(shards|table)/", r"\1PRODUCT/", name)
+    name = re.sub(r"/(train|val)\b", "/SPLIT", name)
     return re.sub(r"\d{6,8}", "N", name)
 
 
@@ -40,4 +47,21 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
-DAMAGES = (flip, cut, remove)
+Damage = Callable[[Path], None]
+DAMAGES: tuple[Damage, ...] = (flip, cut, remove)
+
+
+def rounds(kinds: list[str]) -> list[list[tuple[str, Damage]]]:
+    """Every kind damaged once, each way as often as the others: in a round one of each node, and of
+    each product, so that none is made again because of another."""
+    groups: dict[str, list[str]] = {}
+    for kind in kinds:
+        groups.setdefault(_room(kind), []).append(kind)
+    struck = {kind: DAMAGES[number % len(DAMAGES)] for number, kind in enumerate(kinds)}
+    together = itertools.zip_longest(*groups.values())
+    return [[(kind, struck[kind]) for kind in some if kind] for some in together]
+
+
+def _room(kind: str) -> str:
+    """The node or the product that a file is of; empty for the run's own."""
+    return kind.removeprefix("nodes/").rpartition("/")[0].partition("/")[0]
