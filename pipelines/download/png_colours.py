@@ -71,7 +71,7 @@ def _curve(exponent: float) -> bytes:
     """Light of stored values: sRGB's, of what a display of 2.2 would be sent."""
     sent = np.linspace(0, 1, _STEPS) ** exponent
     light = np.where(sent <= 0.04045, sent / 12.92, ((sent + 0.055) / 1.055) ** 2.4)
-    values = np.rint(light * 65535).astype(">u2").tobytes()
+    values = bytes(np.rint(light * 65535).astype(">u2").tobytes())
     return struct.pack(">4sII", b"curv", 0, _STEPS) + values
 
 
