@@ -9,6 +9,8 @@ from pathlib import Path
 
 # No record names them: they are for people, or of the moment.
 APART = re.compile(r"logs/|report\.html|run\.lock|scratch/|pilot/")
+# Records of when something was done, and of names that are drawn.
+_TIMED = re.compile(r"nodes/.*/N\.json|summary\.json")
 
 
 def kind_of(name: str) -> str:
@@ -27,6 +29,17 @@ def files_of_each_kind(run: Path) -> dict[str, str]:
     """Kind -> the last file of it, below a run's folder."""
     names = sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file())
     return {kind_of(name): name for name in names if not APART.match(name)}
+
+
+def lasting(run: Path) -> dict[str, list[bytes]]:
+    """Kind of file -> contents, of all below a run's folder that is the same whenever it is
+    done."""
+    found: dict[str, list[bytes]] = {}
+    for path in run.rglob("*"):
+        name = str(path.relative_to(run))
+        if path.is_file() and not APART.match(name) and not _TIMED.fullmatch(kind_of(name)):
+            found.setdefault(kind_of(name), []).append(path.read_bytes())
+    return {kind: sorted(held) for kind, held in found.items()}
 
 
 def flip(path: Path) -> None:

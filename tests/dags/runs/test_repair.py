@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from run_damage import APART, files_of_each_kind, flip, kind_of, remove, rounds
+from run_damage import files_of_each_kind, flip, lasting, remove, rounds
 from run_world import build_here, contents, options, run_here, wide_dag
 
 from gristmill.dags.engine.progress import make_progress
@@ -38,19 +37,6 @@ def mend(out: Path, **changes: bool) -> Repaired:
         return repair(str(out), options(), progress, **changes)
 
 
-# Of when it was done, or of names that are drawn.
-TIMED = re.compile(r"nodes/.*/N\.json|summary\.json")
-
-
-def data(out: Path) -> dict[str, list[bytes]]:
-    """Kind of file -> contents, of all that is the same whenever it is done."""
-    found: dict[str, list[bytes]] = {}
-    for name, held in contents(out).items():
-        if not APART.match(name) and not TIMED.fullmatch(kind_of(name)):
-            found.setdefault(kind_of(name), []).append(held)
-    return {kind: sorted(held) for kind, held in found.items()}
-
-
 def one(out: Path, pattern: str) -> Path:
     return sorted(out.glob(pattern))[-1]
 
@@ -60,7 +46,7 @@ def test_every_kind_of_file_comes_back_with_its_bytes(
 ) -> None:
     """`python benchmarks/damage.py` damages each alone, and each in every way."""
     monkeypatch.setenv(PATIENCE, "0")
-    before = data(out)
+    before = lasting(out)
     kinds = list(files_of_each_kind(out))
     assert len(kinds) > 60
     for struck in rounds(kinds):
@@ -70,7 +56,7 @@ def test_every_kind_of_file_comes_back_with_its_bytes(
         said = [(kind, damage.__name__) for kind, damage in struck]
         repaired = mend(out)
         assert repaired.found and not repaired.left and not repaired.otherwise, (said, repaired)
-        after = data(out)
+        after = lasting(out)
         assert {kind for kind in before if before[kind] != after.get(kind)} == set(), said
         assert set(after) == set(before), said
 
@@ -102,13 +88,13 @@ def test_a_source_that_answers_otherwise_is_said(out: Path) -> None:
 
 
 def test_a_lost_file_is_work_that_is_left_and_the_run_does_it(out: Path) -> None:
-    before = data(out)
+    before = lasting(out)
     remove(one(out, "nodes/light-*/000001-*.rows.parquet"))
     plan = {node.node: node for node in run_status(str(out)).nodes}
     assert plan["light"].done == 2 and plan["light"].has_work
     run_here(out.parent, wide_dag())
     assert clean_run(str(out)) > 0
-    assert data(out) == before and verify_run(str(out)) == []
+    assert lasting(out) == before and verify_run(str(out)) == []
 
 
 def test_without_graph_and_identity_nothing_is_known(out: Path) -> None:
