@@ -10,7 +10,7 @@ from pathlib import Path
 # No record names them: they are for people, or of the moment.
 APART = re.compile(r"logs/|report\.html|run\.lock|scratch/|pilot/")
 # Records of when something was done, and of names that are drawn.
-_TIMED = re.compile(r"nodes/.*/N\.json|summary\.json")
+_TIMED = re.compile(r"nodes/.*/(N\.json|records\.jsonl|finished\.json)|summary\.json")
 
 
 def kind_of(name: str) -> str:
