@@ -155,16 +155,18 @@ def _row(sample: TarSample[TarMember], texts: Mapping[int, bytes]) -> dict[str, 
     try:
         if sample.reason:
             raise OddValueError(sample.reason)
-        if picture is None or picture.number < 0:
-            raise OddValueError(NO_PICTURE if picture is None else DEAD_LINK)
-        row |= {"_offset": picture.offset, "_size": picture.size}
-        if not picture.size:
-            raise OddValueError("picture is empty")
+        if picture is not None and picture.number >= 0:
+            row |= {"_offset": picture.offset, "_size": picture.size}
+        # Known also where there is no picture: others then lie where they would beside it.
         said = [_text(ending, sample.members[ending], texts) for ending in sample.captions()]
         _take_captions(row, said)
         for ending in (FACT_ENDING, f"{FACT_ENDING}.gz"):
             if ending in sample.members:
                 _take_facts(row, _bytes(ending, sample.members[ending], texts), bool(said))
+        if picture is None or picture.number < 0:
+            raise OddValueError(NO_PICTURE if picture is None else DEAD_LINK)
+        if not picture.size:
+            raise OddValueError("picture is empty")
     except OddValueError as error:
         row["fault"] = str(error)
     return row

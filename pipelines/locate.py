@@ -9,16 +9,22 @@ import errno
 import gzip
 import lzma
 import os
+import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Any, cast
 
 import fsspec
 import pyarrow as pa
+from fsspec.asyn import AsyncFileSystem
+from fsspec.core import has_magic
 from fsspec.dircache import DirCache
+from fsspec.utils import glob_translate
 
 # Errors of names that can be nothing's.
 _NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
+# Ways to list all below a folder that pass over what cannot be listed.
+_LEAVING_OUT = (fsspec.AbstractFileSystem.find, AsyncFileSystem._find)
 # What stands before `::` where fsspec chains file systems.
 _CHAINING = (
     "blockcache", "cached", "dir", "filecache", "libarchive", "reference", "simplecache", "tar",
@@ -80,14 +86,63 @@ def local_sizes(path: str) -> dict[str, int]:
     return found
 
 
-def matching(fs: Any, pattern: str) -> list[str]:
-    """Paths that match a pattern, sorted. A folder that cannot be listed raises."""
-    # By itself fsspec leaves such a folder out.
-    strict = {} if getattr(fs, "async_impl", False) else {"on_error": "raise"}
+def entries(fs: Any, folder: str) -> list[dict[str, Any]]:
+    """What lies directly in a folder, as fsspec tells it; nothing of one that is not there. A
+    folder that cannot be listed raises."""
     try:
-        return sorted(str(name) for name in fs.glob(pattern, **strict))
+        found = fs.ls(folder, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         return []
+    # Some stores list a folder in itself.
+    return [f for f in found if f["type"] != "directory" or _path_of(f) != folder.rstrip("/")]
+
+
+def files_below(fs: Any, folder: str) -> list[str]:
+    """Paths of all files below a folder. A folder that cannot be listed, at any depth, raises:
+    fsspec's own walk would leave it out as if it were empty."""
+    own = (getattr(type(fs), name, None) for name in ("find", "_find"))
+    if any(way not in _LEAVING_OUT for way in own if way is not None):
+        # A store that lists all that is below at once, in fewer requests; that raises.
+        return [str(path) for path in fs.find(folder)]
+    files: list[str] = []
+    pending = [folder]
+    while pending:
+        for fact in entries(fs, pending.pop()):
+            (pending if fact["type"] == "directory" else files).append(_path_of(fact))
+    return files
+
+
+def matching(fs: Any, pattern: str) -> list[str]:
+    """Paths that match a pattern of fsspec's, sorted; below `a/**` lies not `a` itself.
+
+    Only folders are listed that may hold such. One that cannot be listed raises, where fsspec's own
+    `glob` would leave it out.
+    """
+    pattern = str(fs._strip_protocol(pattern))
+    if not has_magic(pattern):
+        return [pattern] if entry_type(fs, pattern) else []
+    parts = pattern.split("/")
+    whole = re.compile(glob_translate(pattern))
+    depth = next(i for i, part in enumerate(parts) if has_magic(part))
+    found: list[str] = []
+    pending = [("/".join(parts[:depth]) or "/" * (depth > 0), depth)]
+    while pending:
+        folder, depth = pending.pop()
+        part = re.compile(glob_translate("/".join(parts[: depth + 1])))
+        below = any("**" in part for part in parts[: depth + 1])
+        for fact in entries(fs, folder):
+            path = _path_of(fact)
+            if whole.match(path):
+                found.append(path)
+            if fact["type"] == "directory" and (
+                below or (depth + 1 < len(parts) and part.match(path))
+            ):
+                pending.append((path, depth + 1))
+    return sorted(found)
+
+
+def _path_of(fact: Mapping[str, Any]) -> str:
+    return str(fact["name"]).rstrip("/")
 
 
 def unpack(file: IO[bytes]) -> IO[bytes] | None:

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from fsspec.asyn import sync
 
 from gristmill.errors import DiskFullError, GristmillError, StorageError
-from gristmill.pipelines.locate import entry_type, local_sizes, locate
+from gristmill.pipelines.locate import entry_type, files_below, local_sizes, locate
 from gristmill.pipelines.patience import WrongBytesError, is_of_storage, patiently
 
 # How tables are written: the same table gives the same bytes.
@@ -129,10 +129,8 @@ class Folder:
         """Names, relative to this folder, of all files below `under`, sorted."""
         self.fs.invalidate_cache()
         prefix = self.path.rstrip("/") + "/"
-        # By itself fsspec leaves out a folder that it cannot list, as if it were empty.
-        strict = {} if getattr(self.fs, "async_impl", False) else {"on_error": "raise"}
         try:
-            found = [str(path) for path in self.fs.find(self.join(under), **strict)]
+            found = files_below(self.fs, self.join(under))
         except (FileNotFoundError, NotADirectoryError):
             return []
         names = (path[len(prefix) :] if path.startswith(prefix) else path for path in found)

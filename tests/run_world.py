@@ -20,7 +20,9 @@ from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.graph import Dag, Node
 from gristmill.dags.runs.keep import Choice, build
 from gristmill.errors import MissingWeightsError
+from gristmill.pipelines.dedup.image_duplicates import Duplicates
 from gristmill.pipelines.download.images import Download
+from gristmill.pipelines.images.perceptual_hash import PerceptualHash
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.sealed import read_sealed, write_sealed
@@ -85,6 +87,20 @@ def small_dag(rules: Mapping[str, str] = RULES) -> Dag:
     return Dag("small", nodes, part_rows=4)
 
 
+def wide_dag() -> Dag:
+    """The same with duplicates over the whole corpus, and a second product, in Parquet, beside the
+    tars: every kind of file that a run folder holds."""
+    dag = small_dag()
+    nodes = dag.nodes | {
+        "hash": Node(PerceptualHash(), ("download",)),
+        "duplicates": Node(Duplicates(prefer=()), ("hash",)),
+        "keep": Node(Keep(rules=RULES | {"copy": "duplicate_of IS NOT NULL"}),
+                     ("light", "duplicates")),
+        "table": Node(Shards(format="parquet", val_share=0.4, samples_per_shard=5), ("keep",)),
+    }  # fmt: skip
+    return Dag("wide", nodes, part_rows=4)
+
+
 def options(**changes: bool) -> RunOptions:
     """Here and in this process."""
     return RunOptions(runner="local", supervision=Supervision(isolate=False), **changes)
@@ -102,7 +118,7 @@ def build_here(choice: Choice, **changes: bool) -> RunSummary:
         return build(choice, options(**changes), progress)
 
 
-def make_home(home: Path) -> None:
+def make_home(home: Path, dag: Dag | None = None) -> None:
     """Pictures, the weights' file, and the finished run."""
     (home / "pictures").mkdir(parents=True)
     (home / "light.txt").write_text("on")
@@ -110,7 +126,7 @@ def make_home(home: Path) -> None:
         pixels = np.random.default_rng(i).integers(0, 255, (20, 20, 3), np.uint8)
         cv2.imwrite(str(home / "pictures" / f"{i:02d}.png"), pixels)
         (home / "pictures" / f"{i:02d}.txt").write_text(f"number {i}")
-    run_here(home, small_dag())
+    run_here(home, dag or small_dag())
 
 
 def copy_home(home: Path, to: Path) -> Path:

@@ -9,6 +9,7 @@ names: logs, the report, the lock.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -51,7 +52,9 @@ def file_faults(layout: RunLayout) -> Iterator[Fault]:
     if parts is None:
         name = f"{layout.node_folder(layout.dag.source)}/{PARTS}"
         yield Fault(f"{name} is missing, or is not what was written", (name,))
-        return
+        # It hides nothing else: as many parts as the nodes have committed.
+        known = (layout.store(node).parts() for node in layout.dag.order())
+        parts = 1 + max(itertools.chain([-1], *known))
     for node in layout.dag.order():
         stage = layout.dag.stage(node)
         if isinstance(stage, Read):

@@ -155,7 +155,11 @@ def _tell_readers(layout: RunLayout, nodes: Sequence[pa.Table]) -> int:
     """Lay the list of uids beside each product's manifest; how many samples it hides."""
     hidden = _hidden(layout, nodes)
     for node, uids in hidden.items():
-        write_sealed(layout.folder.sub(node), FORGOTTEN, {"uids": uids})
+        product = layout.folder.sub(node)
+        if uids:
+            write_sealed(product, FORGOTTEN, {"uids": uids})
+        else:
+            product.remove(FORGOTTEN)
     return sum(len(uids) for uids in hidden.values())
 
 

@@ -32,6 +32,9 @@ from gristmill.pipelines.shards.verify import verify_shards
 from gristmill.pipelines.stage import Write
 from gristmill.pipelines.storage import Folder
 
+# How often a run is looked through and done again, at most.
+_PASSES = 4
+
 
 @dataclass
 class Repaired:
@@ -51,23 +54,26 @@ def repair(out: str, options: RunOptions, progress: Progress, *, dry_run: bool =
     Raises `RunError` for a folder of which too little is left to know what was run there.
     """
     folder = Folder(out)
-    put_back = [] if dry_run else _put_back_dag(folder)
+    found = Repaired([] if dry_run else _put_back_dag(folder))
     layout = _open(out)
-    with where_it_ran(layout):
-        with run_lock(layout.folder, lock=options.lock) as held:
-            faults = list(file_faults(layout))
-            faults += _product_faults(layout, {fault.product for fault in faults})
-            found = Repaired([*put_back, *dict.fromkeys(fault.text for fault in faults)])
-            if dry_run:
-                return found
-            before = _digests(layout)
-            held.check()
-            _take_back(layout, faults)
-        execute_layout(layout, options, progress)
-        with run_lock(layout.folder, lock=options.lock):
-            tell_readers(layout, parts_done(layout) or 0)
-            # What was made again lies beside what was wrong.
-            remove_left_overs(layout)
+    before: dict[tuple[str, int], str] = {}
+    for _ in range(_PASSES):
+        with where_it_ran(layout):
+            with run_lock(layout.folder, lock=options.lock) as held:
+                faults = list(file_faults(layout))
+                faults += _product_faults(layout, {fault.product for fault in faults})
+                texts = dict.fromkeys(fault.text for fault in faults)
+                found.found += [text for text in texts if text not in found.found]
+                if dry_run:
+                    return found
+                before = before or _digests(layout)
+                held.check()
+                _take_back(layout, faults)
+            _run_again(layout, options, progress)
+        found.left = verify_run(out)
+        # What was broken may have hidden what is: parts.json, the parts.
+        if not set(found.left) - set(found.found):
+            break
     after = _digests(layout)
     found.otherwise = [
         f"part {part} of {node} came out otherwise: what it was made from does not answer as it "
@@ -77,8 +83,15 @@ def repair(out: str, options: RunOptions, progress: Progress, *, dry_run: bool =
         if after.get((node, part), digest) != digest
         and not isinstance(layout.dag.stage(node), Keep)
     ]
-    found.left = verify_run(out)
     return found
+
+
+def _run_again(layout: RunLayout, options: RunOptions, progress: Progress) -> None:
+    execute_layout(layout, options, progress)
+    with run_lock(layout.folder, lock=options.lock):
+        tell_readers(layout, parts_done(layout) or 0)
+        # What was made again lies beside what was wrong.
+        remove_left_overs(layout)
 
 
 def _put_back_dag(folder: Folder) -> list[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 """uint8, grey [height, width] or BGR [height, width, 3], as OpenCV has them."""
 # Modes of Pillow whose one colour is a grey.
-_GREY = ("1", "L", "LA", "La", "I", "I;16", "F")
+GREY = ("1", "L", "LA", "La", "I", "I;16", "F")
 # Grey levels by which colours must change before a profile is worth another encoding: profiles that
 # call themselves sRGB differ by one or two.
 _SAME_LEVELS = 3
@@ -34,7 +34,7 @@ def changes_colours(profile: bytes | None, mode: str) -> bool:
         return False
     if mode == "CMYK":
         return transform_of(profile, "CMYK") is not None
-    return _differs(profile, "L" if mode in _GREY else "RGB")
+    return _differs(profile, "L" if mode in GREY else "RGB")
 
 
 @functools.lru_cache(_REMEMBERED)

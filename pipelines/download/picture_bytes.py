@@ -11,6 +11,8 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+from gristmill.pipelines.download.colour_profiles import GREY
+from gristmill.pipelines.download.png_colours import profile_of_png
 from gristmill.pipelines.download.strip_metadata import format_of, is_truncated
 
 
@@ -36,7 +38,7 @@ class Header:
     orientation: int
     # As Pillow names it.
     mode: str
-    # ICC, as it came.
+    # ICC, as it came, or what gamma and primaries of a PNG come to.
     profile: bytes | None = None
     # One of its colours is transparent, or several of its palette.
     keyed: bool = False
@@ -53,6 +55,8 @@ def read_header(data: bytes) -> Header | None:
                 width, height = image.size
                 orientation = _orientation(image)
                 profile = image.info.get("icc_profile")
+                if not profile and image.format == "PNG":
+                    profile = profile_of_png(image.info, grey=image.mode in GREY)
                 return Header(
                     width,
                     height,

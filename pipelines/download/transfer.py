@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from gristmill.errors import ConfigurationError
+from gristmill.errors import ConfigurationError, WorkerError
 from gristmill.pipelines.child import Child, ChildDied, ChildSilent
 from gristmill.pipelines.download.http_client import (
     Fetcher,
@@ -38,6 +38,8 @@ _WAITING_RESULTS = 64
 _WAITING_BYTES = 256 * 2**20
 # Names that one worker has looked up at once: those that nobody answers for take 8 s each.
 _NAMES_AT_ONCE = 256
+# A decoder that raises over so many rows from the first on, always in one place, is broken.
+_FIRST_ROWS = 16
 # Children of this process that are free: configuration -> children.
 _IDLE: dict[str, list[Child]] = {}
 
@@ -211,6 +213,9 @@ class _Work:
         self.pool = ThreadPoolExecutor(count)
         self.count = count
         self.waiting_bytes = 0
+        # Whether the bytes of some row were opened, and where the decoder raised over others.
+        self.sound = False
+        self.raised: list[str] = []
 
     def run(self) -> None:
         """The thread's whole life."""
@@ -335,15 +340,31 @@ class _Work:
     def _supervised(self, child: Child, data: bytes, extra: object) -> Opened:
         """Open in a child. A child that dies gets one more try: it may have been killed by
         chance."""
-        deadline = self.stage.decode_deadline_s
         for attempt in range(2):
             try:
                 child.start()
-                opened: Opened = child.call("process", data, extra, deadline_s=deadline)
-                return opened
+                return self._opened(child, data, extra)
             except ChildDied:
                 if attempt == 1:
                     return self.stage.failure(POISONED, "decoder crashed")
             except ChildSilent:
                 return self.stage.failure(POISONED, "decoder hung")
         raise AssertionError("the second try returns")
+
+    def _opened(self, child: Child, data: bytes, extra: object) -> Opened:
+        """What the decoder makes of bytes. What it raises is a verdict on their row, unless it does
+        so from the first row on, each time in one place: that says nothing of rows."""
+        try:
+            opened: Opened = child.call(
+                "process", data, extra, deadline_s=self.stage.decode_deadline_s
+            )
+            self.sound = True
+            return opened
+        except WorkerError as error:
+            lines = str(error).strip().splitlines()
+            places = [line for line in lines if line.lstrip().startswith("File ")]
+            self.raised.append(places[-1] if places else "")
+            if not self.sound and len(self.raised) >= _FIRST_ROWS and len(set(self.raised)) == 1:
+                raise
+            kind = lines[-1].partition(":")[0].rpartition(".")[2]
+            return self.stage.failure(POISONED, f"decoder raised {kind}")

@@ -8,7 +8,6 @@ are.
 from __future__ import annotations
 
 import re
-from urllib.parse import urljoin
 
 import yarl
 
@@ -52,12 +51,40 @@ def parse_url(text: str) -> yarl.URL:
 def redirect_target(url: yarl.URL, location: str) -> yarl.URL:
     """Where a Location header leads to from `url`. Raises `BadUrl`."""
     location = location.strip()
-    if not _SCHEME.match(location):
-        try:
-            location = urljoin(str(url), location)
-        except ValueError:
-            raise BadUrl("invalid redirect") from None
-    return parse_url(location)
+    return parse_url(location if _SCHEME.match(location) else _joined(str(url), location))
+
+
+def _joined(base: str, relative: str) -> str:
+    """RFC 3986, section 5.2. The standard library's `urljoin` loses `?` at an end, `;`, and slashes
+    that follow one another."""
+    scheme, _, rest = base.partition("://")
+    if relative.startswith("//"):
+        return f"{scheme}:{relative}"
+    host, _, asked = rest.partition("/")
+    path, mark, query = relative.partition("#")[0].partition("?")
+    old_path, old_mark, old_query = f"/{asked}".partition("?")
+    if not path:
+        path = old_path
+        mark, query = (mark, query) if mark else (old_mark, old_query)
+    elif not path.startswith("/"):
+        path = _without_dots(old_path[: old_path.rindex("/") + 1] + path)
+    else:
+        path = _without_dots(path)
+    return f"{scheme}://{host}{path}{mark}{query}"
+
+
+def _without_dots(path: str) -> str:
+    """A path without `.` and `..`."""
+    kept: list[str] = []
+    segments = path.split("/")[1:]
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in (".", ".."):
+        kept.append("")
+    return "/" + "/".join(kept)
 
 
 def _quoted(found: re.Match[str]) -> str:

@@ -206,7 +206,8 @@ class _Sound:
         self._zero = 0.0
         self.rate = 48_000
         streams = self._container.streams.audio
-        if not streams:
+        # Sound that nobody can decode has no context.
+        if not streams or streams[0].codec_context is None:
             return
         stream = streams[0]
         video = video_stream(self._container)

@@ -72,9 +72,10 @@ def open_video(data: bytes) -> InputContainer:
     except av.error.FFmpegError as error:
         raise VideoError("not a video") from error
     assert isinstance(container, InputContainer)
-    if not container.streams.video:
+    stream = container.streams.best("video")
+    if stream is None or stream.codec_context is None:
         container.close()
-        raise VideoError("no video stream")
+        raise VideoError("no video stream" if stream is None else "no decoder for its codec")
     # On one thread broken files give the same frames everywhere.
     video_stream(container).codec_context.thread_count = 1
     return container

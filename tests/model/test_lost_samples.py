@@ -102,11 +102,13 @@ def test_a_training_over_damaged_members_ends_and_counts_them(
 def test_the_others_stand_where_they_stood(
     config: Make, tars: list[Members], tmp_path: Path
 ) -> None:
-    """Pictures that do not decode change nothing but their own places; so on many ranks."""
+    """Pictures that do not decode, are empty or were forgotten change nothing but their own
+    places; so on many ranks."""
     sound = write_tars(tmp_path / "sound", tars)
     files = {name: data for name, data in itertools.chain(*tars) if name.endswith(".jpg")}
     bad: dict[str, Members | None] = {
-        name: [(name, b"\0" * len(files[name]))] for name in list(files)[5::10]
+        name: (None, [(name, b"")], [(name, b"\0" * len(files[name]))])[number % 3]
+        for number, name in enumerate(list(files)[5::10])
     }
     broken = write_tars(tmp_path / "broken", tars, bad)
     before = _batches(_config(config, sound, "a"), 4)

@@ -6,14 +6,13 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
-import json
 import random
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from foreign_tars import Members, members_of, write_tar
+from foreign_tars import Members, damaged, members_of, write_tar
 from model_world import World
 
 from gristmill.errors import SampleError, ShardError
@@ -23,61 +22,11 @@ from gristmill.model.train import steps_of
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.training_setup import make_setup
 
-VALUES: list[object] = [
-    None, True, -1, 1e300, float("inf"), "", "a cat", "\ud800", [], ["a", 1], [[1, 2], [3]], {},
-    {"a": [None]}, 2**70, [2**64],
-]  # fmt: skip
-NAMES = (
-    "caption", "captions", "caption_scores", "question", "answer", "instruction", "source_uid",
-    "uid", "image_codes", "image_latents", "image_codec", "fault", "_size",
-)  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def members(world: World) -> Members:
     """48 pictures and captions."""
     return members_of(world.plain)[0][:96]
-
-
-def mutated(name: str, data: bytes, rng: random.Random) -> Members:
-    """What stands in the place of a member."""
-    stem, _, ending = name.partition(".")
-    kind = rng.randrange(9)
-    if kind == 0:
-        return [(name, data[: rng.randrange(len(data))])]
-    if kind == 1:
-        return [(name, b"")]
-    if kind == 2:
-        return []
-    if kind == 3:
-        other = rng.choice(
-            [f"x/{name}", f".{name}", stem, f"{stem}.{ending}.{ending}", "a b.Ü.jpg"]
-        )
-        return [(other, data)]
-    if kind == 4:
-        return [(name, data), (name, data)]
-    if kind == 5:
-        flipped = bytearray(data)
-        for _ in range(20):
-            flipped[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        return [(name, bytes(flipped))]
-    if kind == 6:
-        return [(f"{stem}.{rng.choice(['txt', 'jpg', 'png', 'json', 'txt.gz', 'cls'])}", data)]
-    facts = {key: rng.choice(VALUES) for key in rng.sample(NAMES, 3)}
-    said = json.dumps(facts).encode()
-    if kind == 7:
-        said = said[: rng.randrange(len(said) + 1)]
-    return (
-        [(name, data), (f"{stem}.json", said)] if rng.random() < 0.5 else [(f"{stem}.json", said)]
-    )
-
-
-def damaged(members: Members, rng: random.Random, rate: float) -> Members:
-    return list(
-        itertools.chain.from_iterable(
-            mutated(*member, rng) if rng.random() < rate else [member] for member in members
-        )
-    )
 
 
 @pytest.mark.parametrize("seed", range(16))

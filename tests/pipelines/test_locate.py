@@ -12,8 +12,10 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 import pytest
+from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
-from gristmill.pipelines.locate import locate, open_url, unpack
+from gristmill.pipelines.locate import files_below, locate, matching, open_url, unpack
 
 ODD_NAMES = ["a::b.png", "u[1].parquet", "a,b.csv", "h#1", "c::d?e*f", "ä %20 b", "12:30:05.jpg"]
 
@@ -65,3 +67,58 @@ def test_no_listing_is_believed_after_it_was_made() -> None:
     fs.dircache["/here"] = []
     with pytest.raises(KeyError):
         fs.dircache["/here"]
+
+
+class Shelves(AsyncFileSystem):
+    """A store of fsspec's asynchronous kind: folders by path, of which some cannot be listed."""
+
+    cachable = False
+    protocol = "shelves"
+
+    def __init__(self, folders: dict[str, list[str]], broken: str = "") -> None:
+        super().__init__()
+        self.folders, self.broken = folders, broken
+
+    async def _ls(self, path: str, detail: bool = True, **kwargs: object) -> list[dict[str, str]]:
+        if path == self.broken:
+            raise OSError(5, "the store fails", path)
+        if path not in self.folders:
+            raise FileNotFoundError(path)
+        kinds = {True: "directory", False: "file"}
+        paths = [f"{path}/{name}" for name in self.folders[path]]
+        return [{"name": one, "type": kinds[one in self.folders]} for one in paths]
+
+
+FOLDERS = {
+    "top": ["a.csv", "b", "c.d"], "top/b": ["1.csv", "2.tsv", "deep"],
+    "top/b/deep": ["3.csv", "[4].csv"], "top/c.d": ["5.csv"],
+}  # fmt: skip
+PATTERNS = (
+    "top/*.csv", "top/*", "top/*/*.csv", "top/**/*.csv", "top/b/**", "to?/b/[12].*", "top/b/1.csv",
+    "top/b/de*/*[34]*", "top/nothing/*", "top/*/deep/3.csv", "**/3.csv",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_patterns_find_what_fsspec_finds(pattern: str, tmp_path: Path) -> None:
+    for folder, names in FOLDERS.items():
+        for name in names:
+            if f"{folder}/{name}" not in FOLDERS:
+                (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+                (tmp_path / folder / name).touch()
+    fs = LocalFileSystem()
+    below = f"{tmp_path}/{pattern}"
+    itself = below[:-3] if below.endswith("/**") else ""
+    found = {path.rstrip("/") for path in fs.glob(below)} - {itself}
+    assert matching(fs, below) == sorted(found)
+
+
+@pytest.mark.parametrize("broken", FOLDERS)
+def test_a_folder_that_cannot_be_listed_makes_no_shorter_list(broken: str, tmp_path: Path) -> None:
+    sound = Shelves(FOLDERS)
+    assert len(files_below(sound, "top")) == 6 and len(matching(sound, "top/**/*.csv")) == 5
+    for ask in (lambda fs: files_below(fs, "top"), lambda fs: matching(fs, "top/**/*.csv")):
+        with pytest.raises(OSError, match="the store fails"):
+            ask(Shelves(FOLDERS, broken))
+    # What need not be looked into is not asked.
+    assert matching(Shelves(FOLDERS, "top/b"), "top/c*/*") == ["top/c.d/5.csv"]

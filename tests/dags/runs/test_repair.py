@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from run_damage import cut, flip, kind_of, remove
-from run_world import build_here, contents, make_home, options, run_here, small_dag
+from run_damage import files_of_each_kind, flip, lasting, remove, rounds
+from run_world import build_here, contents, options, run_here, wide_dag
 
 from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.runs.clean import clean_run
@@ -20,23 +20,16 @@ from gristmill.dags.runs.plan import run_status
 from gristmill.dags.runs.repair import Repaired, repair
 from gristmill.dags.runs.verify import verify_run
 from gristmill.errors import RunError
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run where it was run, and a copy of it: places are absolute."""
-    home = tmp_path_factory.mktemp("world") / "home"
-    make_home(home)
-    shutil.copytree(home, home.parent / "kept")
-    return home
+from gristmill.pipelines.patience import PATIENCE
 
 
 @pytest.fixture
-def out(world: Path) -> Path:
-    """The run's folder, as it was when it had finished."""
-    shutil.rmtree(world)
-    shutil.copytree(world.parent / "kept", world)
-    return world / "run"
+def out(wide: Path) -> Path:
+    """The run's folder, where it was run and as it was when it had finished: places are
+    absolute."""
+    shutil.rmtree(wide)
+    shutil.copytree(wide.parent / "kept", wide)
+    return wide / "run"
 
 
 def mend(out: Path, **changes: bool) -> Repaired:
@@ -44,49 +37,28 @@ def mend(out: Path, **changes: bool) -> Repaired:
         return repair(str(out), options(), progress, **changes)
 
 
-def data(out: Path) -> dict[str, list[bytes]]:
-    """Kind of file -> contents, of what holds rows, pictures or samples."""
-    found: dict[str, list[bytes]] = {}
-    for name, held in contents(out).items():
-        if name.startswith(("nodes/", "ledger/", "shards/")) and not name.endswith(
-            (".json", ".jsonl")
-        ):
-            found.setdefault(kind_of(name), []).append(held)
-    return {kind: sorted(held) for kind, held in found.items()}
-
-
 def one(out: Path, pattern: str) -> Path:
     return sorted(out.glob(pattern))[-1]
 
 
-@pytest.mark.parametrize(
-    ("pattern", "damage"),
-    [
-        ("nodes/download-*/*.blobs.bin", flip),
-        ("nodes/light-*/records.jsonl", flip),
-        ("nodes/keep-*/records.jsonl", cut),
-        ("nodes/download-*/records.jsonl", remove),
-        ("nodes/light-*/*.vector.npy", remove),
-        ("nodes/keep-*/saved/rules.parquet", flip),
-        ("nodes/keep-*/state.json", remove),
-        ("nodes/shards-*/saved/plan/*.parquet", remove),
-        ("nodes/source-*/parts.json", flip),
-        ("nodes/source-*/scan/*.arrow", cut),
-        ("shards/train/00000001.tar", flip),
-        ("shards/manifest.json", cut),
-        ("products/shards.json", remove),
-        ("run.json", flip),
-        ("dag.yaml", remove),
-        ("ledger/000001.parquet", flip),
-    ],
-)
-def test_the_same_bytes_come_back(pattern: str, damage: object, out: Path) -> None:
-    before = data(out)
-    damage(one(out, pattern))  # type: ignore[operator]
-    found = mend(out)
-    assert found.found and not found.left and not found.otherwise
-    assert data(out) == before
-    assert verify_run(str(out)) == []
+def test_every_kind_of_file_comes_back_with_its_bytes(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`python benchmarks/damage.py` damages each alone, and each in every way."""
+    monkeypatch.setenv(PATIENCE, "0")
+    before = lasting(out)
+    kinds = list(files_of_each_kind(out))
+    assert len(kinds) > 60
+    for struck in rounds(kinds):
+        names = files_of_each_kind(out)
+        for kind, damage in struck:
+            damage(out / names[kind])
+        said = [(kind, damage.__name__) for kind, damage in struck]
+        repaired = mend(out)
+        assert repaired.found and not repaired.left and not repaired.otherwise, (said, repaired)
+        after = lasting(out)
+        assert {kind for kind in before if before[kind] != after.get(kind)} == set(), said
+        assert set(after) == set(before), said
 
 
 def test_a_sound_run_is_left_as_it_is(out: Path) -> None:
@@ -116,13 +88,13 @@ def test_a_source_that_answers_otherwise_is_said(out: Path) -> None:
 
 
 def test_a_lost_file_is_work_that_is_left_and_the_run_does_it(out: Path) -> None:
-    before = data(out)
+    before = lasting(out)
     remove(one(out, "nodes/light-*/000001-*.rows.parquet"))
     plan = {node.node: node for node in run_status(str(out)).nodes}
     assert plan["light"].done == 2 and plan["light"].has_work
-    run_here(out.parent, small_dag())
+    run_here(out.parent, wide_dag())
     assert clean_run(str(out)) > 0
-    assert data(out) == before and verify_run(str(out)) == []
+    assert lasting(out) == before and verify_run(str(out)) == []
 
 
 def test_without_graph_and_identity_nothing_is_known(out: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from run_damage import DAMAGES, files_of_each_kind, flip
+from run_world import copy_home
 
 from gristmill.dags.engine.run_folder import PartStore
 from gristmill.dags.runs.forget import forget
@@ -90,13 +91,13 @@ def test_what_has_not_come_to_its_end_is_not_called_sound(out: Path) -> None:
 
 
 def test_one_file_of_every_kind_flipped_cut_or_gone(
-    out: Path, monkeypatch: pytest.MonkeyPatch
+    wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(PATIENCE, "0")
-    forget(str(out), [("uid", ShardSet(str(out / "shards"))[0].uid)])
+    out = copy_home(wide.parent / "kept", tmp_path / "home")
     assert verify_run(str(out)) == []
     kinds = files_of_each_kind(out)
-    assert len(kinds) > 45
+    assert len(kinds) > 60
     for number, (kind, name) in enumerate(kinds.items()):
         held = (out / name).read_bytes()
         damage = DAMAGES[number % len(DAMAGES)]
@@ -111,3 +112,14 @@ def test_one_file_of_every_kind_flipped_cut_or_gone(
             run_status(str(out))
         (out / name).write_bytes(held)
     assert verify_run(str(out)) == []
+
+
+def test_what_hides_forgotten_samples_is_looked_at(out: Path) -> None:
+    forget(str(out), [("uid", ShardSet(str(out / "shards"))[0].uid)])
+    assert verify_run(str(out)) == []
+    for damage in DAMAGES:
+        path = out / "shards" / "forgotten.json"
+        held = path.read_bytes()
+        damage(path)
+        assert verify_run(str(out)) != []
+        path.write_bytes(held)

@@ -25,7 +25,7 @@ from loopback import Loopback
 from name_server import SILENT, answering_names
 
 from gristmill.dags.demos.web_pages import huge_png
-from gristmill.errors import ConfigurationError
+from gristmill.errors import ConfigurationError, WorkerError
 from gristmill.pipelines.decode import decode_rgb
 from gristmill.pipelines.download import names, transfer
 from gristmill.pipelines.download.images import Download
@@ -385,6 +385,8 @@ class PoisonedWorker(PictureWorker):
             os._exit(9)
         if data == b"hang":
             time.sleep(600)
+        if data.startswith(b"raise"):
+            raise AttributeError("'NoneType' object has no attribute 'thread_count'")
         if data == b"eat":
             return ResizedImage("success", image=bytes(bytearray(8 * 2**30)))
         return ResizedImage("success", image=data)
@@ -400,6 +402,20 @@ def test_a_picture_that_kills_its_decoder_is_set_aside(tmp_path: Path) -> None:
         ("poisoned", "out of memory"),
         ("success", None),
     ]
+
+
+def test_what_a_decoder_raises_over_a_row_is_its_verdict(tmp_path: Path) -> None:
+    files = {f"{i:02d}.jpg": b"raise %d" % i for i in range(20)} | {"00.jpg": encoded(photo())}
+    rows = outcome(Poisoned(decoders=1), file_rows(tmp_path, files))
+    assert [(row["status"], row["error"]) for row in rows] == [
+        ("success", None),
+        *[("poisoned", "decoder raised AttributeError")] * 19,
+    ]
+    # One that never does anything else is broken, whatever the rows.
+    (tmp_path / "raising").mkdir()
+    del files["00.jpg"]
+    with pytest.raises(WorkerError, match="thread_count"):
+        outcome(Poisoned(decoders=1), file_rows(tmp_path / "raising", files))
 
 
 def test_rows_that_failed_in_their_source_pass_through() -> None:

@@ -65,10 +65,20 @@ def test_what_is_no_video_says_so(tmp_path: Path) -> None:
         whole[:200]: "not a video",
         cv2.imencode(".jpg", noise(0))[1].tobytes(): "not a video",
         encode([numbered(1)]): "still image",
+        whole.replace(b"avc1", b"zzzz"): "no decoder for its codec",
     }
     for data, reason in cases.items():
         with pytest.raises(VideoError, match=reason):
             probe(data)
+
+
+def test_sound_of_an_unknown_codec_is_none() -> None:
+    silence = np.zeros(16_000, np.float32)
+    whole = encode([numbered(i) for i in range(30)], form="matroska", sound=silence)
+    unknown = whole.replace(b"A_AAC", b"A_XYZ")
+    assert unknown != whole
+    (clip,) = encode_pieces(unknown, [(0.0, 1.2)], Encoding())
+    assert clip is not None and not clip.has_audio and len(numbers_of(clip.data)) == 30
 
 
 def test_playlists_are_never_followed(tmp_path: Path) -> None:
