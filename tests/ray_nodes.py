@@ -68,7 +68,8 @@ class RayNodes:
         }
         path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
         home = str(self.folder / "home")
-        return kept | {"HOME": home, "PATH": path} | self.more
+        patient = {"RAY_raylet_start_wait_time_s": "300"}
+        return kept | {"HOME": home, "PATH": path} | patient | self.more
 
     @property
     def token(self) -> str:
@@ -97,13 +98,14 @@ class RayNodes:
                 [
                     *self.on(address), *words, *options, *_SMALL,
                     f"--node-ip-address={address}",
+                    f"--dashboard-agent-listen-port={free_port()}",
                     # Each machine has its own: the last that joins makes the job's folders anew.
                     f"--temp-dir={self.folder / address}",
                 ],
                 env=env, stdout=log, stderr=log, start_new_session=True, cwd=self.folder,
             )  # fmt: skip
         if "--head" in words:
-            wait_for(lambda: self._answers(address), "no head")
+            self.wait_for(self._answers, "no head")
 
     def kill(self, address: str) -> None:
         """What a power cut does to a node."""
@@ -115,6 +117,17 @@ class RayNodes:
         starter.kill()
         starter.wait()
 
+    def wait_for(self, true: Callable[[], object], what: str) -> None:
+        """Wait until something is so, while all nodes that were started are there."""
+
+        def seen() -> object:
+            for address, node in self.nodes.items():
+                log = self.folder / f"{address}.log"
+                assert node.poll() is None, f"{address}: {log.read_text()[-2000:]}"
+            return true()
+
+        wait_for(seen, what)
+
     def _words(self, line: str) -> tuple[dict[str, str], list[str]]:
         env, words = dict(self.env), shlex.split(line, comments=True)
         while "=" in words[0]:
@@ -122,8 +135,7 @@ class RayNodes:
             env[name] = value
         return env, words
 
-    def _answers(self, address: str) -> bool:
-        assert self.nodes[address].poll() is None, (self.folder / f"{address}.log").read_text()
+    def _answers(self) -> bool:
         try:
             urllib.request.urlopen(f"{self.url}/api/version", timeout=5).close()
         except urllib.error.HTTPError:

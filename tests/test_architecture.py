@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "pipelines": {"errors", "pipelines", "__version__"},
     "catalogs": {"errors", "catalogs"},
-    "dags": {"errors", "pipelines", "catalogs", "dags"},
+    "dags": {"errors", "pipelines", "catalogs", "dags", "__version__"},
     "model": {"errors", "pipelines", "model"},
 }
 # Arrows only go down: each floor of dags/ may import those named before it, in functions too. What
@@ -180,8 +180,9 @@ def test_only_the_ray_runner_imports_ray() -> None:
             for node in ast.walk(ast.parse(file.read_text()))
         )
     }
-    # The runner, what tells its driver of rows, and the Jobs API.
+    # The runner with its neighbours, and the Jobs API.
     assert importing == {
+        "gristmill.dags.engine.held_operators",
         "gristmill.dags.engine.on_ray",
         "gristmill.dags.engine.on_ray_rows",
         "gristmill.dags.jobs.ray_jobs",

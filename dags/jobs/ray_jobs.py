@@ -1,6 +1,6 @@
 """A cluster's Jobs API: a job is sent, followed, stopped, listed.
 
-With `on_ray.py` and `on_ray_rows.py` the only module that imports ray.
+With the runner on Ray and its neighbours the only module that imports ray.
 """
 
 from __future__ import annotations
@@ -66,14 +66,23 @@ class Jobs:
 
     def submit(self, shipment: Shipment) -> str:
         """Send a job, with its files, and return its name."""
-        return self._ask(
-            lambda: self._client.submit_job(
-                entrypoint=shipment.entrypoint,
-                runtime_env=dict(shipment.runtime_env),
-                metadata=dict(shipment.metadata),
-                submission_id=f"gristmill-{secrets.token_hex(4)}",
-            )
-        )
+        name = f"gristmill-{secrets.token_hex(4)}"
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._ask(
+                    lambda: self._client.submit_job(
+                        entrypoint=shipment.entrypoint,
+                        runtime_env=dict(shipment.runtime_env),
+                        metadata=dict(shipment.metadata),
+                        submission_id=name,
+                    )
+                )
+            except WorkerError as error:
+                # A head that was started just now answers before it can take a job.
+                if time.monotonic() > end or "job agent" not in str(error):
+                    raise
+                time.sleep(PAUSE)
 
     def follow(self, job: str, write: Callable[[str], None]) -> int:
         """Hand all that a job prints to `write`, from its beginning to its end, and return its exit
@@ -152,8 +161,8 @@ class Jobs:
     def _details(self, job: str) -> JobDetails:
         try:
             return self._ask(lambda: self._client.get_job_info(job))
-        except RuntimeError as error:
-            if "404" in str(error):
+        except WorkerError as error:
+            if "status code 404" in str(error.__cause__):
                 raise ConfigurationError(
                     f"no job {job!r} at {self.address}; gristmill jobs lists those that are there"
                 ) from None
@@ -167,6 +176,10 @@ class Jobs:
                 f"no Ray head answers at {self.address} ({_short(error)}); does one of "
                 "ray[default] run there, and is its port reached from here?"
             ) from error
+        except AuthenticationError:
+            raise
+        except RuntimeError as error:
+            raise WorkerError(f"the head at {self.address} says: {_short(error)}") from error
 
     async def _tail(self, job: str, shown: _Shown) -> None:
         """Show what a job prints, as it comes."""

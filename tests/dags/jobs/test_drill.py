@@ -15,7 +15,7 @@ import pytest
 from command import gristmill
 from doc_blocks import ROOT, Block, blocks
 from drill_dag import small
-from ray_nodes import RayNodes, ray_nodes, wait_for
+from ray_nodes import RayNodes, ray_nodes
 
 from gristmill.cli_jobs import LEFT
 from gristmill.dags.engine.execute import RunOptions, execute
@@ -81,7 +81,10 @@ def test_the_readmes_cluster_loses_a_node_and_gets_another(
         nodes.start(worker, "127.0.0.2", "--num-cpus=1")
         client = send(nodes, tmp_path, job)
         commits = tmp_path / "cluster" / "nodes"
-        wait_for(lambda: len(list(commits.glob("slow-*/*.json"))) > 1, "no part was done")
+        nodes.wait_for(
+            lambda: client.poll() or len(list(commits.glob("slow-*/*.json"))) > 1, "no part done"
+        )
+        assert client.poll() is None, client.communicate()
         nodes.kill("127.0.0.2")
         nodes.start(worker, "127.0.0.3", "--num-cpus=1")
         client.send_signal(signal.SIGINT)
