@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import signal
@@ -114,7 +115,9 @@ def test_the_readmes_cluster_loses_a_node_and_gets_another(
         assert not any(nodes.token.encode() in path.read_bytes() for path in logs)
 
     assert len(os.listdir(tmp_path / "marks")) == 2, "the node that came did nothing"
-    run_here(small(str(tmp_path / "pictures")), tmp_path / "local")
+    dag = small(str(tmp_path / "pictures"))
+    slow = dataclasses.replace(dag.stage("slow"), marks=str(tmp_path / "here"))
+    run_here(dag.replace("slow", slow), tmp_path / "local")
     assert digests(tmp_path / "cluster") == digests(tmp_path / "local")
     assert len(digests(tmp_path / "local")) > 8
     assert verify_run(str(tmp_path / "cluster")) == []
