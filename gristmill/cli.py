@@ -12,9 +12,11 @@ from gristmill.command_line import command_line
 from gristmill.errors import GristmillError
 from gristmill.run_arguments import (
     AllowEmpty,
+    AsJson,
     Columns,
     Images,
     Limit,
+    Metrics,
     NoLock,
     Out,
     Recipe,
@@ -64,12 +66,8 @@ def run(
         bool, typer.Option(help="Stages in this process, no poison isolation.")
     ] = False,
     plain: Annotated[bool, typer.Option(help="Plain lines instead of bars.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="A JSON object an event instead of bars.")
-    ] = False,
-    metrics: Annotated[
-        str, typer.Option(help="Answer Prometheus on PORT, HOST:PORT or :PORT.", metavar="PORT")
-    ] = "",
+    as_json: AsJson = False,
+    metrics: Metrics = "",
     no_lock: NoLock = False,
 ) -> None:
     """Run a recipe into a folder. The same command goes on where it stopped."""

@@ -10,9 +10,11 @@ import typer
 
 from gristmill.run_arguments import (
     AllowEmpty,
+    AsJson,
     Columns,
     Images,
     Limit,
+    Metrics,
     NoLock,
     Out,
     Recipe,
@@ -58,6 +60,8 @@ def submit(
     workers: Workers = None,
     retry_failed: RetryFailed = False,
     allow_empty: AllowEmpty = False,
+    as_json: AsJson = False,
+    metrics: Metrics = "",
     no_lock: NoLock = False,
     package: Annotated[
         str,

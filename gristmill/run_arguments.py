@@ -42,6 +42,10 @@ RetryFailed = Annotated[bool, typer.Option(help="Try again rows whose failure ma
 AllowEmpty = Annotated[
     bool, typer.Option("--allow-empty", help="Replace shards by none where nothing is kept.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="A JSON object an event instead of bars.")]
+Metrics = Annotated[
+    str, typer.Option(help="Answer Prometheus on PORT, HOST:PORT or :PORT.", metavar="PORT")
+]
 NoLock = Annotated[
     bool,
     typer.Option(

@@ -59,7 +59,9 @@ def pack(
     work = folder / "work"
     work.mkdir()
     name = copy_user_files(recipe, dag, work)
-    command = ["python", "-m", "gristmill", "run", name, *options, "--address", "auto", "--plain"]
+    command = ["python", "-m", "gristmill", "run", name, *options, "--address", "auto"]
+    if "--json" not in options:
+        command.append("--plain")
     runtime_env = RuntimeEnv(
         env_vars={
             "RAY_JOB_STOP_SIGNAL": STOP_SIGNAL,
