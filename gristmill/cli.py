@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from gristmill import __version__, cli_curate, cli_describe, cli_model
-from gristmill.cli_curate import NoLock
+from gristmill import __version__, cli_curate, cli_describe, cli_jobs, cli_model
 from gristmill.command_line import command_line
 from gristmill.errors import GristmillError
-from gristmill.pipelines.key_value import key_value
+from gristmill.run_arguments import (
+    AllowEmpty,
+    AsJson,
+    Columns,
+    Images,
+    Limit,
+    Metrics,
+    NoLock,
+    Out,
+    Recipe,
+    RetryFailed,
+    Set,
+    SourcePath,
+    Without,
+    Workers,
+    make_dag,
+)
 from gristmill.stop_signals import stopped_by_sigterm
-
-if TYPE_CHECKING:
-    from gristmill.dags.graph import Dag
 
 app = typer.Typer(
     name="gristmill",
@@ -28,35 +40,9 @@ app = typer.Typer(
 catalog_app = typer.Typer(help="Facts about public datasets.", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
 
-Recipe = Annotated[
-    str, typer.Argument(help="A recipe (image-text), a .yaml file, or pkg.mod:function.")
-]
 RunFolder = Annotated[
     str, typer.Argument(metavar="RUN", help="Folder of a run, local or any fsspec URL.")
 ]
-SourcePath = Annotated[
-    str | None,
-    typer.Option(
-        "--source", help="File, folder, glob or URL; 'coco:captions.json', 'catalog:NAME@PATH'."
-    ),
-]
-Images = Annotated[str | None, typer.Option(help="Folder of the pictures that the source names.")]
-Columns = Annotated[
-    list[str] | None,
-    typer.Option("--column", help="Odd column names: caption=TEXT; repeat for more."),
-]
-Out = Annotated[str, typer.Option(help="Folder of the run, local or any fsspec URL.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="node.field=value; repeat for more.", metavar="X=Y"),
-]
-Without = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--without", help="Leave out a node, and what stands on it; repeat.", metavar="NODE"
-    ),
-]
-Limit = Annotated[int, typer.Option(help="Take only the first rows of the source; 0: all.")]
 
 
 @app.command()
@@ -73,23 +59,15 @@ def run(
     address: Annotated[
         str | None, typer.Option(help="Ray cluster: auto on one of its nodes, or HEAD:6379.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Workers for each node at most.")] = None,
-    retry_failed: Annotated[
-        bool, typer.Option(help="Try again rows whose failure may heal.")
-    ] = False,
-    allow_empty: Annotated[
-        bool, typer.Option("--allow-empty", help="Replace shards by none where nothing is kept.")
-    ] = False,
+    workers: Workers = None,
+    retry_failed: RetryFailed = False,
+    allow_empty: AllowEmpty = False,
     debug: Annotated[
         bool, typer.Option(help="Stages in this process, no poison isolation.")
     ] = False,
     plain: Annotated[bool, typer.Option(help="Plain lines instead of bars.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="A JSON object an event instead of bars.")
-    ] = False,
-    metrics: Annotated[
-        str, typer.Option(help="Answer Prometheus on PORT, HOST:PORT or :PORT.", metavar="PORT")
-    ] = "",
+    as_json: AsJson = False,
+    metrics: Metrics = "",
     no_lock: NoLock = False,
 ) -> None:
     """Run a recipe into a folder. The same command goes on where it stopped."""
@@ -97,7 +75,7 @@ def run(
     from gristmill.dags.engine.supervision import Supervision
     from gristmill.dags.session import run_and_report
 
-    dag = _dag(recipe, source, images, column, settings, without)
+    dag = make_dag(recipe, source, images, column, settings, without)
     options = RunOptions(
         runner="local" if debug else runner,
         address=address,
@@ -141,7 +119,7 @@ def plan(
     from gristmill.dags.dag_yaml import dump_dag
     from gristmill.dags.runs.plan import make_plan, render_plan
 
-    dag = _dag(recipe, source, images, column, settings, without)
+    dag = make_dag(recipe, source, images, column, settings, without)
     if show_yaml:
         dag.validate()
         print(dump_dag(dag), end="")
@@ -254,6 +232,7 @@ def demo(
 
 cli_curate.add_commands(app)
 cli_describe.add_commands(app)
+cli_jobs.add_commands(app)
 cli_model.add_commands(app)
 
 
@@ -333,33 +312,6 @@ def _root(
     if version:
         print(f"gristmill {__version__}")
         raise typer.Exit
-
-
-def _dag(
-    recipe: str,
-    source: str | None,
-    images: str | None,
-    columns: list[str] | None,
-    settings: list[str] | None,
-    without: list[str] | None,
-) -> Dag:
-    from gristmill.catalogs.catalog import SourceFields, resolve
-    from gristmill.dags.recipes.find import find_dag
-    from gristmill.dags.settings import apply_settings
-
-    fields: SourceFields = resolve(source) if source is not None else {}
-    if images is not None:
-        fields["images"] = images
-    mapping = {}
-    for column in columns or []:
-        ours, theirs = key_value(column, "--column", "ours=theirs, e.g. caption=TEXT")
-        mapping[ours] = theirs
-    if mapping:
-        fields["columns"] = {**fields.get("columns", {}), **mapping}
-    found = find_dag(recipe, fields)
-    dag = apply_settings(found, settings or [])
-    # A node that has nothing to do is out already.
-    return dag.without(*(n for n in without or () if n in dag.nodes or n not in found.nodes))
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import typer
 
 from gristmill.command_line import command_line
 from gristmill.pipelines.key_value import key_value
+from gristmill.run_arguments import NoLock
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,13 +17,6 @@ if TYPE_CHECKING:
 
 RunFolder = Annotated[
     str, typer.Argument(metavar="RUN", help="Folder of a run, local or any fsspec URL.")
-]
-
-NoLock = Annotated[
-    bool,
-    typer.Option(
-        "--no-lock", help="On a store without conditional put: keep other writers out yourself."
-    ),
 ]
 
 

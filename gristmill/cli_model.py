@@ -12,7 +12,7 @@ from gristmill.model import commands
 from gristmill.model.commands import Data, Seed, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -206,7 +206,15 @@ def _save_sheet(out: str, pictures: Sequence[NDArray[np.uint8]], words: list[str
     print(f"{out}: {len(pictures)} of {pictures[0].shape[0]}x{pictures[0].shape[1]} px")
 
 
-def _on_ray(config: TrainConfig, address: str, ranks: int) -> None:
-    from gristmill.dags.engine.on_ray import train_on_ray
+def _on_ray(address: str, ranks: int) -> Callable[[TrainConfig], None]:
+    from gristmill.dags.engine.cluster_address import cluster_address
 
-    train_on_ray(config, address=address, ranks=ranks)
+    if address != "local":
+        cluster_address(address)
+
+    def launch(config: TrainConfig) -> None:
+        from gristmill.dags.engine.on_ray import train_on_ray
+
+        train_on_ray(config, address=address, ranks=ranks)
+
+    return launch

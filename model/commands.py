@@ -22,8 +22,9 @@ Settings = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of what is drawn by chance.")]
 
-on_cluster: Callable[[TrainConfig, str, int], None] | None = None
-"""What launches ranks on a Ray cluster at an address; handed in, as a model knows of no Ray."""
+on_cluster: Callable[[str, int], Callable[[TrainConfig], None]] | None = None
+"""Address and ranks to what launches them on that Ray cluster; handed in, as a model knows of no
+Ray. Raises `ConfigurationError` for an address that cannot work."""
 
 
 def train(
@@ -65,6 +66,11 @@ def train(
     from gristmill.errors import ConfigurationError
     from gristmill.model.settings import clip_of_run, run_field, train_config
 
+    launch = None
+    if address is not None:
+        if on_cluster is None:
+            raise ConfigurationError("--address belongs to `gristmill train`, not to torchrun")
+        launch = on_cluster(address, ranks)
     config = train_config(
         size=size, data=data, out=out, paradigm=paradigm, experts=experts,
         codec=codec or run_field(data, "tokens", "images"),
@@ -72,10 +78,8 @@ def train(
         questions=questions, steps=steps, rows=rows, row_length=row_length, rate=rate, seed=seed,
         settings=settings or [],
     )  # fmt: skip
-    if address is not None:
-        if on_cluster is None:
-            raise ConfigurationError("--address belongs to `gristmill train`, not to torchrun")
-        on_cluster(config, address, ranks)
+    if launch is not None:
+        launch(config)
         return
     from gristmill.model.train import train as train_here
 

@@ -32,6 +32,7 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
 import ray.exceptions
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gristmill import errors
@@ -40,6 +41,7 @@ from gristmill.dags.engine.flow import flow
 from gristmill.dags.engine.held_operators import Parcel, held_operator
 from gristmill.dags.engine.on_local import Operator
 from gristmill.dags.engine.on_ray_rows import listening
+from gristmill.dags.engine.ray_token import own_token
 from gristmill.dags.engine.rows_done import RowsDone
 from gristmill.dags.engine.stage_code import ShippedCode
 from gristmill.errors import GristmillError, WorkerError
@@ -79,6 +81,7 @@ class RayRunner:
         # Who is told what a run waits for.
         self.note = note
         self._started = False
+        self._token = contextlib.ExitStack()
 
     def __enter__(self) -> RayRunner:
         if not ray.is_initialized():
@@ -93,6 +96,7 @@ class RayRunner:
             log_to_driver=False,
         )  # fmt: skip
         if not self.address:
+            self._token.enter_context(own_token())
             start = functools.partial(
                 start, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES
             )
@@ -107,7 +111,7 @@ class RayRunner:
             ) from error
         # A start that takes too long is a bare Exception.
         except Exception as error:
-            ray.shutdown()
+            self._stop()
             raise WorkerError(
                 f"Ray did not start ({str(error).strip()}); on a machine that is busy give the "
                 "same command again, or run in this process with --runner local"
@@ -115,8 +119,14 @@ class RayRunner:
 
     def __exit__(self, *error: object) -> None:
         if self._started:
-            ray.shutdown()
+            self._stop()
             self._started = False
+
+    def _stop(self) -> None:
+        ray.shutdown()
+        self._token.close()
+        # Or else the next cluster that this process joins is shown the token of this one.
+        AuthenticationTokenLoader.instance().reset_cache()
 
     def run(self, tasks: Sequence[int], operators: Sequence[Operator]) -> Iterator[int]:
         """Yield each task when all operators have done it, in the order of completion."""

@@ -1,0 +1,82 @@
+"""What commands that build a Dag are told: the arguments of `run`, `plan` and `submit`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gristmill.pipelines.key_value import key_value
+
+if TYPE_CHECKING:
+    from gristmill.dags.graph import Dag
+
+Recipe = Annotated[
+    str, typer.Argument(help="A recipe (image-text), a .yaml file, or pkg.mod:function.")
+]
+SourcePath = Annotated[
+    str | None,
+    typer.Option(
+        "--source", help="File, folder, glob or URL; 'coco:captions.json', 'catalog:NAME@PATH'."
+    ),
+]
+Images = Annotated[str | None, typer.Option(help="Folder of the pictures that the source names.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", help="Odd column names: caption=TEXT; repeat for more."),
+]
+Out = Annotated[str, typer.Option(help="Folder of the run, local or any fsspec URL.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="node.field=value; repeat for more.", metavar="X=Y"),
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--without", help="Leave out a node, and what stands on it; repeat.", metavar="NODE"
+    ),
+]
+Limit = Annotated[int, typer.Option(help="Take only the first rows of the source; 0: all.")]
+Workers = Annotated[int | None, typer.Option(help="Workers for each node at most.")]
+RetryFailed = Annotated[bool, typer.Option(help="Try again rows whose failure may heal.")]
+AllowEmpty = Annotated[
+    bool, typer.Option("--allow-empty", help="Replace shards by none where nothing is kept.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="A JSON object an event instead of bars.")]
+Metrics = Annotated[
+    str, typer.Option(help="Answer Prometheus on PORT, HOST:PORT or :PORT.", metavar="PORT")
+]
+NoLock = Annotated[
+    bool,
+    typer.Option(
+        "--no-lock", help="On a store without conditional put: keep other writers out yourself."
+    ),
+]
+
+
+def make_dag(
+    recipe: str,
+    source: str | None,
+    images: str | None,
+    columns: list[str] | None,
+    settings: list[str] | None,
+    without: list[str] | None,
+) -> Dag:
+    """The Dag that a command names, with its source and its settings; nothing of it is read."""
+    from gristmill.catalogs.catalog import SourceFields, resolve
+    from gristmill.dags.recipes.find import find_dag
+    from gristmill.dags.settings import apply_settings
+
+    fields: SourceFields = resolve(source) if source is not None else {}
+    if images is not None:
+        fields["images"] = images
+    mapping = {}
+    for column in columns or []:
+        ours, theirs = key_value(column, "--column", "ours=theirs, e.g. caption=TEXT")
+        mapping[ours] = theirs
+    if mapping:
+        fields["columns"] = {**fields.get("columns", {}), **mapping}
+    found = find_dag(recipe, fields)
+    dag = apply_settings(found, settings or [])
+    # A node that has nothing to do is out already.
+    return dag.without(*(n for n in without or () if n in dag.nodes or n not in found.nodes))
