@@ -40,7 +40,7 @@ def test_rows_of_maps_and_scores_are_told_within_a_part(isolate: bool, tmp_path:
     }
     progress = Heard()
     options = RunOptions(runner="local", supervision=Supervision(isolate=isolate))
-    execute(Dag("toy", nodes), str(tmp_path), options, progress)
+    execute(Dag("toy", nodes, part_rows=1_000), str(tmp_path), options, progress)
     drawn = [done for _, done, of in progress.rows["draw"] if of == 270]
     # A row that kills is done with, too.
     assert len(drawn) == len(progress.rows["draw"]) >= 269 and drawn[-1] == 270
