@@ -110,7 +110,6 @@ class _S3:
             if code in ("NotImplemented", "501"):
                 raise NotImplementedError(str(error)) from error
             raise
-        self._fs.invalidate_cache(self._path)
         return str(answer["ETag"])
 
 
@@ -151,7 +150,6 @@ class _Gcs:
         except FileExistsError:
             # What it makes of "precondition failed".
             return None
-        self._fs.invalidate_cache(self._path)
         return str(answer["generation"])
 
 

@@ -88,19 +88,16 @@ class Folder:
     @_patient
     def exists(self, name: str = "") -> bool:
         """Whether the file or folder is there. An error on the way is no "no", as fsspec has it."""
-        self.fs.invalidate_cache()
         return entry_type(self.fs, self.join(name)) is not None
 
     @_patient
     def size(self, name: str) -> int:
         """Bytes of a file."""
-        self.fs.invalidate_cache()
         return int(self.fs.size(self.join(name)))
 
     @_patient
     def names(self, under: str = "") -> list[str]:
         """Names of files and folders directly below `under`, sorted; empty if there is none."""
-        self.fs.invalidate_cache()
         try:
             found = self.fs.ls(self.join(under), detail=False)
         except FileNotFoundError:
@@ -113,7 +110,6 @@ class Folder:
         """Bytes of each file directly below `under`, by name, from one listing."""
         if self.is_local:
             return local_sizes(self.join(under))
-        self.fs.invalidate_cache()
         try:
             found = self.fs.ls(self.join(under), detail=True)
         except FileNotFoundError:
@@ -127,7 +123,6 @@ class Folder:
     @_patient
     def walk(self, under: str = "") -> list[str]:
         """Names, relative to this folder, of all files below `under`, sorted."""
-        self.fs.invalidate_cache()
         prefix = self.path.rstrip("/") + "/"
         try:
             found = files_below(self.fs, self.join(under))
@@ -222,7 +217,6 @@ class Folder:
                     self.fs.pipe_file(self.join(name), file.read())
                 else:
                     self.fs.put_file(file.name, self.join(name))
-                self.fs.invalidate_cache()
                 if not self._is_s3:
                     # S3 refuses what is not as long as was said, or has another checksum.
                     _require_size(int(self.fs.size(self.join(name))), size, self.join_url(name))
@@ -345,8 +339,7 @@ class Folder:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
         elif self._is_s3:
-            self.fs.invalidate_cache()
-            self._delete(self.fs.find(path))
+            self._delete(files_below(self.fs, path))
         elif self.exists(name):
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm(path, recursive=True)
