@@ -29,10 +29,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 # Ray's C++ side writes to the terminal by itself; what matters reaches us as exceptions.
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-# How often a part is tried again because its worker was lost.
-MAX_RESTARTS = 8
-# Of those that Ray ends itself because a node is short of memory it would make no count.
-os.environ.setdefault("RAY_task_oom_retries", str(MAX_RESTARTS))
+# Workers that it ends because a node is short of memory count as lost ones do.
+os.environ.setdefault("RAY_task_oom_retries", "8")
 
 import ray
 import ray.exceptions
@@ -57,6 +55,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+# How often a part is tried again because its worker was lost.
+MAX_RESTARTS = 8
 # Seconds between two looks at what the cluster has.
 _LOOK_S = 5.0
 # Tasks of an operator that are asked for at least, however small the cluster is now.
