@@ -29,7 +29,8 @@ import cloudpickle
 from gristmill import errors
 from gristmill.errors import GristmillError, RunError, WorkerError
 from gristmill.pipelines import heartbeat
-from gristmill.pipelines.fork_server import Forked, fork, imported, learn, serve_forks
+from gristmill.pipelines.fork_server import Forked, fork, imported, learn
+from gristmill.pipelines.forking import serve_forks
 from gristmill.pipelines.lazy_pandas import defer_pandas
 
 _LENGTH = struct.Struct("<Q")
@@ -276,8 +277,16 @@ def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     defer_pandas()
-    with socket.socket(fileno=int(sys.argv[1])) as requests:
-        serve_forks(requests, _child)
+    with contextlib.ExitStack() as stack:
+        requests, *listeners = [
+            stack.enter_context(socket.socket(fileno=int(fd))) for fd in sys.argv[1:]
+        ]
+        if listeners:
+            # No child of who started it: others go on when that ends.
+            if os.fork():
+                os._exit(0)
+            os.setsid()
+        serve_forks(requests, _child, *listeners)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib
+import errno
+import hashlib
 import os
 import pickle
 import select
@@ -24,10 +25,8 @@ import socket
 import struct
 import sys
 import threading
-import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NoReturn
 
 # Roots of modules that take long to import and do nothing but that when imported. Code of users
 # is none of them: it changes while the server lives.
@@ -43,13 +42,13 @@ _READ_ONCE = (
     *("LD_", "PYTHON", "MALLOC_", "ARROW_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "OPENCV_"),
     *("TORCH", "PYTORCH_", "NO_ALBUMENTATIONS"),
 )
-_SIZE = struct.Struct("<I")
+SIZE = struct.Struct("<I")
 # A process id, and then how it ended.
-_NUMBER = struct.Struct("<i")
+NUMBER = struct.Struct("<i")
 
 
 @dataclass(frozen=True)
-class _Request:
+class Request:
     """What a child takes over from the process that asks for it."""
 
     cwd: str
@@ -87,10 +86,10 @@ class Forked:
         """Its return code, negative for a signal; None if it has not ended by then, or nobody can
         know because the server was killed."""
         if self._status >= 0 and select.select([self._status], [], [], timeout_s)[0]:
-            data = os.read(self._status, _NUMBER.size)
+            data = os.read(self._status, NUMBER.size)
             self._close()
             if data:
-                self._code = os.waitstatus_to_exitcode(_NUMBER.unpack(data)[0])
+                self._code = os.waitstatus_to_exitcode(NUMBER.unpack(data)[0])
             else:
                 # Nobody waits for it any more, so the number stays its own only as long as it runs.
                 self._forgotten = True
@@ -114,19 +113,49 @@ class ForkServer:
         self._environment, self._owner = _read_once(), os.getpid()
 
     @classmethod
-    def start(cls, module: str) -> ForkServer:
-        """A new server; `module` is what it runs."""
+    def start(cls, module: str, listener: socket.socket | None = None) -> ForkServer:
+        """A new server; `module` is what it runs. With `listener` it serves who connects there as
+        well, and does not end with this process."""
         ours, theirs = socket.socketpair()
-        os.set_inheritable(theirs.fileno(), True)
+        fds = [theirs.fileno(), *([listener.fileno()] if listener is not None else [])]
+        for fd in fds:
+            os.set_inheritable(fd, True)
         pid = os.posix_spawn(
             sys.executable,
             # It looks for modules where this process does, in that order.
-            [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+            [sys.executable, "-P", "-m", module, *map(str, fds)],
             dict(os.environ) | {"PYTHONPATH": os.pathsep.join(_search_path())},
             file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
         )
         theirs.close()
         return cls(ours, pid)
+
+    @classmethod
+    def reach(cls, module: str) -> ForkServer:
+        """The server that this process shares with others, see `share`; else a new one."""
+        if not _shared:
+            return cls.start(module)
+        # The same interpreter, libraries and search path, and the same person.
+        key = [_shared, str(os.getuid()), sys.executable, *_search_path()]
+        key += [f"{name}={value}" for name, value in sorted(_read_once().items())]
+        address = "\0gristmill-" + hashlib.sha256("\n".join(key).encode()).hexdigest()
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            listener.bind(address)
+            listener.listen(1024)
+        except OSError as error:
+            listener.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+            requests = socket.socket(socket.AF_UNIX)
+            requests.connect(address)
+            # Such an address is open to everybody on the machine.
+            if uid_of(requests) != os.getuid():
+                requests.close()
+                return cls.start(module)
+            return cls(requests)
+        with listener:
+            return cls.start(module, listener)
 
     @property
     def fits(self) -> bool:
@@ -139,21 +168,21 @@ class ForkServer:
         status_read, status_write = os.pipe()
         try:
             request = pickle.dumps(
-                _Request(os.getcwd(), dict(os.environ), tuple(_search_path()), tuple(modules))
+                Request(os.getcwd(), dict(os.environ), tuple(_search_path()), tuple(modules))
             )
             fds = [connection, life, status_write, *_standard_streams()]
-            socket.send_fds(self._requests, [_SIZE.pack(len(request))], fds)
+            socket.send_fds(self._requests, [SIZE.pack(len(request))], fds)
             self._requests.sendall(request)
         except OSError:
             os.close(status_read)
             raise
         finally:
             os.close(status_write)
-        pid = os.read(status_read, _NUMBER.size)
+        pid = os.read(status_read, NUMBER.size)
         if not pid:
             os.close(status_read)
             raise ConnectionError("the fork server was killed")
-        return Forked(_NUMBER.unpack(pid)[0], status_read)
+        return Forked(NUMBER.unpack(pid)[0], status_read)
 
     def close(self) -> None:
         """Ask no more; it ends when nobody can ask, and its last child has ended."""
@@ -181,6 +210,7 @@ def _standard_streams() -> list[int]:
 
 _lock = threading.Lock()
 _server: ForkServer | None = None
+_shared = ""
 # Those before it, until they have ended.
 _closed: set[int] = set()
 # What children of this process had imported when they were ready, in the order of their imports.
@@ -196,7 +226,7 @@ def fork(module: str, connection: int, life: int) -> Forked:
             if _server is None or not _server.fits:
                 if _server is not None:
                     _server.close()
-                _server = ForkServer.start(module)
+                _server = ForkServer.reach(module)
             try:
                 return _server.fork(connection, life, _learned)
             except OSError:
@@ -223,6 +253,26 @@ def _reap_closed() -> None:
             _closed.discard(pid)
 
 
+def share(name: str) -> None:
+    """Have all processes of this machine that say the same name share one server: it imports once,
+    and its memory is there once. For workers that come and go beside each other."""
+    global _shared
+    _shared = name
+
+
+def adopt(requests: socket.socket) -> None:
+    """In a child just forked: its own children come from the server that it came from."""
+    global _server
+    _server = ForkServer(requests)
+
+
+def uid_of(connected: socket.socket) -> int:
+    """Who is at the other end."""
+    size = struct.calcsize("3i")
+    peer = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    return int(struct.unpack("3i", peer)[1])
+
+
 def learn(modules: Iterable[str]) -> None:
     """Have the server import these before it forks again."""
     with _lock:
@@ -232,120 +282,3 @@ def learn(modules: Iterable[str]) -> None:
 def imported() -> list[str]:
     """The modules of this process that a server may import beforehand."""
     return [name for name in list(sys.modules) if name.partition(".")[0] in _PRELOADED]
-
-
-# -- in the server ---------------------------------------------------------------------------------
-
-
-def serve_forks(requests: socket.socket, child: Callable[[int, int], None]) -> None:
-    """Fork children that do `child(connection, life)`, until nobody is left who could ask: the
-    process that started this one, or a child, which has children by the same server."""
-    # pid -> where its end is told.
-    children: dict[int, int] = {}
-    askers = {requests.fileno(): requests}
-    woken, wake = os.pipe()
-    os.set_blocking(woken, False)
-    os.set_blocking(wake, False)
-    signal.set_wakeup_fd(wake)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    while askers or children:
-        ready = select.select([woken, *askers], [], [])[0]
-        with contextlib.suppress(BlockingIOError):
-            os.read(woken, 4096)
-        _reap(children)
-        for asker in set(ready) & set(askers):
-            received = _receive(askers[asker])
-            if received is None:
-                askers.pop(asker).close()
-                continue
-            request, fds = received
-            _preload(request.modules)
-            ours, theirs = socket.socketpair()
-            pid = os.fork()
-            if pid == 0:
-                for other in (ours, *askers.values()):
-                    other.close()
-                for fd in (woken, wake, *children.values()):
-                    os.close(fd)
-                _be_child(request, fds, theirs, child)
-            theirs.close()
-            askers[ours.fileno()] = ours
-            for fd in (*fds[:2], *fds[3:]):
-                os.close(fd)
-            children[pid] = fds[2]
-            _tell(fds[2], pid)
-
-
-def _receive(requests: socket.socket) -> tuple[_Request, list[int]] | None:
-    header, fds, _, _ = socket.recv_fds(requests, _SIZE.size, 5)
-    if not header:
-        return None
-    size, data = _SIZE.unpack(header)[0], b""
-    while len(data) < size:
-        data += requests.recv(size - len(data))
-    return pickle.loads(data), fds
-
-
-def _preload(modules: Iterable[str]) -> None:
-    for name in modules:
-        if name not in sys.modules:
-            # The child that needs it will say what is wrong.
-            with contextlib.suppress(Exception):
-                importlib.import_module(name)
-
-
-def _reap(children: dict[int, int]) -> None:
-    """Tell the ends of those that have ended."""
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if not pid:
-                return
-            fd = children.pop(pid, None)
-            if fd is not None:
-                _tell(fd, status)
-                os.close(fd)
-
-
-def _tell(fd: int, number: int) -> None:
-    """Who asked may be gone."""
-    with contextlib.suppress(BrokenPipeError):
-        os.write(fd, _NUMBER.pack(number))
-
-
-def _be_child(
-    request: _Request,
-    fds: list[int],
-    requests: socket.socket,
-    child: Callable[[int, int], None],
-) -> NoReturn:
-    """Do what this process was forked for, and end."""
-    global _server
-    code = 1
-    try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        connection, life, status, *streams = fds
-        os.close(status)
-        for fd, standard in zip(streams, (1, 2), strict=False):
-            os.dup2(fd, standard)
-            os.close(fd)
-        with contextlib.suppress(OSError):
-            os.chdir(request.cwd)
-        os.environ.clear()
-        os.environ.update(request.environment)
-        sys.path[:] = request.path
-        importlib.invalidate_caches()
-        _server = ForkServer(requests)
-        if "numpy" in sys.modules:
-            # As if it had been imported here: no two children draw the same.
-            sys.modules["numpy"].random.seed()
-        child(connection, life)
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)

@@ -47,6 +47,7 @@ from gristmill.dags.engine.ray_token import own_token
 from gristmill.dags.engine.rows_done import RowsDone
 from gristmill.dags.engine.stage_code import ShippedCode
 from gristmill.errors import GristmillError, WorkerError
+from gristmill.pipelines.fork_server import share
 
 if TYPE_CHECKING:
     from gristmill.model.train_config import TrainConfig
@@ -286,6 +287,9 @@ def _guarded(work: Callable[[], object]) -> tuple[str, object]:
 
 def _do(parcel: Parcel, task: int) -> tuple[str, object]:
     """A task of an operator."""
+
+    context = ray.get_runtime_context()
+    share(f"{context.get_node_id()} {context.get_job_id()}")
 
     def work() -> bool:
         with held_operator(parcel) as operator:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -61,6 +63,38 @@ def test_a_second_child_is_a_fork_of_the_same_server_and_draws_its_own_numbers(
 def test_a_child_has_its_children_from_the_same_server(two: tuple[Child, Child]) -> None:
     server = two[0].call("around", deadline_s=60)[0]
     assert two[0].call("grandchild", deadline_s=60) == server
+
+
+def test_processes_that_share_a_name_share_a_server_which_outlives_the_first() -> None:
+    program = (
+        "import sys, test_fork_server as t; from gristmill.pipelines import fork_server as f;"
+        "f.share('of this test'); c = t.Child(t.Told);"
+        "print(c.call('around', deadline_s=60)[0], flush=True); sys.stdin.read()"
+    )
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def server_of(process: subprocess.Popen[str]) -> int:
+        assert process.stdout is not None
+        return int(process.stdout.readline())
+
+    with start() as first, start() as second:
+        server = server_of(first)
+        assert server_of(second) == server
+        first.kill()
+        with start() as third:
+            assert server_of(third) == server, "it is nobody's child"
+            second.kill()
+            third.kill()
+    gone = time.monotonic() + 20
+    while os.path.exists(f"/proc/{server}") and time.monotonic() < gone:
+        os.sched_yield()
+    assert not os.path.exists(f"/proc/{server}"), "and ends with the last who could ask"
 
 
 def test_folder_environment_and_search_path_are_those_of_now(
