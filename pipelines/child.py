@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import cloudpickle
@@ -54,12 +54,20 @@ class Child:
 
     `factory` is pickled by name where it can be imported, else by value; its arguments by value:
     `functools.partial(Resizer, 256)`. `memory_gb` limits the address space beyond what the object
-    holds after it was built. An exception raised by the object is raised here: one of ours as it
-    is, any other as `WorkerError` with the child's traceback.
+    holds after it was built; `environment` is added to this process's own. An exception raised by
+    the object is raised here: one of ours as it is, any other as `WorkerError` with the child's
+    traceback.
     """
 
-    def __init__(self, factory: Callable[[], object], *, memory_gb: float | None = None) -> None:
+    def __init__(
+        self,
+        factory: Callable[[], object],
+        *,
+        memory_gb: float | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._factory = factory
+        self._environment = dict(environment or {})
         self._memory_gb = memory_gb
         self._process: Forked | None = None
         self._socket: socket.socket | None = None
@@ -81,7 +89,7 @@ class Child:
             return
         ours, theirs = socket.socketpair()
         life_read, self._life = os.pipe()
-        self._process = fork(__name__, theirs.fileno(), life_read)
+        self._process = fork(__name__, theirs.fileno(), life_read, self._environment)
         theirs.close()
         os.close(life_read)
         self._socket = ours

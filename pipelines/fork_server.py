@@ -25,7 +25,7 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 # Roots of modules that take long to import and do nothing but that when imported. Code of users
@@ -162,13 +162,20 @@ class ForkServer:
         """Whether it is this very process's, and its libraries are loaded as they would be now."""
         return self._owner == os.getpid() and self._environment == _read_once()
 
-    def fork(self, connection: int, life: int, modules: Iterable[str]) -> Forked:
+    def fork(
+        self, connection: int, life: int, environment: Mapping[str, str], modules: Iterable[str]
+    ) -> Forked:
         """A new child, with two open files of this process; `modules` are imported before it is
         made. Raises `OSError` if the server is gone."""
         status_read, status_write = os.pipe()
         try:
             request = pickle.dumps(
-                Request(os.getcwd(), dict(os.environ), tuple(_search_path()), tuple(modules))
+                Request(
+                    os.getcwd(),
+                    {**os.environ, **environment},
+                    tuple(_search_path()),
+                    tuple(modules),
+                )
             )
             fds = [connection, life, status_write, *_standard_streams()]
             socket.send_fds(self._requests, [SIZE.pack(len(request))], fds)
@@ -217,7 +224,7 @@ _closed: set[int] = set()
 _learned: dict[str, None] = {}
 
 
-def fork(module: str, connection: int, life: int) -> Forked:
+def fork(module: str, connection: int, life: int, environment: Mapping[str, str]) -> Forked:
     """A child of this process's server, see `ForkServer.fork`; a server is started if need be."""
     global _server
     with _lock:
@@ -228,7 +235,7 @@ def fork(module: str, connection: int, life: int) -> Forked:
                     _server.close()
                 _server = ForkServer.reach(module)
             try:
-                return _server.fork(connection, life, _learned)
+                return _server.fork(connection, life, environment, _learned)
             except OSError:
                 _server.close()
                 _server = None

@@ -12,6 +12,8 @@ from gristmill.pipelines.stage import Needs
 class Marking:
     """Leaves a file for each task; tasks may fail."""
 
+    shares = False
+
     def __init__(
         self,
         folder: Path,

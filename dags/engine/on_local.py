@@ -40,6 +40,8 @@ class Operator(Protocol):
 
     # Whether a worker is worth keeping for the next task (models, children), or any will do.
     holds_worker: bool
+    # Whether others work beside it on the same cores.
+    shares: bool
 
     def needs(self) -> Needs:
         """What one worker occupies."""
@@ -128,6 +130,7 @@ class _InChild:
     """An operator whose tasks are done by a child, as those of a stage on rows are anyway."""
 
     holds_worker = True
+    shares = False
 
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
@@ -213,8 +216,10 @@ class _Threads:
         number = next(self._numbers)
         if not self._free[index]:
             # A worker of its own: operators drop what they hold when they are copied.
-            self._free[index].append(copy.copy(self._operators[index]))
-            self._all.append(self._free[index][-1])
+            worker = copy.copy(self._operators[index])
+            worker.shares = True
+            self._free[index].append(worker)
+            self._all.append(worker)
         operator = self._free[index].pop()
         thread = threading.Thread(
             target=self._do, args=(number, index, operator, task), daemon=True

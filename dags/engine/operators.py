@@ -44,6 +44,8 @@ class PartOperator:
     holds_worker = True
     # What is told how many rows of a part are done, on the way; nobody may listen.
     tell: RowsDone | None = None
+    # Whether others work beside it on the same cores.
+    shares = False
 
     def __init__(self, layout: RunLayout, nodes: Sequence[str], supervision: Supervision) -> None:
         self.layout, self.nodes, self.supervision = layout, tuple(nodes), supervision
@@ -53,7 +55,9 @@ class PartOperator:
     def worker(self) -> Supervised:
         """The worker, started at first use."""
         if self._supervised is None:
-            self._supervised = Supervised(self.layout, self.nodes, self.supervision)
+            self._supervised = Supervised(
+                self.layout, self.nodes, self.supervision, shares=self.shares
+            )
         return self._supervised
 
     def needs(self) -> Needs:
@@ -107,6 +111,7 @@ class PhaseOperator:
     """One phase of a Global or Write node; a task that was committed is not done again."""
 
     holds_worker = False
+    shares = False
 
     def __init__(self, layout: RunLayout, node: str, phase: str, parts: int) -> None:
         self.layout, self.node, self.phase, self.parts = layout, node, phase, parts

@@ -82,6 +82,7 @@ class ScanOperator:
     """Reads one chunk of a source into a table of raw rows."""
 
     holds_worker = False
+    shares = False
 
     def __init__(self, layout: RunLayout) -> None:
         self.layout, self.node = layout, layout.dag.source

@@ -36,10 +36,19 @@ class Supervision:
 class Supervised:
     """A `PartWorker` in a child process, or in this one when debugging."""
 
-    def __init__(self, layout: RunLayout, nodes: Sequence[str], supervision: Supervision) -> None:
+    def __init__(
+        self,
+        layout: RunLayout,
+        nodes: Sequence[str],
+        supervision: Supervision,
+        *,
+        shares: bool = False,
+    ) -> None:
         self.supervision = supervision
         self._make = functools.partial(PartWorker, layout, tuple(nodes))
-        self._child = Child(self._make) if supervision.isolate else None
+        # What starts a process a core by itself would start as many for each worker.
+        one = {"OMP_NUM_THREADS": "1"} if shares else {}
+        self._child = Child(self._make, environment=one) if supervision.isolate else None
         self._here: PartWorker | None = None
 
     def start(self) -> None:

@@ -79,7 +79,7 @@ class FetchAndDecode(FetchLimits, Map):
     def needs(self) -> Needs:
         """Little of a core: it waits most of the time, at the end of a part for the slowest hosts.
         Several workers on a core fill that time with other parts."""
-        return Needs(cpus=0.25, memory_gb=2.0)
+        return Needs(cpus=0.5, memory_gb=2.0)
 
     def is_retryable(self, status: str, error: str) -> bool:
         """Whether a failed row may succeed on another day."""

@@ -18,6 +18,8 @@ all_closed = threading.Event()
 class Kept:
     """Notes when it is closed."""
 
+    shares = False
+
     def __init__(self, number: int, *, holds_worker: bool = True) -> None:
         self.number, self.holds_worker = number, holds_worker
 

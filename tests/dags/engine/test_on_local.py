@@ -21,6 +21,7 @@ class Noting:
     """Writes down what it is asked to do."""
 
     holds_worker = False
+    shares = False
 
     def __init__(self, name: str, notes: list[str], fails_at: int = -1) -> None:
         self.name, self.notes, self.fails_at = name, notes, fails_at
@@ -84,6 +85,7 @@ class Waiting:
     """Waits for ever in a child."""
 
     holds_worker = True
+    shares = False
 
     def __init__(self) -> None:
         self.begun = threading.Event()
@@ -121,5 +123,6 @@ def test_who_stops_listening_does_not_wait_for_what_is_under_way() -> None:
     parts = LocalRunner(workers=2).run([0, 1], [operator])
     assert next(parts) == 0
     began = time.monotonic()
+    assert operator.shares, "what starts a process a core starts one"
     parts.close()  # type: ignore[attr-defined]
     assert time.monotonic() - began < 9 and operator.child.pid is None

@@ -192,7 +192,7 @@ def test_killed_and_finished_on_ray_the_bytes_are_the_same(
                 command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(float(rng.uniform(3, 9)))
+                process.wait(float(rng.uniform(2, 5)))
             process.send_signal(signal.SIGKILL)
             process.wait()
     run(made, out, "part_rows=7", runner="ray")
