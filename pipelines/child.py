@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import cloudpickle
@@ -54,9 +54,9 @@ class Child:
 
     `factory` is pickled by name where it can be imported, else by value; its arguments by value:
     `functools.partial(Resizer, 256)`. `memory_gb` limits the address space beyond what the object
-    holds after it was built; `environment` is added to this process's own. An exception raised by
-    the object is raised here: one of ours as it is, any other as `WorkerError` with the child's
-    traceback.
+    holds after it was built; `environment` is added to this process's own; `modules` are those it
+    is going to import, as far as that takes long. An exception raised by the object is raised here:
+    one of ours as it is, any other as `WorkerError` with the child's traceback.
     """
 
     def __init__(
@@ -65,8 +65,10 @@ class Child:
         *,
         memory_gb: float | None = None,
         environment: Mapping[str, str] | None = None,
+        modules: Iterable[str] = (),
     ) -> None:
         self._factory = factory
+        self._modules = tuple(modules)
         self._environment = dict(environment or {})
         self._memory_gb = memory_gb
         self._process: Forked | None = None
@@ -89,7 +91,7 @@ class Child:
             return
         ours, theirs = socket.socketpair()
         life_read, self._life = os.pipe()
-        self._process = fork(__name__, theirs.fileno(), life_read, self._environment)
+        self._process = fork(__name__, theirs.fileno(), life_read, self._environment, self._modules)
         theirs.close()
         os.close(life_read)
         self._socket = ours

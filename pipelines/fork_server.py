@@ -37,6 +37,17 @@ _PRELOADED = frozenset(
         *("torch", "torchvision", "open_clip", "timm", "tokenizers"),
     )
 )
+# Distribution -> what is imported of it.
+_MODULES = {
+    "torch": ("torch",),
+    "open_clip_torch": ("open_clip",),
+    "tokenizers": ("tokenizers",),
+    "opencv-python-headless": ("cv2",),
+    "img2dataset": ("albumentations",),
+    "av": ("av",),
+    "scenedetect-headless": ("scenedetect",),
+    "faiss-cpu": ("faiss",),
+}
 # What libraries and the interpreter look at when they are loaded, and never again.
 _READ_ONCE = (
     *("LD_", "PYTHON", "MALLOC_", "ARROW_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "OPENCV_"),
@@ -224,7 +235,13 @@ _closed: set[int] = set()
 _learned: dict[str, None] = {}
 
 
-def fork(module: str, connection: int, life: int, environment: Mapping[str, str]) -> Forked:
+def fork(
+    module: str,
+    connection: int,
+    life: int,
+    environment: Mapping[str, str],
+    modules: Iterable[str] = (),
+) -> Forked:
     """A child of this process's server, see `ForkServer.fork`; a server is started if need be."""
     global _server
     with _lock:
@@ -235,7 +252,7 @@ def fork(module: str, connection: int, life: int, environment: Mapping[str, str]
                     _server.close()
                 _server = ForkServer.reach(module)
             try:
-                return _server.fork(connection, life, environment, _learned)
+                return _server.fork(connection, life, environment, [*_learned, *modules])
             except OSError:
                 _server.close()
                 _server = None
@@ -284,6 +301,11 @@ def learn(modules: Iterable[str]) -> None:
     """Have the server import these before it forks again."""
     with _lock:
         _learned.update(dict.fromkeys(modules))
+
+
+def modules_of(libraries: Iterable[str]) -> list[str]:
+    """The modules of distributions that take long to import."""
+    return [name for each in libraries for name in _MODULES.get(each, ())]
 
 
 def imported() -> list[str]:

@@ -81,6 +81,8 @@ def _receive(requests: socket.socket) -> tuple[Request, list[int]] | None:
 
 
 def _preload(modules: Iterable[str]) -> None:
+    # It would ask the network for a newer version of itself.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     for name in modules:
         if name not in sys.modules:
             # The child that needs it will say what is wrong.

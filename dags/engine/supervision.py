@@ -14,6 +14,7 @@ from gristmill.dags.engine.part_worker import PartWorker
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.pipelines import heartbeat
 from gristmill.pipelines.child import Child, ChildDied
+from gristmill.pipelines.fork_server import modules_of
 
 # A stage that fails on so many rows from the first on, always in the same place, is broken.
 FIRST_ROWS = 16
@@ -48,7 +49,16 @@ class Supervised:
         self._make = functools.partial(PartWorker, layout, tuple(nodes))
         # What starts a process a core by itself would start as many for each worker.
         one = {"OMP_NUM_THREADS": "1"} if shares else {}
-        self._child = Child(self._make, environment=one) if supervision.isolate else None
+        libraries = [name for node in nodes for name in layout.dag.stage(node).libraries]
+        self._child = (
+            Child(
+                self._make,
+                environment=one,
+                modules=["gristmill.dags.engine.part_worker", *modules_of(libraries)],
+            )
+            if supervision.isolate
+            else None
+        )
         self._here: PartWorker | None = None
 
     def start(self) -> None:

@@ -40,6 +40,12 @@ class Told:
         return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.fixture(autouse=True)
+def little_to_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests' children needed, a new server here need not."""
+    monkeypatch.setattr(fork_server, "_learned", {})
+
+
 @pytest.fixture
 def two() -> Iterator[tuple[Child, Child]]:
     children = Child(Told), Child(Told)
