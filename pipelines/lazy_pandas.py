@@ -34,17 +34,22 @@ class _Watch(importlib.abc.MetaPathFinder):
     """Hides pandas at first; then sees it come, and tells Arrow."""
 
     hides = True
+    _looking = False
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """The spec of pandas, with a loader that tells; nothing of any other module."""
-        if name != _NAME:
+        if name != _NAME or self._looking:
             return None
         if self.hides:
             raise ModuleNotFoundError(f"{_NAME} is not looked for yet", name=_NAME)
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(_NAME)
+        # Who only asks whether it is installed imports nothing: the next one who looks may.
+        self._looking = True
+        try:
+            spec = importlib.util.find_spec(_NAME)
+        finally:
+            self._looking = False
         if spec is not None and spec.loader is not None:
             spec.loader = _Teller(spec.loader)
         return spec

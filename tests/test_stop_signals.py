@@ -31,6 +31,8 @@ def test_a_signal_ends_a_command_with_one_line(
     number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
+    # A shell that starts tests in the background has them ignore it.
+    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)
     given_back = []
 
     def work(*given: object, **named: object) -> None:
@@ -43,7 +45,10 @@ def test_a_signal_ends_a_command_with_one_line(
             given_back.append(True)
 
     monkeypatch.setattr(session, "write_report", work)
-    ended = gristmill("report", "a-run")
+    try:
+        ended = gristmill("report", "a-run")
+    finally:
+        signal.signal(signal.SIGINT, interrupted)
     assert (ended.returncode, ended.stderr, given_back) == (code, STOPPED, [True])
     assert signal.getsignal(signal.SIGTERM) is before
 

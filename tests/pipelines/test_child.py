@@ -104,7 +104,8 @@ def _runs(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
-    except FileNotFoundError:
+    # The second: it ended between opening and reading.
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 

@@ -18,6 +18,11 @@ class Arrays:
 
         return len(pa.array([1, None])), "pandas" in sys.modules
 
+    def ask(self) -> bool:
+        import importlib.util
+
+        return importlib.util.find_spec("pandas") is not None
+
     def of_a_series(self) -> int:
         import pandas as pd
         import pyarrow as pa
@@ -39,6 +44,7 @@ def child() -> Iterator[Child]:
 
 def test_arrow_does_without_pandas_until_it_is_imported(child: Child) -> None:
     assert child.call("of_a_list", deadline_s=60) == (2, False)
+    assert child.call("ask", deadline_s=60), "as libraries do that could use it"
     assert child.call("of_a_series", deadline_s=60) == 1, "NaN of a Series is null"
     assert child.call("of_a_list", deadline_s=60) == (2, True)
 
