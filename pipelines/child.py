@@ -13,7 +13,6 @@ import fcntl
 import os
 import pickle
 import resource
-import select
 import signal
 import socket
 import struct
@@ -29,7 +28,7 @@ import cloudpickle
 from gristmill import errors
 from gristmill.errors import GristmillError, RunError, WorkerError
 from gristmill.pipelines import heartbeat
-from gristmill.pipelines.fork_server import Forked, fork, imported, learn
+from gristmill.pipelines.fork_server import Forked, fork, imported, learn, ready
 from gristmill.pipelines.forking import serve_forks
 from gristmill.pipelines.lazy_pandas import defer_pandas
 
@@ -91,9 +90,18 @@ class Child:
             return
         ours, theirs = socket.socketpair()
         life_read, self._life = os.pipe()
-        self._process = fork(__name__, theirs.fileno(), life_read, self._environment, self._modules)
-        theirs.close()
-        os.close(life_read)
+        try:
+            self._process = fork(
+                __name__, theirs.fileno(), life_read, self._environment, self._modules
+            )
+        except OSError as error:
+            ours.close()
+            os.close(self._life)
+            self._life = -1
+            raise ChildDied(f"no child can be started: {error}") from error
+        finally:
+            theirs.close()
+            os.close(life_read)
         self._socket = ours
         if self._stopped.is_set():
             self.kill()
@@ -182,8 +190,7 @@ class Child:
         view, got = memoryview(buffer), 0
         while got < size:
             wait = deadline - time.monotonic()
-            ready = wait > 0 and select.select([self._socket], [], [], wait)[0]
-            if not ready:
+            if wait <= 0 or not ready([self._socket.fileno()], wait):
                 self.kill()
                 raise ChildSilent(f"no answer for {silence_s:g} s")
             try:

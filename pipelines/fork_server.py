@@ -53,6 +53,8 @@ _READ_ONCE = (
     *("LD_", "PYTHON", "MALLOC_", "ARROW_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "OPENCV_"),
     *("TORCH", "PYTORCH_", "NO_ALBUMENTATIONS"),
 )
+# Whatever is imported before a fork takes no longer.
+_START_S = 600.0
 SIZE = struct.Struct("<I")
 # A process id, and then how it ended.
 NUMBER = struct.Struct("<i")
@@ -96,7 +98,7 @@ class Forked:
     def wait(self, timeout_s: float | None) -> int | None:
         """Its return code, negative for a signal; None if it has not ended by then, or nobody can
         know because the server was killed."""
-        if self._status >= 0 and select.select([self._status], [], [], timeout_s)[0]:
+        if self._status >= 0 and ready([self._status], timeout_s):
             data = os.read(self._status, NUMBER.size)
             self._close()
             if data:
@@ -139,6 +141,11 @@ class ForkServer:
             file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
         )
         theirs.close()
+        if listener is not None:
+            # It goes on as nobody's child; what was started ends at once.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+            pid = 0
         return cls(ours, pid)
 
     @classmethod
@@ -196,6 +203,9 @@ class ForkServer:
             raise
         finally:
             os.close(status_write)
+        if not ready([status_read], _START_S):
+            os.close(status_read)
+            raise TimeoutError(f"the fork server did not answer for {_START_S:g} s")
         pid = os.read(status_read, NUMBER.size)
         if not pid:
             os.close(status_read)
@@ -207,6 +217,15 @@ class ForkServer:
         self._requests.close()
         if self._pid:
             _closed.add(self._pid)
+
+
+def ready(fds: Iterable[int], timeout_s: float | None = None) -> list[int]:
+    """The open files that can be read, waited for; `select` knows no number above 1,023."""
+    waiting = select.poll()
+    for fd in fds:
+        waiting.register(fd, select.POLLIN)
+    limit = None if timeout_s is None else max(timeout_s, 0.0) * 1000
+    return [fd for fd, _ in waiting.poll(limit)]
 
 
 def _read_once() -> dict[str, str]:

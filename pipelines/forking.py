@@ -7,7 +7,6 @@ import contextlib
 import importlib
 import os
 import pickle
-import select
 import signal
 import socket
 import sys
@@ -15,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
-from gristmill.pipelines.fork_server import NUMBER, SIZE, Request, adopt, uid_of
+from gristmill.pipelines.fork_server import NUMBER, SIZE, Request, adopt, ready, uid_of
 
 
 def serve_forks(
@@ -36,8 +35,8 @@ def serve_forks(
     signal.signal(signal.SIGCHLD, lambda *_: None)
     while askers or children:
         doors = [listener.fileno()] if listener is not None else []
-        ready = select.select([woken, *askers, *doors], [], [])[0]
-        if listener is not None and listener.fileno() in ready:
+        found = ready([woken, *askers, *doors])
+        if listener is not None and listener.fileno() in found:
             came = listener.accept()[0]
             if uid_of(came) == os.getuid():
                 askers[came.fileno()] = came
@@ -47,7 +46,7 @@ def serve_forks(
         with contextlib.suppress(BlockingIOError):
             os.read(woken, 4096)
         _reap(children)
-        for asker in set(ready) & set(askers):
+        for asker in set(found) & set(askers):
             received = _receive(askers[asker])
             if received is None:
                 askers.pop(asker).close()
@@ -71,20 +70,33 @@ def serve_forks(
 
 
 def _receive(requests: socket.socket) -> tuple[Request, list[int]] | None:
-    header, fds, _, _ = socket.recv_fds(requests, SIZE.size, 5)
-    if not header:
-        return None
-    size, data = SIZE.unpack(header)[0], b""
-    while len(data) < size:
-        data += requests.recv(size - len(data))
-    return pickle.loads(data), fds
+    """What is asked; None if who asks is gone, be it in the middle."""
+    fds: list[int] = []
+    try:
+        header, fds, _, _ = socket.recv_fds(requests, SIZE.size, 5)
+        if len(header) == SIZE.size and len(fds) >= 3:
+            size, data = SIZE.unpack(header)[0], b""
+            while len(data) < size and (more := requests.recv(size - len(data))):
+                data += more
+            if len(data) == size:
+                return pickle.loads(data), fds
+    except OSError:
+        pass
+    for fd in fds:
+        os.close(fd)
+    return None
+
+
+# Names that were tried: one that cannot be imported is not tried again for each child.
+_tried: set[str] = set()
 
 
 def _preload(modules: Iterable[str]) -> None:
     # It would ask the network for a newer version of itself.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     for name in modules:
-        if name not in sys.modules:
+        if name not in sys.modules and name not in _tried:
+            _tried.add(name)
             # The child that needs it will say what is wrong.
             with contextlib.suppress(Exception):
                 importlib.import_module(name)

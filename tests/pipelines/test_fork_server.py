@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gristmill.pipelines import fork_server
+from gristmill.pipelines import fork_server, forking
 from gristmill.pipelines.child import Child, ChildDied
 
 
@@ -69,6 +71,44 @@ def test_a_second_child_is_a_fork_of_the_same_server_and_draws_its_own_numbers(
 def test_a_child_has_its_children_from_the_same_server(two: tuple[Child, Child]) -> None:
     server = two[0].call("around", deadline_s=60)[0]
     assert two[0].call("grandchild", deadline_s=60) == server
+
+
+def test_who_dies_while_asking_is_done_with() -> None:
+    asking, served = socket.socketpair()
+    before = len(os.listdir("/proc/self/fd"))
+    # The head of a request with its files, and nothing after it.
+    socket.send_fds(asking, [fork_server.SIZE.pack(10_000)], [0, 1, 2])
+    asking.close()
+    with served:
+        assert forking._receive(served) is None
+        assert len(os.listdir("/proc/self/fd")) == before - 1, "nothing of it stays open"
+
+
+def test_files_beyond_the_thousandth_are_waited_for(two: tuple[Child, Child]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip(f"{hard} open files are allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    child = Child(Told)
+    try:
+        assert child.call("around", deadline_s=60)
+    finally:
+        child.close()
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_server_that_cannot_be_had_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr("gristmill.pipelines.child.fork", none)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ChildDied, match="no child can be started: no answer"):
+        Child(Told).start()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_processes_that_share_a_name_share_a_server_which_outlives_the_first() -> None:
