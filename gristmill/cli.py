@@ -55,7 +55,7 @@ def run(
     settings: Set = None,
     without: Without = None,
     limit: Limit = 0,
-    runner: Annotated[str, typer.Option(help="ray, or local: in this process.")] = "ray",
+    runner: Annotated[str, typer.Option(help="ray, or local: this machine without Ray.")] = "ray",
     address: Annotated[
         str | None, typer.Option(help="Ray cluster: auto on one of its nodes, or HEAD:6379.")
     ] = None,
@@ -192,7 +192,7 @@ def demo(
         int | None, typer.Option(help="Clean pictures in the little web, else those of the scale.")
     ] = None,
     runner: Annotated[
-        str, typer.Option(help="ray, or local: in this process; else that of the scale.")
+        str, typer.Option(help="ray, or local: this machine without Ray; else that of the scale.")
     ] = "",
     seed: Annotated[int, typer.Option(help="Seed of the little web and the filter network.")] = 0,
     steps: Annotated[

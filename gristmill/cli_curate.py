@@ -255,7 +255,7 @@ def export(
 def repair(
     folder: RunFolder,
     dry_run: Annotated[bool, typer.Option(help="Only say what is wrong.")] = False,
-    runner: Annotated[str, typer.Option(help="ray, or local: in this process.")] = "local",
+    runner: Annotated[str, typer.Option(help="ray, or local: this machine without Ray.")] = "local",
     plain: Annotated[bool, typer.Option(help="Plain lines instead of bars.")] = False,
     no_lock: NoLock = False,
 ) -> None:
