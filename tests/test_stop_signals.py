@@ -95,9 +95,11 @@ def test_a_run_that_is_terminated_leaves_no_process_and_no_lock(tmp_path: Path) 
         start_new_session=True, env=os.environ | {"PYTHONPATH": os.path.dirname(__file__)},
     ) as driver:  # fmt: skip
         assert driver.stderr is not None
-        assert any("draw: part" in line for line in driver.stderr)
+        assert any("length: start" in line for line in driver.stderr)
         assert f"process {driver.pid} " in str(lock_holder(Folder(str(out))))
-        family = psutil.Process(driver.pid).children(recursive=True)
+        # The fork server, and a child that hangs.
+        while len(family := psutil.Process(driver.pid).children(recursive=True)) < 2:
+            assert driver.poll() is None
         os.killpg(driver.pid, signal.SIGTERM)
         driver.wait(60)
         assert driver.stderr.readlines()[-1] == STOPPED

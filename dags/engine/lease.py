@@ -34,6 +34,10 @@ _RENEWALS, _LOOKS, _DOUBT = 1 / 6, 1 / 12, 1 / 2
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
+# Of leases of this process that ended and could not say so, because storage was away.
+_ended: set[str] = set()
+
+
 def term_s() -> float:
     """Seconds for which a lease is watched before it is taken over."""
     text = os.environ.get(TERM, "")
@@ -161,6 +165,9 @@ class Lease:
             over, there = None, self._store.read()
             if there is not None:
                 over, holder = there[1], Holder.parse(there[0])
+                if holder.token in _ended:
+                    # Nobody else can know, and need not be watched for.
+                    holder = replace(holder, released=True)
                 if holder.token == self._mine.token:
                     # A put of ours whose answer was lost.
                     self._tag = over
@@ -230,6 +237,7 @@ class Lease:
     def _release(self) -> None:
         """Say that we are done, if it is ours still. Storage that is away keeps the lease, which
         ends by itself."""
+        _ended.add(self._mine.token)
         with self._writing, contextlib.suppress(StorageError):
             if self._tag is None and self._asked:
                 # Stopped between a put and its answer.

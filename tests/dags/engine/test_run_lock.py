@@ -240,3 +240,21 @@ def test_a_killed_driver_s_successor_goes_on_by_itself(
         driver.wait()
         with run_lock(folder) as held:
             held.check()
+
+
+def test_a_lease_of_this_process_that_ended_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TERM, "600")
+    monkeypatch.setenv(PATIENCE, "0")
+    folder, told = some_folder(), []
+    pipe = MemoryFileSystem.pipe_file
+
+    def away(*_: object, **__: object) -> None:
+        raise OSError("the store is away")
+
+    with pytest.raises(ValueError, match="stop"), run_lock(folder):
+        monkeypatch.setattr(MemoryFileSystem, "pipe_file", away)
+        raise ValueError("stop")
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", pipe)
+    assert lock_holder(folder) is not None, "it could not be given back"
+    with run_lock(folder, tell=told.append):
+        assert told == []
