@@ -55,6 +55,8 @@ _READ_ONCE = (
 )
 # Whatever is imported before a fork takes no longer.
 _START_S = 600.0
+# What a C int holds.
+_LONGEST_MS = 2**31 - 1
 SIZE = struct.Struct("<I")
 # A process id, and then how it ended.
 NUMBER = struct.Struct("<i")
@@ -220,12 +222,15 @@ class ForkServer:
 
 
 def ready(fds: Iterable[int], timeout_s: float | None = None) -> list[int]:
-    """The open files that can be read, waited for; `select` knows no number above 1,023."""
+    """The open files that can be read, waited for; `select` knows no number above 1,023.
+
+    A wait that `poll` cannot count, above some 24 days, has no end.
+    """
     waiting = select.poll()
     for fd in fds:
         waiting.register(fd, select.POLLIN)
     limit = None if timeout_s is None else max(timeout_s, 0.0) * 1000
-    return [fd for fd, _ in waiting.poll(limit)]
+    return [fd for fd, _ in waiting.poll(None if limit is None or limit > _LONGEST_MS else limit)]
 
 
 def _read_once() -> dict[str, str]:

@@ -189,3 +189,13 @@ def test_a_killed_server_takes_no_run_with_it(two: tuple[Child, Child]) -> None:
         two[0].call("around", deadline_s=60)
     two[1].close()
     assert two[1].pid is None
+
+
+@pytest.mark.parametrize("timeout_s", [None, 1e7, float("inf")])
+def test_a_wait_that_poll_cannot_count_has_no_end(timeout_s: float | None) -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        there.sendall(b"x")
+        assert fork_server.ready([here.fileno()], timeout_s) == [here.fileno()]
+        here.recv(1)
+        assert fork_server.ready([here.fileno()], -1) == []
