@@ -6,15 +6,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import http.client
 import random
 import re
 import socket
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 import aiohttp
+import aiohttp.http_exceptions
 import yarl
 
 from gristmill import __version__
@@ -24,6 +26,7 @@ from gristmill.pipelines.download.address import (
     check_literal,
     check_port,
 )
+from gristmill.pipelines.download.lenient_http import Answer, ask
 from gristmill.pipelines.download.robots import NO_AI, is_disallowed
 from gristmill.pipelines.download.urls import BadUrl, parse_url, redirect_target
 from gristmill.pipelines.stage import execution, setting
@@ -35,6 +38,7 @@ _CHUNK = 64 * 1024
 # Bytes of one line of an answer's head, and how many lines: some sites send their whole policy.
 _HEADER_BYTES = 64 * 1024
 _HEADERS = 512
+_Ask = Callable[[yarl.URL], contextlib.AbstractAsyncContextManager[Answer]]
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 # Failures that another try may heal.
 TRANSIENT = (
@@ -127,7 +131,7 @@ class Fetcher:
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": policy.user_agent, "Accept-Encoding": "identity"},
+            headers=self._headers(),
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
             trust_env=False,
@@ -173,7 +177,12 @@ class Fetcher:
         """One try, all redirects included, within the deadline."""
         try:
             async with asyncio.timeout(self.policy.timeout_s) as clock:
-                return await self._follow(url, clock)
+                try:
+                    return await self._follow(url, self._strictly, clock)
+                except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
+                    if self.policy.proxy or not _breaks_rules(error):
+                        raise
+                return await self._follow(url, self._leniently, clock)
         except _Refused:
             raise
         except (Exception, asyncio.CancelledError) as error:
@@ -182,10 +191,10 @@ class Fetcher:
                 raise
             raise _Refused(reason) from error
 
-    async def _follow(self, text: str, clock: asyncio.Timeout) -> bytes:
+    async def _follow(self, text: str, ask: _Ask, clock: asyncio.Timeout) -> bytes:
         url = parse_url(text)
         for hop in range(self.policy.max_redirects + 1):
-            async with self._get(url, clock, redirected=hop > 0) as response:
+            async with self._get(url, ask, clock, redirected=hop > 0) as response:
                 if response.status in _REDIRECTS and "Location" in response.headers:
                     url = redirect_target(url, response.headers["Location"])
                     continue
@@ -199,11 +208,10 @@ class Fetcher:
 
     @contextlib.asynccontextmanager
     async def _get(
-        self, url: yarl.URL, clock: asyncio.Timeout, *, redirected: bool
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        self, url: yarl.URL, ask: _Ask, clock: asyncio.Timeout, *, redirected: bool
+    ) -> AsyncIterator[Answer]:
         """One request to an address that is checked. A refusal says whether the address is the
         list's own or a server's idea: only the first can be allowed with good reason."""
-        assert self._session is not None
         policy = self.policy
         try:
             host, port = url.raw_host or "", url.port or 0
@@ -213,8 +221,7 @@ class Fetcher:
                 check_port(host, port, policy.allow_hosts)
             if not policy.proxy:
                 await self._know(host, port, clock)
-            request = self._session.get(url, allow_redirects=False, proxy=policy.proxy or None)
-            async with request as response:
+            async with ask(url) as response:
                 yield response
         except Exception as error:
             refused = _address_refused(error)
@@ -222,6 +229,23 @@ class Fetcher:
                 raise
             prefix = "redirect to a " if redirected else ""
             raise _Refused(f"{prefix}{refused}") from error
+
+    def _strictly(self, url: yarl.URL) -> contextlib.AbstractAsyncContextManager[Answer]:
+        """Ask by aiohttp."""
+        assert self._session is not None
+        return self._session.get(url, allow_redirects=False, proxy=self.policy.proxy or None)
+
+    @contextlib.asynccontextmanager
+    async def _leniently(self, url: yarl.URL) -> AsyncIterator[Answer]:
+        """Ask by what forgives a server its faults."""
+        places = await self._resolver.resolve(url.raw_host or "", url.port or 0, socket.AF_UNSPEC)
+        with contextlib.closing(
+            await ask(url, places, self._headers() | {"Accept": "*/*"}, self.policy.timeout_s)
+        ) as answer:
+            yield answer
+
+    def _headers(self) -> dict[str, str]:
+        return {"User-Agent": self.policy.user_agent, "Accept-Encoding": "identity"}
 
     async def _know(self, host: str, port: int, clock: asyncio.Timeout) -> None:
         """Have a name looked up with the clock stopped: how long that takes is not the server's
@@ -232,7 +256,7 @@ class Fetcher:
         await self._resolver.resolve(host, port, socket.AF_UNSPEC)
         clock.reschedule(loop.time() + left)
 
-    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _body(self, response: Answer) -> bytes:
         limit = self.policy.max_bytes
         if (response.content_length or 0) > limit:
             raise _Refused("too large")
@@ -254,13 +278,13 @@ class Fetcher:
         return b"".join(pieces)
 
 
-def _is_whole(response: aiohttp.ClientResponse) -> bool:
+def _is_whole(response: Answer) -> bool:
     """Whether an answer is no part of a file, as far as it says."""
     said = _RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     return said is None or (said[1] == "0" and said[3] in ("*", str(int(said[2]) + 1)))
 
 
-def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+def _retry_after(response: Answer) -> float | None:
     text = response.headers.get("Retry-After", "")
     try:
         return float(text)
@@ -276,6 +300,15 @@ def _inflater(encoding: str, begin: bytes) -> zlib._Decompress | None:
     # RFC 1950: method 8, and a sum that 31 divides.
     is_deflate = name == "deflate" and begin[0] & 15 == 8 and not int.from_bytes(begin[:2]) % 31
     return zlib.decompressobj(wbits=47) if is_gzip or is_deflate else None
+
+
+def _breaks_rules(error: aiohttp.ClientError) -> bool:
+    """Whether an answer came that aiohttp does not take for HTTP; not: one that ends early."""
+    cause = error.__cause__
+    return isinstance(error, aiohttp.ClientResponseError) or (
+        isinstance(cause, aiohttp.http_exceptions.BadHttpMessage)
+        and not isinstance(cause, aiohttp.http_exceptions.ContentLengthError)
+    )
 
 
 def _address_refused(error: BaseException) -> AddressRefused | None:
@@ -303,11 +336,11 @@ def _reason(error: BaseException) -> str | None:
         return "connection refused" if refused else "connection failed"
     if isinstance(error, aiohttp.InvalidURL):
         return "invalid url"
-    if isinstance(error, aiohttp.ClientPayloadError):
+    if isinstance(error, (aiohttp.ClientPayloadError, http.client.IncompleteRead)):
         return "truncated transfer"
-    if isinstance(error, aiohttp.ServerDisconnectedError):
+    if isinstance(error, (aiohttp.ServerDisconnectedError, http.client.RemoteDisconnected)):
         return "connection lost"
-    if isinstance(error, aiohttp.ClientResponseError):
+    if isinstance(error, (aiohttp.ClientResponseError, http.client.HTTPException)):
         return "broken http response"
     if isinstance(error, (aiohttp.ClientError, OSError)):
         return "connection lost"
