@@ -14,7 +14,7 @@ demo-full: $(READY)
 	$(BIN)/gristmill demo --full --out runs/demo-full
 
 test: $(READY)
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --durations=10
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from model_world import World, make_world
 
 from gristmill.model.train_config import TrainConfig
@@ -16,7 +15,6 @@ from gristmill.model.train_config import TrainConfig
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Small shards, codecs and an encoder."""
-    torch.set_num_threads(2)
     return make_world(tmp_path_factory.mktemp("world"))
 
 

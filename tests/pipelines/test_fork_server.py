@@ -160,7 +160,7 @@ def test_what_libraries_read_once_makes_a_new_server(
     monkeypatch: pytest.MonkeyPatch, two: tuple[Child, Child]
 ) -> None:
     before = two[0].call("around", deadline_s=60)[0]
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     child = Child(Told)
     after = child.call("around", deadline_s=60)[0]
     child.close()
