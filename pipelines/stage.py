@@ -8,7 +8,7 @@ notebook.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
 
@@ -284,6 +284,20 @@ class Workspace(Protocol):
 
     def load(self, name: str) -> NDArray[Any]:
         """The array saved under `name`, memory-mapped, read-only."""
+
+    def save_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Store arrays together, in one file: what a task saves once a part goes so, because a
+        store is asked by the file."""
+
+    def load_arrays(self, name: str) -> Mapping[str, NDArray[Any]]:
+        """The arrays saved together under `name`, memory-mapped, read-only."""
+
+    def save_parts(self, name: str, parts: Iterable[Mapping[str, NDArray[Any]]]) -> None:
+        """Store the arrays of all parts, in their order, in one file of which each part is read
+        alone."""
+
+    def load_part(self, name: str, part: int) -> Mapping[str, NDArray[Any]]:
+        """The arrays of one part of those saved under `name`."""
 
     def save_table(self, name: str, table: pa.Table) -> None:
         """Store a table under a name of this node, whole or not at all."""

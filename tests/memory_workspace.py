@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
+from gristmill.pipelines.array_files import pack_arrays, unpack_arrays
 from gristmill.pipelines.stage import Global, Write
 from gristmill.pipelines.storage import Folder
 
@@ -58,6 +59,19 @@ class MemoryWorkspace:
 
     def load(self, name: str) -> Any:
         return np.load(self.folder.join(f"{name}.npy"), mmap_mode="r")
+
+    def save_arrays(self, name: str, arrays: Any) -> None:
+        self.folder.write_bytes(f"{name}.safetensors", pack_arrays(arrays))
+
+    def load_arrays(self, name: str) -> Any:
+        return unpack_arrays(self.folder.read_bytes(f"{name}.safetensors"))
+
+    def save_parts(self, name: str, parts: Any) -> None:
+        for part, arrays in enumerate(parts):
+            self.save_arrays(f"{name}-{part}", arrays)
+
+    def load_part(self, name: str, part: int) -> Any:
+        return self.load_arrays(f"{name}-{part}")
 
     def save_table(self, name: str, table: pa.Table) -> None:
         self.folder.write_table(f"{name}.parquet", table)

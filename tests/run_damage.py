@@ -18,7 +18,7 @@ def kind_of(name: str) -> str:
     name = re.sub(r"-[0-9a-f]{12}/", "/", name)
     name = re.sub(r"-[0-9a-f]{8}\.", "-TOKEN.", name)
     # What a phase saves lies in arrays of one kind, whatever they are called.
-    name = re.sub(r"(saved/(?:\w+/)?)[\w.]+?(\.npy)", r"\1ARRAY\2", name)
+    name = re.sub(r"(saved/(?:\w+/)?)\w+?(\.npy|\.safetensors|\.parts)", r"\1ARRAY\2", name)
     # Of several products only the shards differ.
     name = re.sub(r"^(nodes/)?(shards|table)/", r"\1PRODUCT/", name)
     name = re.sub(r"/(train|val)\b", "/SPLIT", name)

@@ -13,10 +13,13 @@ from gristmill.dags.engine.tombstones import tombstones_digest
 from gristmill.errors import BrokenRecordError
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.sealed import find_sealed, unseal, write_sealed
-from gristmill.pipelines.stage import Write
+from gristmill.pipelines.stage import Global, Write
 from gristmill.pipelines.storage import Folder
 
 PHASE = "phase-"
+# How the phases of a Global stage lay down what they save. What another release finished is taken
+# as it is; what it had begun is begun anew, since these could not read it.
+_SAVED = "2"
 
 BarrierState = dict[str, str]
 """What a barrier node builds on now, as its `state.json` says it."""
@@ -25,15 +28,21 @@ BarrierState = dict[str, str]
 def barrier_state(layout: RunLayout, node: str, parts: int) -> BarrierState:
     """The digest of all that lies above a node; a selection builds on what is forgotten, too."""
     digest = state_digest(layout, node, parts)
-    if isinstance(layout.dag.stage(node), Keep):
+    stage = layout.dag.stage(node)
+    if isinstance(stage, Keep):
         digest += tombstones_digest(layout.folder)
+    if isinstance(stage, Global):
+        return {"inputs": digest, "saved": _SAVED}
     return {"inputs": digest}
 
 
 def is_finished(layout: RunLayout, node: str, state: BarrierState) -> bool:
     """Whether a barrier node is finished for exactly this state. Changes nothing."""
     folder = layout.folder.sub(layout.node_folder(node))
-    return _is_begun(layout, node, state) and find_sealed(folder, "finished.json") is not None
+    if find_sealed(folder, "finished.json") is None:
+        return False
+    former = {"inputs": state["inputs"]}
+    return _is_begun(layout, node, state) or _is_begun(layout, node, former)
 
 
 def make_room(layout: RunLayout, node: str, state: BarrierState) -> None:

@@ -12,27 +12,37 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
 from gristmill.dags.engine.checked import insist, read_checked
 from gristmill.dags.engine.records import FileRecord, Record
 from gristmill.dags.engine.run_folder import BLOBS, ROWS, RunLayout
-from gristmill.dags.engine.saved import load_saved_array, load_saved_table, write_fact
+from gristmill.dags.engine.saved import (
+    index_name,
+    load_saved_array,
+    load_saved_arrays,
+    load_saved_part,
+    load_saved_table,
+    sealed_output,
+    write_array,
+    write_parts,
+    write_table,
+)
 from gristmill.dags.engine.tombstones import read_tombstones
 from gristmill.dags.graph import columns_written, is_row_stage, stores_images
+from gristmill.pipelines.array_files import pack_arrays
 from gristmill.pipelines.digest_writer import DigestWriter
 from gristmill.pipelines.keep import KEPT, Keep
 from gristmill.pipelines.patience import WrongBytesError
 from gristmill.pipelines.schema import GOING_ON
 from gristmill.pipelines.stage import Global, Map, Score
-from gristmill.pipelines.storage import PARQUET, Folder, read_parquet
+from gristmill.pipelines.storage import Folder, read_parquet
 
 # Offset and size of stored bytes, and their sha256 if it is known.
 _Piece = tuple[int, int, str | None]
@@ -270,16 +280,37 @@ class NodeWorkspace:
     def save(self, name: str, array: NDArray[np.generic]) -> None:
         """Store an array whole."""
         with self._saving(f"saved/{name}.npy") as file:
-            np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+            write_array(file, array)
 
     def load(self, name: str) -> NDArray[np.generic]:
         """A saved array, memory-mapped."""
         return load_saved_array(self.folder, f"saved/{name}.npy")
 
+    def save_arrays(self, name: str, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        """Store arrays in one file."""
+        with self._saving(f"saved/{name}.safetensors") as file:
+            file.write(pack_arrays(arrays))
+
+    def load_arrays(self, name: str) -> Mapping[str, NDArray[np.generic]]:
+        """Arrays that were saved together, memory-mapped."""
+        return load_saved_arrays(self.folder, f"saved/{name}.safetensors")
+
+    def save_parts(self, name: str, parts: Iterable[Mapping[str, NDArray[np.generic]]]) -> None:
+        """Store the arrays of each part in one file."""
+        place = f"saved/{name}.parts"
+        with self._saving(place) as file:
+            index = write_parts(file, parts)
+        with self._saving(index_name(place)) as file:
+            write_array(file, index)
+
+    def load_part(self, name: str, part: int) -> Mapping[str, NDArray[np.generic]]:
+        """The arrays of one part."""
+        return load_saved_part(self.folder, f"saved/{name}.parts", part)
+
     def save_table(self, name: str, table: pa.Table) -> None:
         """Store a table whole."""
         with self._saving(f"saved/{name}.parquet") as file:
-            pq.write_table(table, pa.PythonFile(file, "w"), **PARQUET)
+            write_table(file, table)
 
     def load_table(self, name: str) -> pa.Table:
         """A saved table."""
@@ -287,26 +318,23 @@ class NodeWorkspace:
 
     @contextlib.contextmanager
     def _saving(self, name: str) -> Iterator[DigestWriter]:
-        with self._digested(self.folder, name, "saved") as file:
+        with sealed_output(self.folder, name) as (file, record):
             yield file
-        write_fact(self.folder, self.wrote["saved"][-1])
-
-    @contextlib.contextmanager
-    def _digested(self, folder: Folder, name: str, kind: str) -> Iterator[DigestWriter]:
-        with folder.output(name) as file:
-            writer = DigestWriter(file, xxhash.xxh3_128())
-            yield writer
-        digest = writer.digest.hexdigest()
-        self.wrote[kind].append({"name": name, "size": writer.size, "xxh3": digest})
+        self.wrote["saved"].append(record)
 
     @property
     def product(self) -> Folder:
         """Where a Write node's files go: the run's folder of the node's name."""
         return self.layout.folder.sub(self.node)
 
-    def output(self, path: str) -> contextlib.AbstractContextManager[DigestWriter]:
+    @contextlib.contextmanager
+    def output(self, path: str) -> Iterator[DigestWriter]:
         """A file of the product that appears whole."""
-        return self._digested(self.product, path, "product")
+        with self.product.output(path) as file:
+            writer = DigestWriter(file, xxhash.xxh3_128())
+            yield writer
+        digest = writer.digest.hexdigest()
+        self.wrote["product"].append({"name": path, "size": writer.size, "xxh3": digest})
 
     def forgotten(self) -> pa.Table:
         """The run's tombstones."""

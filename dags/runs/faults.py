@@ -174,8 +174,9 @@ def _phase_faults(layout: RunLayout, node: str, record: str) -> Iterator[Fault]:
         return
     for file in cast(list[FileRecord], facts.get("saved", [])):
         problem = what_is_wrong(folder, file)
-        if not problem and _sealed(folder, fact_name(file["name"]))[0] != file:
-            problem = "has lost its fact, or another beside it"
+        fact = fact_name(file["name"])
+        if not problem and folder.exists(fact) and _sealed(folder, fact)[0] != file:
+            problem = "has another fact beside it"
         if problem:
             yield Fault(f"node {node!r}: {file['name']} {problem}", drop)
     product = layout.folder.sub(node)

@@ -35,8 +35,10 @@ from gristmill.pipelines.dedup.part_arrays import (
     NO_DIGESTS,
     NO_NUMBERS,
     NO_PAIRS,
+    Joined,
     Kind,
     PartArrays,
+    rows_of_parts,
 )
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
@@ -124,30 +126,13 @@ class CaptionDuplicates(Global):
 
     def columns(self, workspace: Workspace, part: int) -> pa.Table:
         """What is known of a part's rows."""
-        starts = workspace.load("row_starts")
-        rows = slice(int(starts[part]), int(starts[part + 1]))
-        text = np.asarray(workspace.load("row_text")[rows])
-        there = text >= 0
-        safe = np.maximum(text, 0)
-        columns: list[pa.Array | NDArray[np.generic]] = []
-        if there.any():
-            leader = np.asarray(workspace.load("leader"))[safe]
-            group = hex_digests(np.asarray(workspace.load("texts"))[leader]).to_pylist()
-            columns.append(pa.array(group, pa.string(), mask=~there))
-        else:
-            columns.append(pa.nulls(len(text), pa.string()))
-        for name, of_rows in (
-            ("group_size", False), ("group_rank", True), ("jaccard", False), ("copies", False),
-            ("copy_rank", True), ("capped", False),
-        ):  # fmt: skip
-            values = np.asarray(workspace.load(name))
-            values = values[rows] if of_rows else _taken(values, safe)
-            if name == "jaccard":
-                columns.append(pa.array(values, pa.float32(), mask=~there))
-            elif name == "capped":
-                columns.append(pa.array(values.astype(bool) & there, pa.bool_()))
-            else:
-                columns.append(np.where(there, values, 0).astype(np.int32))
+        found = workspace.load_part("decided", part)
+        there = found["is_caption"]
+        group = hex_digests(found["group"]).to_pylist()
+        columns: list[pa.Array | NDArray[np.generic]] = [pa.array(group, pa.string(), mask=~there)]
+        for name in ("group_size", "group_rank", "jaccard", "copies", "copy_rank", "capped"):
+            values = found[name]
+            columns.append(pa.array(values, mask=~there) if name == "jaccard" else values)
         return pa.table(columns, schema=self.writes())
 
     # -- phases ---------------------------------------------------------------------------------
@@ -166,11 +151,14 @@ class CaptionDuplicates(Global):
         flat = np.concatenate([np.zeros(0, np.uint64), *shingles])
         texts = [xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass")) for text in known]
         every = np.arange(len(table))
+        PartArrays(workspace, "rows").save(
+            part,
+            uids=digests(table["uid"]),
+            preferred=best_of_rows(table, self.prefer, every, len(table)),
+        )
         PartArrays(workspace, "captions").save(
             part,
             row_text=row_text,
-            uids=digests(table["uid"]),
-            preferred=best_of_rows(table, self.prefer, every, len(table)),
             texts=digests(pa.chunked_array([pa.array(texts, pa.string())])),
             shingles=flat,
             ends=ends,
@@ -179,34 +167,32 @@ class CaptionDuplicates(Global):
 
     def _texts(self, workspace: Workspace, _: int) -> None:
         """Distinct captions of all parts, ordered by digest, so that parts do not matter."""
-        saved = PartArrays(workspace, "captions")
-        workspace.save("row_starts", saved.starts("row_text"))
-        digest = saved.joined("texts", NO_DIGESTS)
-        texts, first, number = np.unique(digest, axis=0, return_index=True, return_inverse=True)
-        number = number.reshape(-1)
+        saved = PartArrays(workspace, "captions").join(
+            row_text=NO_NUMBERS,
+            texts=NO_DIGESTS,
+            shingles=np.zeros(0, np.uint64),
+            ends=NO_NUMBERS,
+            minhash=np.zeros((0, self.bands * self.band_rows), np.uint32),
+        )
+        workspace.save("row_starts", saved.starts["row_text"])
+        texts, first, number = np.unique(
+            saved["texts"], axis=0, return_index=True, return_inverse=True
+        )
         workspace.save("texts", texts)
-        of_rows = [
-            np.where(rows >= 0, _taken(number, start + np.maximum(rows, 0)), -1)
-            for rows, start in zip(
-                saved.each("row_text", np.int64), saved.starts("texts"), strict=False
-            )
-        ]
-        row_text = np.concatenate([NO_NUMBERS, *of_rows]).astype(np.int64)
-        workspace.save("row_text", row_text)
+        caption = saved.numbered("row_text", "texts")
+        row_text = np.where(caption >= 0, _taken(number.reshape(-1), np.maximum(caption, 0)), -1)
+        workspace.save("row_text", row_text.astype(np.int64))
         copies = np.bincount(row_text[row_text >= 0], minlength=len(texts)).astype(np.int64)
         workspace.save("copies", copies)
-        nothing = np.zeros((0, self.bands * self.band_rows), np.uint32)
-        workspace.save("minhash", saved.joined("minhash", nothing)[first])
+        workspace.save("minhash", saved["minhash"][first])
         self._join_shingles(workspace, saved, first)
 
-    def _join_shingles(
-        self, workspace: Workspace, saved: PartArrays, first: NDArray[np.int64]
-    ) -> None:
+    def _join_shingles(self, workspace: Workspace, saved: Joined, first: NDArray[np.int64]) -> None:
         """Shingles of the distinct captions, which are the `first` of their kind among all, end to
         end: numbered densely, so that a sparse matrix is no wider than they are many."""
-        counts = [np.diff(ends, prepend=0) for ends in saved.each("ends", np.int64)]
-        lengths = np.concatenate([NO_NUMBERS, *counts])
-        flat = saved.joined("shingles", np.zeros(0, np.uint64))
+        tasks = np.split(saved["ends"], saved.starts["ends"][1:-1])
+        lengths = np.concatenate([NO_NUMBERS, *[np.diff(ends, prepend=0) for ends in tasks]])
+        flat = saved["shingles"]
         begin = np.concatenate([[0], np.cumsum(lengths)])
         chosen = begin[first]
         ends = np.cumsum(lengths[first]).astype(np.int64)
@@ -224,19 +210,17 @@ class CaptionDuplicates(Global):
             keys = np.ascontiguousarray(minhash[:, band * self.band_rows :][:, : self.band_rows])
             key = np.array([xxhash.xxh3_64_intdigest(row.tobytes()) for row in keys], np.uint64)
             capped = join_buckets(key, lambda a, b: shingles.jaccard(a, b) >= self.threshold, edges)
-        workspace.save(f"edges/{band:06d}", edges.forest())
-        workspace.save(f"capped/{band:06d}", capped)
+        PartArrays(workspace, "pairs").save(band, edges=edges.forest(), capped=capped)
 
     def _groups(self, workspace: Workspace, _: int) -> None:
         """Components of captions, the commonest of each, and the places of rows."""
         texts, copies = workspace.load("texts"), np.asarray(workspace.load("copies"))
         count = len(texts)
-        group = components(PartArrays(workspace, "edges", self.bands).joined("", NO_PAIRS), count)
+        pairs = PartArrays(workspace, "pairs", self.bands).join(edges=NO_PAIRS, capped=NO_NUMBERS)
+        group = components(pairs["edges"], count)
         leader, _size = leaders(group, [texts[:, 1], texts[:, 0], -copies])
-        workspace.save("leader", leader)
         capped = np.zeros(count, bool)
-        capped[PartArrays(workspace, "capped", self.bands).joined("", NO_NUMBERS)] = True
-        workspace.save("capped", capped)
+        capped[pairs["capped"]] = True
         jaccard = (
             Shingles(workspace.load("shingles"), workspace.load("ends")).jaccard(
                 np.arange(count), leader
@@ -244,18 +228,33 @@ class CaptionDuplicates(Global):
             if count
             else np.zeros(0)
         )
-        workspace.save("jaccard", jaccard.round(5).astype(np.float32))
         size = np.bincount(group, copies, minlength=count)[group] if count else np.zeros(0)
-        workspace.save("group_size", size.astype(np.int64))
-        saved = PartArrays(workspace, "captions")
-        uids = saved.joined("uids", NO_DIGESTS)
-        preferred = saved.joined("preferred", np.zeros((0, len(self.prefer))))
+        saved = PartArrays(workspace, "rows").join(
+            uids=NO_DIGESTS, preferred=np.zeros((0, len(self.prefer)))
+        )
         row_text = np.asarray(workspace.load("row_text"))
-        keys = preference(uids, preferred)
-        workspace.save("copy_rank", places(row_text, keys))
-        workspace.save("group_rank", places(_taken(leader, np.maximum(row_text, 0)), keys))
+        keys = preference(saved["uids"], saved["preferred"])
+        there, text = row_text >= 0, np.maximum(row_text, 0)
+        # Of each row, not of each caption: no row's fact is looked for elsewhere.
+        facts = {
+            "is_caption": there,
+            "group": _taken(texts[leader], text),
+            "jaccard": _taken(jaccard.round(5).astype(np.float32), text),
+            "capped": _taken(capped, text) & there,
+            **{
+                name: np.where(there, values, 0).astype(np.int32)
+                for name, values in (
+                    ("group_size", _taken(size, text)),
+                    ("group_rank", places(_taken(leader, text), keys)),
+                    ("copies", _taken(copies, text)),
+                    ("copy_rank", places(row_text, keys)),
+                )
+            },
+        }
+        starts = workspace.load("row_starts")
+        workspace.save_parts("decided", rows_of_parts(starts, np.arange(len(text)), **facts))
 
 
 def _taken(values: NDArray[Kind], index: NDArray[np.int64]) -> NDArray[Kind]:
     """values[index], and zeros if there are no values."""
-    return values[index] if len(values) else np.zeros(len(index), values.dtype)
+    return values[index] if len(values) else np.zeros((len(index), *values.shape[1:]), values.dtype)

@@ -42,6 +42,7 @@ from gristmill.pipelines.dedup.part_arrays import (
     NO_PAIRS,
     PartArrays,
     PartRows,
+    rows_of_parts,
 )
 from gristmill.pipelines.images.perceptual_hash import THUMBNAIL_BYTES
 from gristmill.pipelines.schema import ColumnFacts
@@ -129,23 +130,16 @@ class Duplicates(Global):
 
     def columns(self, workspace: Workspace, part: int) -> pa.Table:
         """What was decided, for each row of a part."""
-        start = int(workspace.load("starts")[part])
-        image = PartArrays(workspace, "signatures").load(part, "row_image", np.int64) + start
-        survivor = workspace.load("survivor")[image]
-        ids = workspace.load("ids")
-        group = hex_digests(ids[survivor])
-        is_copy = survivor != image
-        kinds = pa.array(_KINDS).take(pa.array(workspace.load("kind")[image]))
-        hashes = workspace.load("hashes")
-        distance = np.bitwise_count(hashes[image] ^ hashes[survivor]).astype(np.int32)
-        copy = pa.array(is_copy)
+        found = workspace.load_part("decided", part)
+        group, copy = hex_digests(found["group"]), pa.array(found["is_copy"])
+        kinds = pa.array(_KINDS).take(pa.array(found["kind"]))
         return pa.table(
             [
                 pc.if_else(copy, group, None),
                 pc.if_else(copy, kinds, None),
                 group,
-                pa.array(workspace.load("size")[image], pa.int32()),
-                pc.if_else(copy, pa.array(distance), None),
+                pa.array(found["size"]),
+                pc.if_else(copy, pa.array(found["distance"]), None),
             ],
             schema=self.writes(),
         )
@@ -166,24 +160,28 @@ class Duplicates(Global):
             sha256=digests(chosen["sha256"]),
             pixel_hash=digests(chosen["pixel_hash"]),
             hashes=chosen["phash"].to_numpy().astype(np.uint64),
-            thumbnails=thumbnails,
             looks=np.array(looks, np.uint64),
             area=received_area(chosen),
             preferred=best_of_rows(table, self.prefer, image, len(rows)),
         )
+        PartArrays(workspace, "thumbnails").save(part, thumbnails=thumbnails)
 
     def _images(self, workspace: Workspace, task: int) -> None:
         """All parts' images in one array of each fact; thumbnails stay where they are."""
-        saved = PartArrays(workspace, "signatures")
-        workspace.save("starts", saved.starts("area"))
-        for name in ("ids", "sha256", "pixel_hash"):
-            workspace.save(name, saved.joined(name, NO_DIGESTS))
-        for name in ("hashes", "looks"):
-            workspace.save(name, saved.joined(name, np.zeros(0, np.uint64)))
-        workspace.save("area", saved.joined("area", NO_NUMBERS))
-        workspace.save("preferred", saved.joined("preferred", np.zeros((0, len(self.prefer)))))
+        saved = PartArrays(workspace, "signatures").join(
+            row_image=NO_NUMBERS,
+            **dict.fromkeys(("ids", "sha256", "pixel_hash"), NO_DIGESTS),
+            **dict.fromkeys(("hashes", "looks"), np.zeros(0, np.uint64)),
+            area=NO_NUMBERS,
+            preferred=np.zeros((0, len(self.prefer))),
+        )
+        workspace.save("starts", saved.starts["ids"])
+        workspace.save("row_starts", saved.starts["row_image"])
+        workspace.save("row_image", saved.numbered("row_image", "ids"))
+        for name in ("ids", "sha256", "pixel_hash", "hashes", "looks", "area", "preferred"):
+            workspace.save(name, saved[name])
         # Pictures that look exactly alike are searched for once.
-        hashes, looks = workspace.load("hashes"), workspace.load("looks")
+        hashes, looks = saved["hashes"], saved["looks"]
         _, distinct = np.unique(np.stack([hashes, looks], axis=1), axis=0, return_index=True)
         workspace.save("distinct", np.sort(distinct).astype(np.int64))
 
@@ -198,27 +196,28 @@ class Duplicates(Global):
         hashes = np.ascontiguousarray(workspace.load("hashes")[distinct])
         task = plan_tasks(len(distinct), self.radius)[index]
         starts = np.asarray(workspace.load("starts"))
-        saved = PartArrays(workspace, "signatures").each("thumbnails", np.uint8)
-        thumbnails = PartRows(starts, saved)
+        thumbnails = PartArrays(workspace, "thumbnails").rows(starts, "thumbnails", np.uint8)
         edges = Edges()
         for pairs in close_pairs(hashes, self.radius, task):
             images = distinct[pairs]
             alike = _distances(thumbnails, images) <= self.thumbnail_tolerance
             edges.add(images[alike])
-        workspace.save(f"edges/{index:06d}", edges.forest())
+        PartArrays(workspace, "edges").save(index, edges=edges.forest())
 
     def _winners(self, workspace: Workspace, _: int) -> None:
         """Components over all edges, and the survivor of each."""
         ids = workspace.load("ids")
         n = len(ids)
         sha256, pixel_hash = workspace.load("sha256"), workspace.load("pixel_hash")
-        edges = PartArrays(workspace, "edges", self._count_tasks(workspace)).each("", np.int64)
+        hashes = workspace.load("hashes")
+        tasks = self._count_tasks(workspace)
+        edges = [*PartArrays(workspace, "edges", tasks).each("edges", np.int64)]
         if self.exact_bytes:
             edges.append(_equal_rows(sha256))
         if self.exact_pixels:
             edges.append(_equal_rows(pixel_hash))
         if self.near:
-            looks = np.stack([workspace.load("hashes"), workspace.load("looks")], axis=1)
+            looks = np.stack([hashes, workspace.load("looks")], axis=1)
             edges.append(_equal_rows(looks))
         label = components(np.concatenate([NO_PAIRS, *edges]), n)
         keys = preference(np.asarray(ids), np.asarray(workspace.load("preferred")))
@@ -226,9 +225,16 @@ class Duplicates(Global):
         same_bytes = (sha256 == sha256[survivor]).all(axis=1)
         same_pixels = (pixel_hash == pixel_hash[survivor]).all(axis=1)
         kind = np.where(same_bytes, 0, np.where(same_pixels, 1, 2)).astype(np.int8)
-        workspace.save("survivor", survivor)
-        workspace.save("size", size.astype(np.int32))
-        workspace.save("kind", kind)
+        decided = rows_of_parts(
+            workspace.load("row_starts"),
+            workspace.load("row_image"),
+            group=ids[survivor],
+            is_copy=survivor != np.arange(n),
+            kind=kind,
+            size=size.astype(np.int32),
+            distance=np.bitwise_count(hashes ^ hashes[survivor]).astype(np.int32),
+        )
+        workspace.save_parts("decided", decided)
 
 
 def _distances(thumbnails: PartRows[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.float32]:

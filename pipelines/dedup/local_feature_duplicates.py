@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
@@ -27,7 +28,7 @@ from gristmill.pipelines.dedup.image_ids import (
     received_area,
 )
 from gristmill.pipelines.dedup.kmeans import learn_centroids, nearest_centroid
-from gristmill.pipelines.dedup.part_arrays import NO_DIGESTS, NO_NUMBERS, PartArrays, PartRows
+from gristmill.pipelines.dedup.part_arrays import NO_DIGESTS, NO_NUMBERS, PartArrays, rows_of_parts
 from gristmill.pipelines.dedup.visual_words import SparseRows, bags_of_words, likeliest
 from gristmill.pipelines.images.local_features import DESCRIPTOR, POINT, matching_points, mirrored
 from gristmill.pipelines.schema import ColumnFacts
@@ -136,19 +137,15 @@ class RobustCopies(Global):
 
     def columns(self, workspace: Workspace, part: int) -> pa.Table:
         """What was found, for the rows of a part."""
-        start = int(workspace.load("starts")[part])
-        image = PartArrays(workspace, "features").load(part, "row_image", np.int64) + start
-        survivor = np.asarray(workspace.load("survivor"))[image]
-        points = np.asarray(workspace.load("points"))[image]
-        duplicate = np.asarray(workspace.load("duplicate_points"))[image]
-        ids = hex_digests(np.asarray(workspace.load("ids"))[survivor]).to_pylist()
+        found = workspace.load_part("decided", part)
+        points, duplicate = found["points"], found["duplicate_points"]
         alone = points < 0
         return pa.table(
             [
-                pa.array(ids, pa.string(), mask=survivor == image),
+                pc.if_else(pa.array(found["is_copy"]), hex_digests(found["survivor"]), None),
                 pa.array(points, pa.int32(), mask=alone),
-                pa.array(np.asarray(workspace.load("mirrored"))[image], mask=alone),
-                np.asarray(workspace.load("size"))[image].astype(np.int32),
+                pa.array(found["mirrored"], mask=alone),
+                found["size"].astype(np.int32),
                 pa.array(duplicate, pa.int32(), mask=duplicate < 0),
             ],
             schema=self.writes(),
@@ -166,11 +163,14 @@ class RobustCopies(Global):
         duplicates = pa.chunked_array([pa.nulls(len(rows), pa.string())])
         PartArrays(workspace, "features").save(
             part,
-            row_image=image,
-            ids=ids,
             counts=chosen["local_count"].to_numpy().astype(np.int16),
             points=_values(chosen["local_points"]).reshape(-1, count, POINT),
             descriptors=_values(chosen["local_descriptors"]).reshape(-1, count, DESCRIPTOR),
+        )
+        PartArrays(workspace, "images").save(
+            part,
+            row_image=image.astype(np.int64),
+            ids=ids,
             area=received_area(chosen),
             preferred=best_of_rows(table, self.prefer, image, len(rows)),
             duplicate_of=digests(chosen["duplicate_of"] if "duplicate_of" in names else duplicates),
@@ -178,11 +178,14 @@ class RobustCopies(Global):
 
     def _vocabulary(self, workspace: Workspace, _: int) -> None:
         """Visual words, learnt from descriptors of images chosen by digest."""
-        saved = PartArrays(workspace, "features")
-        workspace.save("starts", saved.starts("ids"))
-        ids = saved.joined("ids", NO_DIGESTS)
+        saved = PartArrays(workspace, "images").join(row_image=NO_NUMBERS, ids=NO_DIGESTS)
+        workspace.save("starts", saved.starts["ids"])
+        workspace.save("row_starts", saved.starts["row_image"])
+        workspace.save("row_image", saved.numbered("row_image", "ids"))
+        ids = saved["ids"]
         workspace.save("ids", ids)
-        total = sum(int(array.sum()) for array in saved.each("counts", np.int16))
+        counts = PartArrays(workspace, "features").each("counts", np.int16)
+        total = sum(int(array.sum()) for array in counts)
         words = self.words or min(_MOST_WORDS, max(_FEWEST_WORDS, total // _WORD_DESCRIPTORS))
         words = max(1, min(words, total))
         features = Features(workspace)
@@ -260,15 +263,20 @@ class RobustCopies(Global):
                     )
                     if points >= self.least_points:
                         found.append((image, other, points, int(is_mirror)))
-        workspace.save(f"pairs/{part:06d}", np.array(found, np.int64).reshape(-1, 4))
-        self._check_duplicates(workspace, part, features)
+        PartArrays(workspace, "pairs").save(
+            part,
+            pairs=np.array(found, np.int64).reshape(-1, 4),
+            duplicates=self._duplicate_points(workspace, part, features),
+        )
 
-    def _check_duplicates(self, workspace: Workspace, part: int, features: Features) -> None:
-        """How well the pairs fit that were found by their hashes."""
+    def _duplicate_points(
+        self, workspace: Workspace, part: int, features: Features
+    ) -> NDArray[np.int64]:
+        """How well the pairs fit that were found by their hashes; -1 for images without."""
         ids = np.asarray(workspace.load("ids"))
         order = np.lexsort((ids[:, 1], ids[:, 0]))
         keys = _comparable(ids[order])
-        wanted = PartArrays(workspace, "features").load(part, "duplicate_of", np.uint64)
+        wanted = PartArrays(workspace, "images").load(part, "duplicate_of", np.uint64)
         start = int(workspace.load("starts")[part])
         points = np.full(len(wanted), -1, np.int64)
         there = np.flatnonzero((wanted != 0).any(axis=1))
@@ -278,29 +286,36 @@ class RobustCopies(Global):
                 points[row] = matching_points(
                     features.of(start + row), features.of(int(order[at])), mirror=False
                 )
-        workspace.save(f"duplicates/{part:06d}", points)
+        return points
 
     def _groups(self, workspace: Workspace, _: int) -> None:
         """Components, their survivors, and the best evidence for each image."""
-        saved = PartArrays(workspace, "features")
         ids = np.asarray(workspace.load("ids"))
-        pairs = PartArrays(workspace, "pairs").joined("", np.zeros((0, 4), np.int64))
-        count = len(ids)
+        found = PartArrays(workspace, "pairs").join(
+            pairs=np.zeros((0, 4), np.int64), duplicates=NO_NUMBERS
+        )
+        pairs, count = found["pairs"], len(ids)
         group = components(pairs[:, :2], count) if count else np.zeros(0, np.int32)
-        area = saved.joined("area", NO_NUMBERS)
-        preferred = saved.joined("preferred", np.zeros((0, len(self.prefer))))
-        survivor, size = leaders(group, [*preference(ids, preferred), -area])
+        saved = PartArrays(workspace, "images").join(
+            area=NO_NUMBERS, preferred=np.zeros((0, len(self.prefer)))
+        )
+        survivor, size = leaders(group, [*preference(ids, saved["preferred"]), -saved["area"]])
         points, is_mirror = np.full(count, -1, np.int64), np.zeros(count, bool)
         # Ascending evidence, so that the best is written last; a mirror only if it fits better.
         both = np.concatenate([pairs, pairs[:, [1, 0, 2, 3]]])
         for image, _other, fits, mirror in both[np.lexsort((-both[:, 3], both[:, 2]))].tolist():
             points[image], is_mirror[image] = fits, bool(mirror)
-        workspace.save("survivor", survivor)
-        workspace.save("size", size)
-        workspace.save("points", points)
-        workspace.save("mirrored", is_mirror)
-        duplicates = PartArrays(workspace, "duplicates").joined("", NO_NUMBERS)
-        workspace.save("duplicate_points", duplicates)
+        decided = rows_of_parts(
+            workspace.load("row_starts"),
+            workspace.load("row_image"),
+            survivor=ids[survivor],
+            is_copy=survivor != np.arange(count),
+            size=size,
+            points=points,
+            mirrored=is_mirror,
+            duplicate_points=found["duplicates"],
+        )
+        workspace.save_parts("decided", decided)
 
 
 class Features:
@@ -308,9 +323,9 @@ class Features:
 
     def __init__(self, workspace: Workspace) -> None:
         starts, saved = np.asarray(workspace.load("starts")), PartArrays(workspace, "features")
-        self._counts = PartRows(starts, saved.each("counts", np.int16))
-        self._points = PartRows(starts, saved.each("points", np.float32))
-        self._descriptors = PartRows(starts, saved.each("descriptors", np.uint8))
+        self._counts = saved.rows(starts, "counts", np.int16)
+        self._points = saved.rows(starts, "points", np.float32)
+        self._descriptors = saved.rows(starts, "descriptors", np.uint8)
 
     def of(self, image: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Points [n, 4] and descriptors [n, 128] of one image."""

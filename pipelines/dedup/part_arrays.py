@@ -1,15 +1,16 @@
 """Arrays that a Global stage saves a task at a time, and how they are read as one.
 
-A phase that runs once a part leaves one array of each fact and part, `signatures/000012.area`; the
-phases after it join some of them, and look into others row by row, because all of them would not
-fit in memory. Arrays come back memory-mapped where the run lies on a local disk.
+A phase that runs once a part leaves one file of arrays a part, `signatures/000012`; the phases
+after it join some of them, and look into others row by row, because all of them would not fit in
+memory. Arrays come back memory-mapped where the run lies on a local disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ NO_NUMBERS: NDArray[np.int64] = np.zeros(0, np.int64)
 
 @dataclass(frozen=True)
 class PartArrays:
-    """The arrays `<group>/<task>.<name>` of a stage, or `<group>/<task>` without a name."""
+    """The arrays that each task of a phase saved under `<group>/<task>`."""
 
     workspace: Workspace
     group: str
@@ -34,55 +35,109 @@ class PartArrays:
     tasks: int | None = None
 
     def save(self, task: int, **arrays: NDArray[np.generic]) -> None:
-        """Store the arrays of one task by name, each whole or not at all."""
-        for name, array in arrays.items():
-            self.workspace.save(self._place(task, name), array)
+        """Store the arrays of one task, all of them or none."""
+        self.workspace.save_arrays(self._place(task), arrays)
+
+    def all(self, task: int) -> Mapping[str, NDArray[Any]]:
+        """The arrays of one task by name."""
+        return self.workspace.load_arrays(self._place(task))
 
     def load(self, task: int, name: str, kind: type[Kind]) -> NDArray[Kind]:
         """One task's array, of the dtype `kind` that it was saved with."""
-        return np.asarray(self.workspace.load(self._place(task, name)))
+        return np.asarray(self.all(task)[name])
 
-    def each(self, name: str, kind: type[Kind]) -> list[NDArray[Kind]]:
+    def each(self, name: str, kind: type[Kind]) -> Iterator[NDArray[Kind]]:
         """That array of every task, in order."""
-        tasks = self.workspace.parts if self.tasks is None else self.tasks
-        return [self.load(task, name, kind) for task in range(tasks)]
+        return (self.load(task, name, kind) for task in range(self._count()))
 
-    def joined(self, name: str, nothing: NDArray[Kind]) -> NDArray[Kind]:
-        """That array of all tasks, end to end; `nothing` has its dtype, its width and no rows."""
-        return np.concatenate([nothing, *self.each(name, nothing.dtype.type)])
+    def join(self, **nothing: NDArray[Any]) -> Joined:
+        """Several arrays of all tasks, each end to end, read a task at a time; each is given an
+        array of its dtype and width without rows."""
+        found: dict[str, list[NDArray[Any]]] = {name: [none] for name, none in nothing.items()}
+        for task in range(self._count()):
+            saved = self.all(task)
+            for name, pieces in found.items():
+                # A copy, where a view would keep the whole file in memory.
+                pieces.append(np.array(saved[name]))
+        starts = {
+            name: np.cumsum([len(piece) for piece in pieces]) for name, pieces in found.items()
+        }
+        arrays = {name: np.concatenate(found.pop(name)) for name in nothing}
+        return Joined(arrays, starts)
 
-    def starts(self, name: str) -> NDArray[np.int64]:
-        """[tasks + 1]: the number, over all tasks, of each task's first row in that array, and how
-        many rows there are."""
-        tasks = self.workspace.parts if self.tasks is None else self.tasks
-        counts = [len(self.workspace.load(self._place(task, name))) for task in range(tasks)]
-        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    def rows(self, starts: NDArray[np.int64], name: str, kind: type[Kind]) -> PartRows[Kind]:
+        """Rows of that array by their number over all tasks."""
+        return PartRows(starts, lambda task: self.load(task, name, kind))
 
-    def _place(self, task: int, name: str) -> str:
-        return f"{self.group}/{task:06d}.{name}" if name else f"{self.group}/{task:06d}"
+    def _count(self) -> int:
+        return self.workspace.parts if self.tasks is None else self.tasks
+
+    def _place(self, task: int) -> str:
+        return f"{self.group}/{task:06d}"
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Arrays of all tasks, end to end: by name, and where in each a task begins."""
+
+    arrays: dict[str, NDArray[Any]]
+    # [tasks + 1]: the number of each task's first row in the array, and how many rows there are.
+    starts: dict[str, NDArray[np.int64]]
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.arrays[name]
+
+    def numbered(self, rows: str, things: str) -> NDArray[np.int64]:
+        """Which thing each row is of, such as its image, numbered over all tasks; -1 for none.
+
+        `rows` is the array that tells it by numbers of the row's own task, `things` one with an
+        item a thing.
+        """
+        within = self.arrays[rows]
+        first = np.repeat(self.starts[things][:-1], np.diff(self.starts[rows]))
+        return np.where(within < 0, -1, within + first)
 
 
 class PartRows(Generic[Kind]):
-    """Rows of one array of all parts by their number over all parts; only what is asked for is
-    read.
+    """Rows of one array of all parts by their number over all parts; only parts that are asked for
+    are read.
 
-    `starts` [parts + 1] are the numbers of the parts' first rows, `arrays` one [rows, ...] a part.
+    `starts` [parts + 1] are the numbers of the parts' first rows, `load` gives [rows, ...] of a
+    part.
     """
 
-    def __init__(self, starts: NDArray[np.int64], arrays: Sequence[NDArray[Kind]]) -> None:
-        self._starts, self._arrays = starts, arrays
+    def __init__(self, starts: NDArray[np.int64], load: Callable[[int], NDArray[Kind]]) -> None:
+        self._starts, self._load = starts, load
+        self._arrays: dict[int, NDArray[Kind]] = {}
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Kind]:
         """[len(rows), ...], in the order asked for."""
-        first = self._arrays[0]
-        found = np.empty((len(rows), *first.shape[1:]), first.dtype)
         parts = np.searchsorted(self._starts, rows, side="right") - 1
-        for part in np.unique(parts):
+        first = self._array(int(parts[0]) if len(parts) else 0)
+        found = np.empty((len(rows), *first.shape[1:]), first.dtype)
+        for part in np.unique(parts).tolist():
             here = np.flatnonzero(parts == part)
-            found[here] = self._arrays[part][rows[here] - self._starts[part]]
+            found[here] = self._array(part)[rows[here] - self._starts[part]]
         return found
 
     def one(self, row: int) -> NDArray[Kind]:
         """The row of that number, [...]."""
         part = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return np.asarray(self._arrays[part][row - int(self._starts[part])])
+        return np.asarray(self._array(part)[row - int(self._starts[part])])
+
+    def _array(self, part: int) -> NDArray[Kind]:
+        if part not in self._arrays:
+            self._arrays[part] = self._load(part)
+        return self._arrays[part]
+
+
+def rows_of_parts(
+    starts: NDArray[np.int64], rows: NDArray[np.int64], **facts: NDArray[Any]
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Facts of things, such as images, for the rows of each part, as `save_parts` takes them.
+
+    `rows` says which thing each row of all parts is of, `starts` [parts + 1] where in it a part
+    begins; each fact is an array with an item a thing.
+    """
+    for start, end in itertools.pairwise(starts.tolist()):
+        yield {name: values[rows[start:end]] for name, values in facts.items()}

@@ -20,6 +20,7 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
@@ -37,7 +38,13 @@ from gristmill.pipelines.dedup.image_ids import (
     preference,
 )
 from gristmill.pipelines.dedup.kmeans import learn_centroids, most_similar, unit
-from gristmill.pipelines.dedup.part_arrays import NO_DIGESTS, NO_NUMBERS, PartArrays, PartRows
+from gristmill.pipelines.dedup.part_arrays import (
+    NO_DIGESTS,
+    NO_NUMBERS,
+    PartArrays,
+    PartRows,
+    rows_of_parts,
+)
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
 
@@ -157,18 +164,16 @@ class SemanticClusters(Global):
 
     def columns(self, workspace: Workspace, part: int) -> pa.Table:
         """The facts of a part's rows."""
-        start = int(workspace.load("starts")[part])
-        image = PartArrays(workspace, "vectors").load(part, "row_image", np.int64) + start
-        best = np.asarray(workspace.load("nearest"))[image]
-        nearest = hex_digests(np.asarray(workspace.load("ids"))[np.maximum(best, 0)])
+        found = workspace.load_part("decided", part)
         columns: list[pa.Array | NDArray[np.generic]] = [
-            np.asarray(workspace.load(name))[image]
+            found[name]
             for name in ("cluster", "cluster_size", "cluster_rank", "centroid_similarity", "found")
         ]
-        columns.append(pa.array(nearest.to_pylist(), pa.string(), mask=best < 0))
-        columns.append(np.asarray(workspace.load("density"))[image])
+        nearest = hex_digests(found["nearest"])
+        columns.append(pc.if_else(pa.array(found["has_nearest"]), nearest, None))
+        columns.append(found["density"])
         if self.target:
-            columns.append(np.asarray(workspace.load("near_target"))[image])
+            columns.append(found["near_target"])
         return pa.table(columns, schema=self.writes())
 
     # -- phases ---------------------------------------------------------------------------------
@@ -182,19 +187,26 @@ class SemanticClusters(Global):
         values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)[rows]
         PartArrays(workspace, "vectors").save(
             part,
-            row_image=image,
+            vectors=unit(values).astype(np.float16),
+        )
+        PartArrays(workspace, "images").save(
+            part,
+            row_image=image.astype(np.int64),
             ids=ids,
             preferred=best_of_rows(table, self.prefer, image, len(rows)),
-            vectors=unit(values).astype(np.float16),
         )
 
     def _centroids(self, workspace: Workspace, _: int) -> None:
         """All images' order of preference, and centroids learnt from a sample of them."""
-        saved = PartArrays(workspace, "vectors")
-        workspace.save("starts", saved.starts("ids"))
-        ids = saved.joined("ids", NO_DIGESTS)
+        preferred = np.zeros((0, len(self.prefer)))
+        saved = PartArrays(workspace, "images").join(
+            row_image=NO_NUMBERS, ids=NO_DIGESTS, preferred=preferred
+        )
+        workspace.save("starts", saved.starts["ids"])
+        workspace.save("row_starts", saved.starts["row_image"])
+        workspace.save("row_image", saved.numbered("row_image", "ids"))
+        ids, preferred = saved["ids"], saved["preferred"]
         workspace.save("ids", ids)
-        preferred = saved.joined("preferred", np.zeros((0, len(self.prefer))))
         rank = np.empty(len(ids), np.int64)
         rank[np.lexsort(preference(ids, preferred))] = np.arange(len(ids))
         workspace.save("rank", rank)
@@ -228,10 +240,12 @@ class SemanticClusters(Global):
 
     def _members(self, workspace: Workspace, _: int) -> None:
         """Images by cluster: those in it, and those that look for neighbours in it."""
-        assigned = PartArrays(workspace, "assigned")
-        probes = np.concatenate(assigned.each("probes", np.int32))
-        similarity = assigned.joined("similarity", np.zeros((0, 1), np.float32))
         clusters = len(workspace.load("centroids"))
+        assigned = PartArrays(workspace, "assigned").join(
+            probes=np.zeros((0, max(1, min(self.probes, clusters))), np.int32),
+            similarity=np.zeros((0, 1), np.float32),
+        )
+        probes, similarity = assigned["probes"], assigned["similarity"]
         workspace.save("cluster", probes[:, 0].astype(np.int32))
         workspace.save("centroid_similarity", similarity[:, 0].round(5))
         members, member_ends = by_cluster(probes[:, 0], np.arange(len(probes)), clusters)
@@ -270,16 +284,23 @@ class SemanticClusters(Global):
     def _facts(self, workspace: Workspace, _: int) -> None:
         """The best over all probes, places in clusters, and density."""
         ids = np.asarray(workspace.load("ids"))
-        self._save_nearest(workspace, len(ids))
+        found, best = self._nearest(workspace, len(ids))
         cluster = np.asarray(workspace.load("cluster"))
         centroids = np.asarray(workspace.load("centroids"))
         size = np.bincount(cluster, minlength=len(centroids))
-        workspace.save("cluster_size", size[cluster].astype(np.int32))
         place = places(cluster, [ids[:, 1], ids[:, 0], np.asarray(workspace.load("luck"))])
-        workspace.save("cluster_rank", place.astype(np.int32))
         to_centroid = np.asarray(workspace.load("centroid_similarity"))
         density = density_shares(cluster, to_centroid, centroids, self.temperature, ids)
-        workspace.save("density", density)
+        facts = {
+            "cluster": cluster,
+            "cluster_size": size[cluster].astype(np.int32),
+            "cluster_rank": place.astype(np.int32),
+            "centroid_similarity": to_centroid,
+            "found": found,
+            "has_nearest": best >= 0,
+            "nearest": ids[np.maximum(best, 0)],
+            "density": density,
+        }
         if self.target:
             wanted = np.asarray(np.load(self.target, allow_pickle=False), np.float32)
             if wanted.shape[1] != centroids.shape[1]:
@@ -288,14 +309,20 @@ class SemanticClusters(Global):
                     f"{self.embedding} has {centroids.shape[1]}; use the same encoder"
                 )
             near_ones = most_similar(unit(wanted), centroids, 1, self.threads)[1]
-            workspace.save("near_target", np.isin(cluster, near_ones))
+            facts["near_target"] = np.isin(cluster, near_ones)
+        of_rows = rows_of_parts(workspace.load("row_starts"), workspace.load("row_image"), **facts)
+        workspace.save_parts("decided", of_rows)
 
-    def _save_nearest(self, workspace: Workspace, count: int) -> None:
-        """Of all clusters in which an image looked: its nearest better image, and the cosine."""
-        found_by = PartArrays(workspace, "neighbours", len(workspace.load("tasks")) - 1)
-        queries = found_by.joined("seekers", NO_NUMBERS)
-        similarity = found_by.joined("similarity", np.zeros(0, np.float32))
-        near = found_by.joined("nearest", NO_NUMBERS)
+    def _nearest(
+        self, workspace: Workspace, count: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Of all clusters in which an image looked: the cosine of its nearest better image, and
+        which that is; -1 for none."""
+        found_by = PartArrays(workspace, "neighbours", len(workspace.load("tasks")) - 1).join(
+            seekers=NO_NUMBERS, similarity=np.zeros(0, np.float32), nearest=NO_NUMBERS
+        )
+        queries, near = found_by["seekers"], found_by["nearest"]
+        similarity = found_by["similarity"]
         rank = np.asarray(workspace.load("rank"))
         # The highest cosine last; between equals, the preferred.
         order = np.lexsort((-rank[np.maximum(near, 0)], similarity, queries))
@@ -303,14 +330,13 @@ class SemanticClusters(Global):
         found, best = np.full(count, -1, np.float32), np.full(count, -1, np.int64)
         found[queries[final]] = similarity[final].round(5)
         best[queries[final]] = near[final]
-        workspace.save("found", found)
-        workspace.save("nearest", best)
+        return found, best
 
 
 def _all_vectors(workspace: Workspace) -> PartRows[np.float16]:
     """Unit vectors [width] of all images."""
     starts = np.asarray(workspace.load("starts"))
-    return PartRows(starts, PartArrays(workspace, "vectors").each("vectors", np.float16))
+    return PartArrays(workspace, "vectors").rows(starts, "vectors", np.float16)
 
 
 def _slice(workspace: Workspace, kind: str, cluster: int) -> NDArray[np.int64]:

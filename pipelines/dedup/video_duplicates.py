@@ -33,7 +33,7 @@ from gristmill.pipelines.dedup.image_ids import (
     preference,
     received_area,
 )
-from gristmill.pipelines.dedup.part_arrays import NO_DIGESTS, NO_NUMBERS, PartArrays
+from gristmill.pipelines.dedup.part_arrays import NO_DIGESTS, NO_NUMBERS, PartArrays, rows_of_parts
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
 
@@ -119,20 +119,15 @@ class ClipDuplicates(Global):
 
     def columns(self, workspace: Workspace, part: int) -> pa.Table:
         """What was decided, for each row of a part."""
-        start = int(workspace.load("starts")[part])
-        clip = PartArrays(workspace, "signatures").load(part, "row_clip", np.int64) + start
-        survivor = workspace.load("survivor")[clip]
-        ids = workspace.load("ids")
-        group = hex_digests(ids[survivor])
-        copy = pa.array(survivor != clip)
-        overlap = workspace.load("best")[clip].round(5).astype(np.float32)
+        found = workspace.load_part("decided", part)
+        group, copy, overlap = hex_digests(found["group"]), found["is_copy"], found["overlap"]
         return pa.table(
             [
-                pc.if_else(copy, group, None),
+                pc.if_else(pa.array(copy), group, None),
                 pc.if_else(pa.array(overlap > 0), pa.array(overlap), None),
                 group,
-                pa.array(workspace.load("size")[clip], pa.int32()),
-                hex_digests(ids[workspace.load("family")[clip]]),
+                pa.array(found["size"]),
+                hex_digests(found["family"]),
             ],
             schema=self.writes(),
         )
@@ -161,17 +156,19 @@ class ClipDuplicates(Global):
 
     def _clips(self, workspace: Workspace, task: int) -> None:
         """All parts' clips in one array of each fact, and the frames that are searched for."""
-        saved = PartArrays(workspace, "signatures")
-        workspace.save("starts", saved.starts("lengths"))
-        for name in ("ids", "parents"):
-            workspace.save(name, saved.joined(name, NO_DIGESTS))
-        for name in ("hashes", "details"):
-            workspace.save(name, saved.joined(name, np.zeros(0, np.uint64)))
-        for name in ("lengths", "area"):
-            workspace.save(name, saved.joined(name, NO_NUMBERS))
-        workspace.save("duration", saved.joined("duration", np.zeros(0)))
-        workspace.save("preferred", saved.joined("preferred", np.zeros((0, len(self.prefer)))))
-        hashes, lengths = workspace.load("hashes"), workspace.load("lengths")
+        saved = PartArrays(workspace, "signatures").join(
+            **dict.fromkeys(("ids", "parents"), NO_DIGESTS),
+            **dict.fromkeys(("hashes", "details"), np.zeros(0, np.uint64)),
+            **dict.fromkeys(("row_clip", "lengths", "area"), NO_NUMBERS),
+            duration=np.zeros(0),
+            preferred=np.zeros((0, len(self.prefer))),
+        )
+        workspace.save("row_starts", saved.starts["row_clip"])
+        workspace.save("row_clip", saved.numbered("row_clip", "ids"))
+        for name in ("ids", "parents", "hashes", "details", "lengths", "area", "duration"):
+            workspace.save(name, saved[name])
+        workspace.save("preferred", saved["preferred"])
+        hashes, lengths = saved["hashes"], saved["lengths"]
         keys, owners = [], []
         for clip, end in enumerate(np.cumsum(lengths)):
             last = np.uint64(0)
@@ -205,14 +202,14 @@ class ClipDuplicates(Global):
             if share >= self.overlap:
                 found.append((a, b, share))
         edges = np.array(found, np.float64).reshape(-1, 3)
-        workspace.save(f"edges/{index:06d}", edges)
+        PartArrays(workspace, "edges").save(index, edges=edges)
 
     def _winners(self, workspace: Workspace, _: int) -> None:
         """Components over all edges, and the survivor of each."""
         ids = np.asarray(workspace.load("ids"))
         n = len(ids)
         pairs = PartArrays(workspace, "edges", self._count_tasks(workspace))
-        found = pairs.joined("", np.zeros((0, 3)))
+        found = pairs.join(edges=np.zeros((0, 3)))["edges"]
         edges, share = found[:, :2].astype(np.int64), found[:, 2]
         label = components(edges, n)
         keys = preference(ids, np.asarray(workspace.load("preferred")))
@@ -228,10 +225,16 @@ class ClipDuplicates(Global):
         siblings = np.stack([eldest[video], np.arange(n)], axis=1)
         families = components(np.concatenate([edges, siblings]), n)
         family = leaders(families, preference(ids, np.zeros((n, 0))))[0]
-        workspace.save("survivor", survivor)
-        workspace.save("size", size.astype(np.int32))
-        workspace.save("best", best)
-        workspace.save("family", family)
+        decided = rows_of_parts(
+            workspace.load("row_starts"),
+            workspace.load("row_clip"),
+            group=ids[survivor],
+            is_copy=survivor != np.arange(n),
+            overlap=best.round(5).astype(np.float32),
+            size=size.astype(np.int32),
+            family=ids[family],
+        )
+        workspace.save_parts("decided", decided)
 
 
 def overlap(a: NDArray[np.uint64], b: NDArray[np.uint64], radius: int) -> float:

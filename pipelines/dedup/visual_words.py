@@ -54,12 +54,8 @@ class SparseRows:
     @classmethod
     def load(cls, arrays: PartArrays, part: int) -> SparseRows:
         """What `save` stored, memory-mapped."""
-        return cls(
-            arrays.load(part, "columns", np.int32),
-            arrays.load(part, "values", np.float64),
-            arrays.load(part, "ends", np.int64),
-            int(arrays.load(part, "width", np.int64)[0]),
-        )
+        saved = arrays.all(part)
+        return cls(saved["columns"], saved["values"], saved["ends"], int(saved["width"][0]))
 
 
 def bags_of_words(words: NDArray[np.int32], weight: NDArray[np.float32]) -> SparseRows:

@@ -28,7 +28,7 @@ def test_images_lie_by_cluster_with_empty_ones_between() -> None:
 
 def test_the_best_of_those_that_are_preferred() -> None:
     values = np.array([[1, 0], [0.8, 0.6], [0.9, 0.1], [0, 1]], np.float16)
-    vectors = PartRows(np.array([0, 2, 4]), [values[:2], values[2:]])
+    vectors = PartRows(np.array([0, 2, 4]), [values[:2], values[2:]].__getitem__)
     rank = np.array([1, 0, 2, 3])
     cosine, which = best_before(vectors, rank, np.arange(4), np.arange(4))
     assert which.tolist() == [1, -1, 0, 1]
