@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_world import make_world
+from model_world import World, make_world
+from ray.train import TrainingFailedError
+from ray.train.torch import TorchTrainer
 
 from gristmill.dags.engine.on_ray import train_on_ray
 from gristmill.errors import WorkerError
@@ -15,9 +17,13 @@ from gristmill.model.train import train
 from gristmill.model.train_log import TrainLog, read_log
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
 @pytest.mark.filterwarnings("ignore")
-def test_two_workers_train_as_one(tmp_path: Path, ray_session: None) -> None:
-    world = make_world(tmp_path)
+def test_two_workers_train_as_one(world: World, tmp_path: Path, ray_session: None) -> None:
     alone = world.config(tmp_path / "alone", steps=3, save_every=3)
     train(alone, TrainLog(alone.out, quiet=True))
     both = dataclasses.replace(alone, out=str(tmp_path / "both"))
@@ -25,5 +31,15 @@ def test_two_workers_train_as_one(tmp_path: Path, ray_session: None) -> None:
     curves = [[line["loss"] for line in read_log(config.out)] for config in (alone, both)]
     assert len(curves[1]) == 3 and np.allclose(*curves, rtol=1e-4)
     assert (tmp_path / "both" / "model.safetensors").exists()
-    with pytest.raises(WorkerError, match="training on Ray failed"):
-        train_on_ray(dataclasses.replace(both, rate=1.0), address="local", ranks=1)
+
+
+def test_what_ray_train_raises_is_one_error_of_ours(
+    world: World, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(self: TorchTrainer) -> None:
+        raise TrainingFailedError("a rank ended")
+
+    monkeypatch.setattr(TorchTrainer, "fit", fit)
+    config = world.config(tmp_path / "out")
+    with pytest.raises(WorkerError, match="training on Ray failed: a rank ended"):
+        train_on_ray(config, address="local", ranks=1)

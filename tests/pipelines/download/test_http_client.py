@@ -167,7 +167,8 @@ def test_dead_names_take_no_living_ones_with_them(
     kinds = [(GONE, SILENT, "a", "b", "c")[i % 5] for i in range(200)]
     names = [f"{kind}{i}.test:{server.port}" for i, kind in enumerate(kinds)]
     with answering_names() as servers:
-        rules = policy(server, connections=8, name_servers=(servers.place,),
+        # What waits for a connection here, 200 at once, has its deadline running.
+        rules = policy(server, connections=8, name_servers=(servers.place,), timeout_s=30.0,
                        allow_hosts=tuple(names))  # fmt: skip
         found = fetch(rules, *[f"http://{name}/x" for name in names])
         lost = [one.error for one in found]
