@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator
 
 import duckdb
+import pyarrow as pa
 
 
 @contextlib.contextmanager
@@ -33,6 +34,34 @@ def open_database(
             database.execute("SET enable_external_access = false")
             database.execute("SET lock_configuration = true")
         yield database
+
+
+def read_stream(
+    database: duckdb.DuckDBPyConnection, name: str, stream: pa.RecordBatchReader, sql: str
+) -> None:
+    """Run `sql`, which reads the rows of `stream` as the table `name`.
+
+    What reading them raises is raised here: DuckDB makes a text of it, from which nobody can tell a
+    store that fails from a stage that is wrong.
+    """
+    raised: list[Exception] = []
+
+    def read() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from stream
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    database.register(name, pa.RecordBatchReader.from_batches(stream.schema, read()))
+    try:
+        database.execute(sql)
+    except duckdb.Error as error:
+        if raised:
+            raise raised[0] from error
+        raise
+    finally:
+        database.unregister(name)
 
 
 def sql_text(value: str) -> str:

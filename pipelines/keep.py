@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError, GraphError
-from gristmill.pipelines.database import open_database, sql_name, sql_text
+from gristmill.pipelines.database import open_database, read_stream, sql_name, sql_text
 from gristmill.pipelines.rules import (
     check_quantiles,
     columns_in,
@@ -141,8 +141,8 @@ class Keep(Global):
             select = f"part, uid, image_id, row, {first}{', ' + clean if clean else ''}"
             database.register("gone", gone)
             database.register("chosen", self._chosen())
-            database.register("entering", workspace.batches(read))
-            database.execute(f"CREATE TEMP TABLE rows AS SELECT {select} FROM entering")
+            made = f"CREATE TEMP TABLE rows AS SELECT {select} FROM entering"
+            read_stream(database, "entering", workspace.batches(read), made)
             resolved, quantiles = self._resolve(database)
             database.execute(f"CREATE TEMP TABLE verdicts AS {self._verdict_sql(resolved, names)}")
             self._merge_captions(database)

@@ -26,7 +26,7 @@ from gristmill.dags.engine.rows import make_scratch
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, Attempt, PartStore, RunLayout
 from gristmill.dags.graph import Dag
 from gristmill.errors import RunError, SourceError
-from gristmill.pipelines.database import open_database
+from gristmill.pipelines.database import open_database, read_stream
 from gristmill.pipelines.patience import is_of_storage, may_heal, waits
 from gristmill.pipelines.schema import ROW
 from gristmill.pipelines.sealed import find_sealed, write_sealed
@@ -190,8 +190,8 @@ def cut_parts(layout: RunLayout, chunks: int) -> int:
     with contextlib.ExitStack() as stack:
         stack.callback(_remove, scratch)
         database = stack.enter_context(open_database(scratch, memory=SORT_MEMORY))
-        database.register("scanned", _scanned(layout, chunks, scratch))
-        database.execute("CREATE TEMP TABLE rows AS SELECT * FROM scanned")
+        made = "CREATE TEMP TABLE rows AS SELECT * FROM scanned"
+        read_stream(database, "scanned", _scanned(layout, chunks, scratch), made)
         reader = database.sql(_SORTED).to_arrow_reader(min(10_000, max(layout.dag.part_rows, 100)))
         for table in _cut(reader, layout.dag.part_rows, most):
             _commit(store, number, table, most, time.perf_counter() - start)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from gristmill.pipelines.database import open_database
+from gristmill.pipelines.database import open_database, read_stream
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace
 
@@ -45,11 +45,13 @@ class RepeatedImages(Global):
 
     def _count(self, workspace: Workspace, _: int) -> None:
         with open_database(workspace.scratch()) as database:
-            database.register("pictures", workspace.batches(self.reads()))
-            counts = database.sql(
+            counted = (
+                "CREATE TEMP TABLE counts AS "
                 "SELECT duplicate_group, count(DISTINCT document_uid)::INTEGER AS documents "
-                "FROM pictures GROUP BY duplicate_group ORDER BY duplicate_group"
-            ).to_arrow_table()
+                "FROM pictures GROUP BY duplicate_group"
+            )
+            read_stream(database, "pictures", workspace.batches(self.reads()), counted)
+            counts = database.sql("SELECT * FROM counts ORDER BY duplicate_group").to_arrow_table()
         workspace.save_table("counts", counts)
 
     def columns(self, workspace: Workspace, part: int) -> pa.Table:

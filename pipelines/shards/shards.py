@@ -22,7 +22,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, GraphError
-from gristmill.pipelines.database import open_database
+from gristmill.pipelines.database import open_database, read_stream
 from gristmill.pipelines.digest_writer import DigestWriter
 from gristmill.pipelines.media import MULTI_IMAGE_COLUMNS, STORED_MULTI_IMAGE, TOKEN_COLUMNS
 from gristmill.pipelines.sealed import seal
@@ -162,8 +162,9 @@ class Shards(Write):
         machinery = ["shuffle_key", "is_val", *(n for n in names if n == "split_group")]
         counts = dict.fromkeys(SPLITS, 0)
         with open_database(workspace.scratch()) as database:
-            database.register("entering", self._keyed(workspace.batches(names)))
-            database.execute("CREATE TEMP TABLE kept AS SELECT * FROM entering")
+            entering = self._keyed(workspace.batches(names))
+            made = "CREATE TEMP TABLE kept AS SELECT * FROM entering"
+            read_stream(database, "entering", entering, made)
             for split in SPLITS:
                 ordered = database.sql(
                     f"SELECT * EXCLUDE ({', '.join(machinery)}) FROM kept "
