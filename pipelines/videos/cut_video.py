@@ -50,6 +50,8 @@ class Clip:
 
     data: bytes
     piece: Piece
+    # In the file: fewer than the piece has where a broken clock shows two at once.
+    frames: int
     # Seconds in the video.
     start_s: float
     end_s: float
@@ -137,12 +139,14 @@ class _Writer:
         self.packets: list[Any] = []
         self.fps = float(rate)
         self.last: int | None = None
+        self.frames = 0
 
     def add(self, frame: Frame) -> None:
         if self.last is not None and frame.pts <= self.last:
             # A broken clock; no file can show two frames at once.
             return
         self.last = frame.pts
+        self.frames += 1
         raw = frame.raw
         degrees = (round(raw.rotation / 90) * 90) % 360
         width, height = self.size if degrees % 180 == 0 else self.size[::-1]
@@ -176,6 +180,7 @@ class _Writer:
         return Clip(
             self.buffer.getvalue(),
             Piece(self.first.index, end),
+            self.frames,
             round(start_s, 5),
             round(end_s, 5),
             *self.size,
@@ -391,4 +396,5 @@ def _copy(
         output.close()
     start, end = (round(value, 5) for value in times)
     piece = Piece(round(start * fps), round(end * fps))
-    return Clip(buffer.getvalue(), piece, start, end, *size, fps, bool(heard), False)
+    data = buffer.getvalue()
+    return Clip(data, piece, len(chosen), start, end, *size, fps, bool(heard), False)

@@ -235,7 +235,7 @@ class Clips(Map):
                 "format": "mp4",
                 "start_frame": clip.piece.start,
                 "end_frame": clip.piece.end,
-                "frames": clip.piece.end - clip.piece.start,
+                "frames": clip.frames,
                 "start_s": clip.start_s,
                 "end_s": clip.end_s,
                 "duration_s": clip.end_s - clip.start_s,
