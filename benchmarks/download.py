@@ -156,7 +156,12 @@ def main() -> None:
         for name, stage, peer in (
             ("resize to 256, decode exact", Download(**allowed), resized),
             ("resize to 256, decode fast", Download(decode="fast", **allowed), resized),
-            ("pass-through (ours verifies)", Download(reencode="never", **allowed), passed),
+            ("pass-through (ours decodes once)", Download(reencode="never", **allowed), passed),
+            (
+                "pass-through, verify=structure",
+                Download(reencode="never", verify="structure", **allowed),
+                passed,
+            ),
         ):
             mine = functools.partial(ours, stage, table)
             compare(name, mine, peer, arguments.pairs, count)

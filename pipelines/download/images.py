@@ -17,6 +17,7 @@ from gristmill.pipelines.download.resize import (
     ResizeSettings,
     Resizing,
     quiet_worker,
+    walked_through,
 )
 from gristmill.pipelines.download.transfer import FetchAndDecode, Opened
 from gristmill.pipelines.schema import ROW, ColumnFacts
@@ -32,6 +33,7 @@ _OWN = pa.schema(
 )
 _REPLACED = ("status", "error", "sha256", "width", "height", "original_width", "original_height")
 SCHEMA = pa.schema([*[ROW.field(name) for name in _REPLACED], *_OWN])
+_VERIFIED = pa.field("verified", pa.string())
 NO_BOXES = "no blur boxes"
 
 
@@ -61,13 +63,16 @@ class Download(Resizing, FetchAndDecode):
 
     def writes(self) -> pa.Schema:
         """Status, sizes, digest and the picture."""
-        return SCHEMA
+        return SCHEMA.append(_VERIFIED) if self.verify == "structure" else SCHEMA
 
     def describes(self) -> Mapping[str, ColumnFacts]:
         """What the columns mean."""
         return {
             "orientation": ColumnFacts(
                 "EXIF tag of what was received; 1: upright, or no tag.", low=1, high=8
+            ),
+            _VERIFIED.name: ColumnFacts(
+                "How download looked at the picture: `decoded`, or its `structure` alone."
             ),
         }
 
@@ -82,6 +87,11 @@ class Download(Resizing, FetchAndDecode):
         require_choice(self, "encode_format")
         require_choice(self, "reencode")
         require_choice(self, "decode")
+        require_choice(self, "verify")
+        if self.verify == "structure" and self.reencode != "never":
+            raise ConfigurationError(
+                "verify=structure is of pictures that are passed through; set reencode=never"
+            )
         for name in ("upscale_interpolation", "downscale_interpolation"):
             require_choice(self, name)
         if self.blur_boxes and (self.reencode == "never" or self.skip_reencode):
@@ -112,6 +122,10 @@ class Download(Resizing, FetchAndDecode):
         """Factory of what decodes, run in each child."""
         return functools.partial(quiet_worker, self.resize_settings())
 
+    def open_here(self, data: bytes) -> ResizedImage | None:
+        """What needs no more than a walk over its structure."""
+        return walked_through(self.resize_settings(), data)
+
     def failure(self, status: str, error: str) -> ResizedImage:
         """No picture."""
         return ResizedImage(status, error)
@@ -129,7 +143,8 @@ class Download(Resizing, FetchAndDecode):
         """Sizes and the picture."""
         assert isinstance(opened, ResizedImage)
         names = ("width", "height", "original_width", "original_height", "format", "orientation")
-        return {**{name: getattr(opened, name) for name in names}, "image": opened.image}
+        values = {name: getattr(opened, name) for name in (*names, _VERIFIED.name)}
+        return {**values, "image": opened.image}
 
 
 def blur_boxes(metas: list[str | None], column: str) -> Boxes | None:

@@ -87,6 +87,21 @@ def _orientation(image: Any) -> int:
     return 1
 
 
+def orientation_of(data: bytes) -> int:
+    """The orientation that EXIF tells, 1..8, from its byte order mark on; 1 if it tells none."""
+    import PIL.Image
+
+    if not data:
+        return 1
+    # Foreign data of its own; a broken one says nothing about the picture.
+    with contextlib.suppress(Exception):
+        exif = PIL.Image.Exif()
+        exif.load(b"Exif\0\0" + data)
+        found = int(exif.get(0x0112, 1))
+        return found if 1 <= found <= 8 else 1
+    return 1
+
+
 def ends_early(data: bytes) -> bool:
     """Whether bytes are missing at the end."""
     early = is_truncated(data)

@@ -23,11 +23,13 @@ from gristmill.pipelines.download.picture_bytes import (
     decoded_size,
     ends_early,
     looks_like_text,
+    orientation_of,
     read_header,
     turn,
 )
 from gristmill.pipelines.download.srgb_pixels import as_file, srgb_pixels
 from gristmill.pipelines.download.strip_metadata import format_of, strip_metadata
+from gristmill.pipelines.download.walk_picture import walk_picture
 from gristmill.pipelines.schema import (
     FAILED_TO_DECODE,
     FAILED_TO_DOWNLOAD,
@@ -68,6 +70,10 @@ class Resizing:
     encode_format: str = setting("jpg", choices=("jpg", "png", "webp"))
     # Of jpg and webp; of png it is the compression, 0..9.
     encode_quality: int = setting(95, low=0, high=100)
+    # With reencode=never: "decode" decodes each picture once, small, to know that it does;
+    # "structure" walks over its marks, chunks and sums alone, several times as fast: what cannot be
+    # decoded in spite of them is dropped by the node that does. The column `verified` says which.
+    verify: str = setting("decode", choices=("decode", "structure"), later=True)
     # Keep the bytes of a picture of this format that needs no resizing.
     skip_reencode: bool = False
     # With reencode=never: keep jpg, png and webp side by side; else others are brought into
@@ -110,6 +116,8 @@ class ResizedImage:
     original_height: int | None = None
     format: str | None = None
     orientation: int | None = None
+    # "structure" or "decoded", where `verify` leaves the choice.
+    verified: str | None = None
 
 
 class PictureWorker:
@@ -262,11 +270,12 @@ class PictureWorker:
     def _pass_through(self, data: bytes, header: Header | None, orientation: int) -> ResizedImage:
         """Bytes as they came, without metadata, after a look whether they decode. A profile that
         changes colours stays."""
-        size = decoded_size(data)
+        settings = self.settings
+        walked = walk_picture(data) if settings.verify == "structure" else None
+        size = decoded_size(data) if walked is None else (walked.width, walked.height)
         if size is None:
             return ResizedImage(FAILED_TO_DECODE, "not decodable")
         width, height = size
-        settings = self.settings
         if refused := _beyond_limits(settings, width, height):
             return refused
         kind = format_of(data)
@@ -276,8 +285,35 @@ class PictureWorker:
             result = self._run(self._encoder, self._for_resizer(data, header, 1))
             if result.status != SUCCESS:
                 return result
-            stored, kind = result.image, settings.encode_format
-        return ResizedImage(SUCCESS, None, stored, width, height, width, height, kind, orientation)
+            stored, kind, walked = result.image, settings.encode_format, None
+        return ResizedImage(
+            SUCCESS, None, stored, width, height, width, height, kind, orientation,
+            "decoded" if walked is None else "structure",
+        )  # fmt: skip
+
+
+def walked_through(settings: ResizeSettings, data: bytes) -> ResizedImage | None:
+    """What becomes of bytes that are passed through after a walk alone, without a decoder and so
+    without a child; None for a picture that needs either."""
+    if settings.verify != "structure":
+        return None
+    walked, kind = walk_picture(data), format_of(data)
+    if (
+        walked is None
+        or walked.has_profile
+        or not (settings.mixed or kind == settings.encode_format)
+    ):
+        return None
+    if walked.width * walked.height > settings.max_pixels:
+        return ResizedImage(FAILED_TO_DECODE, "decompression bomb")
+    if refused := _beyond_limits(settings, walked.width, walked.height):
+        return refused
+    stored = strip_metadata(data)
+    if stored is None:
+        return None
+    size = (walked.width, walked.height)
+    orientation = orientation_of(walked.exif)
+    return ResizedImage(SUCCESS, None, stored, *size, *size, kind, orientation, "structure")
 
 
 def quiet_worker(settings: ResizeSettings) -> PictureWorker:

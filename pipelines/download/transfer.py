@@ -98,6 +98,10 @@ class FetchAndDecode(FetchLimits, Map):
         `Opened`."""
         raise NotImplementedError
 
+    def open_here(self, data: bytes) -> Opened | None:
+        """What becomes of bytes that need no decoder, and so no child; None: one opens them."""
+        return None
+
     def failure(self, status: str, error: str) -> Opened:
         """What stands for bytes that could not be had or opened."""
         raise NotImplementedError
@@ -329,6 +333,10 @@ class _Work:
             extra = self.stage.extra([self.meta[row] for row in rows] if self.meta else [])
         except ValueError as error:
             self._put((rows, self.stage.failure(FAILED_TO_DECODE, str(error)), data))
+            return
+        here = self.stage.open_here(data)
+        if here is not None:
+            self._put((rows, here, data))
             return
         child = self.children.get()
         try:

@@ -40,5 +40,8 @@ class Manifest(TypedDict):
     format: str
     media: NotRequired[str]
     pictures: NotRequired[bool]
+    # Samples whose picture download decoded, and those over whose structure it only walked; where
+    # it was told to walk.
+    verified: NotRequired[Mapping[str, int]]
     splits: Mapping[str, SplitFacts]
     files: list[FileFact]

@@ -289,6 +289,8 @@ class Shards(Write):
                 for fact in [*others, *files.facts]
             ],
         }
+        if described["verified"]:
+            manifest["verified"] = described["verified"]
         files.write("manifest.json", seal(cast(Mapping[str, object], manifest)))
 
 
@@ -351,13 +353,16 @@ def _describe(workspace: Workspace, shards: NDArray[np.int64]) -> Described:
     """What the card says: counts of sources and licences, ranges of numbers."""
     sources: dict[str, int] = {}
     licences: dict[str, int] = {}
+    verified: dict[str, int] = {}
     ranges: dict[str, list[float]] = {}
     schema = pa.schema([])
     for split, count in zip(SPLITS, shards, strict=True):
         for number in range(int(count)):
             table = workspace.load_table(f"plan/{split}-{number:08d}")
             schema = table.schema
-            for counts, name in ((sources, "source"), (licences, "licence")):
+            for counts, name in (
+                (sources, "source"), (licences, "licence"), (verified, "verified"),
+            ):  # fmt: skip
                 for value in table[name].to_pylist() if name in table.column_names else ():
                     counts[value or "unknown"] = counts.get(value or "unknown", 0) + 1
             for field in table.schema:
@@ -369,4 +374,10 @@ def _describe(workspace: Workspace, shards: NDArray[np.int64]) -> Described:
                         low, high = ranges.get(field.name, [found["min"], found["max"]])
                         ranges[field.name] = [min(low, found["min"]), max(high, found["max"])]
     names = [field for field in schema if field.name not in ("part", *PLACE, *MULTI_IMAGE_COLUMNS)]
-    return {"sources": sources, "licences": licences, "ranges": ranges, "schema": pa.schema(names)}
+    return {
+        "sources": sources,
+        "licences": licences,
+        "verified": verified,
+        "ranges": ranges,
+        "schema": pa.schema(names),
+    }

@@ -21,6 +21,8 @@ class Described(TypedDict):
 
     sources: dict[str, int]
     licences: dict[str, int]
+    # How download looked at pictures; empty where it decoded all.
+    verified: dict[str, int]
     # Column -> smallest, largest.
     ranges: dict[str, list[float]]
     schema: pa.Schema
@@ -227,9 +229,11 @@ def card(stage: Titled, splits: Mapping[str, Sequence[ShardFact]], described: De
         samples = sum(fact["samples"] for fact in shards)
         size = sum(fact["bytes"] for fact in shards)
         lines.append(f"| {split} | {len(shards):,} | {samples:,} | {size:,} |")
+    looked = "How download looked at pictures (`structure`: it walked over them and decoded none)"
     for title, counted in (
         ("Whence", described["sources"]),
         ("Licences of the samples", described["licences"]),
+        *([(looked, described["verified"])] if described["verified"] else []),
     ):
         lines += ["", f"## {title}", "", "| | samples |", "|---|---:|"]
         counts = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
