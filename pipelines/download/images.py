@@ -67,7 +67,7 @@ class Download(Resizing, FetchAndDecode):
 
     def describes(self) -> Mapping[str, ColumnFacts]:
         """What the columns mean."""
-        return {
+        facts = {
             "orientation": ColumnFacts(
                 "EXIF tag of what was received; 1: upright, or no tag.", low=1, high=8
             ),
@@ -75,6 +75,7 @@ class Download(Resizing, FetchAndDecode):
                 "How download looked at the picture: `decoded`, or its `structure` alone."
             ),
         }
+        return {name: fact for name, fact in facts.items() if name in self.writes().names}
 
     def reads(self) -> tuple[str, ...]:
         """The columns of a row."""
