@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from gristmill.errors import GraphError
 from gristmill.pipelines import STAGES, stage_class, stage_name
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.schema import ROW_FACTS, ColumnFacts
+from gristmill.pipelines.schema import ROW_FACTS, ColumnFacts, range_text
 from gristmill.pipelines.stage import (
     Global,
     Map,
@@ -27,7 +27,6 @@ from gristmill.pipelines.stage import (
     Stage,
     Write,
     is_execution,
-    range_text,
 )
 
 # A full stop, and something that begins a sentence.

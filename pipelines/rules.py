@@ -12,8 +12,8 @@ import pyarrow as pa
 from gristmill.errors import ConfigurationError, GraphError, nearest
 from gristmill.pipelines.database import open_database
 from gristmill.pipelines.rule_stability import syntax_tree, unstable_calls
-from gristmill.pipelines.schema import ColumnFacts
-from gristmill.pipelines.stage import missing_column, range_text
+from gristmill.pipelines.schema import ColumnFacts, range_text
+from gristmill.pipelines.stage import missing_column
 
 _QUANTILE = re.compile(r"quantile\(\s*([A-Za-z_]\w*)\s*,\s*([0-9.eE+-]+)\s*\)", re.IGNORECASE)
 _WORD = re.compile(r"'(?:[^']|'')*'|[A-Za-z_]\w*")

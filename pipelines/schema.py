@@ -149,3 +149,12 @@ def with_columns(table: pa.Table, columns: Mapping[str, object], schema: pa.Sche
         else:
             table = table.set_column(index, field, array)
     return table
+
+
+def range_text(low: float | None, high: float | None) -> str:
+    """The ends between which a value lies: "0..1", "at least 1"; empty without an end."""
+    if low is not None and high is not None:
+        return f"{low:g}..{high:g}"
+    if low is not None:
+        return f"at least {low:g}"
+    return f"at most {high:g}" if high is not None else ""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gristmill.errors import ConfigurationError, GraphError, nearest
 from gristmill.pipelines.contract import MapContract, check_columns
 from gristmill.pipelines.media import Decoded, Media
-from gristmill.pipelines.schema import ROW, ColumnFacts
+from gristmill.pipelines.schema import ROW, ColumnFacts, range_text
 
 _T = TypeVar("_T")
 
@@ -397,12 +397,3 @@ def check_settings(stage: Stage) -> None:
                     f"{type(stage).__name__}.{declared.name} is {value:g}; "
                     f"it must be {range_text(low, high)}"
                 )
-
-
-def range_text(low: float | None, high: float | None) -> str:
-    """The ends between which a value lies: "0..1", "at least 1"; empty without an end."""
-    if low is not None and high is not None:
-        return f"{low:g}..{high:g}"
-    if low is not None:
-        return f"at least {low:g}"
-    return f"at most {high:g}" if high is not None else ""

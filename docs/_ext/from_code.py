@@ -29,8 +29,7 @@ from gristmill.pipelines.describe import (
     summary_of,
 )
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.schema import ROW, ROW_FACTS
-from gristmill.pipelines.stage import range_text
+from gristmill.pipelines.schema import ROW, ROW_FACTS, range_text
 
 MARK = re.compile(r"^<!-- made: ([a-z-]+) ?(.*?) -->$", re.MULTILINE)
 SHAPES = {

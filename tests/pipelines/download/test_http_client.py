@@ -168,8 +168,8 @@ def test_dead_names_take_no_living_ones_with_them(
     names = [f"{kind}{i}.test:{server.port}" for i, kind in enumerate(kinds)]
     with answering_names() as servers:
         # What waits for a connection here, 200 at once, has its deadline running.
-        rules = policy(server, connections=8, name_servers=(servers.place,), timeout_s=30.0,
-                       allow_hosts=tuple(names))  # fmt: skip
+        fields = {"connections": 8, "timeout_s": 30.0, "allow_hosts": tuple(names)}
+        rules = policy(server, name_servers=(servers.place,), **fields)
         found = fetch(rules, *[f"http://{name}/x" for name in names])
         lost = [one.error for one in found]
         again = len(servers.asked)
