@@ -125,6 +125,8 @@ class Download(Resizing, FetchAndDecode):
 
     def open_here(self, data: bytes) -> ResizedImage | None:
         """What needs no more than a walk over its structure."""
+        if self.verify != "structure":
+            return None
         return walked_through(self.resize_settings(), data)
 
     def failure(self, status: str, error: str) -> ResizedImage:

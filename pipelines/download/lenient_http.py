@@ -149,8 +149,9 @@ async def ask(
         try:
             work = functools.partial(_ask, sock, (place["host"], place["port"]), url, headers)
             return await asyncio.to_thread(work)
-        except ConnectionRefusedError as refused:
-            error = refused
+        except OSError as failed:
+            # Of several addresses one may not be reached from here, as those of IPv6 often are.
+            error = failed
             _hang_up(sock)
         except BaseException:
             # The thread of one that is cancelled wakes up by this.

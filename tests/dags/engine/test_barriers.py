@@ -12,6 +12,7 @@ from toy_run import lay, put, toy_dag
 from gristmill.dags.engine.barriers import barrier_state, finish, is_finished, make_room
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.engine.tombstones import add_tombstones
+from gristmill.pipelines.sealed import write_sealed
 from gristmill.pipelines.stage import Phase, Write
 
 
@@ -95,3 +96,20 @@ def test_a_product_belongs_to_one_configuration(layout: RunLayout) -> None:
     assert not layout.folder.exists("shards/manifest.json")
     # Its own folder says finished still, but what lies in the product is the other's.
     assert done(other, "shards") and not done(layout, "shards")
+
+
+def test_what_a_former_release_finished_is_taken_and_what_it_had_begun_is_begun_anew(
+    layout: RunLayout,
+) -> None:
+    """Its records of a node over all parts say nothing of how phases lay down what they save."""
+    state = barrier_state(layout, "keep", 2)
+    folder = layout.folder.sub(layout.node_folder("keep"))
+    former = {"inputs": state["inputs"]}
+    write_sealed(folder, "state.json", former)
+    folder.write_bytes("saved/of-before.npy", b"x")
+    finish(layout, "keep", 2)
+    assert is_finished(layout, "keep", state)
+    folder.remove("finished.json")
+    assert not is_finished(layout, "keep", state)
+    make_room(layout, "keep", state)
+    assert not folder.exists("saved/of-before.npy")

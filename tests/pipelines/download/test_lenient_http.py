@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
+import http.client
+import socket
 import ssl
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yarl
+from aiohttp.abc import ResolveResult
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from faulty_web import Answer, head, raw, redirect, slowly, whole
 from loopback import serving
 
@@ -135,12 +142,62 @@ def test_a_name_is_asked_of_the_guarded_resolver(monkeypatch: pytest.MonkeyPatch
 
 def test_certificates_are_looked_at(tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj",
-         "/CN=localhost", "-keyout", key, "-out", certificate],
-        check=True, capture_output=True, timeout=60,
-    )  # fmt: skip
+    own = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, own.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+    signed = builder.sign(own, hashes.SHA256())
+    certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    key.write_bytes(
+        own.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     answers = {"/": slowly(b"picture", 0, 1)}
     assert fetched(answers, tls=context).error == "tls failure"
+    # By the lenient reader alone, too.
+    with pytest.raises(ssl.SSLCertVerificationError):
+        asked("https", "/", answers, ["127.0.0.1"], tls=context)
+
+
+def asked(
+    scheme: str, path: str, answers: dict[str, Answer], hosts: list[str], tls: Any = None
+) -> bytes:
+    """What the lenient reader has of the first of these addresses that answers."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            await answers[path](writer, 0)
+            await writer.drain()
+        writer.close()
+
+    async def run() -> bytes:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls) as server:
+            port = server.sockets[0].getsockname()[1]
+            places: list[ResolveResult] = [
+                {"hostname": "localhost", "host": host, "port": port, "proto": 0, "flags": 0,
+                 "family": socket.AF_INET6 if ":" in host else socket.AF_INET}
+                for host in hosts
+            ]  # fmt: skip
+            url = yarl.URL(f"{scheme}://localhost:{port}{path}")
+            found = await lenient_http.ask(url, places, {}, 5.0)
+            with contextlib.closing(found):
+                return b"".join([piece async for piece in found.iter_chunked(100)])
+
+    return asyncio.run(run())
+
+
+def test_of_several_addresses_the_first_that_is_reached_answers() -> None:
+    # Documentation's own network (RFC 3849) is reached from nowhere; nobody listens at ::1.
+    answers = {"/": whole(b"picture", BROKEN)}
+    assert asked("http", "/", answers, ["2001:db8::1", "::1", "127.0.0.1"]) == b"picture"
+    with pytest.raises(OSError):
+        asked("http", "/", answers, ["::1"])
+    with pytest.raises(http.client.HTTPException):
+        asked("http", "/", {"/": raw(b"nonsense\r\n\r\n")}, ["127.0.0.1"])
