@@ -1,11 +1,13 @@
-# For people: make demo (a minute or two), make demo-full (ten or more), make test. Each makes .venv
-# if need be.
+# For people: make demo (a minute or two), make demo-full (ten or more), make test, make drills.
+# Each makes .venv if need be.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Containers often write no bytecode; every child and every worker would compile the rooms for itself.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo demo-full test lint types docs picture check clean
+.PHONY: demo demo-full test drills lint types docs picture check clean
 
 demo: $(READY)
 	$(BIN)/gristmill demo --out runs/demo
@@ -13,8 +15,14 @@ demo: $(READY)
 demo-full: $(READY)
 	$(BIN)/gristmill demo --full --out runs/demo-full
 
+PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --durations=10
+
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --durations=10
+	$(PYTEST) -m "not drill"
+
+# Whole runs and trainings that are killed, or spread over processes and nodes: minutes more.
+drills: $(READY)
+	$(PYTEST) -m drill
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -32,10 +40,9 @@ RUN ?= runs/demo
 picture: $(READY)
 	$(BIN)/python docs/picture.py $(RUN) docs/_static/report.png
 
-check: lint types docs test
+check: lint types docs test drills
 
-# Compiled at once, as pip does: containers often write no bytecode, and every child and every worker
-# would compile torch and ray for itself, which takes longer than importing them.
+# Compiled at once, as pip does: compiling torch and ray takes longer than importing them.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
 	  { echo "Python 3.11 or 3.12 is needed; say which with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }

@@ -53,6 +53,8 @@ _READ_ONCE = (
     *("LD_", "PYTHON", "MALLOC_", "ARROW_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "OPENCV_"),
     *("TORCH", "PYTORCH_", "NO_ALBUMENTATIONS"),
 )
+# Of these, what is looked at whenever it is needed; Ray and torch set it by themselves.
+_READ_LATER = frozenset({"PYTHONBREAKPOINT", "TORCHINDUCTOR_CACHE_DIR"})
 # Whatever is imported before a fork takes no longer.
 _START_S = 600.0
 # What a C int holds.
@@ -234,7 +236,11 @@ def ready(fds: Iterable[int], timeout_s: float | None = None) -> list[int]:
 
 
 def _read_once() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith(_READ_ONCE)}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_READ_ONCE) and name not in _READ_LATER
+    }
 
 
 def _search_path() -> list[str]:

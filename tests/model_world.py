@@ -55,7 +55,7 @@ class World:
         return replace(config, **changes)
 
 
-def losses_before_and_after(config: TrainConfig, steps: int = 6) -> tuple[float, float]:
+def losses_before_and_after(config: TrainConfig, steps: int = 3) -> tuple[float, float]:
     """The loss of the untrained and of the trained model on the same first batches.
 
     The curve itself compares batches of other rows, masks and noises: chance, in a short training.

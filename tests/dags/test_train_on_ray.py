@@ -22,6 +22,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
+@pytest.mark.drill
 @pytest.mark.filterwarnings("ignore")
 def test_two_workers_train_as_one(world: World, tmp_path: Path, ray_session: None) -> None:
     alone = world.config(tmp_path / "alone", steps=3, save_every=3)

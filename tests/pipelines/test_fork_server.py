@@ -43,9 +43,13 @@ class Told:
 
 
 @pytest.fixture(autouse=True)
-def little_to_import(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What other tests' children needed, a new server here need not."""
+def little_to_import(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What other tests' children needed, a new server here need not, and no child of it has."""
     monkeypatch.setattr(fork_server, "_learned", {})
+    monkeypatch.setattr(fork_server, "_server", None)
+    yield
+    if fork_server._server is not None:
+        fork_server._server.close()
 
 
 @pytest.fixture
@@ -166,6 +170,17 @@ def test_what_libraries_read_once_makes_a_new_server(
     child.close()
     assert after != before
     assert two[0].call("around", deadline_s=60)[0] == before, "children of the former live on"
+
+
+def test_what_ray_and_torch_set_by_themselves_makes_none(
+    monkeypatch: pytest.MonkeyPatch, two: tuple[Child, Child]
+) -> None:
+    monkeypatch.setenv("PYTHONBREAKPOINT", "ray.util.rpdb._driver_set_trace")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/nowhere")
+    child = Child(Told)
+    after = child.call("around", deadline_s=60)[0]
+    child.close()
+    assert after == two[0].call("around", deadline_s=60)[0]
 
 
 def test_what_children_imported_is_imported_before_the_next_fork(two: tuple[Child, Child]) -> None:

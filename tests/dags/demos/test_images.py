@@ -161,6 +161,7 @@ def test_damage_to_a_run_is_found(finished: Path) -> None:
     assert verify_run(str(finished)) == []
 
 
+@pytest.mark.drill
 def test_ray_writes_the_same_shards_and_ledger(
     little: Web, network: str, codec: str, finished: Path, tmp_path: Path, ray_session: None
 ) -> None:

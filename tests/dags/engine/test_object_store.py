@@ -100,7 +100,7 @@ def test_a_store_that_goes_away_and_comes_back(
     stopped = 0
     while stopped < 8:
         # Each time it gets farther before the store is gone.
-        server.down_after = server.requests + 60 * 2**stopped
+        server.down_after = server.requests + 150 * 2**stopped
         try:
             run("s3://bucket/pictures", "s3://bucket/run")
             break

@@ -71,6 +71,7 @@ def run_here(dag: Dag, out: Path) -> None:
         execute(dag, str(out), RunOptions(runner="local"), progress)
 
 
+@pytest.mark.drill
 def test_the_readmes_cluster_loses_a_node_and_gets_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

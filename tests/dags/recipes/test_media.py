@@ -176,6 +176,7 @@ def test_a_threshold_reruns_only_what_follows(made: Made, done: Path, tmp_path: 
     assert digests(out) == digests(done)
 
 
+@pytest.mark.drill
 def test_killed_and_finished_on_ray_the_bytes_are_the_same(
     made: Made, done: Path, tmp_path: Path, ray_session: None
 ) -> None:
