@@ -32,6 +32,8 @@ os.environ.update(
     # Storage of tests is here or it is not.
     GRISTMILL_STORAGE_PATIENCE="0.5",
     RAY_USAGE_STATS_ENABLED="0",
+    # As a picture worker sets it, or a test with one in this process changes what children start with.
+    OPENCV_IO_MAX_IMAGE_PIXELS="89000000",
     # Networks of tests are tiny, and the cores have tests of their own to run.
     OMP_NUM_THREADS="1",
     # Workers of a Ray started here must find the test stages.

@@ -78,15 +78,29 @@ def server(on_disk: Path) -> Iterator[FaultyApp]:
         yield app
 
 
-def test_the_same_bytes_in_spite_of_faults(server: FaultyApp, on_disk: Path) -> None:
+def test_the_same_bytes_in_spite_of_faults_and_everything_else_works_there_too(
+    server: FaultyApp, on_disk: Path
+) -> None:
     server.refuse, server.drop = 41, 53
-    summary = run("s3://bucket/pictures", "s3://bucket/run")
+    out = "s3://bucket/run"
+    summary = run("s3://bucket/pictures", out)
     assert server.faults > 8
     assert summary["ledger_ok"] and summary["kept"] == ROWS - 1
-    assert product("s3://bucket/run") == product(str(on_disk / "run"))
-    assert verify_run("s3://bucket/run") == []
-    again = run("s3://bucket/pictures", "s3://bucket/run")
+    assert product(out) == product(str(on_disk / "run"))
+    server.refuse = server.drop = 0
+    assert verify_run(out) == []
+    again = run("s3://bucket/pictures", out)
     assert all(node["reused"] == node["parts"] for node in again["nodes"].values())  # type: ignore[attr-defined]
+
+    write_report(out)
+    assert b"<html" in Folder(out).read_bytes("report.html")
+    assert choose(out, {"rules": {}}).kept == ROWS
+    uid = ShardSet(f"{out}/shards")[0].uid
+    assert forget(out, [("uid", uid)]).skipped == 1
+    assert uid not in {sample.uid for sample in ShardSet(f"{out}/shards")}
+    assert clean_run(out) > 0
+    run("s3://bucket/pictures", out)
+    assert len(ShardSet(f"{out}/shards")) + len(ShardSet(f"{out}/shards", "val")) == ROWS - 2
 
 
 def test_a_store_that_goes_away_and_comes_back(
@@ -112,17 +126,3 @@ def test_a_store_that_goes_away_and_comes_back(
     assert stopped >= 2
     assert product("s3://bucket/run") == product(str(on_disk / "run"))
     assert verify_run("s3://bucket/run") == []
-
-
-def test_everything_else_works_there_too(server: FaultyApp, on_disk: Path) -> None:
-    out = "s3://bucket/run"
-    run("s3://bucket/pictures", out)
-    write_report(out)
-    assert b"<html" in Folder(out).read_bytes("report.html")
-    assert choose(out, {"rules": {}}).kept == ROWS
-    uid = ShardSet(f"{out}/shards")[0].uid
-    assert forget(out, [("uid", uid)]).skipped == 1
-    assert uid not in {sample.uid for sample in ShardSet(f"{out}/shards")}
-    assert clean_run(out) > 0
-    run("s3://bucket/pictures", out)
-    assert len(ShardSet(f"{out}/shards")) + len(ShardSet(f"{out}/shards", "val")) == ROWS - 2
