@@ -32,7 +32,7 @@ os.environ.update(
     # Storage of tests is here or it is not.
     GRISTMILL_STORAGE_PATIENCE="0.5",
     RAY_USAGE_STATS_ENABLED="0",
-    # As a picture worker sets it, or a test with one in this process changes what children start with.
+    # As a picture worker sets it: one in a test's process changes nothing for children then.
     OPENCV_IO_MAX_IMAGE_PIXELS="89000000",
     # Networks of tests are tiny, and the cores have tests of their own to run.
     OMP_NUM_THREADS="1",
