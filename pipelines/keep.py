@@ -7,18 +7,24 @@ have a value, and its value is written down.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import duckdb
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.database import open_database, read_stream, sql_name, sql_text
 from gristmill.pipelines.rules import (
     check_quantiles,
     columns_in,
+    looks_beyond_its_row,
+    quantile_name,
+    quantiles_in,
     range_warnings,
     try_rules,
     with_quantiles,
@@ -33,14 +39,27 @@ from gristmill.pipelines.stage import (
     setting,
 )
 from gristmill.pipelines.subsets import read_subset
+from gristmill.pipelines.verdicts import (
+    KEPT,
+    Outcomes,
+    clean_sql,
+    outcomes,
+    pack_texts,
+    quantile,
+    tables_of_parts,
+    unpack_texts,
+    verdict_sql,
+    with_merged,
+    with_places,
+)
 
-KEPT = "kept"
-DROPPED = "dropped"
-MERGED = "merged"
-NO_VALUE = "no value"
 FORGOTTEN = "forgotten"
 NOT_IN_SUBSET = "not in the subset"
-MERGED_REASON = "another caption of the image was chosen"
+# Parts that one task decides over; a task of them is seconds.
+PARTS_A_TASK = 32
+# Parts whose kept captions are compared in one task: some tens of millions of rows.
+PARTS_A_BUCKET = 2000
+MEMORY = "2GB"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,101 +139,160 @@ class Keep(Global):
         return range_warnings(self.rules, facts)
 
     def phases(self) -> tuple[Phase, ...]:
-        """One pass over all columns that the rules name."""
-        return (Phase(name="verdicts", count=lambda _: 1, work=self._decide),)
+        """Quantiles over all rows, the rules over some parts a task, one caption of each image, and
+        what each rule did."""
+        return (
+            Phase(name="quantiles", count=lambda _: 1, work=self._quantiles),
+            Phase(name="rules", count=self._tasks, work=self._decide),
+            Phase(name="captions", count=self._buckets, work=self._choose_captions),
+            Phase(name="counts", count=lambda _: 1, work=self._count),
+        )
 
     def columns(self, workspace: Workspace, part: int) -> pa.Table:
         """Verdicts of a part's rows, in their order."""
-        return workspace.load_table(f"verdicts/{part:06d}")
+        found = workspace.load_table(f"verdicts/{part:06d}")
+        for bucket in range(self._buckets(workspace)):
+            merged = workspace.load_part(f"merged/{bucket:06d}", part)
+            found = with_merged(found, merged["place"], unpack_texts(merged))
+        return found
 
-    def _decide(self, workspace: Workspace, _: int) -> None:
+    # -- phases ---------------------------------------------------------------------------------
+
+    def _tasks(self, workspace: Workspace) -> int:
+        """Tasks of some parts each; a rule that looks at other rows than its own needs all."""
+        if any(looks_beyond_its_row(rule) for rule in self.rules.values()):
+            return 1
+        return math.ceil(workspace.parts / PARTS_A_TASK)
+
+    def _buckets(self, workspace: Workspace) -> int:
+        """Buckets of images, each of which holds all captions of its images."""
+        if self.captions == "all":
+            return 0
+        return math.ceil(workspace.parts / PARTS_A_BUCKET)
+
+    def _quantiles(self, workspace: Workspace, _: int) -> None:
+        """The value of each quantile, over all rows that enter and have one."""
+        asked = quantiles_in(self.rules)
+        names = list(dict.fromkeys(column for column, _ in asked.values()))
+        values: list[float | None] = []
+        if names:
+            with open_database(workspace.scratch(), memory=MEMORY, is_locked=True) as database:
+                clean = ", ".join(clean_sql(workspace.schema.field(name)) for name in names)
+                made = f"CREATE TEMP TABLE rows AS SELECT {clean} FROM entering"
+                read_stream(database, "entering", workspace.batches(names), made)
+                values = [quantile(database, column, q) for column, q in asked.values()]
+        table = pa.table({"quantile": list(asked), "value": values}, schema=_QUANTILES)
+        workspace.save_table("quantiles", table)
+
+    def _resolved(self, workspace: Workspace) -> dict[str, str]:
+        """Rules with the value of each quantile in its place."""
+        table = workspace.load_table("quantiles")
+        values = dict(zip(table["quantile"].to_pylist(), table["value"].to_pylist(), strict=True))
+
+        def value(column: str, q: float) -> str:
+            found = values[quantile_name(column, q)]
+            return "NULL::DOUBLE" if found is None else f"{found!r}::DOUBLE"
+
+        return {name: with_quantiles(rule, value) for name, rule in self.rules.items()}
+
+    def _decide(self, workspace: Workspace, task: int) -> None:
+        """Verdicts of the rows of some parts, as if all captions of an image could stay."""
+        size = math.ceil(workspace.parts / self._tasks(workspace))
+        parts = range(task * size, min((task + 1) * size, workspace.parts))
         names = self.resolve_columns(workspace.schema)
         gone = workspace.forgotten()
         needed = ["uid", "image_id", "row"]
         needed += ["sha256"] if "sha256" in gone["kind"].to_pylist() else []
         needed += ["meta"] if self.subset and self.subset_by != "uid" else []
         read = [n for n in dict.fromkeys((*needed, *names)) if n in workspace.schema.names]
-        with open_database(workspace.scratch(), memory="2GB", is_locked=True) as database:
+        buckets = self._buckets(workspace)
+        with open_database(workspace.scratch(), memory=MEMORY, is_locked=True) as database:
             own = [name for name in names if name not in needed[:3]]
-            clean = ", ".join(_clean(workspace.schema.field(name)) for name in own)
+            clean = ", ".join(clean_sql(workspace.schema.field(name)) for name in own)
             first = f"CASE {self._first_sql(read)} END AS first_reason"
-            select = f"part, uid, image_id, row, {first}{', ' + clean if clean else ''}"
+            select = f"part, place, uid, image_id, row, {first}{', ' + clean if clean else ''}"
             database.register("gone", gone)
             database.register("chosen", self._chosen())
             made = f"CREATE TEMP TABLE rows AS SELECT {select} FROM entering"
-            read_stream(database, "entering", workspace.batches(read), made)
-            resolved, quantiles = self._resolve(database)
-            database.execute(f"CREATE TEMP TABLE verdicts AS {self._verdict_sql(resolved, names)}")
-            self._merge_captions(database)
-            counts = _count(database)
-            outcomes = [self._outcome(database, i, counts) for i in range(len(self.rules))]
-            kept = database.execute(
-                f"SELECT count(*), count(*) FILTER (verdict = '{KEPT}') FROM verdicts"
-            ).fetchall()
+            read_stream(database, "entering", with_places(workspace.batches(read, parts)), made)
+            best = sql_name(self.best_by) if self.captions == "best" else "NULL::DOUBLE"
+            resolved = self._resolved(workspace)
+            sql = verdict_sql(self.rules, resolved, names, drop=self.missing == "drop")
+            database.execute(f"CREATE TEMP TABLE verdicts AS SELECT *, {best} AS best FROM ({sql})")
             result = database.sql(
-                "SELECT part, uid, verdict, reason, value FROM verdicts ORDER BY part, row"
+                "SELECT part, uid, verdict, reason, value FROM verdicts ORDER BY part, place"
             )
-            _save_parts(workspace, result.to_arrow_reader(10_000))
+            for part, table in tables_of_parts(result.to_arrow_reader(10_000), parts):
+                workspace.save_table(f"verdicts/{part:06d}", table)
+            for bucket in range(buckets):
+                # By what its image is, so that all its captions meet.
+                kept = database.sql(
+                    f"SELECT part, place, uid, image_id, row, best FROM verdicts WHERE verdict = "
+                    f"'{KEPT}' AND hash(image_id) % {buckets} = {bucket} ORDER BY part, place"
+                )
+                name = f"candidates/{bucket:06d}-{task:06d}"
+                workspace.save_table(name, kept.to_arrow_table())
+            workspace.save_table(f"outcomes/{task:06d}", outcomes(database, len(self.rules)))
+
+    def _choose_captions(self, workspace: Workspace, bucket: int) -> None:
+        """Among the kept captions of one image, keep one; the others are merged into it."""
+        with open_database(workspace.scratch(), memory=MEMORY, is_locked=True) as database:
+            made = "CREATE TEMP TABLE kept AS SELECT * FROM candidates"
+            read_stream(database, "candidates", self._candidates(workspace, bucket), made)
+            result = database.sql(
+                "SELECT part, place, chosen FROM ("
+                "SELECT part, place, uid, first_value(uid) OVER w AS chosen FROM kept "
+                "WINDOW w AS (PARTITION BY image_id ORDER BY best DESC NULLS LAST, row, uid)"
+                ") WHERE chosen <> uid ORDER BY part, place"
+            )
+            merged = 0
+
+            def each() -> Iterator[dict[str, NDArray[np.generic]]]:
+                nonlocal merged
+                reader = result.to_arrow_reader(10_000)
+                for _, table in tables_of_parts(reader, range(workspace.parts)):
+                    merged += len(table)
+                    yield {"place": table["place"].to_numpy(), **pack_texts(table["chosen"])}
+
+            workspace.save_parts(f"merged/{bucket:06d}", each())
+        workspace.save(f"merged/{bucket:06d}-rows", np.array([merged], np.int64))
+
+    def _candidates(self, workspace: Workspace, bucket: int) -> pa.RecordBatchReader:
+        """Kept rows of a bucket of images, of all tasks."""
+        tasks = self._tasks(workspace)
+        names = [f"candidates/{bucket:06d}-{task:06d}" for task in range(tasks)]
+        first = workspace.load_table(names[0])
+        rest = map(workspace.load_table, names[1:])
+        batches = (b for table in itertools.chain([first], rest) for b in table.to_batches())
+        return pa.RecordBatchReader.from_batches(first.schema, batches)
+
+    def _count(self, workspace: Workspace, _: int) -> None:
+        """What each rule did, over all tasks."""
+        tables = [
+            workspace.load_table(f"outcomes/{task:06d}") for task in range(self._tasks(workspace))
+        ]
+        done = Outcomes.of(tables)
+        merged = sum(
+            int(workspace.load(f"merged/{bucket:06d}-rows")[0])
+            for bucket in range(self._buckets(workspace))
+        )
         columns = {
             "rule": list(self.rules),
             "sql": list(self.rules.values()),
-            "resolved": list(resolved.values()),
-            "dropped": [counts.get(name, 0) for name in self.rules],
+            "resolved": list(self._resolved(workspace).values()),
+            "dropped": [done.dropped.get(name, 0) for name in self.rules],
+            "broken": [done.broken.get(i, 0) for i in range(len(self.rules))],
+            "taken_by": [done.taken_by(i, name) for i, name in enumerate(self.rules)],
+            "no_value": [done.no_value.get(i, 0) for i in range(len(self.rules))],
         }
-        for name in ("broken", "taken_by", "no_value"):
-            columns[name] = [outcome[name] for outcome in outcomes]
         workspace.save_table("rules", pa.table(columns, schema=_RULES))
-        rows, staying = kept[0]
-        others = [name for name in counts if name not in self.rules]
+        others = [name for name in sorted(done.dropped) if name not in self.rules]
         facts = {
-            "rows": [rows], "kept": [staying],
+            "rows": [done.rows], "kept": [done.kept - merged],
             # Reasons that are no rule: forgotten, no value, not in the subset.
-            "others": [others], "others_dropped": [[counts[name] for name in others]],
+            "others": [others], "others_dropped": [[done.dropped[name] for name in others]],
         }  # fmt: skip
         workspace.save_table("counts", pa.table(facts, schema=_COUNTS))
-        workspace.save_table(
-            "quantiles",
-            pa.table(
-                {"quantile": list(quantiles), "value": list(quantiles.values())},
-                schema=pa.schema([("quantile", pa.string()), ("value", pa.float64())]),
-            ),
-        )
-
-    def _resolve(
-        self, database: duckdb.DuckDBPyConnection
-    ) -> tuple[dict[str, str], dict[str, float | None]]:
-        """Rules with the value of each quantile in its place, and those values."""
-        values: dict[str, float | None] = {}
-
-        def value(column: str, q: float) -> str:
-            name = f"quantile({column}, {q:g})"
-            if name not in values:
-                quoted = sql_name(column)
-                row = database.execute(
-                    f"SELECT quantile_cont({quoted}, {q}) FROM rows WHERE {quoted} IS NOT NULL"
-                ).fetchone()
-                values[name] = None if row is None or row[0] is None else float(row[0])
-            found = values[name]
-            return "NULL::DOUBLE" if found is None else f"{found!r}::DOUBLE"
-
-        return {name: with_quantiles(rule, value) for name, rule in self.rules.items()}, values
-
-    def _outcome(
-        self, database: duckdb.DuckDBPyConnection, i: int, counts: Mapping[str, int]
-    ) -> dict[str, int | str | None]:
-        """What the i-th rule would have done alone, and who was faster."""
-        name = list(self.rules)[i]
-        broken, missing = database.execute(
-            f"SELECT count(*) FILTER (broken_{i}), "
-            f"count(*) FILTER (reason = {sql_text(NO_VALUE)} AND missing_rule = {i}) FROM verdicts"
-        ).fetchall()[0]
-        taken = None
-        if broken and not counts.get(name):
-            taken = database.execute(
-                f"SELECT reason FROM verdicts WHERE broken_{i} AND reason IS NOT NULL "
-                "GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 1"
-            ).fetchone()
-        return {"broken": broken, "taken_by": taken and str(taken[0]), "no_value": missing}
 
     def _chosen(self) -> pa.Table:
         """The uids of the subset."""
@@ -235,49 +313,6 @@ class Keep(Global):
             clauses += f" WHEN NOT coalesce({by} IN (SELECT uid FROM chosen), FALSE) THEN "
             clauses += sql_text(NOT_IN_SUBSET)
         return clauses
-
-    def _verdict_sql(self, resolved: Mapping[str, str], names: Sequence[str]) -> str:
-        """SELECT that gives each row the first rule it breaks; rules are evaluated once each."""
-        flags = "".join(f", ({sql}) AS broken_{i}" for i, sql in enumerate(resolved.values()))
-        reason = " WHEN first_reason IS NOT NULL THEN first_reason"
-        missing = " WHEN first_reason IS NOT NULL THEN NULL"
-        # Text, also where no rule gives one.
-        value = " WHEN first_reason IS NOT NULL THEN NULL::VARCHAR"
-        for i, (name, rule) in enumerate(self.rules.items()):
-            named = columns_in(rule, names)
-            if self.missing == "drop":
-                reason += f" WHEN broken_{i} IS NULL THEN {sql_text(NO_VALUE)}"
-                value += f" WHEN broken_{i} IS NULL THEN {sql_text(name + ': ')} || "
-                value += _value_sql(named)
-                missing += f" WHEN broken_{i} IS NULL THEN {i}"
-            reason += f" WHEN broken_{i} THEN {sql_text(name)}"
-            value += f" WHEN broken_{i} THEN {_value_sql(named)}"
-            missing += f" WHEN broken_{i} THEN NULL"
-        broken = "".join(f", broken_{i}" for i in range(len(self.rules)))
-        return (
-            f"SELECT part, uid, image_id, row, reason, value, missing_rule{broken}, "
-            f"{self._best_sql()} AS best, "
-            f"CASE WHEN reason IS NULL THEN '{KEPT}' ELSE '{DROPPED}' END AS verdict FROM ("
-            f"SELECT *, CASE{reason} END AS reason, CASE{value} END AS value, "
-            f"CASE{missing} END AS missing_rule FROM (SELECT *{flags} FROM rows))"
-        )
-
-    def _best_sql(self) -> str:
-        return sql_name(self.best_by) if self.captions == "best" else "NULL::DOUBLE"
-
-    def _merge_captions(self, database: duckdb.DuckDBPyConnection) -> None:
-        """Among the kept captions of one image, keep one; the others are merged into it."""
-        if self.captions == "all":
-            return
-        database.execute(
-            f"CREATE TEMP TABLE merged AS SELECT uid, first_value(uid) OVER w AS chosen "
-            f"FROM verdicts WHERE verdict = '{KEPT}' "
-            "WINDOW w AS (PARTITION BY image_id ORDER BY best DESC NULLS LAST, row)"
-        )
-        database.execute(
-            f"UPDATE verdicts SET verdict = '{MERGED}', reason = {sql_text(MERGED_REASON)}, "
-            "value = chosen FROM merged WHERE merged.uid = verdicts.uid AND chosen <> merged.uid"
-        )
 
 
 _COUNTS = pa.schema(
@@ -306,51 +341,4 @@ _RULES = pa.schema(
 )
 
 
-def _clean(column: pa.Field) -> str:
-    """A column with NaN as NULL."""
-    name = sql_name(column.name)
-    if pa.types.is_floating(column.type):
-        return f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END AS {name}"
-    return name
-
-
-def _value_sql(named: Sequence[str]) -> str:
-    """SQL for the text of the columns a rule names, as `column=value`."""
-    pieces = [
-        f"{sql_text(name + '=')} || coalesce(CAST({sql_name(name)} AS VARCHAR), 'null')"
-        for name in named
-    ]
-    return " || ', ' || ".join(pieces) if pieces else "''"
-
-
-def _count(database: duckdb.DuckDBPyConnection) -> dict[str, int]:
-    rows = database.execute(
-        f"SELECT reason, count(*) FROM verdicts WHERE verdict = '{DROPPED}' GROUP BY reason "
-        "ORDER BY reason"
-    ).fetchall()
-    return {str(reason): int(count) for reason, count in rows}
-
-
-def _save_parts(workspace: Workspace, reader: pa.RecordBatchReader) -> None:
-    """Cut the verdicts, which come ordered by part, into one table a part."""
-    schema = pa.schema([field for field in reader.schema if field.name != "part"])
-    pending: list[pa.RecordBatch] = []
-    current = 0
-
-    def flush(upto: int) -> None:
-        nonlocal current, pending
-        while current < upto:
-            table = pa.Table.from_batches(pending, schema) if pending else schema.empty_table()
-            workspace.save_table(f"verdicts/{current:06d}", table)
-            pending, current = [], current + 1
-
-    for batch in reader:
-        parts = batch.column("part").to_numpy(zero_copy_only=False)
-        rest = batch.drop_columns(["part"])
-        start = 0
-        while start < len(parts):
-            end = int((parts == parts[start]).sum()) + start
-            flush(int(parts[start]))
-            pending.append(rest.slice(start, end - start))
-            start = end
-    flush(workspace.parts)
+_QUANTILES = pa.schema([pa.field("quantile", pa.string()), pa.field("value", pa.float64())])

@@ -3,6 +3,7 @@ column with what it can never be."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
@@ -27,6 +28,33 @@ def columns_in(rule: str, available: Collection[str]) -> list[str]:
 def with_quantiles(rule: str, value: Callable[[str, float], str]) -> str:
     """A rule with what `value` gives for each `quantile(column, q)` in its place."""
     return _QUANTILE.sub(lambda match: value(match.group(1), float(match.group(2))), rule)
+
+
+def quantile_name(column: str, q: float) -> str:
+    """A quantile as people read it: one of its name has one value."""
+    return f"quantile({column}, {q:g})"
+
+
+def quantiles_in(rules: Mapping[str, str]) -> dict[str, tuple[str, float]]:
+    """Name -> (column, share) of every quantile in the rules, in their order."""
+    found = [(column, float(q)) for rule in rules.values() for column, q in _QUANTILE.findall(rule)]
+    return {quantile_name(column, q): (column, q) for column, q in found}
+
+
+@functools.cache
+def looks_beyond_its_row(rule: str) -> bool:
+    """Whether a rule asks for other rows than the one it is about, by a window or a subquery."""
+    with open_database(is_locked=True) as database:
+        return _has_class(syntax_tree(database, _plain(rule)), {"WINDOW", "SUBQUERY"})
+
+
+def _has_class(tree: object, classes: Collection[str]) -> bool:
+    """Whether something in a parsed statement is of one of these classes."""
+    if isinstance(tree, list):
+        return any(_has_class(item, classes) for item in tree)
+    if not isinstance(tree, dict):
+        return False
+    return tree.get("class") in classes or any(_has_class(v, classes) for v in tree.values())
 
 
 def check_quantiles(rules: Mapping[str, str]) -> None:

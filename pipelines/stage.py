@@ -272,9 +272,11 @@ class Workspace(Protocol):
     def rows(self, part: int, columns: Sequence[str]) -> pa.Table:
         """The named columns of the rows of one part that enter this node, in their order."""
 
-    def batches(self, columns: Sequence[str]) -> pa.RecordBatchReader:
-        """The named columns of all parts in order, plus `part` (int32), a part at a time in
-        memory."""
+    def batches(
+        self, columns: Sequence[str], parts: Iterable[int] | None = None
+    ) -> pa.RecordBatchReader:
+        """The named columns of all parts in order, or of some, plus `part` (int32), a part at a
+        time in memory."""
 
     def images(self, table: pa.Table) -> list[bytes]:
         """Stored bytes of the rows of `table`, which has `part`, `blob_offset` and `blob_size`."""
@@ -286,8 +288,7 @@ class Workspace(Protocol):
         """The array saved under `name`, memory-mapped, read-only."""
 
     def save_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Store arrays together, in one file: what a task saves once a part goes so, because a
-        store is asked by the file."""
+        """Store arrays together, in one file: a store is asked by the file."""
 
     def load_arrays(self, name: str) -> Mapping[str, NDArray[Any]]:
         """The arrays saved together under `name`, memory-mapped, read-only."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,12 +37,14 @@ class MemoryWorkspace:
     def rows(self, part: int, columns: Sequence[str]) -> pa.Table:
         return self._parts[part].select(list(columns))
 
-    def batches(self, columns: Sequence[str]) -> pa.RecordBatchReader:
+    def batches(
+        self, columns: Sequence[str], parts: Iterable[int] | None = None
+    ) -> pa.RecordBatchReader:
         names = [name for name in columns if name != "part"]
         fields = [*[self.schema.field(name) for name in names], pa.field("part", pa.int32())]
 
         def read() -> Iterator[pa.RecordBatch]:
-            for part in range(self.parts):
+            for part in range(self.parts) if parts is None else parts:
                 table = self.rows(part, names)
                 number = pa.array(np.full(len(table), part, np.int32))
                 yield from table.append_column("part", number).combine_chunks().to_batches()

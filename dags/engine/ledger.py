@@ -25,12 +25,13 @@ from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, RunLayout
 from gristmill.dags.graph import Dag, is_row_stage
 from gristmill.errors import LedgerError
 from gristmill.pipelines.digest_writer import DigestWriter
-from gristmill.pipelines.keep import DROPPED, KEPT, MERGED, Keep
+from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.schema import GOING_ON
 from gristmill.pipelines.schema import MERGED as MERGED_STATUS
 from gristmill.pipelines.sealed import find_sealed, write_sealed
 from gristmill.pipelines.stage import Map, Read, Score, Write
 from gristmill.pipelines.storage import PARQUET, Folder
+from gristmill.pipelines.verdicts import DROPPED, KEPT, MERGED
 
 LEDGER = "ledger.json"
 """Beside the ledger: its files with their digests."""

@@ -38,11 +38,12 @@ from gristmill.dags.engine.tombstones import read_tombstones
 from gristmill.dags.graph import columns_written, is_row_stage, stores_images
 from gristmill.pipelines.array_files import pack_arrays
 from gristmill.pipelines.digest_writer import DigestWriter
-from gristmill.pipelines.keep import KEPT, Keep
+from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.patience import WrongBytesError
 from gristmill.pipelines.schema import GOING_ON
 from gristmill.pipelines.stage import Global, Map, Score
 from gristmill.pipelines.storage import Folder, read_parquet
+from gristmill.pipelines.verdicts import KEPT
 
 # Offset and size of stored bytes, and their sha256 if it is known.
 _Piece = tuple[int, int, str | None]
@@ -259,13 +260,15 @@ class NodeWorkspace:
         """The named columns of the rows of one part, in order."""
         return self.rows_above.entering(self.node, part, columns)
 
-    def batches(self, columns: Sequence[str]) -> pa.RecordBatchReader:
-        """The named columns of all parts plus `part`, one part at a time in memory."""
+    def batches(
+        self, columns: Sequence[str], parts: Iterable[int] | None = None
+    ) -> pa.RecordBatchReader:
+        """The named columns of all parts, or of some, plus `part`, one at a time in memory."""
         fields = [self.schema.field(name) for name in columns if name != "part"]
         schema = pa.schema([*fields, pa.field("part", pa.int32())])
 
         def read() -> Iterator[pa.RecordBatch]:
-            for part in range(self.parts):
+            for part in range(self.parts) if parts is None else parts:
                 table = self.rows(part, [field.name for field in fields])
                 number = pa.array(np.full(len(table), part, np.int32))
                 table = table.append_column("part", number).cast(schema)

@@ -33,7 +33,8 @@ from gristmill.dags.graph import Dag
 from gristmill.dags.runs.plan import finished_parts, open_run, where_it_ran
 from gristmill.dags.runs.selections import SELECTIONS
 from gristmill.errors import GraphError
-from gristmill.pipelines.keep import KEPT, NO_VALUE, Keep
+from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.verdicts import KEPT, NO_VALUE
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,10 @@ class Choice:
     def uids(self) -> Iterator[list[str]]:
         """uids that are kept, part by part."""
         workspace = NodeWorkspace(self.layout, self.node, self.parts, "")
+        stage = self.layout.dag.stage(self.node)
+        assert isinstance(stage, Keep)
         for part in range(self.parts):
-            table = workspace.load_table(f"verdicts/{part:06d}")
+            table = stage.columns(workspace, part)
             yield [
                 uid
                 for uid, verdict in zip(
@@ -147,10 +150,11 @@ def _decide(
         if not is_finished(chosen, node, state):
             held.check()
             make_room(chosen, node, state)
-            operator = PhaseOperator(chosen, node, "verdicts", parts)
-            for task in range(operator.count()):
-                held.check()
-                operator(task)
+            for phase in stage.phases():
+                operator = PhaseOperator(chosen, node, phase.name, parts)
+                for task in range(operator.count()):
+                    held.check()
+                    operator(task)
     return chosen, node
 
 

@@ -96,6 +96,68 @@ def test_captions_of_one_image(captions: str, kept: set[str], tmp_path: Path) ->
     assert all(one[2] in kept for one in merged) and len(merged) == 4 - len(kept)
 
 
+# Rows of eleven parts: captions of an image in several of them, one part without rows.
+PARTS = [
+    pa.Table.from_pylist(
+        [
+            {
+                "uid": f"u{part}-{i}", "image_id": f"i{(part * 7 + i) % 13}", "row": part,
+                "score": None if i == 4 else (part * 31 + i * 17) % 101 / 100, "flag": i % 5 == 2,
+            }
+            for i in range(0 if part == 6 else 9)
+        ],
+        SCHEMA,
+    )
+    for part in range(11)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("captions", "missing"), [("all", "drop"), ("first", "keep"), ("best", "drop")]
+)
+def test_how_many_tasks_and_buckets_there_are_decides_nothing(
+    captions: str, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = {
+        "low": "score < quantile(score, 0.2)", "flagged": "flag", "lower": "score < 0.01",
+        "above all others of its row": "score >= max(score) OVER (PARTITION BY row)",
+    }  # fmt: skip
+    found = []
+    for size, bucket, names in ((100, 100, 4), (3, 6, 4), (100, 100, 3), (4, 3, 3)):
+        monkeypatch.setattr("gristmill.pipelines.keep.PARTS_A_TASK", size)
+        monkeypatch.setattr("gristmill.pipelines.keep.PARTS_A_BUCKET", bucket)
+        some = dict(list(rules.items())[:names])
+        stage = Keep(rules=some, captions=captions, best_by="score", missing=missing)
+        workspace = MemoryWorkspace(PARTS, tmp_path / f"{size}-{bucket}-{names}")
+        table = run_global(stage, workspace)
+        saved = [workspace.load_table(name) for name in ("rules", "counts", "quantiles")]
+        found.append((table, *saved))
+    whole, apart, plain, *others = found
+    for table, saved in zip(whole, apart, strict=True):
+        assert table.equals(saved), "a rule that looks at other rows sees all of them"
+    for other in others:
+        for table, saved in zip(plain, other, strict=True):
+            assert table.equals(saved)
+    verdicts = plain[0]["verdict"].to_pylist()
+    counts = plain[2].to_pylist()[0]
+    assert counts["rows"] == len(verdicts) and counts["kept"] == verdicts.count("kept")
+    assert (captions == "all") == ("merged" not in verdicts)
+    reasons = [row["reason"] for row in plain[0].to_pylist() if row["verdict"] == "dropped"]
+    assert {row["rule"]: row["dropped"] for row in plain[1].to_pylist()} == {
+        name: reasons.count(name) for name in list(rules)[:3]
+    }
+
+
+def test_rows_come_in_their_order_whatever_their_numbers_are(tmp_path: Path) -> None:
+    found = run_global(Keep(rules={"low": "score < 0.5"}), MemoryWorkspace(PARTS, tmp_path))
+    assert [f"u{p}-{i}" for p in range(11) if p != 6 for i in range(9)] == found["uid"].to_pylist()
+
+
+def test_a_column_of_a_quantile_is_part_of_the_value(tmp_path: Path) -> None:
+    found = keep([(0.1, None), (0.9, None)], tmp_path, rules={"low": "0.2 < quantile(score, 1)"})
+    assert found[0] == ("dropped", "low", "score=0.1")
+
+
 def test_no_rules_keep_everything(tmp_path: Path) -> None:
     assert {v for v, _, _ in keep([(0.1, None), (None, None)], tmp_path)} == {"kept"}
 

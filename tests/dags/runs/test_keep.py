@@ -13,7 +13,7 @@ from gristmill.dags.runs.export import read_columns
 from gristmill.dags.runs.keep import choose, render_choice
 from gristmill.dags.runs.verify import verify_run
 from gristmill.errors import GraphError, NothingKeptError
-from gristmill.pipelines.keep import NO_VALUE
+from gristmill.pipelines.verdicts import NO_VALUE
 
 # True of every row that has a brightness, for it is between 0 and 1.
 TOO_DARK = {"too dark": "brightness < 20"}
