@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import xxhash
 
+from gristmill.errors import StageError
+
 # A row as Arrow hands it to Python: column -> a value of the type that its schema says.
 Row: TypeAlias = dict[str, Any]
 
@@ -136,8 +138,16 @@ def make_child_uid(parent_uid: str, stage: str, ordinal: int) -> str:
 
 
 def with_columns(table: pa.Table, columns: Mapping[str, object], schema: pa.Schema) -> pa.Table:
-    """`table` with `columns` set, typed by `schema`; existing columns are replaced in place."""
+    """`table` with `columns` set, typed by `schema`; existing columns are replaced in place.
+
+    Raises `StageError` for a column that `schema` gives no type.
+    """
     for name, values in columns.items():
+        if name not in schema.names:
+            raise StageError(
+                f"with_columns is given the column {name!r}, which its schema has not; add "
+                f"pa.field({name!r}, ...) to the schema"
+            )
         field = schema.field(name)
         if isinstance(values, (pa.Array, pa.ChunkedArray)):
             array = values.cast(field.type)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.dags.engine.mapped_rows import in_order, nothing_mapped, poisoned, store_images
+from gristmill.dags.engine.picture_facts import is_of_users, with_picture_facts
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.graph import BLOB, IMAGE, stores_images
@@ -131,10 +132,11 @@ class PartWorker:
             table = table.take(pa.array(rows, pa.int64()))
         origin = {uid: i for i, uid in enumerate(table["uid"].to_pylist())}
         with_images = stores_images(stage)
+        who = stage_at(self.nodes[0], stage)
         done: list[pa.Table] = []
         handed = [n for n in table.column_names if not (stage.takes_bytes and n in BLOB.names)]
         contract = MapContract(
-            stage_at(self.nodes[0], stage),
+            who,
             stage.writes(),
             stage.forwards_column,
             table.select(handed),
@@ -157,6 +159,8 @@ class PartWorker:
                         yield raw
                         raw = poisoned(stage, piece, raw.message)
                     out = contract.check(raw)
+                    if with_images and is_of_users(stage):
+                        out = with_picture_facts(who, stage, out, origin)
                     done.append(store_images(out, blobs) if with_images else out)
                     whence = (*out["uid"].to_pylist(), *out["parent_uid"].to_pylist())
                     came.update(uid for uid in whence if uid in origin)

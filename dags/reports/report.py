@@ -185,9 +185,20 @@ class ReportData:
     environment: list[tuple[str, str]] = field(default_factory=list)
 
     @property
+    def rows_all(self) -> int:
+        """Rows that came in, and that were made on the way, such as the clips of a video."""
+        return self.rows_in + sum(step.rows_added for step in self.funnel)
+
+    @property
     def kept_share(self) -> float:
-        """Kept of rows in, 0..1."""
-        return self.kept / self.rows_in if self.rows_in else 0.0
+        """Kept of all rows, 0..1."""
+        return self.kept / self.rows_all if self.rows_all else 0.0
+
+    @property
+    def whence(self) -> str:
+        """Of rows that were made on the way, in words; nothing if there are none."""
+        added = self.rows_all - self.rows_in
+        return f"{self.rows_in:,} came in, {added:,} were made on the way" if added else ""
 
 
 @dataclass(frozen=True)
@@ -261,11 +272,11 @@ def _percent(share: float) -> str:
 
 def render_terminal(data: ReportData, where: str) -> Group:
     """Headline, funnel, rules' warnings and where the report lies."""
+    share = "; ".join(filter(None, (_percent(data.kept_share), data.whence)))
     pieces: list[RenderableType] = [
         Text.assemble(
             (f"{data.kept:,}", "bold"),
-            f" of {data.rows_in:,} rows kept ({_percent(data.kept_share)}) in "
-            f"{clock(data.seconds)}; the ledger ",
+            f" of {data.rows_all:,} rows kept ({share}) in {clock(data.seconds)}; the ledger ",
             ("adds up", "green") if data.ledger_ok else ("DOES NOT ADD UP", "bold red"),
         )
     ]

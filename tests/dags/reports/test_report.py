@@ -49,6 +49,18 @@ def test_a_run_of_nothing() -> None:
     assert "0 of 0 rows kept" in terminal(report())
 
 
+def test_rows_that_were_made_on_the_way_are_counted_with_those_that_came_in() -> None:
+    funnel = [
+        FunnelStep("crops", "Crops", 42, 75, 33, 0, {}),
+        FunnelStep("k", "K", 75, 52, 0, 0, {}),
+    ]
+    data = report(rows_in=42, kept=52, funnel=funnel)
+    assert "52 of 75 rows kept (69.3%; 42 came in, 33 were made on the way)" in terminal(data, 120)
+    page = render_html(data)
+    assert "52 of 75 rows kept" in page and "42 came in, 33 were made on the way" in page
+    assert "69.3%" in page and "12" + "3.8%" not in page
+
+
 def test_a_ledger_that_does_not_add_up_cannot_be_overlooked() -> None:
     data = report(ledger_ok=False)
     assert "Do not use these shards" in render_html(data)
