@@ -52,6 +52,9 @@ class ManyRows(Read):
     def manifest(self) -> list[dict[str, Any]]:
         return [{"name": "many", "size": self.rows, "modified": ""}]
 
+    def estimate_rows(self) -> int:
+        return self.rows
+
     def chunks(self) -> list[int]:
         return list(range(0, self.rows, 10_000))
 

@@ -166,7 +166,8 @@ class Read(Stage):
         raise NotImplementedError
 
     def estimate_rows(self) -> int | None:
-        """About how many rows there are, without reading them; None if only that would tell."""
+        """About how many rows there are, without reading them; None if only that would tell (parts
+        of a source of your own have 1,000 rows then)."""
         return None
 
     def largest_part(self) -> int:
@@ -258,8 +259,7 @@ class Score(Stage):
 
 
 class Workspace(Protocol):
-    """What a Global or a Write stage sees of a run: the rows that enter it, and a place of its
-    own."""
+    """What a Global or a Write stage sees of a run: rows that enter it, a place of its own."""
 
     @property
     def parts(self) -> int:

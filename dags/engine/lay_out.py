@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from gristmill.dags.engine.fingerprint import fingerprints
 from gristmill.dags.engine.part_size import with_part_size
 from gristmill.dags.engine.read_parts import ask_source, parts_done
@@ -10,6 +12,7 @@ from gristmill.dags.graph import Dag
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.stage import Read
 from gristmill.pipelines.storage import Folder
+from gristmill.pipelines.user_code import is_ours
 
 
 def lay_out(dag: Dag, out: str, limit: int = 0) -> RunLayout:
@@ -23,10 +26,11 @@ def lay_out(dag: Dag, out: str, limit: int = 0) -> RunLayout:
     # Before the other checks: a wrong path is the commonest mistake, and a model the slowest check.
     manifest = ask_source(dag, source.manifest)
     folder = Folder(out)
-    dag = ask_source(
-        dag,
-        lambda: with_part_size(dag, folder, manifest, source.estimate_rows, source.largest_part()),
-    )
+    size = partial(
+        with_part_size, dag, folder, manifest, source.estimate_rows, source.largest_part(),
+        of_users=not is_ours(type(source).__module__),
+    )  # fmt: skip
+    dag = ask_source(dag, size)
     ask_source(dag, dag.check_stages)
     found = fingerprints(dag, limit=limit, manifest=manifest)
     return RunLayout(folder.url, dag, found, limit)

@@ -23,8 +23,10 @@ _FEWEST_ROWS = 32
 # From so many rows on, parts are larger: what is done once a part would weigh too much.
 _VAST = 10**8
 _VAST_ROWS = 50_000
-# What a row takes where only the bytes of a source are known: a picture in a tar.
+# What a row takes where only the bytes of a source of ours are known: a picture in a tar.
 _ROW_BYTES = 50_000
+# Rows of a part of a user's source that does not say how many it has: its bytes tell nothing.
+_UNKNOWN_ROWS = 1_000
 
 
 def with_part_size(
@@ -33,17 +35,20 @@ def with_part_size(
     manifest: Sequence[ManifestEntry],
     estimate: Callable[[], int | None],
     most: int,
+    *,
+    of_users: bool = False,
 ) -> Dag:
     """`dag` with the rows of a part decided, for a run in `folder`. `estimate` tells about how many
-    rows the source has, None if it cannot; `most` is the size of a part of a large source."""
+    rows the source has, None if it cannot; `most` is the size of a part of a large source;
+    `of_users`: whether the source comes from outside the package."""
     if dag.part_rows:
         return dag
     rows = _begun_with(folder)
     if not rows:
         count = estimate()
-        if count is None:
+        if count is None and not of_users:
             count = sum(entry["size"] or 0 for entry in manifest) // _ROW_BYTES
-        rows = part_size(count, most)
+        rows = min(_UNKNOWN_ROWS, most) if count is None else part_size(count, most)
     return dataclasses.replace(dag, part_rows=rows)
 
 

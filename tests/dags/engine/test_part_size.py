@@ -16,6 +16,7 @@ from gristmill.dags.engine.part_size import part_size, with_part_size
 from gristmill.dags.graph import Dag, Node
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.sources.source import Source
+from gristmill.pipelines.stage import ManifestEntry, Read
 from gristmill.pipelines.storage import Folder
 
 
@@ -52,6 +53,27 @@ def test_a_limit_changes_nothing_and_a_run_keeps_its_size(tmp_path: Path) -> Non
     assert lay_out(dag, str(out)).dag.part_rows == 100
     asked = dataclasses.replace(dag, part_rows=7)
     assert lay_out(asked, str(out)).dag.part_rows == 7
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sensors(Read):
+    """A source of the user's own, whose sizes are whatever they are."""
+
+    rows: int | None = None
+
+    def manifest(self) -> list[ManifestEntry]:
+        return [{"name": "sensors", "size": 3, "modified": ""}]
+
+    def estimate_rows(self) -> int | None:
+        return self.rows
+
+
+@pytest.mark.parametrize(("rows", "size"), [(None, 1_000), (64_000, 1_000), (640_000, 10_000)])
+def test_a_user_s_source_that_counts_nothing_is_cut_in_thousands(
+    rows: int | None, size: int, tmp_path: Path
+) -> None:
+    nodes = {"source": Node(Sensors(rows=rows)), "keep": Node(Keep(rules={}), ("source",))}
+    assert lay_out(Dag("mine", nodes), str(tmp_path / "run")).dag.part_rows == size
 
 
 def test_where_nobody_counted_rows_bytes_decide(tmp_path: Path) -> None:
