@@ -113,23 +113,27 @@ def _value_sql(named: Sequence[str]) -> str:
 
 def outcomes(database: duckdb.DuckDBPyConnection, rules: int) -> pa.Table:
     """What the rules did to the rows of the table `verdicts`: counts, to be added up."""
-    queries = [
-        "SELECT 'rows', -1, NULL, count(*) FROM verdicts",
-        f"SELECT 'kept', -1, NULL, count(*) FROM verdicts WHERE verdict = '{KEPT}'",
-        f"SELECT 'dropped', -1, reason, count(*) FROM verdicts WHERE verdict = '{DROPPED}' "
-        "GROUP BY reason",
-    ]
-    for i in range(rules):
-        queries += [
-            f"SELECT 'broken', {i}, NULL, count(*) FROM verdicts WHERE broken_{i}",
-            f"SELECT 'no_value', {i}, NULL, count(*) FROM verdicts "
-            f"WHERE reason = {sql_text(NO_VALUE)} AND missing_rule = {i}",
-            f"SELECT 'taken', {i}, reason, count(*) FROM verdicts "
-            f"WHERE broken_{i} AND reason IS NOT NULL GROUP BY reason",
-        ]
-    rows = [row for query in queries for row in database.execute(query).fetchall()]
-    columns = zip(*rows, strict=True)
-    return pa.table(dict(zip(_OUTCOMES.names, columns, strict=True)), schema=_OUTCOMES)
+    of_rules = "".join(
+        f", count(*) FILTER (broken_{i}), count(*) FILTER (missing_rule = {i})"
+        for i in range(rules)
+    )
+    found: list[tuple[str, int, str | None, int]] = []
+    for reason, count, *by_rule in database.execute(
+        f"SELECT reason, count(*){of_rules} FROM verdicts GROUP BY reason"
+    ).fetchall():
+        found.append(("rows", -1, None, count))
+        found.append(
+            ("kept", -1, None, count) if reason is None else ("dropped", -1, reason, count)
+        )
+        for i in range(rules):
+            broken, missing = by_rule[2 * i : 2 * i + 2]
+            found.append(("broken", i, None, broken))
+            found.append(("no_value", i, None, missing if reason == NO_VALUE else 0))
+            found.append(("taken", i, reason, broken if reason is not None else 0))
+    columns = zip(*(row for row in found if row[-1]), strict=True)
+    names = _OUTCOMES.names
+    values = dict(zip(names, columns, strict=True)) if found else {name: [] for name in names}
+    return pa.table(values, schema=_OUTCOMES)
 
 
 @dataclass
