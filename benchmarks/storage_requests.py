@@ -27,7 +27,7 @@ os.environ.setdefault("GRISTMILL_STORAGE_PATIENCE", "5")
 from counted_runs import NODES, counted_dag, counting, draw, run
 from s3_server import FaultyApp, s3_server
 
-from gristmill.dags.engine import ledger
+from gristmill.dags.engine import ledger_writer
 from gristmill.dags.engine.execute import RunOptions, _Execution, execute
 from gristmill.dags.engine.lay_out import lay_out
 from gristmill.dags.engine.on_local import LocalRunner, Operator
@@ -112,8 +112,8 @@ def many_parts(count: int) -> None:
         write_sealed(layout.store("source").folder, PARTS, cut)
         files = [_one_byte(layout.folder.sub("ledger"), f"{n:06d}.parquet") for n in range(count)]
         facts = {"files": files, "total": {"kept": count, "dropped": 0, "merged": 0}}
-        made_of = ledger._made_of(layout, count, {})
-        write_sealed(layout.folder, ledger.LEDGER, {**facts, "made_of": made_of})
+        made_of = ledger_writer._made_of(layout, count, {})
+        write_sealed(layout.folder, ledger_writer.LEDGER, {**facts, "made_of": made_of})
         options = RunOptions(runner="local")
         with open(os.devnull, "w") as sink, contextlib.redirect_stderr(sink):
             for what, work in {

@@ -119,7 +119,7 @@ def outcomes(database: duckdb.DuckDBPyConnection, rules: int) -> pa.Table:
     )
     found: list[tuple[str, int, str | None, int]] = []
     for reason, count, *by_rule in database.execute(
-        f"SELECT reason, count(*){of_rules} FROM verdicts GROUP BY reason"
+        f"SELECT reason, count(*){of_rules} FROM verdicts GROUP BY reason ORDER BY reason"
     ).fetchall():
         found.append(("rows", -1, None, count))
         found.append(

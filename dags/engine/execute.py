@@ -20,7 +20,8 @@ from gristmill.dags.engine.barriers import barrier_state, finish, is_finished, m
 from gristmill.dags.engine.check_weights import WeightsCheck, unfinished_loaders
 from gristmill.dags.engine.cluster_address import cluster_address
 from gristmill.dags.engine.lay_out import check_source, lay_out
-from gristmill.dags.engine.ledger import NodeCount, write_ledger
+from gristmill.dags.engine.ledger import NodeCount
+from gristmill.dags.engine.ledger_writer import here, write_ledger
 from gristmill.dags.engine.map_operator import MapOperator
 from gristmill.dags.engine.nothing_kept import refuse_nothing
 from gristmill.dags.engine.on_local import LocalRunner, Operator, Runner
@@ -179,7 +180,8 @@ class _Execution:
         problem: LedgerError | None = None
         self.lock.check()
         try:
-            counts = self._apart(partial(write_ledger, self.layout, self.parts))
+            work = here if self.rows <= SMALL_ROWS else self._each
+            counts = write_ledger(self.layout, self.parts, work)
         except LedgerError as error:
             problem = error
         # Nobody writes any more: what lies half-written was left by a kill.
@@ -345,6 +347,10 @@ class _Execution:
         for task in runner.run(tasks, operators):
             self.lock.check()
             yield task
+
+    def _each(self, tasks: Sequence[int], operator: Operator) -> Iterator[int]:
+        """Tasks of an operator, done by workers."""
+        return self._tasks(tasks, [operator])
 
     def _apart(self, work: Callable[[], _T]) -> _T:
         """What `work` over all rows returns; where these are many, a worker does it, so that a

@@ -6,35 +6,23 @@ one fate. A ledger that does not add up is a defect, and the run fails.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import xxhash
 
 from gristmill.dags.engine.operators import count_values, failure_reasons
 from gristmill.dags.engine.product_losses import product_losses
-from gristmill.dags.engine.records import FileRecord
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, RunLayout
 from gristmill.dags.graph import Dag, is_row_stage
-from gristmill.errors import LedgerError
-from gristmill.pipelines.digest_writer import DigestWriter
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.schema import GOING_ON
 from gristmill.pipelines.schema import MERGED as MERGED_STATUS
-from gristmill.pipelines.sealed import find_sealed, write_sealed
 from gristmill.pipelines.stage import Map, Read, Score, Write
-from gristmill.pipelines.storage import PARQUET, Folder
 from gristmill.pipelines.verdicts import DROPPED, KEPT, MERGED
-
-LEDGER = "ledger.json"
-"""Beside the ledger: its files with their digests."""
 
 _FATE = pa.schema(
     [
@@ -121,79 +109,6 @@ def ledger_schema(dag: Dag) -> pa.Schema:
     """Columns of the ledger: the fate, then every column that a rule names."""
     fields = [pa.field(f.name, f.type) for f in rule_columns(dag).values()]
     return pa.schema([*_FATE, *fields])
-
-
-def write_ledger(layout: RunLayout, parts: int) -> dict[str, NodeCount]:
-    """Write the ledger part by part and return the counts; one that was written of the same is left
-    as it is. Raises `LedgerError` on any mismatch."""
-    losses = product_losses(layout)
-    counts = count_nodes(layout, parts, losses)
-    made_of = _made_of(layout, parts, losses)
-    total = _written_before(layout.folder, made_of) or _write_parts(layout, parts, losses, made_of)
-    problems = check_counts(layout.dag, counts)
-    rows_in = counts[layout.dag.source].rows_in + sum(count.rows_added for count in counts.values())
-    if sum(total.values()) != rows_in:
-        problems.append(f"{rows_in} rows came in, the ledger has {sum(total.values())}")
-    if total[KEPT] != kept_rows(layout.dag, counts):
-        problems.append(
-            f"the ledger keeps {total[KEPT]} rows, the last row node "
-            f"{kept_rows(layout.dag, counts)}"
-        )
-    if problems:
-        raise LedgerError("the ledger does not add up: " + "; ".join(problems))
-    return counts
-
-
-def _made_of(layout: RunLayout, parts: int, losses: Mapping[str, pa.Table]) -> str:
-    """Digest of all that a ledger is made of."""
-    digest = hashlib.sha256(str(parts).encode())
-    for node in layout.dag.order():
-        digest.update(f"{node}:{layout.fingerprints[node]};".encode())
-        if not isinstance(layout.dag.stage(node), Write):
-            digest.update(";".join(layout.digests(node, range(parts)).values()).encode())
-    for node, lost in losses.items():
-        digest.update(repr((node, lost.to_pylist())).encode())
-    return digest.hexdigest()
-
-
-def _written_before(folder: Folder, made_of: str) -> dict[str, int] | None:
-    """Rows by verdict of the ledger that is there, if it was made of the same and its files are as
-    long as they were written."""
-    said = find_sealed(folder, LEDGER) or {}
-    if said.get("made_of") != made_of:
-        return None
-    sizes = folder.sizes("ledger")
-    if sizes != {file["name"]: file["size"] for file in said["files"]}:
-        return None
-    return cast(dict[str, int], said["total"])
-
-
-def _write_parts(
-    layout: RunLayout, parts: int, losses: Mapping[str, pa.Table], made_of: str
-) -> dict[str, int]:
-    """Write the ledger; returns its rows by verdict."""
-    folder = layout.folder.sub("ledger")
-    # What it says is not so while the ledger is written.
-    layout.folder.remove_files([LEDGER])
-    files: list[FileRecord] = []
-    reader = RowReader(layout)
-    total = {KEPT: 0, DROPPED: 0, MERGED: 0}
-    for part in range(parts):
-        table = part_ledger(layout, reader, part, losses)
-        files.append(_write(folder, f"{part:06d}.parquet", table))
-        for verdict in table["verdict"].to_pylist():
-            total[verdict] += 1
-    _remove_others(folder, parts)
-    facts = {"files": files, "total": total, "made_of": made_of}
-    write_sealed(layout.folder, LEDGER, facts)
-    return total
-
-
-def _write(folder: Folder, name: str, table: pa.Table) -> FileRecord:
-    with folder.output(name) as file:
-        writer = DigestWriter(file, xxhash.xxh3_128())
-        pq.write_table(table, pa.PythonFile(writer, "w"), **PARQUET)
-    return {"name": name, "size": writer.size, "xxh3": writer.digest.hexdigest()}
 
 
 def kept_rows(dag: Dag, counts: dict[str, NodeCount]) -> int:
@@ -354,11 +269,3 @@ def _first_fate(table: pa.Table) -> pa.Table:
     seen: set[tuple[str, int]] = set()
     first = [not (key in seen or seen.add(key)) for key in keys]  # type: ignore[func-returns-value]
     return table.filter(pa.array(first))
-
-
-def _remove_others(folder: Folder, parts: int) -> None:
-    """Ledger files of an earlier run with more parts, or of one that was killed."""
-    expected = {f"{part:06d}.parquet" for part in range(parts)}
-    for name in [*folder.names(), *folder.unfinished()]:
-        if name not in expected:
-            folder.remove(name)

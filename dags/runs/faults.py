@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from gristmill.dags.engine.barriers import PHASE, owner_name
 from gristmill.dags.engine.checked import what_is_wrong
-from gristmill.dags.engine.ledger import LEDGER
+from gristmill.dags.engine.ledger_writer import LEDGER
 from gristmill.dags.engine.read_parts import PARTS, chunks_of_source, parts_done, scans
 from gristmill.dags.engine.records import FileRecord
 from gristmill.dags.engine.run_folder import PartStore, RunLayout

@@ -17,8 +17,8 @@ from gristmill.dags.engine.ledger import (
     deciding_nodes,
     kept_rows,
     ledger_schema,
-    write_ledger,
 )
+from gristmill.dags.engine.ledger_writer import write_ledger
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.errors import LedgerError
