@@ -2,14 +2,16 @@
 
 python benchmarks/engine.py parts            # a node that does nothing, local and on Ray
 python benchmarks/engine.py rows 10000       # caption facts, rules and ledger over that many rows
-python benchmarks/engine.py rows 1000000
+python benchmarks/engine.py rows 1000000     # [--ray]
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -122,8 +124,9 @@ def parts(folder: str) -> None:
         )
 
 
-def rows(folder: str, count: int) -> None:
-    """Peak memory of the whole process tree; pages shared between processes not counted."""
+def rows(folder: str, count: int, runner: str) -> None:
+    """Seconds of each step, and peak memory of the driver and of all processes (pages that they
+    share not counted); the report is made by a process of its own."""
     dag = Dag(
         "metadata",
         {
@@ -135,9 +138,45 @@ def rows(folder: str, count: int) -> None:
             ),
         },
     )
-    summary = execute(dag, f"{folder}/rows", RunOptions(runner="local"), Quiet())
-    facts = {name: summary[name] for name in ("rows_in", "kept", "seconds", "peak_rss_mb")}
+    out, before = f"{folder}/rows", peak_mb()
+    progress = Steps()
+    summary = execute(dag, out, RunOptions(runner=runner), progress)
+    progress.finish("ledger")
+    driver = peak_mb()
+    code = (
+        "import sys, time; from gristmill.dags.session import write_report; start = time.time();"
+        "write_report(sys.argv[1]);"
+        "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'));"
+        "print(round(time.time() - start, 1), round(int(peak.split()[1]) / 1024))"
+    )
+    report = subprocess.run(
+        [sys.executable, "-c", code, out], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.split()
+    facts: dict[str, object] = {name: summary[name] for name in ("rows_in", "kept", "seconds")}
+    facts |= {"steps_s": progress.seconds, "report_s": float(report[-2])}
+    facts |= {"driver_mb": driver, "of_which_imports_mb": before, "report_mb": int(report[-1])}
+    facts["tree_mb"] = round(summary["peak_rss_mb"])
     print(json.dumps(facts), flush=True)
+
+
+class Steps(Quiet):
+    """Notes how long each step took; what comes after the last is the ledger and the summary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def finish(self, name: str) -> None:
+        """Note the time since the step before it ended."""
+        now = time.perf_counter()
+        self.seconds[name] = round(now - self._last, 1)
+        self._last = now
+
+
+def peak_mb() -> int:
+    """Peak resident memory of this process so far, MiB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def main() -> None:
@@ -148,7 +187,7 @@ def main() -> None:
     if sys.argv[1] == "parts":
         parts(folder)
     else:
-        rows(folder, int(sys.argv[2]))
+        rows(folder, int(sys.argv[2]), "ray" if "--ray" in sys.argv else "local")
     shutil.rmtree(folder)
 
 

@@ -110,6 +110,13 @@ def plan(
     rows: Annotated[
         int | None, typer.Option(help="Rows of the source, where only reading would tell.")
     ] = None,
+    price: Annotated[
+        str,
+        typer.Option(
+            help="What an hour of a core and of a GPU, a request, and a GB for a month cost, e.g. "
+            "gpu=2.5,cpu=0.05,request=0.4e-6,gb=0.023; for --pilot."
+        ),
+    ] = "",
     runner: Annotated[str, typer.Option(help="ray, or local; for --pilot.")] = "ray",
     no_lock: NoLock = False,
 ) -> None:
@@ -118,8 +125,10 @@ def plan(
 
     from gristmill.dags.dag_yaml import dump_dag
     from gristmill.dags.runs.plan import make_plan, render_plan
+    from gristmill.dags.runs.price import cost_of, parse_prices, render_cost
 
     dag = make_dag(recipe, source, images, column, settings, without)
+    prices = parse_prices(price, pilot) if price else None
     if show_yaml:
         dag.validate()
         print(dump_dag(dag), end="")
@@ -130,11 +139,15 @@ def plan(
         from gristmill.dags.engine.execute import RunOptions
         from gristmill.dags.engine.progress import make_progress
         from gristmill.dags.runs.pilot import render_pilot, run_pilot
+        from gristmill.pipelines.storage import Folder
 
         options = RunOptions(runner=runner, lock=not no_lock)
         with make_progress(console, None, log=None) as progress:
             found = run_pilot(dag, out, pilot, options, progress, rows)
         console.print(render_pilot(found, dag))
+        if prices is not None:
+            remote = not Folder(out).is_local
+            console.print(render_cost(cost_of(found, dag, prices, is_remote=remote)))
 
 
 @app.command()

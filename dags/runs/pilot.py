@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Group
@@ -12,7 +15,9 @@ from rich.text import Text
 
 from gristmill.dags.engine.clock import clock
 from gristmill.dags.engine.execute import RunOptions, execute
+from gristmill.dags.engine.part_size import part_size
 from gristmill.dags.engine.progress import Progress
+from gristmill.dags.engine.records import Record
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.engine.summary import RunSummary
 from gristmill.dags.graph import Dag, is_row_stage
@@ -42,6 +47,10 @@ class NodeCost:
     rows: float
     seconds: float
     bytes: float
+    parts: float
+    # Half of the width of the 90 % interval of `seconds`, as a share of it, by how the parts of the
+    # pilot differ.
+    spread: float
 
 
 @dataclass(frozen=True)
@@ -82,11 +91,14 @@ def run_pilot(
     layout = open_run(place)
     sample = int(summary["rows_in"])
     factor = (total or sample) / max(sample, 1)
-    nodes = [_cost(layout, node, summary, factor) for node in small.order()]
+    size = dag.part_rows or part_size(round(sample * factor), source.largest_part())
+    nodes = [_cost(layout, node, summary, factor, size) for node in small.order()]
     return Pilot(sample, total, int(summary["kept"]), nodes, os.cpu_count() or 1)
 
 
-def _cost(layout: RunLayout, node: str, summary: RunSummary, factor: float) -> NodeCost:
+def _cost(
+    layout: RunLayout, node: str, summary: RunSummary, factor: float, part_rows: int
+) -> NodeCost:
     stage, store = layout.dag.stage(node), layout.store(node)
     records = list(store.records().values())
     rows_in = sum(record.rows_in for record in records)
@@ -109,7 +121,19 @@ def _cost(layout: RunLayout, node: str, summary: RunSummary, factor: float) -> N
         rows=rows_in * factor,
         seconds=seconds * factor,
         bytes=size * factor,
+        parts=max(float(summary["rows_in"]) * factor / part_rows, 1.0),
+        spread=_spread(records),
     )
+
+
+def _spread(records: Sequence[Record]) -> float:
+    """Half of the width of the 90 % interval of the seconds a row, as a share of their mean; 0 for
+    fewer than two parts."""
+    pace = [record.seconds / record.rows_in for record in records if record.rows_in]
+    mean = sum(pace) / max(len(pace), 1)
+    if len(pace) < 2 or not mean:
+        return 0.0
+    return 1.645 * statistics.stdev(pace) / math.sqrt(len(pace)) / mean
 
 
 def render_pilot(pilot: Pilot, dag: Dag) -> Group:
@@ -132,13 +156,15 @@ def render_pilot(pilot: Pilot, dag: Dag) -> Group:
             f"{node.bytes / 1e9:,.2f}",
         )
     seconds = sum(node.seconds for node in pilot.nodes)
+    about = math.hypot(*(node.seconds * node.spread for node in pilot.nodes)) / (seconds or 1.0)
     size = sum(node.bytes for node in pilot.nodes)
     known = pilot.total is not None
     whole = f"about {pilot.total:,} rows" if known else "rows of the pilot alone (give --rows)"
     share = pilot.kept / pilot.sample if pilot.sample else 0.0
     lines = [
         f"{pilot.sample:,} rows were run, {pilot.kept:,} kept ({share:.1%}). Whole source: "
-        f"{whole}, {clock(seconds)} of one worker, {clock(seconds / pilot.cpus)} on the "
+        f"{whole}, {clock(seconds)} of one worker (90 % of pilots within {about:.0%}), "
+        f"{clock(seconds / pilot.cpus)} on the "
         f"{pilot.cpus} cores here, {size / 1e9:,.1f} GB"
     ]
     if any(isinstance(dag.stage(node), Global) for node in dag.nodes):
