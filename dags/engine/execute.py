@@ -317,6 +317,8 @@ class _Execution:
             for phase in stage.phases():
                 operator = PhaseOperator(self.layout, node, phase.name, self.parts)
                 count = operator.count()
+                if not count:
+                    continue
                 self.progress.start(f"{node}:{phase.name}", count, None)
                 for _ in self._tasks(range(count), [operator]):
                     self.progress.advance(f"{node}:{phase.name}")

@@ -107,11 +107,16 @@ def render_cost(cost: Cost) -> str:
     """One line: the sum, and what it is made of."""
     money = cost.money
     pieces = [
-        f"{cost.core_hours:,.1f} core hours {money.cpu:,.2f}",
-        f"{cost.gpu_hours:,.1f} GPU hours {money.gpu:,.2f}",
-        f"{cost.requests:,.0f} requests {money.request:,.2f}",
-        f"{cost.gb:,.1f} GB for a month {money.gb:,.2f}",
+        f"{cost.core_hours:,.4g} core hours {_sum(money.cpu)}",
+        f"{cost.gpu_hours:,.4g} GPU hours {_sum(money.gpu)}",
+        f"{cost.requests:,.0f} requests {_sum(money.request)}",
+        f"{cost.gb:,.4g} GB for a month {_sum(money.gb)}",
     ]
     return (
-        f"at these prices {cost.total:,.2f}, give or take {cost.spread:,.2f}: {', '.join(pieces)}"
+        f"at these prices {_sum(cost.total)}, give or take {_sum(cost.spread)}: {', '.join(pieces)}"
     )
+
+
+def _sum(money: float) -> str:
+    """Hundredths, or two digits of what is less than one."""
+    return f"{money:,.2f}" if money >= 1 or not money else f"{money:.2g}"

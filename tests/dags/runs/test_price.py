@@ -82,7 +82,9 @@ def test_hours_bytes_and_requests_are_paid_as_nodes_need_them() -> None:
     assert cost_of(pilot(dag, spread=0.0), dag, prices, is_remote=True).spread == 0
     here = cost_of(pilot(dag), dag, prices, is_remote=False)
     assert here.requests == 0 and "0 requests 0.00" in render_cost(here)
-    assert f"{cores:,.1f} core hours {cores * 0.05:,.2f}" in render_cost(found)
+    assert f"{cores:,.4g} core hours {cores * 0.05:,.2f}" in render_cost(found)
+    small = render_cost(cost_of(pilot(dag, seconds=3.0), dag, prices, is_remote=False))
+    assert "core hours 0.00019" in small, "little is not nothing"
 
 
 def test_what_is_paid_for_is_what_is_held() -> None:
