@@ -43,7 +43,7 @@ def build_place(place: Path) -> None:
     (place / "videos.csv").write_text("url,caption\nhttp://pictures.test/1.mp4,a dog runs\n")
     with contextlib.chdir(place), serving() as server:
         server.pages |= {f"/{i}.jpg": data for i, data in enumerate(encoded)}
-        train_filter_network(pictures, texts, "clip", steps=2, batch_size=8)
+        train_filter_network(pictures, texts, "clip", steps=2, batch_size=8, threads=1)
         settings = [
             f"download.proxy=http://{server.host}",
             "clip.model=local-dir:clip",

@@ -90,7 +90,7 @@ def make_world(folder: Path) -> World:
         paths[name] = str(folder / f"{name}.safetensors")
         save_codec(codec, paths[name])
     texts = [caption(scene, i) for i, scene in enumerate(scenes)]
-    train_filter_network(pictures, texts, str(folder / "clip"), steps=2, batch_size=32)
+    train_filter_network(pictures, texts, str(folder / "clip"), steps=2, batch_size=32, threads=1)
     seeds = range(10**7, 10**7 + 200)
     shards = build_shapes(folder / "shards", seeds, side=60, codec=codes, samples_per_shard=64)
     plain = build_shapes(folder / "plain", seeds, side=60, samples_per_shard=64)

@@ -60,7 +60,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = str(tmp_path_factory.mktemp("network"))
     pictures = [draw(scene, 64) for scene in scenes]
     train_filter_network(
-        pictures, [caption(scene, 0) for scene in scenes], folder, steps=2, batch_size=32
+        pictures, [caption(scene, 0) for scene in scenes], folder, steps=2, batch_size=32, threads=1
     )
     return folder
 

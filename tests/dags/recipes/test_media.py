@@ -107,7 +107,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = str(tmp_path_factory.mktemp("network"))
     pictures = [draw(scene, 64) for scene in scenes]
     texts = [caption(scene, 0) for scene in scenes]
-    train_filter_network(pictures, texts, folder, steps=2, batch_size=32)
+    train_filter_network(pictures, texts, folder, steps=2, batch_size=32, threads=1)
     codec = KMeansCodec(sizes=(32,))
     views = torch.from_numpy(
         np.stack([resize_center_crop(picture, codec.side) for picture in pictures])

@@ -58,7 +58,10 @@ def test_scores_equal_a_plain_loop(tiny: Path) -> None:
 
     images, captions = pictures(9), [f"a picture of {i}" for i in range(9)]
     stage = ClipScore(
-        model=str(tiny / "tiny-test-clip.json"), pretrained=str(tiny / "weights.pt"), batch_size=4
+        model=str(tiny / "tiny-test-clip.json"),
+        pretrained=str(tiny / "weights.pt"),
+        batch_size=4,
+        threads=1,
     )
     stage.check()
     found = stage.score(pa.table({"caption": captions}), images)
@@ -139,7 +142,9 @@ def test_a_filter_network_learns_and_scores(tmp_path: Path) -> None:
     images = [draw(scene, 64) for scene in scenes]
     captions = [caption(scene, 0) for scene in scenes]
     trained = [
-        train_filter_network(images, captions, str(tmp_path / name), steps=12, batch_size=32)
+        train_filter_network(
+            images, captions, str(tmp_path / name), steps=12, batch_size=32, threads=1
+        )
         for name in "ab"
     ]
     assert trained[0].last_loss < trained[0].first_loss
