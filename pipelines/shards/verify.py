@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.errors import GristmillError, ShardError
+from gristmill.pipelines.download.strip_metadata import format_of
 from gristmill.pipelines.media import (
     MULTI_IMAGE,
     PIECE_DIGESTS,
@@ -86,6 +87,7 @@ class _Shard:
         split, _, base = name.rpartition("/")
         self.facts = folder.read_table(f"{split}/metadata/{base.rpartition('.')[0]}.parquet")
         self.stored = self._digests()
+        self.formats = self._formats()
         self._check_tokens()
 
     def tar_keys(self) -> list[str]:
@@ -138,6 +140,13 @@ class _Shard:
         lists = [value or [] if several else [value] for value in values]
         return dict(zip(self.facts["uid"].to_pylist(), lists, strict=True))
 
+    def _formats(self) -> dict[str, str | None]:
+        """uid -> what its picture is said to be; readers take the ending of its member from it."""
+        if self.media != "image" or "format" not in self.facts.column_names:
+            return {}
+        columns = (self.facts[name].to_pylist() for name in ("uid", "format"))
+        return dict(zip(*columns, strict=True))
+
     def _check_members(self, key: str, members: Mapping[str, bytes]) -> None:
         pictures = [data for name, data in members.items() if name not in _TEXTS]
         several = self.media in MULTI_IMAGE
@@ -157,6 +166,9 @@ class _Shard:
         wanted = sorted(digest for digest in self.stored.get(key, []) if digest)
         if wanted and wanted != sorted(hashlib.sha256(data).hexdigest() for data in pictures):
             self._wrong(f"{key} has other bytes than were stored")
+        kind, said = format_of(pictures[0]) if pictures else None, self.formats.get(key)
+        if kind is not None and said is not None and kind != said:
+            self._wrong(f"{key} is a {kind} and is said to be a {said}")
 
     def _check_tokens(self) -> None:
         """Tokens are never empty, and stand in the stead of pictures where there are none."""

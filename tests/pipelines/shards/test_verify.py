@@ -124,3 +124,18 @@ def test_empty_tokens(tmp_path: Path) -> None:
     with_column(product, "image_codes", tokens)
     (problem,) = verify_shards(str(product))
     assert "has empty tokens" in problem
+
+
+def test_a_picture_of_another_format_than_is_said_is_found(tmp_path: Path) -> None:
+    product = build(tmp_path, [40])
+    assert verify_shards(str(product)) == []
+    name = "train/metadata/00000000.parquet"
+    table = pq.read_table(product / name)
+    at = table.schema.get_field_index("format")
+    formats = ["png", *table["format"].to_pylist()[1:]]
+    file = io.BytesIO()
+    pq.write_table(table.set_column(at, "format", pa.array(formats)), file)
+    rewrite(product, name, file.getvalue())
+    assert [re.sub(r".*: \w+", "it", line) for line in verify_shards(str(product))] == [
+        "it is a jpg and is said to be a png"
+    ]
