@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -176,7 +175,9 @@ class Steps(Quiet):
 
 def peak_mb() -> int:
     """Peak resident memory of this process so far, MiB."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    with open("/proc/self/status", encoding="ascii") as file:
+        line = next(line for line in file if line.startswith("VmHWM"))
+    return round(int(line.split()[1]) / 1024)
 
 
 def main() -> None:
