@@ -150,7 +150,7 @@ class Keep(Global):
 
     def columns(self, workspace: Workspace, part: int) -> pa.Table:
         """Verdicts of a part's rows, in their order."""
-        found = workspace.load_table(f"verdicts/{part:06d}")
+        found = workspace.load_table(f"decided/{part:06d}")
         for bucket in range(self._buckets(workspace)):
             merged = workspace.load_part(f"merged/{bucket:06d}", part)
             found = with_merged(found, merged["place"], unpack_texts(merged))
@@ -223,7 +223,7 @@ class Keep(Global):
                 "SELECT part, uid, verdict, reason, value FROM verdicts ORDER BY part, place"
             )
             for part, table in tables_of_parts(result.to_arrow_reader(10_000), parts):
-                workspace.save_table(f"verdicts/{part:06d}", table)
+                workspace.save_table(f"decided/{part:06d}", table)
             for bucket in range(buckets):
                 # By what its image is, so that all its captions meet.
                 kept = database.sql(

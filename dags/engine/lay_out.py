@@ -8,11 +8,11 @@ from gristmill.dags.engine.fingerprint import fingerprints
 from gristmill.dags.engine.part_size import with_part_size
 from gristmill.dags.engine.read_parts import ask_source, parts_done
 from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.dags.engine.stage_code import is_of_users
 from gristmill.dags.graph import Dag
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.stage import Read
 from gristmill.pipelines.storage import Folder
-from gristmill.pipelines.user_code import is_ours
 
 
 def lay_out(dag: Dag, out: str, limit: int = 0) -> RunLayout:
@@ -28,7 +28,7 @@ def lay_out(dag: Dag, out: str, limit: int = 0) -> RunLayout:
     folder = Folder(out)
     size = partial(
         with_part_size, dag, folder, manifest, source.estimate_rows, source.largest_part(),
-        of_users=not is_ours(type(source).__module__),
+        of_users=is_of_users(source),
     )  # fmt: skip
     dag = ask_source(dag, size)
     ask_source(dag, dag.check_stages)

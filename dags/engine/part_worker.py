@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.dags.engine.mapped_rows import in_order, nothing_mapped, poisoned, store_images
-from gristmill.dags.engine.picture_facts import is_of_users, with_picture_facts
+from gristmill.dags.engine.picture_facts import with_picture_facts
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.dags.engine.stage_code import is_of_users
 from gristmill.dags.graph import BLOB, IMAGE, stores_images
 from gristmill.errors import GristmillError
 from gristmill.pipelines import heartbeat

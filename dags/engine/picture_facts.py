@@ -16,16 +16,10 @@ from gristmill.errors import StageError
 from gristmill.pipelines.download.picture_bytes import read_header
 from gristmill.pipelines.download.strip_metadata import format_of
 from gristmill.pipelines.schema import with_columns
-from gristmill.pipelines.stage import Map, Stage
-from gristmill.pipelines.user_code import is_ours
+from gristmill.pipelines.stage import Map
 
 _TURNED = 5
 """From this EXIF orientation on width and height change places."""
-
-
-def is_of_users(stage: Stage) -> bool:
-    """Whether a stage comes from outside the package."""
-    return not is_ours(type(stage).__module__)
 
 
 def with_picture_facts(who: str, stage: Map, table: pa.Table, origin: Collection[str]) -> pa.Table:

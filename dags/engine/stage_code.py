@@ -47,6 +47,11 @@ def code_digest(stage: Stage) -> str:
     return digest(texts) if texts else ""
 
 
+def is_of_users(stage: Stage) -> bool:
+    """Whether a stage comes from outside the package."""
+    return not is_ours(type(stage).__module__)
+
+
 def _foreign_classes(stage: Stage) -> list[type]:
     classes = type(stage).__mro__
     return [c for c in classes if issubclass(c, Stage) and not is_ours(c.__module__)]

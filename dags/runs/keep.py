@@ -150,11 +150,12 @@ def _decide(
         if not is_finished(chosen, node, state):
             held.check()
             make_room(chosen, node, state)
-            for phase in stage.phases():
-                operator = PhaseOperator(chosen, node, phase.name, parts)
-                for task in range(operator.count()):
-                    held.check()
-                    operator(task)
+        # What is done is done; of a node that an earlier release finished, other phases are.
+        for phase in stage.phases():
+            operator = PhaseOperator(chosen, node, phase.name, parts)
+            for task in range(operator.count()):
+                held.check()
+                operator(task)
     return chosen, node
 
 

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from gristmill.dags.engine.execute import RunOptions, execute
-from gristmill.dags.engine.picture_facts import is_of_users, with_picture_facts
+from gristmill.dags.engine.picture_facts import with_picture_facts
 from gristmill.dags.engine.progress import make_progress
+from gristmill.dags.engine.stage_code import is_of_users
 from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.graph import Dag, Node
 from gristmill.errors import StageError

@@ -10,7 +10,7 @@ import pytest
 from run_world import KEPT, ROWS, UNKNOWN, build_here, captions, contents, run_here, small_dag
 
 from gristmill.dags.runs.export import read_columns
-from gristmill.dags.runs.keep import choose, render_choice
+from gristmill.dags.runs.keep import KeepChanges, choose, render_choice
 from gristmill.dags.runs.verify import verify_run
 from gristmill.errors import GraphError, NothingKeptError
 from gristmill.pipelines.verdicts import NO_VALUE
@@ -153,3 +153,19 @@ def _ledger(out: Path) -> list[list[dict[str, object]]]:
     import pyarrow.parquet as pq
 
     return [pq.read_table(path).to_pylist() for path in sorted((out / "ledger").glob("*.parquet"))]
+
+
+def test_a_choice_that_an_earlier_release_finished_is_read(out: Path) -> None:
+    changes: KeepChanges = {"captions": "first"}
+    before = choose(str(out), changes)
+    build_here(before)
+    kept = [*before.uids()]
+    (folder,) = out.glob(f"nodes/{before.node}-{before.layout.fingerprints[before.node][:12]}")
+    # It had one phase, and its verdicts lay elsewhere.
+    for name in ("rules", "captions", "counts", "quantiles"):
+        shutil.rmtree(folder / f"phase-{name}", ignore_errors=True)
+    for name in ("decided", "candidates", "merged", "outcomes"):
+        shutil.rmtree(folder / "saved" / name, ignore_errors=True)
+    again = choose(str(out), changes)
+    assert (again.kept, [*again.uids()]) == (before.kept, kept)
+    assert verify_run(str(out)) == []

@@ -27,7 +27,9 @@ from gristmill.pipelines.download.http_client import Fetched, Fetcher, FetchPoli
 BROKEN = "no colon here"
 
 
-def fetched(answers: dict[str, Answer], path: str = "/", tls: Any = None, **fields: Any) -> Fetched:
+def fetched(
+    answers: dict[str, Answer], path: str = "/", tls: ssl.SSLContext | None = None, **fields: Any
+) -> Fetched:
     """What a client has of a server whose answers are written byte by byte."""
 
     handlers = set()
@@ -166,7 +168,11 @@ def test_certificates_are_looked_at(tmp_path: Path) -> None:
 
 
 def asked(
-    scheme: str, path: str, answers: dict[str, Answer], hosts: list[str], tls: Any = None
+    scheme: str,
+    path: str,
+    answers: dict[str, Answer],
+    hosts: list[str],
+    tls: ssl.SSLContext | None = None,
 ) -> bytes:
     """What the lenient reader has of the first of these addresses that answers."""
 
