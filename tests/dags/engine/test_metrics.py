@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http
 import json
 import re
 import shutil
@@ -134,8 +135,11 @@ def _ask(server: int, query: str) -> list[object]:
     try:
         with urllib.request.urlopen(url) as answer:
             said = json.load(answer)
-    except urllib.error.HTTPError:
-        raise
+    except urllib.error.HTTPError as error:
+        # A server that listens and has not read its store yet says so with 503.
+        if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE:
+            raise
+        return []
     except OSError:
         return []
     assert said["status"] == "success"

@@ -125,4 +125,5 @@ def test_who_stops_listening_does_not_wait_for_what_is_under_way() -> None:
     began = time.monotonic()
     assert operator.shares, "what starts a process a core starts one"
     parts.close()  # type: ignore[attr-defined]
-    assert time.monotonic() - began < 9 and operator.child.pid is None
+    assert time.monotonic() - began < 300, "half of what it would sleep"
+    assert operator.child.pid is None

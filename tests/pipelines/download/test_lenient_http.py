@@ -8,7 +8,6 @@ import datetime
 import http.client
 import socket
 import ssl
-import time
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +102,18 @@ def test_a_head_of_parts() -> None:
 
 
 def test_the_deadline_is_of_both_readers_together() -> None:
+    sent = []
+
     async def drip(writer: asyncio.StreamWriter, before: int) -> None:
-        writer.write(head("200 OK", 50, BROKEN))
-        for _ in range(50):
+        writer.write(head("200 OK", 1000, BROKEN))
+        for _ in range(1000):
             await asyncio.sleep(0.1)
             writer.write(b"x")
             await writer.drain()
+            sent.append(b"x")
 
-    start = time.monotonic()
     assert fetched({"/": drip}, timeout_s=0.5).error == "timed out"
-    assert time.monotonic() - start < 3, "a thread that waits for the server is woken"
+    assert len(sent) < 1000, "a thread that waits for the server is woken"
 
 
 def test_redirects_are_followed_and_their_addresses_checked() -> None:
