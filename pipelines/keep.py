@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, GraphError
@@ -150,7 +151,8 @@ class Keep(Global):
 
     def columns(self, workspace: Workspace, part: int) -> pa.Table:
         """Verdicts of a part's rows, in their order."""
-        found = workspace.load_table(f"decided/{part:06d}")
+        table = workspace.load_table(f"decided/{part // PARTS_A_TASK:06d}")
+        found = table.filter(pc.equal(table["part"], part)).drop_columns(["part"])
         for bucket in range(self._buckets(workspace)):
             merged = workspace.load_part(f"merged/{bucket:06d}", part)
             found = with_merged(found, merged["place"], unpack_texts(merged))
@@ -197,7 +199,7 @@ class Keep(Global):
 
     def _decide(self, workspace: Workspace, task: int) -> None:
         """Verdicts of the rows of some parts, as if all captions of an image could stay."""
-        size = math.ceil(workspace.parts / self._tasks(workspace))
+        size = PARTS_A_TASK if self._tasks(workspace) > 1 else workspace.parts
         parts = range(task * size, min((task + 1) * size, workspace.parts))
         names = self.resolve_columns(workspace.schema)
         gone = workspace.forgotten()
@@ -222,8 +224,15 @@ class Keep(Global):
             result = database.sql(
                 "SELECT part, uid, verdict, reason, value FROM verdicts ORDER BY part, place"
             )
+            decided: list[pa.Table] = []
             for part, table in tables_of_parts(result.to_arrow_reader(10_000), parts):
-                workspace.save_table(f"decided/{part:06d}", table)
+                number = pa.array(np.full(len(table), part, np.int32))
+                decided.append(table.append_column("part", number))
+                # Of as many parts as are looked at together later.
+                if part == parts[-1] or (part + 1) % PARTS_A_TASK == 0:
+                    name = f"decided/{part // PARTS_A_TASK:06d}"
+                    workspace.save_table(name, pa.concat_tables(decided))
+                    decided.clear()
             for bucket in range(buckets):
                 # By what its image is, so that all its captions meet.
                 kept = database.sql(

@@ -288,17 +288,19 @@ class Workspace(Protocol):
         """The array saved under `name`, memory-mapped, read-only."""
 
     def save_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Store arrays together, in one file: a store is asked by the file."""
+        """Store arrays together, in one file."""
 
     def load_arrays(self, name: str) -> Mapping[str, NDArray[Any]]:
         """The arrays saved together under `name`, memory-mapped, read-only."""
 
     def save_parts(self, name: str, parts: Iterable[Mapping[str, NDArray[Any]]]) -> None:
-        """Store the arrays of all parts, in their order, in one file of which each part is read
-        alone."""
+        """Store the arrays of parts, in their order, in one file of which each is read alone."""
 
     def load_part(self, name: str, part: int) -> Mapping[str, NDArray[Any]]:
-        """The arrays of one part of those saved under `name`."""
+        """The arrays of one part of those saved under `name`, memory-mapped, read-only."""
+
+    def load_parts(self, name: str) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """Those of all parts, in their order: the file is read once."""
 
     def save_table(self, name: str, table: pa.Table) -> None:
         """Store a table under a name of this node, whole or not at all."""

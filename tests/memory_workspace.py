@@ -75,6 +75,12 @@ class MemoryWorkspace:
     def load_part(self, name: str, part: int) -> Any:
         return self.load_arrays(f"{name}-{part}")
 
+    def load_parts(self, name: str) -> Iterator[Any]:
+        part = 0
+        while self.folder.exists(f"{name}-{part}.safetensors"):
+            yield self.load_part(name, part)
+            part += 1
+
     def save_table(self, name: str, table: pa.Table) -> None:
         self.folder.write_table(f"{name}.parquet", table)
 

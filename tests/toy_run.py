@@ -10,7 +10,7 @@ import pyarrow as pa
 from toy_stages import ToyBrightness, ToyDraw, ToyLength, ToyRows
 
 from gristmill.dags.engine.map_operator import MapOperator
-from gristmill.dags.engine.operators import ColumnsOperator, PhaseOperator
+from gristmill.dags.engine.operators import PARTS_A_TASK, ColumnsOperator, PhaseOperator
 from gristmill.dags.engine.read_parts import ScanOperator, cut_parts
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.engine.score_operator import ScoreOperator
@@ -64,13 +64,13 @@ def advance(layout: RunLayout, *nodes: str) -> int:
                 operator = PhaseOperator(layout, node, phase.name, parts)
                 for task in range(operator.count()):
                     operator(task)
-            _each(ColumnsOperator(layout, node, parts), parts)
+            _each(ColumnsOperator(layout, node, parts), -(-parts // PARTS_A_TASK))
     return parts
 
 
-def _each(operator: MapOperator | ScoreOperator | ColumnsOperator, parts: int) -> None:
-    for part in range(parts):
-        operator(part)
+def _each(operator: MapOperator | ScoreOperator | ColumnsOperator, tasks: int) -> None:
+    for task in range(tasks):
+        operator(task)
     operator.close()
 
 

@@ -19,7 +19,7 @@ from gristmill.pipelines.storage import Folder
 PHASE = "phase-"
 # How the phases of a Global stage lay down what they save. What another release finished is taken
 # as it is; what it had begun is begun anew, since these could not read it.
-_SAVED = "2"
+_SAVED = "3"
 
 BarrierState = dict[str, str]
 """What a barrier node builds on now, as its `state.json` says it."""

@@ -17,7 +17,7 @@ bundles, and a cut file the parts at its end. A bundle that is gone costs its no
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import xxhash
@@ -27,24 +27,36 @@ from gristmill.pipelines.patience import WrongBytesError, waits
 from gristmill.pipelines.storage import Folder
 
 BUNDLE = "records.jsonl"
+_GROUP = ".jsonl"
 _DIGITS = 32
 
 
-def write_bundle(folder: Folder, records: Mapping[int, Record]) -> None:
-    """Write the records of a node, whole."""
-    folder.write_bytes(BUNDLE, b"".join(_line(records[part]) for part in sorted(records)))
+def group_name(first: int) -> str:
+    """The file with the records of some parts that were committed together, the first of which it
+    is named for; it has the form of a bundle."""
+    return f"{first:06d}{_GROUP}"
 
 
-def read_bundle(folder: Folder) -> tuple[dict[int, Record], int]:
-    """The records that can be believed, none if there is no bundle, and how many lines cannot. It
-    is read again a few times before a line is called broken."""
+def group_names(names: Iterable[str]) -> list[str]:
+    """Such files among these."""
+    return sorted(n for n in names if n.endswith(_GROUP) and n.removesuffix(_GROUP).isdigit())
+
+
+def write_bundle(folder: Folder, records: Mapping[int, Record], name: str = BUNDLE) -> None:
+    """Write the records of a node, or of a group of its parts, whole."""
+    folder.write_bytes(name, b"".join(_line(records[part]) for part in sorted(records)))
+
+
+def read_bundle(folder: Folder, name: str = BUNDLE) -> tuple[dict[int, Record], int]:
+    """The records that can be believed, none if there is no such file, and how many lines cannot.
+    It is read again a few times before a line is called broken."""
     again = waits()
     while True:
         try:
-            found, broken = parse_bundle(folder.read_bytes(BUNDLE))
+            found, broken = parse_bundle(folder.read_bytes(name))
         except FileNotFoundError:
             return {}, 0
-        if not broken or not again(WrongBytesError(f"{broken} lines of {BUNDLE}")):
+        if not broken or not again(WrongBytesError(f"{broken} lines of {name}")):
             return found, broken
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import xxhash
@@ -20,11 +20,34 @@ def read_checked(folder: Folder, file: FileRecord) -> bytes:
     """The bytes of a file; `StorageError` if it stays away, or is not what was written."""
 
     def read() -> bytes:
-        data = folder.read_bytes(file["name"])
+        if "start" in file:
+            data = folder.read_range(file["name"], file["start"], file["size"])
+        else:
+            data = folder.read_bytes(file["name"])
         _require(file, len(data), xxhash.xxh3_128_hexdigest(data))
         return data
 
     return insist(folder, file["name"], read)
+
+
+def cut_checked(folder: Folder, file: FileRecord, whole: dict[str, bytes]) -> memoryview:
+    """The bytes of a part that shares its file with others, for whoever reads these as well: the
+    file is read once, and stays in `whole` by its name, alone."""
+    name, start = file["name"], file["start"]
+
+    def read() -> memoryview:
+        if name not in whole:
+            whole.clear()
+            whole[name] = folder.read_bytes(name)
+        data = memoryview(whole[name])[start : start + file["size"]]
+        try:
+            _require(file, len(data), xxhash.xxh3_128_hexdigest(data))
+        except WrongBytesError:
+            whole.clear()
+            raise
+        return data
+
+    return insist(folder, name, read)
 
 
 def copy_checked(folder: Folder, file: FileRecord, path: str) -> None:
@@ -44,7 +67,7 @@ def what_is_wrong(folder: Folder, file: FileRecord) -> str:
     """Why a file is not what its record says, in words; empty if it is. Reads all of it."""
     digest, size = xxhash.xxh3_128(), 0
     try:
-        for piece in folder.pieces(file["name"], file["size"]):
+        for piece in _pieces(folder, file):
             digest.update(piece)
             size += len(piece)
         _require(file, size, digest.hexdigest())
@@ -55,6 +78,16 @@ def what_is_wrong(folder: Folder, file: FileRecord) -> str:
     except (StorageError, OSError) as error:
         return f"cannot be read: {error}"
     return ""
+
+
+def _pieces(folder: Folder, file: FileRecord) -> Iterator[bytes]:
+    """All of a file, and what there is beyond it; a part that shares its file is small."""
+    if "start" in file:
+        # A file that ends before it is none that stays away.
+        if folder.size(file["name"]) >= file["start"] + file["size"]:
+            yield folder.read_range(file["name"], file["start"], file["size"])
+    else:
+        yield from folder.pieces(file["name"], file["size"])
 
 
 def insist(folder: Folder, name: str, read: Callable[[], _Found]) -> _Found:

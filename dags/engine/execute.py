@@ -25,7 +25,12 @@ from gristmill.dags.engine.ledger_writer import here, write_ledger
 from gristmill.dags.engine.map_operator import MapOperator
 from gristmill.dags.engine.nothing_kept import refuse_nothing
 from gristmill.dags.engine.on_local import LocalRunner, Operator, Runner
-from gristmill.dags.engine.operators import ColumnsOperator, PartOperator, PhaseOperator
+from gristmill.dags.engine.operators import (
+    PARTS_A_TASK,
+    ColumnsOperator,
+    PartOperator,
+    PhaseOperator,
+)
 from gristmill.dags.engine.part_size import PARTS
 from gristmill.dags.engine.progress import Progress
 from gristmill.dags.engine.read_parts import (
@@ -246,7 +251,7 @@ class _Execution:
             store = scans(self.layout)
             self.rows = sum(store.need(chunk).rows_out for chunk in range(chunks))
             found = self._apart(partial(cut_parts, self.layout, chunks))
-            self.layout.store(node).settle(range(found))
+            self.layout.store(node).settle()
             self.progress.finish(node)
         self.parts, self.rows = found, rows_of_source(self.layout)
 
@@ -326,9 +331,11 @@ class _Execution:
                 self.progress.finish(f"{node}:{phase.name}")
             if isinstance(stage, Global):
                 columns = ColumnsOperator(self.layout, node, self.parts)
-                for _ in self._tasks(range(self.parts), [columns]):
+                left = parts_left(self.layout, [node], range(self.parts))
+                tasks = sorted({part // PARTS_A_TASK for part in left})
+                for _ in self._tasks(tasks, [columns]):
                     self.resources.check()
-                self.layout.store(node).settle(range(self.parts))
+                self.layout.store(node).settle()
             finish(self.layout, node, self.parts)
         if isinstance(stage, Keep):
             for warning in rule_warnings(keep_outcomes(self.layout, node)):

@@ -52,7 +52,7 @@ class LedgerOperator:
     def __call__(self, task: int) -> bool:
         """Write the files, and say what was written."""
         folder = self.layout.folder.sub("ledger")
-        reader = RowReader(self.layout)
+        reader = RowReader(self.layout, many=True)
         files: list[FileRecord] = []
         total = {KEPT: 0, DROPPED: 0, MERGED: 0}
         for part in range(task * PARTS_A_TASK, min((task + 1) * PARTS_A_TASK, self.parts)):

@@ -210,7 +210,7 @@ class MapOperator(PartOperator):
             statuses = rows["status"].to_pylist()
             rows_in = self.worker.call_readonly("size", part)
             attempt.commit(
-                inputs=self.input_digests(self.node, part),
+                inputs=self.layout.input_digests(self.node, part),
                 rows_in=rows_in,
                 rows_added=len(rows) - rows_in,
                 rows_out=sum(statuses.count(status) for status in GOING_ON),

@@ -14,11 +14,12 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gristmill.dags.engine.committed_together import commit_together
 from gristmill.dags.engine.part_worker import stage_at
-from gristmill.dags.engine.records import Record
+from gristmill.dags.engine.records import CommitFacts, Record
 from gristmill.dags.engine.rows import NodeWorkspace, node_workspace
 from gristmill.dags.engine.rows_done import RowsDone
-from gristmill.dags.engine.run_folder import ROWS, PartStore, RunLayout
+from gristmill.dags.engine.run_folder import PartStore, RunLayout
 from gristmill.dags.engine.supervision import Supervised, Supervision
 from gristmill.dags.graph import is_row_stage
 from gristmill.errors import DiskFullError, GristmillError, StageError, StorageError
@@ -27,6 +28,8 @@ from gristmill.pipelines.schema import POISONED
 from gristmill.pipelines.sealed import find_sealed, write_sealed
 from gristmill.pipelines.stage import Global, Needs, Phase, Stage, Write
 
+# Parts whose columns one task commits; a task of them is seconds.
+PARTS_A_TASK = 32
 DROPPED_SCHEMA = pa.schema(
     [
         pa.field("uid", pa.string(), nullable=False),
@@ -71,15 +74,10 @@ class PartOperator:
             memory_gb=shared + sum(max(need.memory_gb - shared, 0.0) for need in needs),
         )
 
-    def input_digests(self, node: str, part: int) -> dict[str, str]:
-        """Digests of what `node` builds on in `part`."""
-        inputs = self.layout.dag.node(node).inputs
-        return {other: self.layout.digest(other, part) for other in inputs}
-
     def fresh(self, node: str, part: int) -> Record | None:
         """The record of a part that is done and built on what lies above it now."""
         record = self.layout.store(node).record(part)
-        if record is not None and dict(record.inputs) == self.input_digests(node, part):
+        if record is not None and dict(record.inputs) == self.layout.input_digests(node, part):
             return record
         return None
 
@@ -159,53 +157,68 @@ class PhaseOperator:
         """Nothing is held."""
 
 
-class ColumnsOperator(PartOperator):
-    """After the phases of a Global node: its columns for one part."""
+class ColumnsOperator:
+    """After the phases of a Global node: its columns, some parts a task, committed together."""
 
     holds_worker = False
+    shares = False
 
     def __init__(self, layout: RunLayout, node: str, parts: int) -> None:
-        super().__init__(layout, (node,), Supervision())
-        self.node, self.parts = node, parts
+        self.layout, self.node, self.parts = layout, node, parts
 
-    def __call__(self, part: int) -> bool:
-        """Commit the columns of a part."""
-        if self.fresh(self.node, part) is not None:
-            return True
-        stage = self.layout.dag.stage(self.node)
-        assert isinstance(stage, Global)
-        start = time.perf_counter()
+    def needs(self) -> Needs:
+        """What one worker of this operator occupies."""
+        return self.layout.dag.stage(self.node).needs()
+
+    def __call__(self, task: int) -> bool:
+        """Commit the columns of some parts."""
+        first = task * PARTS_A_TASK
         with (
-            blamed_on(self.node, stage),
+            blamed_on(self.node, self._stage()),
             node_workspace(self.layout, self.node, self.parts) as workspace,
         ):
-            table = stage.columns(workspace, part)
-            known, rows = stage.writes(), len(table)
-            if "uid" in table.column_names:
-                known = pa.schema([table.schema.field("uid"), *known])
-            else:
-                uids = workspace.rows(part, ["uid"])["uid"]
-                rows = len(uids)
-            table = check_columns(stage_at(self.node, stage), known, table, rows)
-            if "uid" not in table.column_names:
-                table = table.add_column(0, pa.field("uid", pa.string(), nullable=False), uids)
-        rows_out, dropped, merged = len(table), {}, 0
+            parts = range(first, min(first + PARTS_A_TASK, self.parts))
+            done = (self._columns(workspace, part) for part in parts)
+            commit_together(self.layout.store(self.node), first, done)
+        return False
+
+    def stop(self) -> None:
+        """No other thread is in here."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _stage(self) -> Global:
+        stage = self.layout.dag.stage(self.node)
+        assert isinstance(stage, Global)
+        return stage
+
+    def _columns(self, workspace: NodeWorkspace, part: int) -> tuple[int, pa.Table, CommitFacts]:
+        """The columns of a part, and its counts."""
+        stage = self._stage()
+        start = time.perf_counter()
+        table = stage.columns(workspace, part)
+        known, rows = stage.writes(), len(table)
+        if "uid" in table.column_names:
+            known = pa.schema([table.schema.field("uid"), *known])
+        else:
+            uids = workspace.rows(part, ["uid"])["uid"]
+            rows = len(uids)
+        table = check_columns(stage_at(self.node, stage), known, table, rows)
+        if "uid" not in table.column_names:
+            table = table.add_column(0, pa.field("uid", pa.string(), nullable=False), uids)
+        facts: CommitFacts = {
+            "inputs": self.layout.input_digests(self.node, part),
+            "rows_in": len(table),
+            "rows_out": len(table),
+        }
         if is_row_stage(stage):
             verdicts = table["verdict"].to_pylist()
-            rows_out, merged = verdicts.count("kept"), verdicts.count("merged")
             reasons = table["reason"].filter(pc.equal(table["verdict"], "dropped"))
-            dropped = count_values(reasons.to_pylist())
-        with self.layout.store(self.node).attempt(part) as attempt:
-            attempt.write_table(ROWS, table)
-            attempt.commit(
-                inputs=self.input_digests(self.node, part),
-                rows_in=len(table),
-                rows_out=rows_out,
-                dropped=dropped,
-                merged=merged,
-                seconds=time.perf_counter() - start,
-            )
-        return False
+            facts["rows_out"], facts["merged"] = verdicts.count("kept"), verdicts.count("merged")
+            facts["dropped"] = count_values(reasons.to_pylist())
+        facts["seconds"] = time.perf_counter() - start
+        return part, table, facts
 
 
 @contextlib.contextmanager

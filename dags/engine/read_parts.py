@@ -20,10 +20,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gristmill.dags.engine.attempt import Attempt
 from gristmill.dags.engine.checked import copy_checked
 from gristmill.dags.engine.operators import DROPPED_SCHEMA
+from gristmill.dags.engine.records import Record
 from gristmill.dags.engine.rows import make_scratch
-from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, Attempt, PartStore, RunLayout
+from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, PartStore, RunLayout
 from gristmill.dags.graph import Dag
 from gristmill.errors import RunError, SourceError
 from gristmill.pipelines.database import open_database, read_stream
@@ -183,6 +185,7 @@ def cut_parts(layout: RunLayout, chunks: int) -> int:
     store = layout.store(layout.dag.source)
     start = time.perf_counter()
     number = rows = 0
+    records: dict[int, Record] = {}
     stage = layout.dag.stage(layout.dag.source)
     assert isinstance(stage, Read)
     most = stage.most_captions()
@@ -194,11 +197,12 @@ def cut_parts(layout: RunLayout, chunks: int) -> int:
         read_stream(database, "scanned", _scanned(layout, chunks, scratch), made)
         reader = database.sql(_SORTED).to_arrow_reader(min(10_000, max(layout.dag.part_rows, 100)))
         for table in _cut(reader, layout.dag.part_rows, most):
-            _commit(store, number, table, most, time.perf_counter() - start)
+            records[number] = _write(store, number, table, most, time.perf_counter() - start)
             rows += len(table)
             number, start = number + 1, time.perf_counter()
     if rows == 0:
         raise SourceError(f"the source of {layout.dag.name} has no rows; is the path right?")
+    store.replace(records)
     facts = {"parts": number, "rows": rows, "chunks": chunks, "limit": layout.limit}
     write_sealed(store.folder, PARTS, facts)
     return number
@@ -272,7 +276,8 @@ def _too_many(table: pa.Table, most: int) -> NDArray[np.bool_]:
     return np.asarray(table["place"].to_numpy() > (most or np.inf), bool)
 
 
-def _commit(store: PartStore, part: int, table: pa.Table, most: int, seconds: float) -> None:
+def _write(store: PartStore, part: int, table: pa.Table, most: int, seconds: float) -> Record:
+    """Write the files of a part; its record is for whoever has them all."""
     repeated, too_many = _repeated(table), _too_many(table, most)
     gone = repeated | too_many
     rows = table.filter(pa.array(~gone)).select(ROW.names).cast(ROW)
@@ -291,7 +296,7 @@ def _commit(store: PartStore, part: int, table: pa.Table, most: int, seconds: fl
             columns = [aside["uid"], aside["row"], aside["url"], reasons, value]
             dropped = pa.table(dict(zip(DROPPED_SCHEMA.names, columns, strict=True)))
             attempt.write_table(DROPPED_ROWS, dropped.cast(DROPPED_SCHEMA))
-        attempt.commit(
+        return attempt.leave(
             rows_in=len(table),
             rows_out=len(rows),
             dropped=dict(Counter(reasons)),

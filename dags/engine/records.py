@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import xxhash
 
@@ -24,6 +24,8 @@ class FileRecord(TypedDict):
     name: str
     size: int
     xxh3: str
+    # Where it begins in a file that several parts share; `size` and `xxh3` are of this part's.
+    start: NotRequired[int]
 
 
 class CommitFacts(TypedDict, total=False):

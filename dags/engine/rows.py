@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
-from gristmill.dags.engine.checked import insist, read_checked
+from gristmill.dags.engine.checked import cut_checked, insist, read_checked
 from gristmill.dags.engine.records import FileRecord, Record
 from gristmill.dags.engine.run_folder import BLOBS, ROWS, RunLayout
 from gristmill.dags.engine.saved import (
@@ -28,6 +28,7 @@ from gristmill.dags.engine.saved import (
     load_saved_array,
     load_saved_arrays,
     load_saved_part,
+    load_saved_parts,
     load_saved_table,
     sealed_output,
     write_array,
@@ -58,10 +59,13 @@ _AT_ONCE = 256 * 2**20
 
 
 class RowReader:
-    """Reads what enters the nodes of a run."""
+    """Reads what enters the nodes of a run; `many` parts, one after the other, or one now and
+    then."""
 
-    def __init__(self, layout: RunLayout) -> None:
-        self.layout = layout
+    def __init__(self, layout: RunLayout, *, many: bool = False) -> None:
+        self.layout, self._many = layout, many
+        # Node -> its file that several parts share, by name, for the parts that come next.
+        self._shared: dict[str, dict[str, bytes]] = {}
         # Files of one part, read once while it is put together; name -> bytes.
         self._held: tuple[int, dict[str, bytes]] = (-1, {})
 
@@ -111,6 +115,10 @@ class RowReader:
         """A table of a committed part, or some of its columns; its file is kept while the part is
         the one at work."""
         file = self.record(node, part).files[kind]
+        if self._many and "start" in file:
+            whole = self._shared.setdefault(node, {})
+            data = cut_checked(self.layout.store(node).folder, file, whole)
+            return read_parquet(pa.BufferReader(data), columns)
         if self._held[0] != part:
             self._held = (part, {})
         held = self._held[1]
@@ -241,8 +249,10 @@ class NodeWorkspace:
 
     def __init__(self, layout: RunLayout, node: str, parts: int, scratch: str) -> None:
         self.layout, self.node, self._parts, self._scratch = layout, node, parts, scratch
-        self.rows_above = RowReader(layout)
+        self.rows_above = RowReader(layout, many=True)
         self.folder = layout.folder.sub(layout.node_folder(node))
+        # The table that was loaded last.
+        self._table: tuple[str, pa.Table] = ("", None)
         # What this task wrote: below the node's folder, and below its product's.
         self.wrote: dict[str, list[FileRecord]] = {"saved": [], "product": []}
 
@@ -310,14 +320,21 @@ class NodeWorkspace:
         """The arrays of one part."""
         return load_saved_part(self.folder, f"saved/{name}.parts", part)
 
+    def load_parts(self, name: str) -> Iterator[Mapping[str, NDArray[np.generic]]]:
+        """Those of all parts, in their order."""
+        return load_saved_parts(self.folder, f"saved/{name}.parts")
+
     def save_table(self, name: str, table: pa.Table) -> None:
         """Store a table whole."""
+        self._table = ("", None)
         with self._saving(f"saved/{name}.parquet") as file:
             write_table(file, table)
 
     def load_table(self, name: str) -> pa.Table:
-        """A saved table."""
-        return load_saved_table(self.folder, f"saved/{name}.parquet")
+        """A saved table; the last one is kept, for the parts that come next."""
+        if self._table[0] != name:
+            self._table = (name, load_saved_table(self.folder, f"saved/{name}.parquet"))
+        return self._table[1]
 
     @contextlib.contextmanager
     def _saving(self, name: str) -> Iterator[DigestWriter]:

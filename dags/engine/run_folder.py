@@ -4,6 +4,7 @@ in `run_lock.py`.
     runs/mine/
       dag.yaml  run.json  summary.json  report.html  logs/run.log
       nodes/<node>-<fingerprint>/000000.json         commit record: files, digests, counts, inputs
+                                 000000.jsonl        those of parts committed together
                                  records.jsonl       such records, gathered
                                  000000-<token>.*    what the record names; all else is left-over
       ledger/000000.parquet                          one row per input row
@@ -17,31 +18,29 @@ from __future__ import annotations
 
 import contextlib
 import io
-import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Unpack, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from gristmill.dags.engine.bundle import BUNDLE, read_bundle, write_bundle
+from gristmill.dags.engine.attempt import Attempt, record_name
+from gristmill.dags.engine.bundle import BUNDLE, group_names, read_bundle, write_bundle
 from gristmill.dags.engine.checked import read_checked
 from gristmill.dags.engine.records import (
-    CommitFacts,
     FileRecord,
     Record,
     StoredRecord,
     load_record,
 )
 from gristmill.dags.graph import Dag
-from gristmill.errors import BrokenRecordError, RunError, StorageError
-from gristmill.pipelines.digest_writer import DigestWriter
+from gristmill.errors import BrokenRecordError, RunError
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.out_folder import require_own
-from gristmill.pipelines.sealed import read_sealed, unseal, write_sealed
+from gristmill.pipelines.sealed import read_sealed, unseal
 from gristmill.pipelines.storage import Folder, read_parquet
 
 # Records fetched side by side; more would only wait for one another.
@@ -102,6 +101,10 @@ class RunLayout:
         they may say something else (a document lost a picture) and be kept all the same."""
         return self.digests(node, [part])[part]
 
+    def input_digests(self, node: str, part: int) -> dict[str, str]:
+        """Digests of what `node` builds on in a part."""
+        return {other: self.digest(other, part) for other in self.dag.node(node).inputs}
+
     def digests(self, node: str, parts: Iterable[int]) -> dict[int, str]:
         """`digest` of many parts."""
         store, parts = self.store(node), list(parts)
@@ -130,6 +133,8 @@ class PartStore:
         self._known: dict[int, Record] = {}
         # Parts that are done, and whose records lie beside the bundle.
         self._loose: set[int] = set()
+        # Files of records of parts that were committed together, not yet gathered.
+        self._groups: list[str] = []
         # Parts that this process committed, and that nobody was told of yet.
         self._own: set[int] = set()
         # Parts whose own record cannot be believed; whether some line of the bundle cannot.
@@ -156,9 +161,9 @@ class PartStore:
         if part not in self._known:
             found = self._find(part)
             if found is None:
-                # It may have been gathered since the bundle was read.
-                self._bundled = None
-                found = self._find(part)
+                # It may have been gathered since the bundle was read, or not be gathered yet.
+                self._read_all(self.folder.names())
+                found, self._whole = self._known.get(part), False
             if found is None:
                 raise RunError(f"part {part} of {self.folder.url} is not committed; run again")
             self._known[part] = found
@@ -167,7 +172,7 @@ class PartStore:
     def _find(self, part: int) -> Record | None:
         """A record from storage; the bundle is read once. Raises `BrokenRecordError`."""
         try:
-            return self._parsed(part, read_sealed(self.folder, _name(part)))
+            return self._parsed(part, read_sealed(self.folder, record_name(part)))
         except FileNotFoundError:
             if self._bundled is None:
                 self._bundled, _ = read_bundle(self.folder)
@@ -179,8 +184,8 @@ class PartStore:
         except (KeyError, TypeError, AttributeError) as error:
             # One of a time before records were sealed, that somebody changed.
             raise BrokenRecordError(
-                f"{self.folder.join_url(_name(part))} is no commit record ({error!r}); gristmill "
-                "repair does the part again"
+                f"{self.folder.join_url(record_name(part))} is no commit record ({error!r}); "
+                "gristmill repair does the part again"
             ) from None
 
     def _read_loose(self, parts: Sequence[int]) -> tuple[dict[int, Record], set[int]]:
@@ -189,16 +194,17 @@ class PartStore:
         broken = set()
         for start in range(0, len(parts), _AT_ONCE):
             some = parts[start : start + _AT_ONCE]
-            data = self.folder.read_many([_name(part) for part in some])
+            data = self.folder.read_many([record_name(part) for part in some])
             for part in some:
-                if _name(part) not in data:
+                if record_name(part) not in data:
                     continue
                 try:
-                    found[part] = self._parsed(part, unseal(data[_name(part)]))
+                    found[part] = self._parsed(part, unseal(data[record_name(part)]))
                 except BrokenRecordError:
                     # It may have been read wrong; that takes time to find out.
                     try:
-                        found[part] = self._parsed(part, read_sealed(self.folder, _name(part)))
+                        stored = read_sealed(self.folder, record_name(part))
+                        found[part] = self._parsed(part, stored)
                     except (BrokenRecordError, FileNotFoundError):
                         broken.add(part)
         return found, broken
@@ -207,13 +213,22 @@ class PartStore:
         """Know what is there, of files that were listed."""
         parts = self.parts_of(names)
         loose, broken = self._read_loose(parts)
+        groups = group_names(names)
+        grouped: dict[int, Record] = {}
+        lines = 0
+        for name in groups:
+            some, torn = read_bundle(self.folder, name)
+            grouped |= some
+            lines += torn
         # What was gathered since the listing lies in the bundle, which comes last therefore.
-        gone = len(loose) + len(broken) < len(parts)
-        bundled, lines = read_bundle(self.folder) if gone or BUNDLE in names else ({}, 0)
+        gone = bool(groups) or len(loose) + len(broken) < len(parts)
+        bundled, torn = read_bundle(self.folder) if gone or BUNDLE in names else ({}, 0)
+        bundled |= grouped
         known = {part: record for part, record in bundled.items() if part not in broken}
         self._known = dict(sorted((known | loose).items()))
-        self._loose, self._bundled, self._whole = set(loose), bundled, True
-        self._broken, self._torn = broken, lines > 0
+        self._loose, self._groups = set(loose), groups
+        self._bundled, self._whole = bundled, True
+        self._broken, self._torn = broken, lines + torn > 0
         self._own.clear()
 
     def records(self) -> dict[int, Record]:
@@ -230,7 +245,7 @@ class PartStore:
         return {
             part: record
             for part, record in self._known.items()
-            if all(sizes.get(file["name"]) == file["size"] for file in record.files.values())
+            if all(_is_there(file, sizes) for file in record.files.values())
         }
 
     def take_back_unsound(self) -> tuple[dict[int, Record], list[int]]:
@@ -266,18 +281,27 @@ class PartStore:
     def gather(self, least: int = 2) -> None:
         """Bring records into the bundle, if at least so many lie beside it. For whoever holds the
         run's lock and knows all records."""
-        enough = self._torn or len(self._loose) >= least
+        enough = self._torn or bool(self._groups) or len(self._loose) >= least
         if self._whole and self._known and enough:
             # Other threads may commit meanwhile: parts that nobody was told of yet.
             known = dict(self._known)
             write_bundle(self.folder, known)
-            self.folder.remove_files([_name(part) for part in sorted(self._loose)])
-            self._loose, self._torn, self._bundled = set(), False, known
+            loose = [record_name(part) for part in sorted(self._loose)]
+            self.folder.remove_files([*loose, *self._groups])
+            self._loose, self._groups, self._torn, self._bundled = set(), [], False, known
 
-    def settle(self, parts: Iterable[int]) -> None:
-        """Know and gather the records of parts that are done."""
-        self.look_again(parts)
+    def settle(self) -> None:
+        """Know and gather all records that are there now, by one listing."""
+        self._read_all(self.folder.names())
         self.gather()
+
+    def replace(self, records: Mapping[int, Record]) -> None:
+        """Have these be all parts; their files are written, and none has a record yet."""
+        names = self.folder.names()
+        loose = [record_name(part) for part in self.parts_of(names)]
+        # They would stand above what is written now.
+        self.folder.remove_files([*loose, *group_names(names)])
+        write_bundle(self.folder, records)
 
     def gather_many(self) -> None:
         """Bring records into the bundle if they are so many that they would be missed; so seldom
@@ -288,13 +312,16 @@ class PartStore:
         """Take parts back: they are not committed any more."""
         gone = set(parts)
         bundled, _ = read_bundle(self.folder)
-        if gone & bundled.keys():
+        groups = group_names(self.folder.names())
+        for name in groups:
+            bundled |= read_bundle(self.folder, name)[0]
+        if groups or gone & bundled.keys():
             left = {part: record for part, record in bundled.items() if part not in gone}
             write_bundle(self.folder, left)
-        self.folder.remove_files([_name(part) for part in sorted(gone)])
+        self.folder.remove_files([*map(record_name, sorted(gone)), *groups])
         self._loose -= gone
         self._broken -= gone
-        self._bundled = None
+        self._groups, self._bundled = [], None
         for part in gone:
             self._known.pop(part, None)
 
@@ -315,69 +342,19 @@ class PartStore:
     @contextlib.contextmanager
     def attempt(self, part: int) -> Iterator[Attempt]:
         """A place to write a part; nothing of it is seen before `commit`."""
-        attempt = Attempt(self, part)
+        attempt = Attempt(self.folder, part, self.committed)
         try:
             yield attempt
         finally:
             attempt.discard()
 
 
-class Attempt:
-    """Files of a part under way. Names are unique to the attempt."""
-
-    def __init__(self, store: PartStore, part: int) -> None:
-        self.store, self.folder, self.part = store, store.folder, part
-        self.token = uuid.uuid4().hex[:8]
-        self.files: dict[str, FileRecord] = {}
-        self.committed = False
-
-    def _name(self, kind: str, suffix: str) -> str:
-        return f"{self.part:06d}-{self.token}.{kind}.{suffix}"
-
-    @contextlib.contextmanager
-    def output(self, kind: str, suffix: str) -> Iterator[DigestWriter]:
-        """A binary file of the part, digested as it is written."""
-        name = self._name(kind, suffix)
-        with self.folder.output(name) as file:
-            digesting = DigestWriter(file, xxhash.xxh3_128())
-            yield digesting
-        self.files[kind] = {
-            "name": name,
-            "size": digesting.size,
-            "xxh3": digesting.digest.hexdigest(),
-        }
-
-    def write_table(self, kind: str, table: pa.Table) -> None:
-        """A Parquet file of the part."""
-        import pyarrow.parquet as pq
-
-        with self.output(kind, "parquet") as file:
-            pq.write_table(table, pa.PythonFile(file, "w"), compression="zstd")
-
-    def write_array(self, kind: str, array: NDArray[np.generic]) -> None:
-        """A .npy file of the part."""
-        with self.output(kind, "npy") as file:
-            np.lib.format.write_array(file, array, allow_pickle=False)
-
-    def commit(self, **facts: Unpack[CommitFacts]) -> Record:
-        """Write the record: from now on the part is there."""
-        record = Record(part=self.part, files=self.files, **facts)
-        write_sealed(self.folder, _name(self.part), record.stored())
-        self.committed = True
-        self.store.committed(record)
-        return record
-
-    def discard(self) -> None:
-        """Remove what was written, unless it was committed."""
-        if not self.committed:
-            # A storage that went away keeps them: left-overs, which no record names.
-            with contextlib.suppress(StorageError):
-                self.folder.remove_files([file["name"] for file in self.files.values()])
-
-
-def _name(part: int) -> str:
-    """The file of a part's own record."""
-    return f"{part:06d}.json"
+def _is_there(file: FileRecord, sizes: Mapping[str, int]) -> bool:
+    """Whether a file is as long as it was written, among those that were listed."""
+    size = sizes.get(file["name"])
+    if "start" not in file:
+        return size == file["size"]
+    return size is not None and size >= file["start"] + file["size"]
 
 
 def parse_array(data: bytes) -> NDArray[np.generic]:

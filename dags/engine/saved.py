@@ -91,17 +91,22 @@ def load_saved_arrays(folder: Folder, name: str) -> dict[str, NDArray[np.generic
 
 def load_saved_part(folder: Folder, name: str, part: int) -> dict[str, NDArray[np.generic]]:
     """The arrays of one part, of which nothing else is read."""
-    url = folder.join_url(name)
+    path, url = folder.local_path(name), folder.join_url(name)
 
     def read() -> dict[str, NDArray[np.generic]]:
-        if url not in _indexes:
-            index = load_saved_array(folder, index_name(name))
-            _indexes[url] = np.array(index, np.uint64)
-        start, (end, high, low) = int(_indexes[url][part][0]), map(int, _indexes[url][part + 1])
+        index = _index(folder, name)
         try:
-            data = folder.read_range(name, start, end - start)
-            if xxhash.xxh3_128_intdigest(data) != high << 64 | low:
-                raise WrongBytesError(f"has other bytes at {start} than were written there")
+            start, end = int(index[part][0]), int(index[part + 1][0])
+            if path is None:
+                data = memoryview(folder.read_range(name, start, end - start))
+                seen = None
+            else:
+                data = _mapped(path)[start:end]
+                seen = (f"{path}:{part}", os.stat(path).st_mtime_ns)
+            if seen not in _right:
+                _require_part(data, index, part)
+            if seen is not None:
+                _right.add(seen)
         except Exception:
             # It may be the index of what lay there before.
             _indexes.pop(url, None)
@@ -109,6 +114,39 @@ def load_saved_part(folder: Folder, name: str, part: int) -> dict[str, NDArray[n
         return unpack_arrays(data)
 
     return insist(folder, name, read)
+
+
+def load_saved_parts(folder: Folder, name: str) -> Iterator[dict[str, NDArray[np.generic]]]:
+    """The arrays of each part in order, of a file that is read once; memory-mapped, if it is
+    local."""
+    index = _index(folder, name)
+    if folder.is_local:
+        yield from (load_saved_part(folder, name, part) for part in range(len(index) - 1))
+        return
+
+    def read() -> memoryview:
+        data = memoryview(folder.read_bytes(name))
+        for part in range(len(index) - 1):
+            _require_part(data[int(index[part][0]) : int(index[part + 1][0])], index, part)
+        return data
+
+    data = insist(folder, name, read)
+    for part in range(len(index) - 1):
+        yield unpack_arrays(data[int(index[part][0]) : int(index[part + 1][0])])
+
+
+def _index(folder: Folder, name: str) -> NDArray[np.uint64]:
+    """Where the parts of a file end, and their digests; read once a process."""
+    url = folder.join_url(name)
+    if url not in _indexes:
+        _indexes[url] = np.array(load_saved_array(folder, index_name(name)), np.uint64)
+    return _indexes[url]
+
+
+def _require_part(data: memoryview, index: NDArray[np.uint64], part: int) -> None:
+    start, (end, high, low) = int(index[part][0]), map(int, index[part + 1])
+    if len(data) != end - start or xxhash.xxh3_128_intdigest(data) != high << 64 | low:
+        raise WrongBytesError(f"has other bytes at {start} than were written there")
 
 
 def index_name(name: str) -> str:

@@ -256,7 +256,7 @@ class ScoreOperator(PartOperator):
                 }
                 attempt.write_table(DROPPED_ROWS, pa.table(dropped, schema=DROPPED_SCHEMA))
             attempt.commit(
-                inputs=self.input_digests(node, part),
+                inputs=self.layout.input_digests(node, part),
                 rows_in=len(uids),
                 rows_out=len(rows),
                 dropped={POISONED: len(bad)} if bad else {},

@@ -209,7 +209,7 @@ class _Gatherer:
     ) -> None:
         """What enters the Keep nodes of one part: read once, if there is one such node."""
         # Of this part alone: a reader keeps the records of all that it has read.
-        reader = RowReader(self.layout)
+        reader = RowReader(self.layout, many=True)
         first, last = self.keeps[0], self.keeps[-1]
         groups = self._group_columns() if rows.copies else []
         corpus = rows.corpus.columns if rows.corpus else []

@@ -29,7 +29,7 @@ def read_columns(out: str, names: Sequence[str]) -> Iterator[pa.Table]:
     for name in names:
         if name not in available:
             raise GraphError(missing_column(out, name, available))
-    reader = RowReader(layout)
+    reader = RowReader(layout, many=True)
     for part in range(parts):
         with where_it_ran(layout):
             table = reader.entering(node, part, list(dict.fromkeys(("uid", *names))))

@@ -42,7 +42,7 @@ def _check_ledger(layout: RunLayout, parts: int) -> list[str]:
     counts = count_nodes(layout, parts, losses)
     problems = check_counts(layout.dag, counts)
     folder = layout.folder.sub("ledger")
-    reader = RowReader(layout)
+    reader = RowReader(layout, many=True)
     rows = kept = 0
     for part in range(parts):
         try:

@@ -40,8 +40,11 @@ from gristmill.pipelines.dedup.part_arrays import (
     NO_DIGESTS,
     NO_NUMBERS,
     NO_PAIRS,
+    PARTS_A_TASK,
     PartArrays,
     PartRows,
+    count_together,
+    parts_together,
     rows_of_parts,
 )
 from gristmill.pipelines.images.perceptual_hash import THUMBNAIL_BYTES
@@ -122,7 +125,7 @@ class Duplicates(Global):
     def phases(self) -> tuple[Phase, ...]:
         """Signatures, images, candidate pairs by band, components with winners."""
         return (
-            Phase(name="signatures", count=lambda w: w.parts, work=self._signatures),
+            Phase(name="signatures", count=count_together, work=self._signatures),
             Phase(name="images", count=lambda _: 1, work=self._images),
             Phase(name="candidates", count=self._count_tasks, work=self._candidates),
             Phase(name="winners", count=lambda _: 1, work=self._winners),
@@ -146,29 +149,39 @@ class Duplicates(Global):
 
     # -- phases ---------------------------------------------------------------------------------
 
-    def _signatures(self, workspace: Workspace, part: int) -> None:
-        """Arrays of a part's images; captions of one image are one image."""
+    def _signatures(self, workspace: Workspace, task: int) -> None:
+        """Arrays of the images of some parts."""
+        thumbnails: list[Mapping[str, NDArray[np.uint8]]] = []
+        parts = parts_together(workspace, task)
+        signed = (self._signed(workspace, part, thumbnails) for part in parts)
+        PartArrays(workspace, "signatures").save_together(task, signed)
+        PartArrays(workspace, "thumbnails").save_together(task, thumbnails)
+
+    def _signed(
+        self, workspace: Workspace, part: int, kept: list[Mapping[str, NDArray[np.uint8]]]
+    ) -> Mapping[str, NDArray[np.generic]]:
+        """Arrays of a part's images; captions of one image are one image. Its thumbnails, which are
+        looked at alone, are added to `kept`."""
         table = workspace.rows(part, self.reads())
         ids, rows, image = distinct_images(table["image_id"])
         chosen = table.take(pa.array(rows))
         thumbnails = _thumbnails(chosen["thumbnail"])
         looks = [xxhash.xxh3_64_intdigest(row.data) for row in thumbnails]
-        PartArrays(workspace, "signatures").save(
-            part,
-            row_image=image.astype(np.int64),
-            ids=ids,
-            sha256=digests(chosen["sha256"]),
-            pixel_hash=digests(chosen["pixel_hash"]),
-            hashes=chosen["phash"].to_numpy().astype(np.uint64),
-            looks=np.array(looks, np.uint64),
-            area=received_area(chosen),
-            preferred=best_of_rows(table, self.prefer, image, len(rows)),
-        )
-        PartArrays(workspace, "thumbnails").save(part, thumbnails=thumbnails)
+        kept.append({"thumbnails": thumbnails})
+        return {
+            "row_image": image.astype(np.int64),
+            "ids": ids,
+            "sha256": digests(chosen["sha256"]),
+            "pixel_hash": digests(chosen["pixel_hash"]),
+            "hashes": chosen["phash"].to_numpy().astype(np.uint64),
+            "looks": np.array(looks, np.uint64),
+            "area": received_area(chosen),
+            "preferred": best_of_rows(table, self.prefer, image, len(rows)),
+        }
 
     def _images(self, workspace: Workspace, task: int) -> None:
         """All parts' images in one array of each fact; thumbnails stay where they are."""
-        saved = PartArrays(workspace, "signatures").join(
+        saved = PartArrays(workspace, "signatures", together=PARTS_A_TASK).join(
             row_image=NO_NUMBERS,
             **dict.fromkeys(("ids", "sha256", "pixel_hash"), NO_DIGESTS),
             **dict.fromkeys(("hashes", "looks"), np.zeros(0, np.uint64)),
@@ -196,7 +209,8 @@ class Duplicates(Global):
         hashes = np.ascontiguousarray(workspace.load("hashes")[distinct])
         task = plan_tasks(len(distinct), self.radius)[index]
         starts = np.asarray(workspace.load("starts"))
-        thumbnails = PartArrays(workspace, "thumbnails").rows(starts, "thumbnails", np.uint8)
+        saved = PartArrays(workspace, "thumbnails", together=PARTS_A_TASK)
+        thumbnails = saved.rows(starts, "thumbnails", np.uint8)
         edges = Edges()
         for pairs in close_pairs(hashes, self.radius, task):
             images = distinct[pairs]

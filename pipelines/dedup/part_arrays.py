@@ -1,14 +1,16 @@
 """Arrays that a Global stage saves a task at a time, and how they are read as one.
 
-A phase that runs once a part leaves one file of arrays a part, `signatures/000012`; the phases
-after it join some of them, and look into others row by row, because all of them would not fit in
-memory. Arrays come back memory-mapped where the run lies on a local disk.
+A phase that runs once a part leaves one file of arrays a part, `signatures/000012`; one that does
+little a part does `PARTS_A_TASK` of them in a task, and leaves one file of those. The phases after
+it join some of them, and look into others row by row, because all of them would not fit in memory.
+Arrays come back memory-mapped where the run lies on a local disk.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -25,6 +27,20 @@ NO_PAIRS: NDArray[np.int64] = np.zeros((0, 2), np.int64)
 NO_NUMBERS: NDArray[np.int64] = np.zeros(0, np.int64)
 
 
+# Parts that a task does together where a part is little work: a store is asked by the task.
+PARTS_A_TASK = 8
+
+
+def count_together(workspace: Workspace) -> int:
+    """How many tasks of `PARTS_A_TASK` parts there are."""
+    return math.ceil(workspace.parts / PARTS_A_TASK)
+
+
+def parts_together(workspace: Workspace, task: int) -> range:
+    """The parts of such a task."""
+    return range(task * PARTS_A_TASK, min((task + 1) * PARTS_A_TASK, workspace.parts))
+
+
 @dataclass(frozen=True)
 class PartArrays:
     """The arrays that each task of a phase saved under `<group>/<task>`."""
@@ -33,14 +49,30 @@ class PartArrays:
     group: str
     # How many tasks have saved theirs; None: one a part.
     tasks: int | None = None
+    # How many of them lie in one file.
+    together: int = 1
 
     def save(self, task: int, **arrays: NDArray[np.generic]) -> None:
         """Store the arrays of one task, all of them or none."""
         self.workspace.save_arrays(self._place(task), arrays)
 
+    def save_together(self, task: int, parts: Iterable[Mapping[str, NDArray[Any]]]) -> None:
+        """Store the arrays of the parts of one task, in their order."""
+        self.workspace.save_parts(self._place(task), parts)
+
     def all(self, task: int) -> Mapping[str, NDArray[Any]]:
-        """The arrays of one task by name."""
-        return self.workspace.load_arrays(self._place(task))
+        """The arrays of one task by name; of one part, where tasks have several."""
+        if self.together == 1:
+            return self.workspace.load_arrays(self._place(task))
+        return self.workspace.load_part(self._place(task // self.together), task % self.together)
+
+    def every(self) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """`all` of each, in order."""
+        if self.together == 1:
+            yield from map(self.all, range(self._count()))
+            return
+        for file in range(math.ceil(self._count() / self.together)):
+            yield from self.workspace.load_parts(self._place(file))
 
     def load(self, task: int, name: str, kind: type[Kind]) -> NDArray[Kind]:
         """One task's array, of the dtype `kind` that it was saved with."""
@@ -48,14 +80,13 @@ class PartArrays:
 
     def each(self, name: str, kind: type[Kind]) -> Iterator[NDArray[Kind]]:
         """That array of every task, in order."""
-        return (self.load(task, name, kind) for task in range(self._count()))
+        return (np.asarray(saved[name]) for saved in self.every())
 
     def join(self, **nothing: NDArray[Any]) -> Joined:
         """Several arrays of all tasks, each end to end, read a task at a time; each is given an
         array of its dtype and width without rows."""
         found: dict[str, list[NDArray[Any]]] = {name: [none] for name, none in nothing.items()}
-        for task in range(self._count()):
-            saved = self.all(task)
+        for saved in self.every():
             for name, pieces in found.items():
                 # A copy, where a view would keep the whole file in memory.
                 pieces.append(np.array(saved[name]))

@@ -33,7 +33,15 @@ from gristmill.pipelines.dedup.image_ids import (
     preference,
     received_area,
 )
-from gristmill.pipelines.dedup.part_arrays import NO_DIGESTS, NO_NUMBERS, PartArrays, rows_of_parts
+from gristmill.pipelines.dedup.part_arrays import (
+    NO_DIGESTS,
+    NO_NUMBERS,
+    PARTS_A_TASK,
+    PartArrays,
+    count_together,
+    parts_together,
+    rows_of_parts,
+)
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
 
@@ -111,7 +119,7 @@ class ClipDuplicates(Global):
     def phases(self) -> tuple[Phase, ...]:
         """Signatures, clips, verified pairs by band, components with winners."""
         return (
-            Phase(name="signatures", count=lambda w: w.parts, work=self._signatures),
+            Phase(name="signatures", count=count_together, work=self._signatures),
             Phase(name="clips", count=lambda _: 1, work=self._clips),
             Phase(name="pairs", count=self._count_tasks, work=self._pairs),
             Phase(name="winners", count=lambda _: 1, work=self._winners),
@@ -134,29 +142,34 @@ class ClipDuplicates(Global):
 
     # -- phases ---------------------------------------------------------------------------------
 
-    def _signatures(self, workspace: Workspace, part: int) -> None:
+    def _signatures(self, workspace: Workspace, task: int) -> None:
+        """Arrays of the clips of some parts."""
+        signed = (self._signed(workspace, part) for part in parts_together(workspace, task))
+        PartArrays(workspace, "signatures").save_together(task, signed)
+
+    def _signed(self, workspace: Workspace, part: int) -> Mapping[str, NDArray[np.generic]]:
         """Arrays of a part's clips; captions of one clip are one clip."""
         table = workspace.rows(part, self.reads())
         ids, rows, clip = distinct_images(table["image_id"])
         chosen = table.take(pa.array(rows))
         lists = chosen["frame_hashes"].combine_chunks()
         details = chosen["frame_details"].combine_chunks()
-        PartArrays(workspace, "signatures").save(
-            part,
-            row_clip=clip.astype(np.int64),
-            ids=ids,
-            parents=digests(chosen["parent_uid"]),
-            hashes=pc.list_flatten(lists).to_numpy().astype(np.uint64),
-            details=pc.list_flatten(details).to_numpy().astype(np.uint64),
-            lengths=pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64),
-            duration=pc.fill_null(chosen["duration_s"], 0).to_numpy().astype(np.float64),
-            area=received_area(chosen),
-            preferred=best_of_rows(table, self.prefer, clip, len(rows)),
-        )
+        lengths = pc.fill_null(pc.list_value_length(lists), 0)
+        return {
+            "row_clip": clip.astype(np.int64),
+            "ids": ids,
+            "parents": digests(chosen["parent_uid"]),
+            "hashes": pc.list_flatten(lists).to_numpy().astype(np.uint64),
+            "details": pc.list_flatten(details).to_numpy().astype(np.uint64),
+            "lengths": lengths.to_numpy().astype(np.int64),
+            "duration": pc.fill_null(chosen["duration_s"], 0).to_numpy().astype(np.float64),
+            "area": received_area(chosen),
+            "preferred": best_of_rows(table, self.prefer, clip, len(rows)),
+        }
 
     def _clips(self, workspace: Workspace, task: int) -> None:
         """All parts' clips in one array of each fact, and the frames that are searched for."""
-        saved = PartArrays(workspace, "signatures").join(
+        saved = PartArrays(workspace, "signatures", together=PARTS_A_TASK).join(
             **dict.fromkeys(("ids", "parents"), NO_DIGESTS),
             **dict.fromkeys(("hashes", "details"), np.zeros(0, np.uint64)),
             **dict.fromkeys(("row_clip", "lengths", "area"), NO_NUMBERS),

@@ -23,7 +23,7 @@ from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.errors import LedgerError
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.sealed import read_sealed, write_sealed
+from gristmill.pipelines.sealed import write_sealed
 from gristmill.pipelines.shards.files import LOST_SCHEMA
 from gristmill.pipelines.shards.shards import Shards
 
@@ -162,9 +162,12 @@ def test_a_count_that_is_off_by_one_is_said(
 ) -> None:
     parts = advance(lay(tmp_path))
     layout = lay(tmp_path)
-    folder = layout.store(node).folder
-    record = read_sealed(folder, "000000.json")
-    write_sealed(folder, "000000.json", record | {key: record[key] + 1})
+    store = layout.store(node)
+    record = store.need(0).stored()
+    number = record[key]
+    assert isinstance(number, int)
+    write_sealed(store.folder, "000000.json", record | {key: number + 1})
+    layout.forget(node)
     with pytest.raises(LedgerError, match=re.compile(message, re.DOTALL)):
         write_ledger(layout, parts)
 

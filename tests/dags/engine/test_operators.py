@@ -12,7 +12,6 @@ from toy_run import HERE, advance, lay, put, toy_dag
 from toy_stages import ToyBrightness, ToyDraw, ToyLength
 
 from gristmill.dags.engine.operators import (
-    ColumnsOperator,
     PartOperator,
     PhaseOperator,
     count_values,
@@ -79,9 +78,7 @@ def test_a_part_is_fresh_until_what_it_was_built_on_changes(tmp_path: Path) -> N
     operator = PartOperator(layout, ("bright",), HERE)
     record = operator.fresh("bright", 0)
     assert record is not None
-    assert (
-        record.inputs == operator.input_digests("bright", 0) == {"draw": layout.digest("draw", 0)}
-    )
+    assert record.inputs == layout.input_digests("bright", 0) == {"draw": layout.digest("draw", 0)}
     put(layout, "draw", 0, pa.table({"uid": ["another"]}))
     assert operator.fresh("bright", 0) is None
     assert operator.fresh("bright", 1) is not None and operator.fresh("bright", 99) is None
@@ -120,7 +117,9 @@ def test_columns_of_a_global_node_are_committed_under_their_uids(
         for row in layout.store("rank").table(record).to_pylist():
             found[row["uid"]] = row["rank"]
     assert sorted(found.values()) == list(range(len(found))) and found
-    assert ColumnsOperator(layout, "rank", 3)(0) is True
+    rows = layout.store("rank").need(2).files["rows"]["name"]
+    names = [name for name in layout.store("rank").folder.names() if name.startswith("0")]
+    assert names == [rows, "000000.jsonl"], "of all parts of a task"
 
 
 def test_verdicts_are_counted_by_reason(tmp_path: Path) -> None:

@@ -20,12 +20,12 @@ _PART_ROWS = 2
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Counter[str]]:
-    """(what, parts) -> requests by kind, of a run of 1 part and one of 3."""
+    """(what, parts) -> requests by kind, of a run of 2 parts and one of 4."""
     folder = tmp_path_factory.mktemp("counted")
     found: dict[tuple[str, int], Counter[str]] = {}
     # Of a machine that is busy, not of a store that hangs: what is asked again is counted twice.
     with mock.patch.dict(os.environ, {PATIENCE: "30"}), s3_server() as server:
-        for parts in (1, 3):
+        for parts in (2, 4):
             pictures, out = folder / f"{parts}", f"s3://bucket/{parts}"
             draw(pictures, parts * _PART_ROWS)
             dag = counted_dag(Path(pictures), _PART_ROWS)
@@ -40,24 +40,24 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Cou
 
 
 def test_nothing_to_do_asks_nothing_a_part(asked: dict[tuple[str, int], Counter[str]]) -> None:
-    assert asked["nothing", 3] == asked["nothing", 1]
+    assert asked["nothing", 4] == asked["nothing", 2]
     # A listing and a bundle a node, and what a run asks once.
-    assert asked["nothing", 3].total() <= 2 * NODES + 32
-    assert asked["nothing", 3]["list"] <= NODES + 6
+    assert asked["nothing", 4].total() <= 2 * NODES + 32
+    assert asked["nothing", 4]["list"] <= NODES + 6
 
 
 def test_status_asks_a_listing_and_a_bundle_a_node(
     asked: dict[tuple[str, int], Counter[str]],
 ) -> None:
-    assert asked["status", 3] == asked["status", 1]
-    assert asked["status", 3].total() <= 2 * NODES + 12
+    assert asked["status", 4] == asked["status", 2]
+    assert asked["status", 4].total() <= 2 * NODES + 12
 
 
 def test_a_part_is_asked_for_as_often_as_is_written_here(
     asked: dict[tuple[str, int], Counter[str]],
 ) -> None:
-    more = asked["run", 3] - asked["run", 1]
-    assert (more["get"] + more["put"]) / 2 <= 45
+    more = asked["run", 4] - asked["run", 2]
+    assert (more["get"] + more["put"]) / 2 <= 25
     # Nothing is looked at before it is read, or listed, a part; records that were gathered are
     # taken away many at once.
     assert more["head"] == more["list"] == 0 and more["delete"] < NODES

@@ -59,6 +59,8 @@ def test_a_part_is_read_alone(workspace: NodeWorkspace) -> None:
     for number, part in enumerate(parts):
         found = workspace.load_part("decided", number)
         assert all(np.array_equal(found[name], part[name]) for name in ("x", "y"))
+    for found, part in zip(workspace.load_parts("decided"), parts, strict=True):
+        assert all(np.array_equal(found[name], part[name]) for name in ("x", "y"))
     # What comes in its place is not read by the index of before.
     workspace.save_parts("decided", [{"x": np.arange(9)}, {"x": np.arange(4)}])
     with contextlib.suppress(StorageError):
@@ -74,6 +76,7 @@ def test_a_part_is_read_alone(workspace: NodeWorkspace) -> None:
         ("t.parquet", lambda w: w.load_table("t")),
         ("b.safetensors", lambda w: w.load_arrays("b")),
         ("decided.parts", lambda w: w.load_part("decided", 0)),
+        ("decided.parts", lambda w: [*w.load_parts("decided")]),
         ("decided.parts.index.npy", lambda w: w.load_part("decided", 0)),
     ],
 )
@@ -86,7 +89,9 @@ def test_what_was_changed_or_cut_is_not_loaded(
     workspace.save_parts("decided", [{"x": np.arange(5)}])
     load(workspace)
     path = path_of(workspace, name)
+    # As another task would look.
     saved._indexes.clear()
+    workspace._table = ("", None)
     whole = path.read_bytes()
     flip(path)
     with pytest.raises(StorageError, match=r"digest|other bytes"):
