@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import xxhash
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, GraphError
@@ -37,6 +36,7 @@ from gristmill.pipelines.shards.files import (
     write_tar,
 )
 from gristmill.pipelines.shards.manifest import FileFact, Manifest, ShardFact, WrittenFile
+from gristmill.pipelines.shards.order import BLOCKS, ORDER, ORIGIN, cut_shards, with_order
 from gristmill.pipelines.shards.sidecars import (
     Described,
     JsonValue,
@@ -69,6 +69,7 @@ _INTERNAL = (
     "duplicate_group_size", "duplicate_distance", "pixel_hash", "part", "frame_hashes",
     "frame_details", "split_group", *MULTI_IMAGE_COLUMNS,
 )  # fmt: skip
+_MACHINERY = ("split_group", *ORIGIN)
 _NEEDED = ("uid", "caption", "sha256", "blob_offset", "blob_size", "format")
 
 
@@ -76,8 +77,8 @@ _NEEDED = ("uid", "caption", "sha256", "blob_offset", "blob_size", "format")
 class Shards(Write):
     """WebDataset tars, or Parquet as Hugging Face reads it, with every sidecar readers ask for."""
 
-    # 2: samples say the digest of their stored bytes.
-    version: ClassVar[int] = 2
+    # 2: samples say the digest of their stored bytes. 3: neighbours are shuffled together.
+    version: ClassVar[int] = 3
     # The last two decode and encode frames of clips.
     libraries: ClassVar[tuple[str, ...]] = ("pyarrow", "av", "opencv-python-headless")
 
@@ -103,6 +104,9 @@ class Shards(Write):
     split_by: str = setting("auto", choices=("auto", "group", "bytes"))
     # Order of the global shuffle.
     seed: int = 0
+    # Neighbours in the source that the shuffle leaves in one shard, where their pictures are read
+    # at once; never more than a 128th of `samples_per_shard`. 1: each row goes its own way.
+    shuffle_rows: int = setting(32, unit="rows", low=1)
     # Of the dataset card.
     title: str = "A dataset made with Gristmill"
     # Of the dataset card.
@@ -140,7 +144,8 @@ class Shards(Write):
         for name, media in ((MULTI_IMAGE_COLUMNS[0], STORED_MULTI_IMAGE), ("frames", ("frames",))):
             if self.media in media and name not in available.names:
                 raise GraphError(missing_column("Shards", name, available.names))
-        return (*identity, *score_names(available), *split, *pieces, *PLACE)
+        origin = [name for name in ORIGIN if name in available.names]
+        return (*identity, *score_names(available), *split, *pieces, *PLACE, *origin)
 
     def needs(self) -> Needs:
         """One shard's metadata and a few pictures at a time."""
@@ -159,10 +164,16 @@ class Shards(Write):
     def _plan(self, workspace: Workspace, _: int) -> None:
         """Which sample lies in which shard, with all that will be written about it."""
         names = self.resolve_columns(workspace.schema)
-        machinery = ["shuffle_key", "is_val", *(n for n in names if n == "split_group")]
+        machinery = [*ORDER.names, *(name for name in names if name in _MACHINERY)]
         counts = dict.fromkeys(SPLITS, 0)
         with open_database(workspace.scratch()) as database:
-            entering = self._keyed(workspace.batches(names))
+            entering = with_order(
+                workspace.batches(names),
+                seed=self.seed,
+                together=min(self.shuffle_rows, self.samples_per_shard // BLOCKS),
+                by_group=self.split_by != "bytes",
+                val_share=self.val_share,
+            )
             made = "CREATE TEMP TABLE kept AS SELECT * FROM entering"
             read_stream(database, "entering", entering, made)
             for split in SPLITS:
@@ -170,53 +181,13 @@ class Shards(Write):
                     f"SELECT * EXCLUDE ({', '.join(machinery)}) FROM kept "
                     f"WHERE is_val = {split == 'val'} ORDER BY shuffle_key, uid"
                 ).to_arrow_reader(5_000)
-                for table in self._cut(ordered):
+                for table in cut_shards(ordered, self.samples_per_shard, self.bytes_per_shard):
                     if self.media == "frames":
                         table = with_moments(table, self.frames)
                     name = f"plan/{split}-{counts[split]:08d}"
                     workspace.save_table(name, table.sort_by("uid"))
                     counts[split] += 1
         workspace.save("shards", np.array([counts[split] for split in SPLITS], np.int64))
-
-    def _keyed(self, reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
-        """Batches with the shuffle key and the split of each row."""
-        extra = [pa.field("shuffle_key", pa.uint64()), pa.field("is_val", pa.bool_())]
-        schema = pa.schema([*reader.schema, *extra])
-        groups = [n for n in ("split_group", "duplicate_group") if n in reader.schema.names]
-        group = groups[0] if groups and self.split_by != "bytes" else "sha256"
-        border = int(self.val_share * 2**64)
-
-        def keyed() -> Iterator[pa.RecordBatch]:
-            for batch in reader:
-                uids = batch.column("uid").to_pylist()
-                groups = batch.column(group).to_pylist()
-                keys = [xxhash.xxh3_64_intdigest(uid.encode(), seed=self.seed) for uid in uids]
-                is_val = [
-                    xxhash.xxh3_64_intdigest(f"split:{one or uid}".encode()) < border
-                    for one, uid in zip(groups, uids, strict=True)
-                ]
-                columns = [*batch.columns, pa.array(keys, pa.uint64()), pa.array(is_val)]
-                yield pa.RecordBatch.from_arrays(columns, schema=schema)
-
-        return pa.RecordBatchReader.from_batches(schema, keyed())
-
-    def _cut(self, reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
-        """Tables of one shard each."""
-        pending: list[pa.RecordBatch] = []
-        rows = size = 0
-        for batch in reader:
-            start = 0
-            lengths = batch.column("blob_size").to_pylist()
-            for i, length in enumerate(lengths):
-                full = rows + 1 > self.samples_per_shard or size + length > self.bytes_per_shard
-                if rows and full:
-                    pending.append(batch.slice(start, i - start))
-                    yield pa.Table.from_batches(pending)
-                    pending, start, rows, size = [], i, 0, 0
-                rows, size = rows + 1, size + length
-            pending.append(batch.slice(start))
-        if rows:
-            yield pa.Table.from_batches(pending)
 
     # -- write ----------------------------------------------------------------------------------
 
