@@ -262,6 +262,13 @@ def _check_chain(dag: Dag) -> None:
             mine = other if is_row_stage(dag.nodes[other].stage) else dag.row_node(other)
             if mine != above and mine not in dag.upstream(above):
                 raise GraphError(f"node {name!r} mixes the rows of {mine!r} and {above!r}")
+            if mine not in (above, other) and other not in dag.upstream(above):
+                # Its columns would have no way here: they are joined where its rows are taken on.
+                raise GraphError(
+                    f"node {name!r} takes {other!r}, which describes the rows of {mine!r}, but is "
+                    f"given those of {above!r}; let {other!r} take {above!r}, or {above!r} take "
+                    f"{other!r}"
+                )
             if isinstance(dag.nodes[other].stage, Write):
                 raise GraphError(f"node {name!r} takes {other!r}, whose product is for readers")
         if is_row_stage(stage):

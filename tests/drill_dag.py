@@ -27,7 +27,8 @@ def small(path: str) -> Dag:
 def whole(path: str) -> Dag:
     """The recipe image-text but for CLIP's weights, 50 rows a part, with a slow node beside."""
     dag = image_text(path=path).without("clip")
-    nodes = {**dag.nodes, "slow": Node(ToySlow(seconds=0.2), ("download",))}
+    rows = dag.without_idle().row_node("keep")
+    nodes = {**dag.nodes, "slow": Node(ToySlow(seconds=0.2), (rows,))}
     keep = nodes["keep"]
     nodes["keep"] = Node(keep.stage, (*keep.inputs, "slow"))
     return Dag(name="drill", nodes=nodes, part_rows=50)

@@ -103,7 +103,7 @@ def request_kind(method: str, query: str) -> str:
 
 
 @contextlib.contextmanager
-def s3_server() -> Iterator[FaultyApp]:
+def s3_server(address: str = "127.0.0.1") -> Iterator[FaultyApp]:
     """A server with a bucket `bucket`; fsspec finds it through the environment, as users' would."""
     import fsspec
     from moto.moto_api._internal.models import moto_api_backend
@@ -113,11 +113,11 @@ def s3_server() -> Iterator[FaultyApp]:
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
     app = FaultyApp(DomainDispatcherApplication(create_backend_app))
     moto_api_backend.reset()
-    server = make_server("127.0.0.1", 0, app, threaded=True)
+    server = make_server(address, 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     environment = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+        "AWS_ENDPOINT_URL": f"http://{address}:{server.server_port}",
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
         "AWS_DEFAULT_REGION": "us-east-1",

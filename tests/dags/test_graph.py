@@ -92,6 +92,17 @@ def test_two_selections_of_the_same_rows_are_refused() -> None:
         toy(other=Node(Keep(), ("draw",))).validate()
 
 
+def test_a_score_of_rows_that_went_on_without_it_is_refused() -> None:
+    first = Node(Keep(rules={"dark": "brightness < 9"}), ("bright",))
+    last = Node(Keep(rules={"short": "length < 9"}), ("first", "length"))
+    late = {"first": first, "length": Node(ToyLength(), ("draw",)), "keep": last}
+    with pytest.raises(GraphError, match="'keep' takes 'length', .* let 'length' take 'first', or"):
+        toy(**late).validate()
+    # Either of the two ways that are named.
+    toy(**{**late, "length": Node(ToyLength(), ("first",))}).validate()
+    toy(**{**late, "first": Node(first.stage, ("bright", "length"))}).validate()
+
+
 def test_two_sources_and_none_are_refused() -> None:
     with pytest.raises(GraphError, match="2 sources"):
         toy(more=Node(ToyRows())).validate()
