@@ -35,17 +35,18 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from drill_dag import whole
-from ray_nodes import RayNodes, ray_nodes, wait_for
+from ray_nodes import RayNodes, ray_nodes
 from s3_server import s3_server
 
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.lease import TERM
 from gristmill.dags.engine.progress import Progress
+from gristmill.dags.engine.run_lock import lock_holder
 from gristmill.dags.runs.verify import verify_run
+from gristmill.pipelines.storage import Folder
 
 BRIDGE, NET = "gmbridge", "10.77.0"
 OUTSIDE = f"{NET}.1"
@@ -129,7 +130,9 @@ def write_list(place: str, host: str, rows: int) -> None:
         pq.write_table(table, file)
 
 
-def submit(nodes: RayNodes, settings: Sequence[str], pod: str, log: Path) -> subprocess.Popen[bytes]:
+def submit(
+    nodes: RayNodes, settings: Sequence[str], pod: str, log: Path
+) -> subprocess.Popen[bytes]:
     """Send the job, from a machine of its own."""
     sets = [word for setting in settings for word in ("--set", setting)]
     with open(log, "wb") as file:
@@ -139,7 +142,7 @@ def submit(nodes: RayNodes, settings: Sequence[str], pod: str, log: Path) -> sub
                 "--source", "s3://bucket/list.parquet", "--out", "s3://bucket/cluster", *sets,
                 "--address", nodes.url,
             ],
-            cwd=TESTS, env=nodes.env, stdout=file, stderr=file,
+            cwd=Path(__file__).parents[1] / "tests", env=nodes.env, stdout=file, stderr=file,
         )  # fmt: skip
 
 
@@ -239,7 +242,7 @@ def drill(rows: int, folder: Path) -> dict[str, Any]:
             "files": len(other),
             "same bytes as one machine": one == other,
             "verify": verify_run("s3://bucket/cluster"),
-            "lock left": fs.exists("bucket/cluster/run.lock"),
+            "lock held by": lock_holder(Folder("s3://bucket/cluster")),
         }
 
 

@@ -79,10 +79,10 @@ def runs(journal: str | None) -> None:
 
 
 def _shards(server: FaultyApp, folder: Path) -> None:
-    """Requests of the shards of 512 samples in 8 parts, a shard of 256."""
-    pictures, out, rows = folder / "many", "s3://bucket/many", 512
+    """Requests of the shards of 2,048 samples in 8 parts, a shard of 512."""
+    pictures, out, rows = folder / "many", "s3://bucket/many", 2048
     draw(pictures, rows)
-    dag = counted_dag(pictures, 64, shard=256)
+    dag = counted_dag(pictures, 256, shard=512)
     run(dag, out)
     dag = dag.replace("shards", dataclasses.replace(dag.stage("shards"), seed=1))
     with counting(server) as found:
