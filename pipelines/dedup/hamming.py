@@ -76,6 +76,10 @@ def plan_bands(n: int, radius: int) -> list[Band]:
     return best
 
 
+# Hashes whose pairs are found within seconds.
+FEW = 10_000
+
+
 def plan_tasks(n: int, radius: int) -> list[Task]:
     """Independent tasks that together find every pair."""
     tasks = []
@@ -85,6 +89,13 @@ def plan_tasks(n: int, radius: int) -> list[Task]:
         cuts = [masks * i // slices for i in range(slices + 1)]
         tasks += [Task(band, a, b) for a, b in itertools.pairwise(cuts)]
     return tasks
+
+
+def plan_groups(n: int, radius: int) -> list[list[Task]]:
+    """The same tasks, those that belong together: of few hashes all are one, which reads once what
+    each would read."""
+    tasks = plan_tasks(n, radius)
+    return [tasks] if n <= FEW else [[task] for task in tasks]
 
 
 def close_pairs(hashes: Hashes, radius: int, task: Task) -> Iterator[Pairs]:

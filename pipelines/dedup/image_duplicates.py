@@ -27,7 +27,7 @@ from gristmill.pipelines.dedup.duplicate_columns import (
     DUPLICATE_OF,
     duplicate_facts,
 )
-from gristmill.pipelines.dedup.hamming import close_pairs, plan_tasks
+from gristmill.pipelines.dedup.hamming import close_pairs, plan_groups
 from gristmill.pipelines.dedup.image_ids import (
     best_of_rows,
     digests,
@@ -201,21 +201,22 @@ class Duplicates(Global):
     def _count_tasks(self, workspace: Workspace) -> int:
         if not self.near:
             return 0
-        return len(plan_tasks(len(workspace.load("distinct")), self.radius))
+        return len(plan_groups(len(workspace.load("distinct")), self.radius))
 
     def _candidates(self, workspace: Workspace, index: int) -> None:
-        """Verified near pairs of one band slice, thinned to what the components need."""
+        """Verified near pairs of a group of band slices, thinned to what the components need."""
         distinct = workspace.load("distinct")
         hashes = np.ascontiguousarray(workspace.load("hashes")[distinct])
-        task = plan_tasks(len(distinct), self.radius)[index]
+        tasks = plan_groups(len(distinct), self.radius)[index]
         starts = np.asarray(workspace.load("starts"))
         saved = PartArrays(workspace, "thumbnails", together=PARTS_A_TASK)
         thumbnails = saved.rows(starts, "thumbnails", np.uint8)
         edges = Edges()
-        for pairs in close_pairs(hashes, self.radius, task):
-            images = distinct[pairs]
-            alike = _distances(thumbnails, images) <= self.thumbnail_tolerance
-            edges.add(images[alike])
+        for task in tasks:
+            for pairs in close_pairs(hashes, self.radius, task):
+                images = distinct[pairs]
+                alike = _distances(thumbnails, images) <= self.thumbnail_tolerance
+                edges.add(images[alike])
         PartArrays(workspace, "edges").save(index, edges=edges.forest())
 
     def _winners(self, workspace: Workspace, _: int) -> None:

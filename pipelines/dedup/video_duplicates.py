@@ -24,7 +24,7 @@ from gristmill.pipelines.dedup.duplicate_columns import (
     DUPLICATE_OF,
     duplicate_facts,
 )
-from gristmill.pipelines.dedup.hamming import close_pairs, plan_tasks
+from gristmill.pipelines.dedup.hamming import close_pairs, plan_groups
 from gristmill.pipelines.dedup.image_ids import (
     best_of_rows,
     digests,
@@ -194,7 +194,7 @@ class ClipDuplicates(Global):
         workspace.save("owners", np.array(owners, np.int64))
 
     def _count_tasks(self, workspace: Workspace) -> int:
-        return len(plan_tasks(len(workspace.load("keys")), self.search_radius))
+        return len(plan_groups(len(workspace.load("keys")), self.search_radius))
 
     def _pairs(self, workspace: Workspace, index: int) -> None:
         """Pairs of clips that share a frame in one band slice, and how much they overlap."""
@@ -203,10 +203,10 @@ class ClipDuplicates(Global):
         hashes = np.stack([workspace.load("hashes"), workspace.load("details")], axis=1)
         starts = np.concatenate([[0], np.cumsum(lengths)])
         candidates: set[tuple[int, int]] = set()
-        task = plan_tasks(len(keys), self.search_radius)[index]
-        for pairs in close_pairs(keys, self.search_radius, task):
-            clips = np.unique(np.sort(owners[pairs], axis=1), axis=0)
-            candidates |= {(int(a), int(b)) for a, b in clips if a != b}
+        for task in plan_groups(len(keys), self.search_radius)[index]:
+            for pairs in close_pairs(keys, self.search_radius, task):
+                clips = np.unique(np.sort(owners[pairs], axis=1), axis=0)
+                candidates |= {(int(a), int(b)) for a, b in clips if a != b}
         found = []
         for a, b in sorted(candidates):
             share = overlap(

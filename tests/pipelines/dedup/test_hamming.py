@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from gristmill.pipelines.dedup import hamming
-from gristmill.pipelines.dedup.hamming import BITS, close_pairs, plan_bands, plan_tasks
+from gristmill.pipelines.dedup.hamming import (
+    BITS,
+    FEW,
+    close_pairs,
+    plan_bands,
+    plan_groups,
+    plan_tasks,
+)
 
 
 def near_hashes(count: int) -> np.ndarray:
@@ -52,3 +59,10 @@ def test_tasks_share_the_masks_of_a_band() -> None:
         borders = [(task.first, task.last) for task in tasks]
         assert borders[0][0] == 0 and borders[-1][1] == len(band.masks())
         assert all(a[1] == b[0] for a, b in itertools.pairwise(borders))
+
+
+def test_tasks_of_few_hashes_are_one() -> None:
+    for count in (1, FEW, FEW + 1, 10**6):
+        groups = plan_groups(count, 8)
+        assert [task for group in groups for task in group] == plan_tasks(count, 8)
+        assert (len(groups) == 1) is (count <= FEW)

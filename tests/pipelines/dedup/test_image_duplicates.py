@@ -14,6 +14,7 @@ from memory_workspace import MemoryWorkspace, run_global
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.shapes.scenes import draw, make_scene
+from gristmill.pipelines.dedup import hamming, image_duplicates, part_arrays
 from gristmill.pipelines.dedup.hamming import close_pairs, plan_bands, plan_tasks
 from gristmill.pipelines.dedup.image_duplicates import Duplicates, thumbnail_distance
 from gristmill.pipelines.images.perceptual_hash import PerceptualHash, thumbnail
@@ -128,9 +129,14 @@ def test_planted_copies_are_found_and_nothing_else(tmp_path: Path) -> None:
         assert one["duplicate_of"] is None and one["duplicate_group"] == ids[i]
 
 
-def test_parts_and_order_decide_nothing(tmp_path: Path) -> None:
+def test_parts_order_and_tasks_decide_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = scene_rows()
     first = find(rows, [10], tmp_path / "a")
+    monkeypatch.setattr(hamming, "FEW", 0)
+    monkeypatch.setattr(part_arrays, "PARTS_A_TASK", 3)
+    monkeypatch.setattr(image_duplicates, "PARTS_A_TASK", 3)
     shuffled = [rows[i] for i in np.random.default_rng(1).permutation(len(rows))]
     assert find(shuffled, [3, 4, 17], tmp_path / "b") == first
 
