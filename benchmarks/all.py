@@ -98,6 +98,17 @@ FIGURES = (
         (f"report.py make {FOLDER} 3000000", f"report.py measure {FOLDER}"),
     ),
     Figure(
+        "shards, beside webdataset",
+        ("shards.py --pictures 500 --pairs 1",),
+        ("shards.py", "shards.py --pictures 1000 --side 768"),
+    ),
+    Figure(
+        "a cluster that loses nodes and its driver",
+        ("cluster.py --rows 400",),
+        ("cluster.py",),
+        needs=("ip", "root"),
+    ),
+    Figure(
         "the loader, beside webdataset",
         ("training.py loader --scenes 500 --steps 20",),
         ("training.py loader",),

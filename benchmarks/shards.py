@@ -1,10 +1,11 @@
 """Shards beside webdataset: written, read, read with the same decoder, verified.
 
-    python benchmarks/shards.py [--pictures 4000] [--pairs 5]
+    python benchmarks/shards.py [--pictures 4000] [--pairs 5] [--side 256]
 
 Ours and webdataset's in turn, one process each, on the same pictures (JPEGs of 256 x 256, about 25
-kB) with the same captions and JSON. Writing: from a run's stored bytes to shards with sidecars and
-manifest, against webdataset's TarWriter from files. Medians of pairs, with their range.
+kB, or another side) with the same captions and JSON. Writing: from a run's stored bytes to shards
+with sidecars and manifest, against webdataset's TarWriter from files. Medians of pairs, with their
+range.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ class Quiet(Progress):
         return None
 
 
-def draw(folder: Path, pictures: int) -> None:
+def draw(folder: Path, pictures: int, side: int) -> None:
     """Pictures with something in them, and captions."""
     folder.mkdir()
     for i in range(pictures):
         rng = np.random.default_rng(i)
-        pixels = cv2.resize(rng.integers(0, 255, (64, 64, 3), np.uint8), (256, 256))
+        pixels = cv2.resize(rng.integers(0, 255, (side // 4, side // 4, 3), np.uint8), (side, side))
         cv2.imwrite(str(folder / f"{i:06d}.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
         (folder / f"{i:06d}.txt").write_text(f"picture {i}, of noise as it is drawn for a figure")
 
@@ -142,10 +143,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=4000)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--side", type=int, default=256)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         pictures, out = Path(scratch) / "pictures", Path(scratch) / "run"
-        draw(pictures, options.pictures)
+        draw(pictures, options.pictures, options.side)
         run(pictures, out, 0)
         shards, count = str(out / "shards"), options.pictures
         facts = [sample.columns for sample in ShardSet(shards)]

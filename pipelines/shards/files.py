@@ -21,7 +21,7 @@ from gristmill.pipelines.media import (
     STORED_MULTI_IMAGE,
     explode_pieces,
 )
-from gristmill.pipelines.shards.sidecars import json_member
+from gristmill.pipelines.shards.sidecars import JsonMembers
 from gristmill.pipelines.shards.tar import TarWriter
 from gristmill.pipelines.stage import Workspace
 from gristmill.pipelines.videos.frames import moments_of, sample_frames
@@ -115,12 +115,11 @@ def write_tar(
     where there are several; returns where each sample's files lie."""
     writer = TarWriter(file)
     places = []
-    columns = described_columns(plan)
-    schema = plan.schema
+    as_json = JsonMembers(described_columns(plan), plan.schema)
     for row, files in _with_files(plan, workspace, media, longest):
         key = row["uid"]
         members = {
-            "json": json_member({name: row[name] for name in columns}, schema),
+            "json": as_json(row),
             "txt": (row["caption"] or "").encode(),
             **dict(files),
         }

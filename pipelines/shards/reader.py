@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -21,6 +21,8 @@ from gristmill.pipelines.sealed import read_sealed
 from gristmill.pipelines.shards.manifest import Manifest, ShardFact
 from gristmill.pipelines.storage import Folder
 
+# Of a tar that is read from its beginning to its end, at a time.
+_READ_BYTES = 16 * 2**20
 FORGOTTEN = "forgotten.json"
 """Beside a manifest: uids that readers skip, as `gristmill forget` lists them."""
 
@@ -118,8 +120,43 @@ class ShardSet:
         return self.sample(shard, index - (self._ends[shard - 1] if shard else 0))
 
     def __iter__(self) -> Iterator[Sample]:
-        for index in range(len(self)):
-            yield self[index]
+        """All samples in order, each shard read from its beginning to its end."""
+        for shard in range(len(self.shards)):
+            table = self.metadata(shard)
+            values = [column.to_pylist() for column in table.columns]
+            names = table.column_names
+            rows = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+            for columns, images in zip(rows, self._images(shard, rows), strict=True):
+                if columns["uid"] not in self.forgotten:
+                    yield Sample(columns["uid"], images, columns["caption"] or "", columns)
+
+    def _images(self, shard: int, rows: list[dict[str, Any]]) -> Iterator[tuple[bytes, ...]]:
+        """Pictures of the rows of a shard, in order; takes the places of members out of the
+        rows."""
+        if not self.pictures:
+            yield from itertools.repeat((), len(rows))
+        elif self.format == "webdataset":
+            yield from self._members(self.shards[shard]["name"], [_places(row) for row in rows])
+        else:
+            for group in range(len(self._groups(shard))):
+                yield from map(tuple, self._cells(shard, group))
+
+    def _members(
+        self, name: str, places: Sequence[Sequence[tuple[int, int]]]
+    ) -> Iterator[tuple[bytes, ...]]:
+        """Members of a tar at (offset, size) of each row, whose rows follow one another: read many
+        at a time."""
+        first = 0
+        while first < len(places):
+            last, ends = first, 0
+            starts = min(offset for offset, _ in places[first])
+            while last < len(places) and (last == first or ends - starts < _READ_BYTES):
+                ends = max([ends, *(offset + size for offset, size in places[last])])
+                last += 1
+            data = self._folder.read_range(name, starts, ends - starts)
+            for some in places[first:last]:
+                yield tuple(data[at - starts : at - starts + size] for at, size in some)
+            first = last
 
     def metadata(self, shard: int) -> pa.Table:
         """The metadata of a shard, one row for each of its samples."""
@@ -134,20 +171,24 @@ class ShardSet:
         name = self.shards[shard]["name"]
         images: list[bytes] = []
         if self.format == "webdataset" and self.pictures:
-            if "image_offsets" in columns:
-                offsets, sizes = columns.pop("image_offsets"), columns.pop("image_sizes")
-            else:
-                offsets, sizes = [columns.pop("image_offset")], [columns.pop("image_size")]
-            for offset, size in zip(offsets, sizes, strict=True):
+            for offset, size in _places(columns):
                 images.append(self._folder.read_range(name, offset, size))
         elif self.pictures:
-            version = str(self.shards[shard]["sha256"])
-            groups = _groups(self.url, name, version)
+            groups = self._groups(shard)
             group = bisect.bisect_right(groups, row)
-            column = "images" if self.media in MULTI_IMAGE else self.media
-            cells = _cells(self.url, name, version, group, column)
-            images = cells[row - (groups[group - 1] if group else 0)]
+            images = self._cells(shard, group)[row - (groups[group - 1] if group else 0)]
         return Sample(str(columns["uid"]), tuple(images), columns["caption"] or "", columns)
+
+    def _groups(self, shard: int) -> list[int]:
+        """Where each row group of a Parquet shard ends."""
+        fact = self.shards[shard]
+        return _groups(self.url, fact["name"], str(fact["sha256"]))
+
+    def _cells(self, shard: int, group: int) -> list[list[bytes]]:
+        """Pictures of each row of a row group."""
+        fact = self.shards[shard]
+        column = "images" if self.media in MULTI_IMAGE else self.media
+        return _cells(self.url, fact["name"], str(fact["sha256"]), group, column)
 
     def __reduce__(self) -> tuple[type[ShardSet], tuple[str, str]]:
         return (ShardSet, (self.url, self.split))
@@ -158,6 +199,14 @@ def read_forgotten(folder: Folder) -> frozenset[str]:
     if not folder.exists(FORGOTTEN):
         return frozenset()
     return frozenset(read_sealed(folder, FORGOTTEN)["uids"])
+
+
+def _places(columns: dict[str, Any]) -> list[tuple[int, int]]:
+    """Where the members of a sample lie in its tar; taken out of its columns."""
+    if "image_offsets" in columns:
+        offsets, sizes = columns.pop("image_offsets"), columns.pop("image_sizes")
+        return list(zip(offsets, sizes, strict=True))
+    return [(columns.pop("image_offset"), columns.pop("image_size"))]
 
 
 @lru_cache(maxsize=64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypedDict
 
 import pyarrow as pa
@@ -48,30 +48,44 @@ class Titled(Protocol):
         """Of the dataset as a whole."""
 
 
-def json_member(row: Mapping[str, Any], schema: pa.Schema) -> bytes:
-    """The .json of a sample: the same keys for every sample, typed, never null.
+class JsonMembers:
+    """Makes the .json of samples: the same keys for every sample, typed, never null.
 
     What is missing is "", 0, 0.0 or false by its type: readers that infer a schema from the first
     sample must not meet another type later. The metadata Parquet keeps nulls.
     """
-    values = {name: _filled(row[name], schema.field(name).type) for name in row}
-    values["key"] = row["uid"]
-    values["status"] = "success"
-    return json.dumps(values, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+
+    def __init__(self, columns: Sequence[str], schema: pa.Schema) -> None:
+        fillers = {name: _filler(schema.field(name).type) for name in columns}
+        self._fillers = sorted(fillers.items())
+        self._encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False).encode
+
+    def __call__(self, row: Mapping[str, Any]) -> bytes:
+        """That of a row."""
+        values = {name: fill(row[name]) for name, fill in self._fillers}
+        values["key"] = row["uid"]
+        values["status"] = "success"
+        return self._encode(values).encode()
 
 
-def _filled(value: Any, kind: pa.DataType) -> Any:
+def _filler(kind: pa.DataType) -> Callable[[Any], Any]:
+    """What makes a value of this type one that is never null."""
     if pa.types.is_boolean(kind):
-        return bool(value)
+        return bool
     if pa.types.is_integer(kind):
-        return int(value or 0)
+        return lambda value: int(value or 0)
     if pa.types.is_floating(kind):
-        number = float(value or 0.0)
-        # A float32 is written with the digits that tell it apart, not with those of its double.
-        return float(f"{number:.9g}") if math.isfinite(number) else 0.0
+        return _number
     if pa.types.is_list(kind):
-        return [_filled(item, kind.value_type) for item in value or ()]
-    return value or ""
+        of_item = _filler(kind.value_type)
+        return lambda value: [of_item(item) for item in value or ()]
+    return lambda value: value or ""
+
+
+def _number(value: float | None) -> float:
+    number = float(value or 0.0)
+    # A float32 is written with the digits that tell it apart, not with those of its double.
+    return float(f"{number:.9g}") if math.isfinite(number) else 0.0
 
 
 def _json(value: JsonValue) -> bytes:

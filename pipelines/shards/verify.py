@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,11 +22,13 @@ from gristmill.pipelines.media import (
     STORED_MULTI_IMAGE,
     TOKEN_COLUMNS,
 )
-from gristmill.pipelines.shards.manifest import FileFact
+from gristmill.pipelines.shards.manifest import FileFact, ShardFact
 from gristmill.pipelines.shards.reader import FORGOTTEN, read_manifest
+from gristmill.pipelines.shards.tar import read_members
 from gristmill.pipelines.storage import Folder
 
-_CHUNK = 4 * 2**20
+_CHUNK = 512 * 2**10
+_THREADS = 8
 _TEXTS = ("json", "txt")
 
 
@@ -33,24 +40,26 @@ def verify_shards(url: str) -> list[str]:
     except ShardError as error:
         return [str(error)]
     shards = [shard for split in manifest["splits"].values() for shard in split["shards"]]
-    problems: list[str] = []
-    for fact in [*shards, *manifest["files"]]:
-        problems += _check_file(folder, fact)
+    media = manifest.get("media", "image") if manifest.get("pictures", True) else ""
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        # Digests of large pieces are made beside one another.
+        look = functools.partial(_look, folder, media, manifest["format"])
+        found = list(pool.map(look, shards))
+        files = list(pool.map(functools.partial(_check_file, folder), manifest["files"]))
+    problems = [problem for one in found for problem in one.of_file]
+    problems += [problem for some in files for problem in some]
     named = {fact["name"] for fact in [*shards, *manifest["files"]]} | {"manifest.json", FORGOTTEN}
     problems += [
         f"{url}/{name} is not in the manifest" for name in folder.walk() if name not in named
     ]
     if problems:
         return problems
-    media = manifest.get("media", "image") if manifest.get("pictures", True) else ""
     seen: set[str] = set()
-    for shard in shards:
-        try:
-            check = _Shard(folder, shard["name"], media, problems)
-            keys = check.tar_keys() if manifest["format"] == "webdataset" else check.parquet_keys()
-        except (tarfile.TarError, pa.ArrowInvalid, OSError, GristmillError) as error:
-            problems.append(f"{url}/{shard['name']} cannot be read: {error}")
+    for shard, one in zip(shards, found, strict=True):
+        problems += one.of_content
+        if one.keys is None:
             continue
+        keys = one.keys
         if len(keys) != shard["samples"]:
             problems.append(
                 f"{url}/{shard['name']} has {len(keys)} samples, the manifest says "
@@ -63,18 +72,85 @@ def verify_shards(url: str) -> list[str]:
     return problems
 
 
-def _check_file(folder: Folder, fact: FileFact) -> list[str]:
-    digest, size = hashlib.sha256(), 0
+@dataclass
+class _Looked:
+    """What is wrong with a shard: its file, its samples; their keys, if they were read."""
+
+    of_file: list[str]
+    of_content: list[str]
+    keys: list[str] | None = None
+
+
+def _look(folder: Folder, media: str, kind: str, fact: ShardFact) -> _Looked:
+    """Look through a shard: a tar in one go, digest and samples."""
+    found = _Looked([], [])
+
+    def samples(read: Callable[[_Shard], list[str]]) -> None:
+        try:
+            found.keys = read(_Shard(folder, fact["name"], media, found.of_content))
+        except (tarfile.TarError, pa.ArrowInvalid, OSError, GristmillError) as error:
+            found.of_content.append(f"{folder.url}/{fact['name']} cannot be read: {error}")
+
+    if kind == "webdataset":
+        found.of_file = _check_file(
+            folder, fact, lambda file: samples(lambda shard: shard.tar_keys(file))
+        )
+    else:
+        found.of_file = _check_file(folder, fact)
+        if not found.of_file:
+            samples(lambda shard: shard.parquet_keys())
+    return found
+
+
+class _Digesting:
+    """A file that is digested as it is read, in large pieces."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.digest, self.size = file, hashlib.sha256(), 0
+        # One buffer, and what of it was not handed out yet.
+        self._buffer = memoryview(bytearray(_CHUNK))
+        self._at = self._end = 0
+
+    def read(self, size: int, /) -> bytes:
+        """So many bytes, fewer at the end."""
+        if self._at + size <= self._end:
+            self._at += size
+            return bytes(self._buffer[self._at - size : self._at])
+        pieces = [bytes(self._buffer[self._at : self._end])]
+        left = size - len(pieces[0])
+        while left and self._next():
+            self._at = min(left, self._end)
+            pieces.append(bytes(self._buffer[: self._at]))
+            left -= self._at
+        return b"".join(pieces)
+
+    def rest(self) -> None:
+        """Read to the end."""
+        while self._next():
+            pass
+
+    def _next(self) -> int:
+        self._at, self._end = 0, self._file.readinto(self._buffer)  # type: ignore[attr-defined]
+        self.digest.update(self._buffer[: self._end])
+        self.size += self._end
+        return self._end
+
+
+def _check_file(
+    folder: Folder, fact: FileFact, look: Callable[[_Digesting], None] | None = None
+) -> list[str]:
+    """What is wrong with a file; `look` is given it on the way, and need not read it to its end."""
     try:
-        with folder.open(fact["name"]) as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-                size += len(chunk)
+        with folder.open(fact["name"]) as opened:
+            file = _Digesting(opened)
+            if look is not None:
+                look(file)
+            file.rest()
     except FileNotFoundError:
         return [f"{folder.url}/{fact['name']} is missing"]
     except (GristmillError, OSError) as error:
         return [f"{folder.url}/{fact['name']} cannot be read: {error}"]
-    if size != fact["bytes"] or digest.hexdigest() != fact["sha256"]:
+    if file.size != fact["bytes"] or file.digest.hexdigest() != fact["sha256"]:
         return [f"{folder.url}/{fact['name']} has another digest than the manifest says"]
     return []
 
@@ -90,21 +166,19 @@ class _Shard:
         self.formats = self._formats()
         self._check_tokens()
 
-    def tar_keys(self) -> list[str]:
+    def tar_keys(self, file: _Digesting) -> list[str]:
         """Keys of a tar; each sample must have its pictures (if the set has them), a .json and a
         .txt, side by side."""
         keys: list[str] = []
         members: dict[str, bytes] = {}
-        with self.folder.open(self.name) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            for member in tar:
-                key, _, extension = member.name.partition(".")
-                if not keys or key != keys[-1]:
-                    if keys:
-                        self._check_members(keys[-1], members)
-                    keys.append(key)
-                    members = {}
-                opened = tar.extractfile(member)
-                members[extension] = opened.read() if opened else b""
+        for name, data in read_members(file):
+            key, _, extension = name.partition(".")
+            if not keys or key != keys[-1]:
+                if keys:
+                    self._check_members(keys[-1], members)
+                keys.append(key)
+                members = {}
+            members[extension] = data
         if keys:
             self._check_members(keys[-1], members)
         return keys
@@ -163,7 +237,7 @@ class _Shard:
             self._wrong(f"{key} has an empty picture or clip")
             return
         # A tar sorts its members by name, not by number.
-        wanted = sorted(digest for digest in self.stored.get(key, []) if digest)
+        wanted = sorted(digest for digest in self.stored.get(key, ()) if digest)
         if wanted and wanted != sorted(hashlib.sha256(data).hexdigest() for data in pictures):
             self._wrong(f"{key} has other bytes than were stored")
         kind, said = format_of(pictures[0]) if pictures else None, self.formats.get(key)

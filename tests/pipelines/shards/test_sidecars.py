@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from gristmill.pipelines.shards.manifest import FileFact, ShardFact
 from gristmill.pipelines.shards.sidecars import (
+    JsonMembers,
     card,
     croissant,
-    json_member,
     sizes,
     stats,
     wids_index,
@@ -43,15 +43,14 @@ def test_a_sample_s_json_has_no_null_and_no_nan() -> None:
         ]
     )  # fmt: skip
     empty = dict.fromkeys(schema.names) | {"uid": "u", "nan": float("nan")}
-    assert json.loads(json_member(empty, schema)) == {
+    assert json.loads(JsonMembers(list(empty), schema)(empty)) == {
         "uid": "u", "key": "u", "status": "success", "ok": False, "n": 0, "x": 0.0, "text": "",
         "list": [], "nan": 0.0,
     }  # fmt: skip
     # A float32 with the digits that tell it apart.
     exact = pa.array([0.1], pa.float32())[0].as_py()
-    assert (
-        json.loads(json_member(empty | {"x": exact, "list": [1, None]}, schema))["x"] == 0.100000001
-    )
+    written = JsonMembers(list(empty), schema)(empty | {"x": exact, "list": [1, None]})
+    assert json.loads(written)["x"] == 0.100000001
 
 
 def test_counts_for_open_clip_wids_and_img2dataset() -> None:
