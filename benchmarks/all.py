@@ -88,9 +88,14 @@ FIGURES = (
         ("selection.py keep",),
     ),
     Figure(
-        "near captions, semantic neighbours",
-        tuple(f"selection.py {what} --rows 20000" for what in ("captions", "semantic", "recall")),
-        tuple(f"selection.py {what}" for what in ("captions", "semantic", "recall")),
+        "copies, the plan of shards, near captions, semantic neighbours",
+        tuple(
+            f"selection.py {what} --rows 20000"
+            for what in ("copies", "plan", "captions", "semantic", "recall")
+        ),
+        tuple(
+            f"selection.py {what}" for what in ("copies", "plan", "captions", "semantic", "recall")
+        ),
     ),
     Figure(
         "the report",

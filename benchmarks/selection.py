@@ -1,6 +1,8 @@
 """Choosing from what is scored: other rules, near captions, semantic neighbours, at a million rows.
 
 python benchmarks/selection.py keep        # gristmill keep --recipe on a million scored rows
+python benchmarks/selection.py copies      # Duplicates on the hashes of a million pictures
+python benchmarks/selection.py plan        # which of a million samples lies in which shard
 python benchmarks/selection.py captions    # CaptionDuplicates on a million captions
 python benchmarks/selection.py semantic    # SemanticClusters on 1,000,000 x 512, memory-mapped
 python benchmarks/selection.py recall      # its recall against brute force on 20,000 x 512
@@ -9,13 +11,14 @@ python benchmarks/selection.py recall      # its recall against brute force on 2
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
-import resource
 import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +39,14 @@ from gristmill.dags.runs.keep import choose
 from gristmill.dags.runs.selections import SELECTIONS
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.dedup.caption_duplicates import CaptionDuplicates
+from gristmill.pipelines.dedup.image_duplicates import Duplicates
 from gristmill.pipelines.dedup.kmeans import unit
 from gristmill.pipelines.dedup.semantic_clusters import SemanticClusters
+from gristmill.pipelines.images.perceptual_hash import THUMBNAIL_BYTES
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.schema import ROW
-from gristmill.pipelines.stage import Global, Read, Score
+from gristmill.pipelines.shards.shards import Shards
+from gristmill.pipelines.stage import Global, Read, Score, Write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,19 +139,22 @@ def measure_keep(folder: Path, rows: int) -> dict[str, Any]:
     return found
 
 
-def measure(stage: Global, workspace: Any) -> dict[str, Any]:
-    """Seconds of each phase and of all columns."""
+def measure(stage: Global | Write, workspace: Any, phases: int | None = None) -> dict[str, Any]:
+    """Seconds of each phase, or the first of them, and of all columns."""
     found: dict[str, Any] = {}
-    for phase in stage.phases():
+    for phase in stage.phases()[:phases]:
         start = time.perf_counter()
         for task in range(phase.count(workspace)):
             phase.work(workspace, task)
         found[f"{phase.name}, s"] = round(time.perf_counter() - start, 1)
-    start = time.perf_counter()
-    for part in range(workspace.parts):
-        stage.columns(workspace, part)
-    found["columns, s"] = round(time.perf_counter() - start, 1)
-    found["peak, MB"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    if isinstance(stage, Global):
+        start = time.perf_counter()
+        for part in range(workspace.parts):
+            stage.columns(workspace, part)
+        found["columns, s"] = round(time.perf_counter() - start, 1)
+    with open("/proc/self/status", encoding="ascii") as file:
+        line = next(line for line in file if line.startswith("VmHWM"))
+    found["peak, MB"] = round(int(line.split()[1]) / 1024)
     return found
 
 
@@ -222,10 +231,74 @@ def captions(part: int, count: int) -> pa.Table:
     return pa.table({"uid": uids, "caption": texts, "clip_score": scores})
 
 
+def hashes(part: int, count: int) -> pa.Table:
+    """Pictures of noise; in each hundred one is a copy of the row before, and one nearly."""
+    rng = np.random.default_rng(part)
+    numbers = part * count + np.arange(count)
+    phash = rng.integers(0, 2**63, count, np.uint64)
+    thumbnails = rng.integers(0, 255, (count, THUMBNAIL_BYTES), np.uint8)
+    of = np.where(np.isin(np.arange(count) % 100, (1, 3)), np.arange(count) - 1, np.arange(count))
+    phash, thumbnails = phash[of], thumbnails[of]
+    near = np.arange(count) % 100 == 3
+    phash[near] ^= np.uint64(0b1001)
+    names = np.where(near, numbers, numbers[of]).tolist()
+    digests = [hashlib.sha256(b"%d" % name).hexdigest() for name in names]
+    sides = np.full(count, 512, np.int32)
+    uids = [f"{int(n) * 0x9E3779B97F4A7C15 % 2**128:032x}" for n in numbers]
+    return pa.table(
+        {
+            "uid": uids,
+            "image_id": uids,
+            "sha256": digests,
+            "pixel_hash": [digest[32:] for digest in digests],
+            "phash": pa.array(phash.view(np.int64)),
+            "thumbnail": [row.tobytes() for row in thumbnails],
+            "original_width": sides,
+            "original_height": sides,
+            "clip_score": np.zeros(count, np.float32),
+        }
+    )
+
+
+def samples(part: int, count: int) -> pa.Table:
+    """What shards say of a sample, for pictures of 25 kB."""
+    rng = np.random.default_rng(part)
+    numbers = (part * count + np.arange(count)).tolist()
+    sides = np.full(count, 512, np.int32)
+    return pa.table(
+        {
+            "uid": [f"{n * 0x9E3779B97F4A7C15 % 2**128:032x}" for n in numbers],
+            "row": numbers,
+            "parent_uid": pa.nulls(count, pa.string()),
+            "url": [f"http://host{n % 999}.test/pictures/{n}.jpg" for n in numbers],
+            "caption": [f"a caption of usual length, of the picture number {n}" for n in numbers],
+            "sha256": [hashlib.sha256(b"%d" % n).hexdigest() for n in numbers],
+            "width": sides,
+            "height": sides,
+            "format": ["jpg"] * count,
+            "clip_score": rng.uniform(size=count).astype(np.float32),
+            "blob_offset": np.arange(count) * 25_000,
+            "blob_size": np.full(count, 25_000),
+        }
+    )
+
+
+def measure_copies(workspace: Any) -> dict[str, Any]:
+    """Seconds of Duplicates, and how many of the planted copies it found."""
+    stage = Duplicates()
+    found = measure(stage, workspace)
+    kinds: Counter[str] = Counter()
+    for part in range(workspace.parts):
+        kinds.update(stage.columns(workspace, part)["duplicate_kind"].drop_null().to_pylist())
+    return found | {"copies found": dict(kinds)}
+
+
 def main() -> None:
     """Parse and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("keep", "captions", "semantic", "recall"))
+    parser.add_argument(
+        "what", choices=("keep", "copies", "plan", "captions", "semantic", "recall")
+    )
     parser.add_argument("--rows", type=int, default=1_000_000)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="gristmill-selection-"))
@@ -235,6 +308,12 @@ def main() -> None:
             found = measure_keep(folder, options.rows)
         elif options.what == "recall":
             found = measure_recall(folder)
+        elif options.what == "copies":
+            workspace = ManyParts(lambda part: hashes(part, 10_000), parts, folder)
+            found = measure_copies(workspace)
+        elif options.what == "plan":
+            workspace = ManyParts(lambda part: samples(part, 10_000), parts, folder)
+            found = measure(Shards(), workspace, phases=1)
         elif options.what == "captions":
             workspace = ManyParts(lambda part: captions(part, 10_000), parts, folder)
             found = measure(CaptionDuplicates(), workspace)

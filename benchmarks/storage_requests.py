@@ -2,6 +2,7 @@
 
 python benchmarks/storage_requests.py runs           # requests by kind, on an S3 server (moto)
 python benchmarks/storage_requests.py parts 100000   # a look at many parts of two nodes, on a disk
+python benchmarks/storage_requests.py clients        # fsspec's S3 beside obstore, if that is here
 
 Requests are counted by the server. A figure a part is what four more parts cost, divided by four;
 what a run asks once, however many parts it has, stands beside it.
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -172,14 +173,59 @@ def _commit(layout: RunLayout, node: str, parts: Iterable[int]) -> None:
             out.write(seal(record.stored()))
 
 
+def clients(count: int = 300) -> None:
+    """Milliseconds of processor of a small object, written and read one after the other, by each
+    client; the server, in this process, is the same for both."""
+    with s3_server():
+        folder = Folder("s3://bucket/small")
+        data = bytes(1000)
+        works: dict[str, tuple[Callable[[int], object], Callable[[int], object]]] = {
+            "fsspec": (
+                lambda i: folder.write_bytes(f"{i}", data),
+                lambda i: folder.read_bytes(f"{i}"),
+            )
+        }
+        try:
+            import obstore
+            from obstore.store import S3Store
+        except ImportError:
+            print("obstore is not here: pip install obstore")
+        else:
+            store = S3Store(
+                "bucket",
+                endpoint=os.environ["AWS_ENDPOINT_URL"],
+                access_key_id=os.environ["AWS_ACCESS_KEY_ID"],
+                secret_access_key=os.environ["AWS_SECRET_ACCESS_KEY"],
+                region=os.environ["AWS_DEFAULT_REGION"],
+                client_options={"allow_http": True},
+            )
+            works["obstore"] = (
+                lambda i: obstore.put(store, f"other/{i}", data),
+                lambda i: obstore.get(store, f"other/{i}").bytes(),
+            )
+        for name, (write, read) in works.items():
+            said = []
+            for what, work in (("written", write), ("read", read)):
+                work(0)
+                start, busy = time.perf_counter(), time.process_time()
+                for i in range(count):
+                    work(i)
+                wall, busy = time.perf_counter() - start, time.process_time() - busy
+                said.append(f"{what} {1000 * busy / count:.1f} ms ({1000 * wall / count:.1f} wall)")
+            print(f"{name}: {', '.join(said)}, with the server's share", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="what", required=True)
     commands.add_parser("runs").add_argument("--journal", help="write what is asked to files")
     commands.add_parser("parts").add_argument("count", type=int)
+    commands.add_parser("clients")
     options = parser.parse_args()
     if options.what == "runs":
         runs(options.journal)
+    elif options.what == "clients":
+        clients()
     else:
         many_parts(options.count)
 

@@ -107,11 +107,11 @@ def s3_server(address: str = "127.0.0.1") -> Iterator[FaultyApp]:
     """A server with a bucket `bucket`; fsspec finds it through the environment, as users' would."""
     import fsspec
     from moto.moto_api._internal.models import moto_api_backend
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from moto.moto_server.werkzeug_app import create_backend_app
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
-    app = FaultyApp(DomainDispatcherApplication(create_backend_app))
+    app = FaultyApp(create_backend_app("s3"))
     moto_api_backend.reset()
     server = make_server(address, 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
