@@ -5,6 +5,7 @@ python benchmarks/selection.py copies      # Duplicates on the hashes of a milli
 python benchmarks/selection.py plan        # which of a million samples lies in which shard
 python benchmarks/selection.py captions    # CaptionDuplicates on a million captions
 python benchmarks/selection.py semantic    # SemanticClusters on 1,000,000 x 512, memory-mapped
+python benchmarks/selection.py faiss       # the neighbours of the same vectors by faiss alone
 python benchmarks/selection.py recall      # its recall against brute force on 20,000 x 512
 """
 
@@ -193,6 +194,34 @@ def embeddings(part: int, count: int, width: int) -> pa.Table:
     )
 
 
+def measure_faiss(parts: int, count: int, width: int) -> dict[str, Any]:
+    """Seconds of faiss for the twenty nearest of each vector within its cell, with as many cells as
+    `SemanticClusters` takes; all vectors in memory."""
+    import faiss
+
+    values = np.concatenate(
+        [
+            np.asarray(
+                embeddings(part, count, width)["image_embedding"].combine_chunks().flatten(),
+                np.float32,
+            ).reshape(-1, width)
+            for part in range(parts)
+        ]
+    )
+    found: dict[str, Any] = {}
+    start = time.perf_counter()
+    cells = max(1, len(values) // 1000)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
+    index.train(values[:: max(1, len(values) // (50 * cells))])
+    found["train, s"] = round(time.perf_counter() - start, 1)
+    index.add(values)
+    found["train and add, s"] = round(time.perf_counter() - start, 1)
+    for at in range(0, len(values), 10_000):
+        index.search(values[at : at + 10_000], 20)
+    found["all, s"] = round(time.perf_counter() - start, 1)
+    return found
+
+
 def measure_recall(folder: Path) -> dict[str, Any]:
     """Share of the semantic duplicates that brute force finds, on 20,000 x 512."""
     table = embeddings(0, 20_000, 512)
@@ -297,7 +326,7 @@ def main() -> None:
     """Parse and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "what", choices=("keep", "copies", "plan", "captions", "semantic", "recall")
+        "what", choices=("keep", "copies", "plan", "captions", "semantic", "faiss", "recall")
     )
     parser.add_argument("--rows", type=int, default=1_000_000)
     options = parser.parse_args()
@@ -314,6 +343,8 @@ def main() -> None:
         elif options.what == "plan":
             workspace = ManyParts(lambda part: samples(part, 10_000), parts, folder)
             found = measure(Shards(), workspace, phases=1)
+        elif options.what == "faiss":
+            found = measure_faiss(parts, 10_000, 512)
         elif options.what == "captions":
             workspace = ManyParts(lambda part: captions(part, 10_000), parts, folder)
             found = measure(CaptionDuplicates(), workspace)
