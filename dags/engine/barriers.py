@@ -41,8 +41,8 @@ def is_finished(layout: RunLayout, node: str, state: BarrierState) -> bool:
     folder = layout.folder.sub(layout.node_folder(node))
     if find_sealed(folder, "finished.json") is None:
         return False
-    former = {"inputs": state["inputs"]}
-    return _is_begun(layout, node, state) or _is_begun(layout, node, former)
+    made_of = (find_sealed(folder, "state.json") or {}).get("inputs")
+    return made_of == state["inputs"] and _is_own(layout, node)
 
 
 def make_room(layout: RunLayout, node: str, state: BarrierState) -> None:
@@ -87,11 +87,15 @@ def phase_seconds(folder: Folder, records: Sequence[str]) -> float:
 
 def _is_begun(layout: RunLayout, node: str, state: BarrierState) -> bool:
     """Whether what lies in the node's folder, and its product, was made of this state."""
-    name = layout.node_folder(node)
-    if find_sealed(layout.folder.sub(name), "state.json") != state:
-        return False
+    folder = layout.folder.sub(layout.node_folder(node))
+    return find_sealed(folder, "state.json") == state and _is_own(layout, node)
+
+
+def _is_own(layout: RunLayout, node: str) -> bool:
+    """Whether the product of a node, if it has one, is of its present configuration."""
     writes = isinstance(layout.dag.stage(node), Write)
-    return not writes or find_sealed(layout.folder, owner_name(node)) == {"node": name}
+    owner = {"node": layout.node_folder(node)}
+    return not writes or find_sealed(layout.folder, owner_name(node)) == owner
 
 
 def owner_name(node: str) -> str:

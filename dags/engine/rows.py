@@ -64,10 +64,11 @@ class RowReader:
 
     def __init__(self, layout: RunLayout, *, many: bool = False) -> None:
         self.layout, self._many = layout, many
-        # Node -> its file that several parts share, by name, for the parts that come next.
-        self._shared: dict[str, dict[str, bytes]] = {}
+        # Node -> the file that several parts share of which one was read last, and its bytes once
+        # a second is read.
+        self._shared: dict[str, tuple[str, dict[str, bytes]]] = {}
         # Files of one part, read once while it is put together; name -> bytes.
-        self._held: tuple[int, dict[str, bytes]] = (-1, {})
+        self._held: tuple[int, dict[str, bytes | memoryview]] = (-1, {})
 
     def record(self, node: str, part: int) -> Record:
         """The commit record of a part."""
@@ -115,16 +116,23 @@ class RowReader:
         """A table of a committed part, or some of its columns; its file is kept while the part is
         the one at work."""
         file = self.record(node, part).files[kind]
-        if self._many and "start" in file:
-            whole = self._shared.setdefault(node, {})
-            data = cut_checked(self.layout.store(node).folder, file, whole)
-            return read_parquet(pa.BufferReader(data), columns)
         if self._held[0] != part:
             self._held = (part, {})
         held = self._held[1]
         if file["name"] not in held:
-            held[file["name"]] = read_checked(self.layout.store(node).folder, file)
+            held[file["name"]] = self._bytes_of(node, file)
         return read_parquet(pa.BufferReader(held[file["name"]]), columns)
+
+    def _bytes_of(self, node: str, file: FileRecord) -> bytes | memoryview:
+        """A file of a part. Of one that others share the first part is read alone: who reads many
+        parts asks for the next."""
+        folder = self.layout.store(node).folder
+        if self._many and "start" in file:
+            name, whole = self._shared.get(node, ("", {}))
+            if name == file["name"]:
+                return cut_checked(folder, file, whole)
+            self._shared[node] = file["name"], {}
+        return read_checked(folder, file)
 
     def _table(self, node: str, part: int, columns: Sequence[str]) -> pa.Table:
         names = list(dict.fromkeys(columns))

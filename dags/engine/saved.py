@@ -119,18 +119,18 @@ def load_saved_part(folder: Folder, name: str, part: int) -> dict[str, NDArray[n
 def load_saved_parts(folder: Folder, name: str) -> Iterator[dict[str, NDArray[np.generic]]]:
     """The arrays of each part in order, of a file that is read once; memory-mapped, if it is
     local."""
-    index = _index(folder, name)
-    if folder.is_local:
-        yield from (load_saved_part(folder, name, part) for part in range(len(index) - 1))
-        return
 
-    def read() -> memoryview:
-        data = memoryview(folder.read_bytes(name))
+    def read() -> tuple[memoryview, NDArray[np.uint64]]:
+        # That of what lay there before says nothing.
+        _indexes.pop(folder.join_url(name), None)
+        index = _index(folder, name)
+        path = folder.local_path(name)
+        data = memoryview(folder.read_bytes(name)) if path is None else _mapped(path)
         for part in range(len(index) - 1):
             _require_part(data[int(index[part][0]) : int(index[part + 1][0])], index, part)
-        return data
+        return data, index
 
-    data = insist(folder, name, read)
+    data, index = insist(folder, name, read)
     for part in range(len(index) - 1):
         yield unpack_arrays(data[int(index[part][0]) : int(index[part + 1][0])])
 

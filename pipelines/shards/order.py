@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import xxhash
 
-# Blocks of neighbours in a shard, at least.
+# Blocks of neighbours in a shard that is closed by its number of samples, at least.
 BLOCKS = 128
 ORDER = pa.schema([pa.field("shuffle_key", pa.uint64()), pa.field("is_val", pa.bool_())])
 """What `with_order` adds: rows come in the order of their key, those of one by uid."""

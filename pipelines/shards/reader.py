@@ -148,12 +148,14 @@ class ShardSet:
         at a time."""
         first = 0
         while first < len(places):
-            last, ends = first, 0
-            starts = min(offset for offset, _ in places[first])
-            while last < len(places) and (last == first or ends - starts < _READ_BYTES):
-                ends = max([ends, *(offset + size for offset, size in places[last])])
+            last, size = first, 0
+            while last < len(places) and (last == first or size < _READ_BYTES):
+                size += sum(one for _, one in places[last])
                 last += 1
-            data = self._folder.read_range(name, starts, ends - starts)
+            held = [place for some in places[first:last] for place in some]
+            starts = min((offset for offset, _ in held), default=0)
+            ends = max((offset + size for offset, size in held), default=0)
+            data = self._folder.read_range(name, starts, ends - starts) if held else b""
             for some in places[first:last]:
                 yield tuple(data[at - starts : at - starts + size] for at, size in some)
             first = last

@@ -98,10 +98,11 @@ def read_members(file: Readable) -> Iterator[tuple[str, bytes]]:
         name = head[_NAME].rstrip(b"\0").decode(errors="replace")
         if prefix := head[_PREFIX].rstrip(b"\0"):
             name = f"{prefix.decode(errors='replace')}/{name}"
-        try:
-            size = int(head[_SIZE].rstrip(b"\0 "), 8)
-        except ValueError:
-            raise tarfile.ReadError(f"{name} has no size") from None
+        digits = head[_SIZE].rstrip(b"\0 ")
+        # Python takes signs and underscores for parts of a number.
+        if not digits.isdigit() or set(digits) & set(b"89"):
+            raise tarfile.ReadError(f"{name} has no size")
+        size = int(digits, 8)
         whole = size + -size % _BLOCK
         data = file.read(whole)
         if len(data) < whole:

@@ -29,6 +29,15 @@ from gristmill.pipelines.storage import Folder
 
 _CHUNK = 512 * 2**10
 _THREADS = 8
+# What reading raises of bytes that are not what they should be.
+_UNREADABLE = (
+    tarfile.TarError,
+    pa.ArrowException,
+    GristmillError,
+    OSError,
+    ValueError,
+    KeyError,
+)
 _TEXTS = ("json", "txt")
 
 
@@ -88,7 +97,8 @@ def _look(folder: Folder, media: str, kind: str, fact: ShardFact) -> _Looked:
     def samples(read: Callable[[_Shard], list[str]]) -> None:
         try:
             found.keys = read(_Shard(folder, fact["name"], media, found.of_content))
-        except (tarfile.TarError, pa.ArrowInvalid, OSError, GristmillError) as error:
+        except _UNREADABLE as error:
+            # Often enough because the bytes are not those of the manifest, which is said then.
             found.of_content.append(f"{folder.url}/{fact['name']} cannot be read: {error}")
 
     if kind == "webdataset":
@@ -105,14 +115,18 @@ def _look(folder: Folder, media: str, kind: str, fact: ShardFact) -> _Looked:
 class _Digesting:
     """A file that is digested as it is read, in large pieces."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], most: int) -> None:
         self._file, self.digest, self.size = file, hashlib.sha256(), 0
+        # No piece of it is longer.
+        self._most = most
         # One buffer, and what of it was not handed out yet.
         self._buffer = memoryview(bytearray(_CHUNK))
         self._at = self._end = 0
 
     def read(self, size: int, /) -> bytes:
         """So many bytes, fewer at the end."""
+        if size > self._most:
+            raise tarfile.ReadError(f"a member of {size} bytes in a file of {self._most}")
         if self._at + size <= self._end:
             self._at += size
             return bytes(self._buffer[self._at - size : self._at])
@@ -142,7 +156,7 @@ def _check_file(
     """What is wrong with a file; `look` is given it on the way, and need not read it to its end."""
     try:
         with folder.open(fact["name"]) as opened:
-            file = _Digesting(opened)
+            file = _Digesting(opened, max(fact["bytes"], _CHUNK))
             if look is not None:
                 look(file)
             file.rest()

@@ -98,13 +98,15 @@ def test_a_product_belongs_to_one_configuration(layout: RunLayout) -> None:
     assert done(other, "shards") and not done(layout, "shards")
 
 
+@pytest.mark.parametrize("laid_down", [{}, {"saved": "2"}])
 def test_what_a_former_release_finished_is_taken_and_what_it_had_begun_is_begun_anew(
-    layout: RunLayout,
+    laid_down: dict[str, str], layout: RunLayout
 ) -> None:
     """Its records of a node over all parts say nothing of how phases lay down what they save."""
     state = barrier_state(layout, "keep", 2)
     folder = layout.folder.sub(layout.node_folder("keep"))
-    former = {"inputs": state["inputs"]}
+    former = {"inputs": state["inputs"], **laid_down}
+    assert state["saved"] not in former.values()
     write_sealed(folder, "state.json", former)
     folder.write_bytes("saved/of-before.npy", b"x")
     finish(layout, "keep", 2)

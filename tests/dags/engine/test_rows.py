@@ -38,6 +38,32 @@ def test_columns_of_several_nodes_meet_in_the_order_of_the_rows(layout: RunLayou
         assert table["uid"].to_pylist() == reader.entering("keep", part, ["uid"])["uid"].to_pylist()
 
 
+@pytest.mark.parametrize(("many", "whole", "pieces"), [(False, 0, 3), (True, 1, 1)])
+def test_a_file_that_parts_share_is_read_whole_for_the_second_of_them(
+    many: bool, whole: int, pieces: int, layout: RunLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [layout.store("keep").table(layout.store("keep").need(part)) for part in range(3)]
+    read: list[str] = []
+
+    def told(name: str) -> None:
+        method = getattr(Folder, name)
+
+        def of_shared(folder: Folder, file: str, *place: int) -> bytes:
+            if file.endswith(".parts"):
+                read.append(name)
+            return bytes(method(folder, file, *place))
+
+        monkeypatch.setattr(Folder, name, of_shared)
+
+    told("read_bytes")
+    told("read_range")
+    reader = RowReader(layout, many=many)
+    for part in range(3):
+        assert reader.table("keep", part).equals(expected[part])
+        assert reader.table("keep", part, columns=["uid"]).column_names == ["uid"]
+    assert (read.count("read_bytes"), read.count("read_range")) == (whole, pieces)
+
+
 def test_the_order_of_a_score_s_file_does_not_matter(tmp_path: Path) -> None:
     layout = lay(tmp_path)
     advance(layout, "rows", "draw", "bright")

@@ -61,6 +61,9 @@ def test_a_part_is_read_alone(workspace: NodeWorkspace) -> None:
         assert all(np.array_equal(found[name], part[name]) for name in ("x", "y"))
     for found, part in zip(workspace.load_parts("decided"), parts, strict=True):
         assert all(np.array_equal(found[name], part[name]) for name in ("x", "y"))
+    # As another part of the same process writes them anew, later, here or elsewhere.
+    workspace.save_parts("decided", [*parts, {"x": np.arange(7)}])
+    assert [len(part["x"]) for part in workspace.load_parts("decided")] == [3, 0, 2, 7]
     # What comes in its place is not read by the index of before.
     workspace.save_parts("decided", [{"x": np.arange(9)}, {"x": np.arange(4)}])
     with contextlib.suppress(StorageError):

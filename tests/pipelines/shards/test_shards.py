@@ -15,6 +15,7 @@ from shard_set import ROWS, SCHEMA, build, picture
 
 from gristmill.errors import ConfigurationError, GraphError, ShardError
 from gristmill.pipelines.schema import digest_fields
+from gristmill.pipelines.shards import reader
 from gristmill.pipelines.shards.reader import ShardSet, spread
 from gristmill.pipelines.shards.shards import Shards
 from gristmill.pipelines.shards.verify import verify_shards
@@ -116,7 +117,36 @@ def test_random_access(kind: str, tmp_path: Path) -> None:
         )
     with pytest.raises(IndexError):
         samples[len(samples)]
+    assert [*samples] == [samples[i] for i in range(len(samples))]
     assert len(list(spread(samples, 5))) == 5
+
+
+def test_members_are_read_wherever_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = ShardSet(str(build(tmp_path, [20])))
+    name = samples.shards[0]["name"]
+    data = (tmp_path / "product" / name).read_bytes()
+    # None, several, one before the other, one twice.
+    places = [[], [(700, 9), (20, 5)], [], [(10, 4)], [(900, 3)], [(900, 3)], []]
+    for size in (1, 10, 2**20):
+        monkeypatch.setattr(reader, "_READ_BYTES", size)
+        found = list(samples._members(name, places))
+        assert found == [tuple(data[at : at + n] for at, n in some) for some in places]
+
+
+def test_damage_of_what_readers_rely_on_is_said(tmp_path: Path) -> None:
+    product = build(tmp_path, [20])
+    tar, table = product / "train/00000000.tar", product / "train/metadata/00000000.parquet"
+    whole, known = tar.read_bytes(), table.read_bytes()
+    for size in (b"-0000001000", b"77777777777", b"00000000000"):
+        tar.write_bytes(whole[:124] + size + whole[135:])
+        assert ["another digest" in one for one in verify_shards(str(product))] == [True]
+    tar.write_bytes(whole)
+    pq.write_table(pa.table({"other": [1]}), table)
+    assert ["another digest" in one for one in verify_shards(str(product))] == [True]
+    table.write_bytes(known)
+    assert verify_shards(str(product)) == []
 
 
 def test_damage_is_found_and_named(tmp_path: Path) -> None:

@@ -70,6 +70,9 @@ def test_what_was_written_is_read() -> None:
         (lambda data: b"", "no header"),
         (lambda data: b"x" * 2048, "no header"),
         (lambda data: data[:124] + b"nonsense123" + data[135:], "a.jpg has no size"),
+        (lambda data: data[:124] + b"-0000001000" + data[135:], "a.jpg has no size"),
+        (lambda data: data[:124] + b"0000000_100" + data[135:], "a.jpg has no size"),
+        (lambda data: data[:124] + b"00000000190" + data[135:], "a.jpg has no size"),
     ],
 )
 def test_what_nobody_wrote_so_is_refused(damage: Callable[[bytes], bytes], said: str) -> None:
