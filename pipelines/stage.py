@@ -275,8 +275,7 @@ class Workspace(Protocol):
     def batches(
         self, columns: Sequence[str], parts: Iterable[int] | None = None
     ) -> pa.RecordBatchReader:
-        """The named columns of all parts in order, or of some, plus `part` (int32), a part at a
-        time in memory."""
+        """The named columns of all parts, or of some, plus `part` (int32); one part in memory."""
 
     def images(self, table: pa.Table) -> list[bytes]:
         """Stored bytes of the rows of `table`, which has `part`, `blob_offset` and `blob_size`."""
@@ -309,9 +308,8 @@ class Workspace(Protocol):
         """The table saved under `name`."""
 
     def output(self, path: str) -> Any:
-        """A binary file to write, as a context manager; it appears at `path`, below the place
-        where the node's product lies (a run's `shards/`), only when the block ends without an
-        error."""
+        """A binary file to write, as a context manager; it appears at `path`, below the node's
+        product (a run's `shards/`), only when the block ends without an error."""
 
     def forgotten(self) -> pa.Table:
         """What must not be kept: `kind` (uid, image_id or sha256) and `value`."""
