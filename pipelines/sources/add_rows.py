@@ -7,20 +7,40 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from gristmill.pipelines.schema import FAILED_TO_DECODE
-from gristmill.pipelines.sources.reasons import LOCAL_PATH, no_picture
-from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow, url_row
-from gristmill.pipelines.sources.values import digest_of
+from gristmill.pipelines.sources.files import named_file_row
+from gristmill.pipelines.sources.reasons import LOCAL_PATH, NO_URL, no_picture
+from gristmill.pipelines.sources.row_builder import ENDINGS, RowBuilder, SourceRow, url_row
+from gristmill.pipelines.sources.values import digest_of, ending_of, first_answer
 
 
 def add_mapped(rows: RowBuilder, mapping: Mapping[str, str], values: Mapping[str, object]) -> None:
-    """Add a row that names a URL."""
+    """Add a row that names a URL, or a file below the folder of `rows`."""
     facts, meta = split_values(mapping, values)
     path = facts.get("path")
-    row = url_row(facts.get("url"))
-    if path is not None and facts.get("url") is None:
+    row = address_row(rows, facts.get("url"))
+    if path is not None and row.error == NO_URL:
         meta[mapping["path"]] = path
-        row = replace(row, kind="path", locator=digest_of(path), error=LOCAL_PATH)
+        if rows.files is not None and isinstance(path, str):
+            row = named_file_row(rows.files, path.strip())
+        else:
+            row = replace(row, kind="path", locator=digest_of(path), error=LOCAL_PATH)
+    if facts.get("caption") is None:
+        facts["caption"] = first_answer(values)
     rows.add(row.saying(facts, meta))
+
+
+def address_row(rows: RowBuilder, address: object) -> SourceRow:
+    """The row of a URL, or of a file that is named in the stead of one."""
+    row = url_row(address)
+    if row.error == LOCAL_PATH and rows.files is not None:
+        return named_file_row(rows.files, (row.url or "").strip())
+    return row
+
+
+def names_file(mapping: Mapping[str, str], values: Mapping[str, object], kind: str) -> bool:
+    """Whether a line names a picture (or video) by its file, as its ending says."""
+    path = values.get(mapping.get("path", ""))
+    return isinstance(path, str) and ending_of(path.strip()) in ENDINGS[kind]
 
 
 def add_bytes(

@@ -14,7 +14,7 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
         "caption", "TEXT", "text", "txt", "top_caption", "alt_text", "captions", "title",
         "description", "prompt",
     ),
-    "path": ("path", "file_name", "image_path", "filename"),
+    "path": ("path", "file_name", "image_path", "filename", "file", "image"),
     "licence": ("licence", "license", "LICENSE"),
     "width": ("original_width", "width", "WIDTH"),
     "height": ("original_height", "height", "HEIGHT"),
@@ -102,5 +102,6 @@ def without_address(where: str, what: str, available: Sequence[str]) -> str:
     near = [name for name in available if any(mark in name.lower() for mark in marks)]
     return (
         f"{where} has no {what} column among {', '.join(available) or 'no columns at all'}; name "
-        f"it with --column url={near[0] if near else 'NAME'}"
+        f"it with --column url={near[0] if near else 'NAME'}, or, if it names files, with --column "
+        "path=NAME"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -11,9 +12,9 @@ import pyarrow as pa
 
 from gristmill.errors import SourceError
 from gristmill.pipelines.schema import FAILED_TO_DOWNLOAD
-from gristmill.pipelines.sources.add_rows import add_broken, add_mapped
+from gristmill.pipelines.sources.add_rows import add_broken, add_mapped, names_file
 from gristmill.pipelines.sources.columns import ColumnMap, without_address
-from gristmill.pipelines.sources.lines import Lines, is_utf8
+from gristmill.pipelines.sources.lines import HEAD_LINES, Lines, is_utf8
 from gristmill.pipelines.sources.reasons import BROKEN_QUOTES, NOT_UTF8, wrong_cells
 from gristmill.pipelines.sources.row_builder import RowBuilder
 
@@ -51,10 +52,19 @@ def read_delimited(
 
 
 def check_delimited(url: str, delimiter: str, columns: ColumnMap, rows: RowBuilder) -> None:
-    """Raise `SourceError` if the first line names no column of addresses, or not what was named."""
-    first = next(_Records(url, delimiter), None)
-    if first is not None:
-        _header(url, first, delimiter, columns, rows)
+    """Raise `SourceError` if the first line names no column of addresses, or of files that are
+    named in some of the first lines, or not what was named."""
+    records = _Records(url, delimiter)
+    first = next(records, None)
+    if first is None:
+        return
+    _, names, mapping = _header(url, first, delimiter, columns, rows)
+    if "url" in mapping or mapping["path"] in columns.given.values():
+        return
+    for cells in itertools.islice(records, HEAD_LINES):
+        if names_file(mapping, dict(zip(names, cells, strict=False)), rows.kind):
+            return
+    raise SourceError(without_address(url, "URL", names))
 
 
 class _Feed:
@@ -164,7 +174,7 @@ def _header(
         if not columns.given:
             columns = ColumnMap(_guess(url, first, addresses), rows.kind)
     mapping = columns.of_table(names, url)
-    if "url" not in mapping:
+    if not {"url", "path"} & set(mapping):
         if len(names) == 1:
             _refuse_other_delimiter(url, names[0], delimiter)
         raise SourceError(without_address(url, "URL", names))

@@ -14,6 +14,7 @@ from gristmill.errors import SourceError
 from gristmill.pipelines.locate import open_url
 from gristmill.pipelines.schema import FAILED_TO_DECODE, normalise_url
 from gristmill.pipelines.sources.add_rows import add_broken
+from gristmill.pipelines.sources.chunks import Chunk
 from gristmill.pipelines.sources.document_formats import (
     DocumentImage,
     ParsedDocument,
@@ -29,7 +30,7 @@ from gristmill.pipelines.sources.parquet import open_parquet, rows_of_group
 from gristmill.pipelines.sources.pointer import file_pointer, parquet_pointer
 from gristmill.pipelines.sources.reasons import BROKEN_ROW_GROUP, NOT_UTF8, OUTSIDE
 from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow
-from gristmill.pipelines.sources.source import Chunk, Source
+from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.sources.values import text_of, texts_of
 from gristmill.pipelines.stage import setting
 from gristmill.pipelines.storage import Folder

@@ -33,6 +33,9 @@ def resolve_inside(folder: Folder, name: str) -> str | None:
     by a link, as a URL or as another machine's path."""
     if "://" in name or re.match(r"[A-Za-z]:[\\/]", name):
         return None
+    if folder.is_local and os.path.isabs(name):
+        # It may be below the folder all the same.
+        name = os.path.relpath(name, os.path.abspath(folder.path))
     if "\\" in name and not folder.exists(posixpath.normpath(name)):
         name = name.replace("\\", "/")
     normal = posixpath.normpath(name)

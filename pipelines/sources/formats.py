@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from gristmill.errors import SourceError
 from gristmill.pipelines.locate import entry_type, locate, matching, open_url
+from gristmill.pipelines.sources.lines import is_array
 from gristmill.pipelines.sources.parquet import image_column, open_parquet
 from gristmill.pipelines.storage import Folder
 from gristmill.pipelines.tar_samples import TAR_ENDINGS
@@ -24,6 +25,8 @@ _BY_ENDING = {
     ".json": "coco",
     ".txt": "txt",
 }
+# What Hugging Face calls the table of a folder of pictures.
+_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 
@@ -103,6 +106,8 @@ def detect(kind: str, url: str) -> list[tuple[str, str]]:
             schema = open_parquet(url, file).schema_arrow
         found = "hf" if image_column(schema) is not None else "parquet"
     if found == "coco" and kind == "auto":
+        if is_array(url):
+            return [("jsonl", url)]
         _check_coco(url)
     return [(found, url)]
 
@@ -115,6 +120,8 @@ def _detect_folder(kind: str, url: str) -> list[tuple[str, str]]:
     files = _without_folders(folder, names)
     tars = [name for name in files if name.endswith(TAR_ENDINGS)]
     parquets = [name for name in names if name.endswith(".parquet")]
+    if kind == "auto" and (table := next((n for n in files if n in _METADATA), "")):
+        return detect("auto", folder.join_url(table))
     if kind == "auto" and tars and any(f"{n.rpartition('.')[0]}.parquet" in names for n in tars):
         return [("img2dataset", url)]
     if kind == "tars" or (kind == "auto" and tars):
@@ -144,7 +151,10 @@ def _check_coco(url: str) -> None:
         except (ValueError, RecursionError):
             document = None
     if not isinstance(document, dict) or "images" not in document:
-        raise SourceError(f"{url} is JSON but no COCO captions file; JSON lines end in .jsonl")
+        raise SourceError(
+            f"{url} is JSON, but neither an array of rows nor a COCO captions file; JSON lines end "
+            "in .jsonl"
+        )
 
 
 def img2dataset_pairs(url: str) -> list[tuple[str, str]]:

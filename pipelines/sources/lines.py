@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
+import json
 import lzma
 import re
 import zipfile
@@ -16,16 +18,17 @@ import pyarrow as pa
 from gristmill.errors import SourceError
 from gristmill.pipelines.locate import open_url, unpack
 from gristmill.pipelines.schema import FAILED_TO_DOWNLOAD
-from gristmill.pipelines.sources.add_rows import add_broken, add_mapped
+from gristmill.pipelines.sources.add_rows import add_broken, add_mapped, address_row, names_file
 from gristmill.pipelines.sources.columns import ColumnMap, without_address
 from gristmill.pipelines.sources.reasons import NOT_UTF8
-from gristmill.pipelines.sources.row_builder import RowBuilder, url_row
-from gristmill.pipelines.sources.values import BrokenJson, load_object
+from gristmill.pipelines.sources.row_builder import RowBuilder
+from gristmill.pipelines.sources.values import BrokenJson, load_json, load_object
 
 # Lines that are looked at to know the names in a file of JSON lines, of which any may lack some.
 HEAD_LINES = 10_000
 # Bytes that do not decode, as Python keeps them.
 _UNDECODED = re.compile("[\udc80-\udcff]")
+_SPACES = re.compile(r"\s*")
 _HEAD = 2**16
 _BYTE_ORDER_MARKS = {
     b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16",
@@ -104,7 +107,8 @@ def is_utf8(line: str) -> bool:
 
 
 def read_json_lines(url: str, columns: ColumnMap, rows: RowBuilder) -> Iterator[pa.Table]:
-    """Rows of JSON lines; a line that is not JSON becomes a failed row."""
+    """Rows of JSON lines, or of an array of objects; a line that is not JSON becomes a failed
+    row."""
     for values in objects_of(url, rows, FAILED_TO_DOWNLOAD):
         if values is not None:
             add_mapped(rows, columns.of(values), values)
@@ -112,12 +116,79 @@ def read_json_lines(url: str, columns: ColumnMap, rows: RowBuilder) -> Iterator[
     yield from rows.take(all_rows=True)
 
 
-def objects_of(url: str, rows: RowBuilder, status: str) -> Iterator[dict[str, object] | None]:
-    """The JSON objects of a file of lines. A line that is none is added to `rows`, failed with
-    `status`, and gives None, so that such rows can be taken as they come."""
-    for line in Lines(url):
-        if not line.strip():
+def values_of(url: str) -> Iterator[str]:
+    """The JSON values of a file as texts: one a line, or those of the array that it is."""
+    return elements_of(url) if is_array(url) else (line for line in Lines(url) if line.strip())
+
+
+def is_array(url: str) -> bool:
+    """Whether a file is one JSON array, and not lines of JSON, each of which may be one."""
+    first = list(itertools.islice((line for line in Lines(url) if line.strip()), 2))
+    if not first or not first[0].lstrip().startswith("["):
+        return False
+    try:
+        load_json(first[0])
+    except BrokenJson:
+        return True
+    return len(first) == 1
+
+
+def elements_of(url: str) -> Iterator[str]:
+    """The values of a JSON array as texts, as many at a time in memory as its lines make needful.
+    Raises `SourceError` where it is none any more."""
+    lines, decoder = iter(Lines(url)), json.JSONDecoder()
+    held, at, opened = "", 0, False
+    while True:
+        at = _skipped(held, at)
+        sign = held[at : at + 1]
+        if sign and sign in ("," if opened else "["):
+            opened, at = True, at + 1
             continue
+        if sign == "]" and opened:
+            if held[at + 1 :].strip() or any(line.strip() for line in lines):
+                raise SourceError(f"{url} goes on after the JSON array that it begins with")
+            return
+        end = 0
+        if sign and opened:
+            with contextlib.suppress(ValueError, RecursionError):
+                end = decoder.raw_decode(held, at)[1]
+        # A number may go on, and anything else may not be whole yet.
+        if end == 0 or end == len(held):
+            # As much again, so that what is broken is not tried at every line.
+            more = _some(lines, max(_HEAD, len(held) - at))
+            if more:
+                held, at = held[at:] + more, 0
+                continue
+        if end == 0:
+            raise SourceError(
+                f"{url} is no whole JSON array: it cannot be read from {held[at : at + 40]!r} on; "
+                "it is cut off or damaged"
+            )
+        yield held[at:end]
+        at = end
+
+
+def _skipped(text: str, at: int) -> int:
+    """Where what is no space begins."""
+    found = _SPACES.match(text, at)
+    return found.end() if found else at
+
+
+def _some(lines: Iterator[str], size: int) -> str:
+    """Lines of so many characters together, fewer at the end."""
+    found, length = [], 0
+    for line in lines:
+        found.append(line)
+        length += len(line)
+        if length >= size:
+            break
+    return "".join(found)
+
+
+def objects_of(url: str, rows: RowBuilder, status: str) -> Iterator[dict[str, object] | None]:
+    """The JSON objects of a file, as `values_of` finds them. What is none is added to `rows`,
+    failed with `status`, and gives None, so that such rows can be taken as they come."""
+    for line in values_of(url):
         try:
             values = object_of(line)
         except BrokenJson as error:
@@ -135,15 +206,19 @@ def object_of(line: str) -> dict[str, object]:
 
 
 def check_json_lines(url: str, columns: ColumnMap, rows: RowBuilder) -> None:
-    """Raise `SourceError` if none of the first lines has an address, or what was named."""
+    """Raise `SourceError` if none of the first lines has an address or a file's name, or what was
+    named."""
     names: dict[str, None] = {}
     wanted = set(columns.given.values())
-    for line in itertools.islice(Lines(url), HEAD_LINES):
+    for line in itertools.islice(values_of(url), HEAD_LINES):
         try:
-            names |= dict.fromkeys(object_of(line))
+            values = object_of(line)
         except BrokenJson:
             continue
-        if wanted <= names.keys() and "url" in columns.of(names):
+        names |= dict.fromkeys(values)
+        if wanted <= names.keys() and (
+            "url" in columns.of(names) or names_file(columns.of(values), values, rows.kind)
+        ):
             return
     if names:
         columns.check_given(list(names), url)
@@ -153,7 +228,7 @@ def check_json_lines(url: str, columns: ColumnMap, rows: RowBuilder) -> None:
 def first_objects(url: str, count: int = 100) -> list[dict[str, object]]:
     """The JSON objects among the first lines of a file."""
     found = []
-    for line in itertools.islice(Lines(url), count):
+    for line in itertools.islice(values_of(url), count):
         try:
             found.append(object_of(line))
         except BrokenJson:
@@ -162,12 +237,12 @@ def first_objects(url: str, count: int = 100) -> list[dict[str, object]]:
 
 
 def read_url_list(url: str, rows: RowBuilder) -> Iterator[pa.Table]:
-    """Rows of a text file with one URL a line."""
+    """Rows of a text file with one URL, or one file's name, a line."""
     for line in Lines(url):
         text = line.strip()
         if text and not is_utf8(text):
             add_broken(rows, text, FAILED_TO_DOWNLOAD, NOT_UTF8)
         elif text:
-            rows.add(url_row(text))
+            rows.add(address_row(rows, text))
         yield from rows.take()
     yield from rows.take(all_rows=True)

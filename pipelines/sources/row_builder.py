@@ -35,6 +35,7 @@ from gristmill.pipelines.sources.values import (
     to_json,
     whole,
 )
+from gristmill.pipelines.storage import Folder
 
 TABLE_ROWS = 5_000
 
@@ -127,8 +128,10 @@ class RowBuilder:
     """Collects rows of one kind (image or video) and hands them out as tables with the schema
     `ROW`."""
 
-    def __init__(self, source: str, kind: str = "image") -> None:
+    def __init__(self, source: str, kind: str = "image", files: Folder | None = None) -> None:
         self.source, self.kind = source, kind
+        # Below which lie the files that a table names; None: it can name none.
+        self.files = files
         self._columns: dict[str, list[object]] = {name: [] for name in ROW.names}
         self._count = 0
 

@@ -7,12 +7,13 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError, SourceError
-from gristmill.pipelines.locate import locate, open_url
+from gristmill.pipelines.locate import locate
+from gristmill.pipelines.sources.chunks import Chunk, first_rows, rows_of, spread
 from gristmill.pipelines.sources.coco import ImageFiles, read_coco
 from gristmill.pipelines.sources.columns import ColumnMap
 from gristmill.pipelines.sources.delimited import check_delimited, read_delimited
@@ -25,10 +26,13 @@ from gristmill.pipelines.sources.formats import (
     is_folder,
     split_paths,
 )
-from gristmill.pipelines.sources.lines import check_json_lines, read_json_lines, read_url_list
+from gristmill.pipelines.sources.lines import (
+    check_json_lines,
+    read_json_lines,
+    read_url_list,
+)
 from gristmill.pipelines.sources.parquet import (
     check_parquet,
-    open_parquet,
     parquet_chunks,
     read_parquet,
 )
@@ -45,27 +49,12 @@ from gristmill.pipelines.tar_samples import DOT_FILES
 
 # Places of which a sample of a source is made.
 _PLACES = 20
-# Bytes whose lines are counted to estimate those of a file.
-_HEAD = 8 * 2**20
 # Tars that are looked through for members of no sample before anything is read.
 _TARS = 3
 # JSON files or members that are looked at for columns that were named.
 _SIDECARS = 100
 # Names of a folder's files that one chunk reads.
 _FOLDER_CHUNK = 2_000
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A piece of a source that can be read on its own."""
-
-    format: str
-    # Files (full URLs), or names below the folder.
-    files: tuple[str, ...]
-    # Row groups of a Parquet file.
-    groups: tuple[int, int] = (0, 0)
-    # Its first rows only; 0: all.
-    rows: int = 0
 
 
 # What rows may be of, and how many make a part of a large source.
@@ -81,13 +70,14 @@ class Source(Read):
     """
 
     # 2: the columns of each line are found by its own names; each caption of a list is a row.
-    version: ClassVar[int] = 2
+    # 3: tables name files; conversations have their first answer as caption.
+    version: ClassVar[int] = 3
 
     # File, folder, glob or fsspec URL.
     path: str = ""
     # "auto" goes by ending and content.
     format: str = setting("auto", choices=FORMATS)
-    # Folder of the pictures that a COCO file names; without it their URLs are downloaded.
+    # Folder of the pictures that a table or a COCO file names; a table's may lie beside it.
     images: str = ""
     # Our column -> theirs, for odd names: {"caption": "TEXT", "url": "link"}.
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -147,7 +137,7 @@ class Source(Read):
         found = self._all_chunks()
         if not self.sample:
             return found
-        chosen = _spread(found, min(_PLACES, self.sample))
+        chosen = spread(found, min(_PLACES, self.sample))
         each = math.ceil(self.sample / len(chosen))
         return [dataclasses.replace(chunk, rows=each) for chunk in chosen]
 
@@ -158,7 +148,7 @@ class Source(Read):
             for kind, path in self._inputs()
             if kind in ("parquet", "hf", "csv", "tsv", "jsonl")
         ]
-        for kind, path in _spread(tables, _PLACES):
+        for kind, path in spread(tables, _PLACES):
             self._check_columns(kind, path)
         if self.columns and not tables:
             self._check_sidecars()
@@ -167,7 +157,7 @@ class Source(Read):
         """What was given must be in some of the first JSON files beside pictures, or in tars."""
         names: set[str] = set()
         inputs = self._inputs()
-        for kind, path in _spread(inputs, _TARS):
+        for kind, path in spread(inputs, _TARS):
             if kind == "folder":
                 _, sidecars, _ = self._folder_names(path)
                 names |= sidecar_names(Folder(path), sorted(sidecars)[:_SIDECARS])
@@ -193,7 +183,7 @@ class Source(Read):
         would tell."""
         total = 0
         for chunk in self._all_chunks():
-            count = _rows_of(chunk)
+            count = rows_of(chunk)
             if count is None:
                 return None
             total += count
@@ -219,11 +209,11 @@ class Source(Read):
     def read(self, chunk: Chunk) -> Iterator[pa.Table]:
         """Tables of rows; memory is bounded by one picture, or one COCO file."""
         tables = self._read(chunk)
-        return _first_rows(tables, chunk.rows) if chunk.rows else tables
+        return first_rows(tables, chunk.rows) if chunk.rows else tables
 
     def _read(self, chunk: Chunk) -> Iterator[pa.Table]:
         first = chunk.files[0]
-        rows = RowBuilder(self.title(), self.kind)
+        rows = RowBuilder(self.title(), self.kind, self._named_files(first))
         columns = ColumnMap(self.columns, self.kind)
         if chunk.format == "folder":
             _, sidecars, _ = self._folder_names(first)
@@ -242,6 +232,14 @@ class Source(Read):
         if chunk.format == "img2dataset":
             return read_img2dataset(first, chunk.files[1], columns, rows)
         return read_tar(first, columns, rows)
+
+    def _named_files(self, table: str) -> Folder | None:
+        """Below which lie the files that a table names: what was given, else where it lies itself.
+        What a web server says of its own files is for the download."""
+        if self.images:
+            return Folder(self.images)
+        web = table.startswith(("http://", "https://"))
+        return None if web else Folder(table.rpartition("/")[0] or ".")
 
     def notes(self) -> list[str]:
         """Files of a folder that were taken neither for what the rows are of nor for sidecars, and
@@ -346,42 +344,6 @@ def _counted(names: Sequence[str]) -> str:
             ending = "dot files"
         counts[ending] = counts.get(ending, 0) + 1
     return ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
-
-
-_T = TypeVar("_T")
-
-
-def _spread(found: Sequence[_T], count: int) -> list[_T]:
-    """At most `count` of them, first and last among these, in their order."""
-    places = min(len(found), count)
-    chosen = sorted({round(i * (len(found) - 1) / max(places - 1, 1)) for i in range(places)})
-    return [found[i] for i in chosen]
-
-
-def _first_rows(tables: Iterator[pa.Table], count: int) -> Iterator[pa.Table]:
-    for table in tables:
-        yield table.slice(0, count)
-        count -= min(count, len(table))
-        if not count:
-            return
-
-
-def _rows_of(chunk: Chunk) -> int | None:
-    """Rows of a chunk, by what is written about it, or by the length of its first lines."""
-    path = chunk.files[-1]
-    if chunk.format == "folder":
-        return len(chunk.files) - 1
-    if chunk.format in ("parquet", "hf", "img2dataset"):
-        with open_url(path) as file:
-            metadata = open_parquet(path, file).metadata
-            groups = chunk.groups if chunk.groups[1] else (0, metadata.num_row_groups)
-            return sum(int(metadata.row_group(i).num_rows) for i in range(*groups))
-    if chunk.format in ("csv", "tsv", "jsonl", "txt") and not path.endswith(".gz"):
-        fs, plain = locate(path)
-        head = fs.cat_file(plain, start=0, end=_HEAD)
-        lines = head.count(b"\n")
-        return round(fs.size(plain) * lines / len(head)) if lines else 1
-    return None
 
 
 def _stem(path: str) -> str:

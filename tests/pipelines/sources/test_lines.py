@@ -7,9 +7,21 @@ import json
 import lzma
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from source_files import read
+from source_files import bytes_of, jpeg, read
+
+from gristmill.errors import SourceError
+from gristmill.pipelines.sources.source import Source
+
+
+def read_rows(path: Path) -> list[dict[str, object]]:
+    """Rows of a source that may have none."""
+    source = Source(path=str(path))
+    tables = [table for chunk in source.chunks() for table in source.read(chunk)]
+    return [row for table in tables for row in table.to_pylist()]
 
 
 @pytest.mark.parametrize(
@@ -23,8 +35,9 @@ from source_files import read
         (b'{"url": "http://h/1", "x": {"a": 1, "a": 2}}', "two keys of one name"),
         (b'{"url": "http://h/1", "caption": "caf\xe9"}', "text is not UTF-8"),
         (b'{"caption": "a"}', "no url"),
-        (b'{"path": "own.png", "caption": "a"}', "local path, not a url"),
-        (b'{"file_name": "own", "url": null}', "local path, not a url"),
+        (b'{"path": 7, "caption": "a"}', "local path, not a url"),
+        (b'{"path": "../own.png", "caption": "a"}', "path leaves the folder"),
+        (b'{"file_name": "/etc/own.png", "url": null}', "path leaves the folder"),
         (b'{"url": null}', "no url"),
         (b'{"url": "  "}', "no url"),
         (b'{"url": ["http://h/1"]}', "url is not text"),
@@ -46,22 +59,149 @@ def test_what_is_nested_deeply_does_not_end_a_run(tmp_path: Path) -> None:
     assert "nested too deeply" in row["meta"] or row["error"] == "broken json line"
 
 
+@pytest.mark.parametrize("path", ["/data/a", "../a", "~/../../a", r"C:\pics\a.jpg"])
+def test_a_path_out_of_the_folder_is_refused(path: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(path)
+    assert [row["error"] for row in read(tmp_path / "a.txt")] == ["path leaves the folder"]
+
+
 @pytest.mark.parametrize(
-    "path",
+    "path", ["x.jpg", "pictures/x.jpg", "./x.jpg", r"pictures\x.jpg", "FOLDER/pictures/x.jpg"]
+)
+@pytest.mark.parametrize("kind", ["txt", "csv", "tsv", "jsonl", "json", "parquet"])
+@pytest.mark.parametrize("column", ["path", "file_name", "image", "url"])
+def test_files_that_a_table_names(path: str, kind: str, column: str, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for place in ("x.jpg", "pictures/x.jpg"):
+        (tmp_path / place).write_bytes(jpeg())
+    name = path.replace("FOLDER", str(tmp_path))
+    rows = [{column: name, "caption": "a"}, {column: "gone/b.jpg", "caption": "b"}]
+    table = pa.Table.from_pylist(rows)
+    file = tmp_path / f"a.{kind}"
+    if kind == "txt":
+        file.write_text(f"{name}\ngone/b.jpg\n")
+    elif kind == "parquet":
+        pq.write_table(table, file)
+    elif kind == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif kind == "json":
+        file.write_text(json.dumps(rows))
+    else:
+        lines = [list(rows[0]), *[list(row.values()) for row in rows]]
+        file.write_text("".join(("\t" if kind == "tsv" else ",").join(x) + "\n" for x in lines))
+    Source(path=str(file)).check_columns()
+    found, gone = read(file)
+    assert (found["error"], gone["error"]) == (None, None)
+    assert found["caption"] == (None if kind == "txt" else "a")
+    assert bytes_of([found]) == [jpeg()]
+    assert "gone" in gone["pointer"], "the download says that it is not there"
+
+
+def test_pictures_may_lie_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/x.jpg").write_bytes(jpeg())
+    (tmp_path / "lists/a.csv").write_text("file,text\nx.jpg,a\n../lists/a.csv,b\n")
+    found, out = read(tmp_path / "lists/a.csv", images=str(tmp_path / "photos"))
+    assert bytes_of([found]) == [jpeg()] and out["error"] == "path leaves the folder"
+
+
+@pytest.mark.parametrize("name", ["path", "file"])
+def test_a_column_of_paths_that_are_no_pictures_is_no_address(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"{name},link_of_it\nhome,http://h/1.jpg\n")
+    (tmp_path / "a.jsonl").write_text(f'{{"{name}": "home", "link_of_it": "x"}}\n')
+    for kind in ("csv", "jsonl"):
+        with pytest.raises(SourceError, match="--column url=link_of_it, or, if it names files"):
+            Source(path=str(tmp_path / f"a.{kind}")).check_columns()
+
+
+ARRAY = [{"url": f"http://h/{i}", "caption": f"caption {i}, [of] it"} for i in range(50)]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_an_array_of_rows(name: str, indent: int | None, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("\n " + json.dumps(ARRAY, indent=indent) + "\n")
+    rows = read(tmp_path / name)
+    assert [row["caption"] for row in rows] == [row["caption"] for row in ARRAY]
+    source = Source(path=str(tmp_path / name))
+    source.check_columns()
+    assert 40 <= (source.estimate_rows() or 0) <= 70
+
+
+def test_what_is_no_row_of_an_array_has_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"url": "http://h/1"}, 7, {"url": 1, "url": 2}, [], 3.5]')
+    assert [row["error"] for row in read(tmp_path / "a.json")] == [
+        None, "broken json line", "two keys of one name", "broken json line", "broken json line",
+    ]  # fmt: skip
+    (tmp_path / "b.json").write_text("[]")
+    assert read_rows(tmp_path / "b.json") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
     [
-        "x.jpg",
-        "pictures/a.png",
-        "/data/a",
-        "./a.jpg",
-        "../a",
-        "~/a",
-        r"C:\pics\a.jpg",
-        r"pics\a.gif",
+        ('[{"url": "http://h/1"}, {"url": "http', "cut off"),
+        ('[{"url": "http://h/1"}', "cut off"),
+        ('[{"url": "http://h/1"} {"url" 1}]', "cannot be read from"),
+        ('[{"url": "http://h/1"},\n{"url": "http://h/2"}]\n{"url": "http://h/3"}', "goes on after"),
     ],
 )
-def test_a_local_path_is_not_called_an_invalid_url(path: str, tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text(path)
-    assert [row["error"] for row in read(tmp_path / "a.txt")] == ["local path, not a url"]
+def test_an_array_that_is_damaged_says_where(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(SourceError, match=said):
+        read_rows(tmp_path / "a.json")
+
+
+def test_lines_that_are_arrays_are_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('[1]\n{"url": "http://h/1"}\n')
+    assert [row["error"] for row in read(tmp_path / "a.jsonl")] == ["broken json line", None]
+
+
+CHAT = {
+    "conversations": [
+        {"from": "human", "value": "<image>\nWhat colour?"}, {"from": "gpt", "value": "red"},
+    ],
+    "messages": [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What colour?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "red"}]},
+    ],
+    "texts": [{"user": "What colour?", "assistant": "red"}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHAT)
+def test_a_conversation_is_kept_and_its_first_answer_is_the_caption(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "x.jpg").write_bytes(jpeg())
+    row = {"id": "1", "image": "x.jpg", name: CHAT[name]}
+    (tmp_path / "a.json").write_text(json.dumps([row, {**row, "caption": "said"}]))
+    first, told = read(tmp_path / "a.json")
+    assert (first["caption"], told["caption"]) == ("red", "said")
+    assert json.loads(first["meta"])[name] == CHAT[name] and bytes_of([first]) == [jpeg()]
+    pq.write_table(
+        pa.Table.from_pylist([{**row, name: json.dumps(CHAT[name])}]), tmp_path / "a.parquet"
+    )
+    assert read(tmp_path / "a.parquet")[0]["caption"] == "red"
+
+
+# Of files that `datasets` leaves open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_a_folder_of_pictures_with_hugging_face_s_table(kind: str, tmp_path: Path) -> None:
+    rows = [{"file_name": f"{i}.jpg", "text": f"picture {i}"} for i in range(3)]
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").write_bytes(jpeg(i))
+    data = datasets.Dataset.from_list(rows)
+    getattr(data, {"jsonl": "to_json", "csv": "to_csv", "parquet": "to_parquet"}[kind])(
+        str(tmp_path / f"metadata.{kind}")
+    )
+    found = read(tmp_path)
+    assert [row["caption"] for row in found] == [row["text"] for row in rows]
+    assert bytes_of(found) == [jpeg(i) for i in range(3)]
+    theirs = datasets.load_dataset("imagefolder", data_dir=str(tmp_path), split="train")
+    assert [row["text"] for row in theirs] == [row["caption"] for row in found]
 
 
 @pytest.mark.parametrize(

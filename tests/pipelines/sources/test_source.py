@@ -316,7 +316,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         "*.csv": "no file matches",
         "a.xyz": "format cannot be told",
         "b.parquet": "is not a Parquet file",
-        "c.json": "no COCO captions file",
+        "c.json": "nor a COCO captions file",
     }.items():
         with pytest.raises(SourceError, match=message):
             Source(path=str(tmp_path / path)).chunks()

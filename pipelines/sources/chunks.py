@@ -1,0 +1,72 @@
+"""Pieces of a source that can be read on their own, and about how many rows they have."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pyarrow as pa
+
+from gristmill.pipelines.locate import locate, open_url
+from gristmill.pipelines.sources.lines import elements_of, is_array
+from gristmill.pipelines.sources.parquet import open_parquet
+
+# Bytes whose lines are counted to estimate those of a file.
+_HEAD = 8 * 2**20
+# Objects of a JSON array that tell how long the others are.
+_ELEMENTS = 1_000
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a source that can be read on its own."""
+
+    format: str
+    # Files (full URLs), or names below the folder.
+    files: tuple[str, ...]
+    # Row groups of a Parquet file.
+    groups: tuple[int, int] = (0, 0)
+    # Its first rows only; 0: all.
+    rows: int = 0
+
+
+_T = TypeVar("_T")
+
+
+def spread(found: Sequence[_T], count: int) -> list[_T]:
+    """At most `count` of them, first and last among these, in their order."""
+    places = min(len(found), count)
+    chosen = sorted({round(i * (len(found) - 1) / max(places - 1, 1)) for i in range(places)})
+    return [found[i] for i in chosen]
+
+
+def first_rows(tables: Iterator[pa.Table], count: int) -> Iterator[pa.Table]:
+    """The first `count` rows of tables."""
+    for table in tables:
+        yield table.slice(0, count)
+        count -= min(count, len(table))
+        if not count:
+            return
+
+
+def rows_of(chunk: Chunk) -> int | None:
+    """Rows of a chunk, by what is written about it, or by the length of its first lines."""
+    path = chunk.files[-1]
+    if chunk.format == "folder":
+        return len(chunk.files) - 1
+    if chunk.format in ("parquet", "hf", "img2dataset"):
+        with open_url(path) as file:
+            metadata = open_parquet(path, file).metadata
+            groups = chunk.groups if chunk.groups[1] else (0, metadata.num_row_groups)
+            return sum(int(metadata.row_group(i).num_rows) for i in range(*groups))
+    if chunk.format in ("csv", "tsv", "jsonl", "txt") and not path.endswith(".gz"):
+        fs, plain = locate(path)
+        if chunk.format == "jsonl" and is_array(path):
+            some = [len(text) for text in itertools.islice(elements_of(path), _ELEMENTS)]
+            return round(fs.size(plain) * len(some) / sum(some)) if some else 0
+        head = fs.cat_file(plain, start=0, end=_HEAD)
+        lines = head.count(b"\n")
+        return round(fs.size(plain) * lines / len(head)) if lines else 1
+    return None
