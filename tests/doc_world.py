@@ -40,6 +40,8 @@ def build_place(place: Path) -> None:
     urls = [f"http://pictures.test/{i}.jpg" for i in range(PICTURES)]
     pq.write_table(pa.table({"url": urls, "caption": texts}), place / "urls.parquet")
     (place / "odd.csv").write_text("link,words\n" + "".join(f"{u},a dog\n" for u in urls))
+    listed = [f"photos/{i:02d}.jpg,{text}" for i, text in enumerate(texts)]
+    (place / "photos.csv").write_text("\n".join(["path,caption", *listed]))
     (place / "videos.csv").write_text("url,caption\nhttp://pictures.test/1.mp4,a dog runs\n")
     with contextlib.chdir(place), serving() as server:
         server.pages |= {f"/{i}.jpg": data for i, data in enumerate(encoded)}
