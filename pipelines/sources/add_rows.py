@@ -10,7 +10,7 @@ from gristmill.pipelines.schema import FAILED_TO_DECODE
 from gristmill.pipelines.sources.files import named_file_row
 from gristmill.pipelines.sources.reasons import LOCAL_PATH, NO_URL, no_picture
 from gristmill.pipelines.sources.row_builder import ENDINGS, RowBuilder, SourceRow, url_row
-from gristmill.pipelines.sources.values import digest_of, ending_of, first_answer
+from gristmill.pipelines.sources.values import digest_of, ending_of, is_address
 
 
 def add_mapped(rows: RowBuilder, mapping: Mapping[str, str], values: Mapping[str, object]) -> None:
@@ -20,12 +20,13 @@ def add_mapped(rows: RowBuilder, mapping: Mapping[str, str], values: Mapping[str
     row = address_row(rows, facts.get("url"))
     if path is not None and row.error == NO_URL:
         meta[mapping["path"]] = path
-        if rows.files is not None and isinstance(path, str):
+        if is_address(path):
+            # A column that is usually of files may be of addresses.
+            row = url_row(path)
+        elif rows.files is not None and isinstance(path, str):
             row = named_file_row(rows.files, path.strip())
         else:
             row = replace(row, kind="path", locator=digest_of(path), error=LOCAL_PATH)
-    if facts.get("caption") is None:
-        facts["caption"] = first_answer(values)
     rows.add(row.saying(facts, meta))
 
 
@@ -38,9 +39,11 @@ def address_row(rows: RowBuilder, address: object) -> SourceRow:
 
 
 def names_file(mapping: Mapping[str, str], values: Mapping[str, object], kind: str) -> bool:
-    """Whether a line names a picture (or video) by its file, as its ending says."""
+    """Whether a line names a picture (or video) in its column of files: by an ending, or by an
+    address after all."""
     path = values.get(mapping.get("path", ""))
-    return isinstance(path, str) and ending_of(path.strip()) in ENDINGS[kind]
+    named = isinstance(path, str) and ending_of(path.strip()) in ENDINGS[kind]
+    return named or is_address(path)
 
 
 def add_bytes(

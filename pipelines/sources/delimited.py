@@ -17,6 +17,7 @@ from gristmill.pipelines.sources.columns import ColumnMap, without_address
 from gristmill.pipelines.sources.lines import HEAD_LINES, Lines, is_utf8
 from gristmill.pipelines.sources.reasons import BROKEN_QUOTES, NOT_UTF8, wrong_cells
 from gristmill.pipelines.sources.row_builder import RowBuilder
+from gristmill.pipelines.sources.values import is_address
 
 if TYPE_CHECKING:
     import _csv
@@ -165,7 +166,7 @@ def _header(
     """Whether the first line is a row already, the names of the cells, our column -> theirs."""
     if not all(map(is_utf8, first)):
         raise Lines(url).not_utf8(1)
-    addresses = [i for i, cell in enumerate(first) if _is_address(cell)]
+    addresses = [i for i, cell in enumerate(first) if is_address(cell)]
     if not addresses:
         # Cells without a name, such as pandas writes for its index, are called by their place.
         names = [cell.strip() or str(i) for i, cell in enumerate(first)]
@@ -190,10 +191,6 @@ def _refuse_other_delimiter(url: str, line: str, delimiter: str) -> None:
         raise SourceError(
             f"{url}: its first line is parted by {other!r}, not by {delimiter!r}; {remedy}"
         )
-
-
-def _is_address(cell: str) -> bool:
-    return cell.strip().lower().startswith(("http://", "https://"))
 
 
 def _guess(url: str, cells: Sequence[str], addresses: Sequence[int]) -> dict[str, str]:

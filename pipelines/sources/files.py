@@ -31,7 +31,7 @@ def is_taken(name: str, extensions: tuple[str, ...], kind: str) -> bool:
 def resolve_inside(folder: Folder, name: str) -> str | None:
     """URL of `name`, as a table gives it, below `folder`, or None if it leads out of it, by `..`,
     by a link, as a URL or as another machine's path."""
-    if "://" in name or re.match(r"[A-Za-z]:[\\/]", name):
+    if "://" in name or "\0" in name or re.match(r"[A-Za-z]:[\\/]", name):
         return None
     if folder.is_local and os.path.isabs(name):
         # It may be below the folder all the same.

@@ -26,7 +26,7 @@ _BY_ENDING = {
     ".txt": "txt",
 }
 # What Hugging Face calls the table of a folder of pictures.
-_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 
@@ -120,8 +120,8 @@ def _detect_folder(kind: str, url: str) -> list[tuple[str, str]]:
     files = _without_folders(folder, names)
     tars = [name for name in files if name.endswith(TAR_ENDINGS)]
     parquets = [name for name in names if name.endswith(".parquet")]
-    if kind == "auto" and (table := next((n for n in files if n in _METADATA), "")):
-        return detect("auto", folder.join_url(table))
+    if kind == "auto" and (tables := _metadata(folder, names, files)):
+        return [pair for name in tables for pair in detect("auto", folder.join_url(name))]
     if kind == "auto" and tars and any(f"{n.rpartition('.')[0]}.parquet" in names for n in tars):
         return [("img2dataset", url)]
     if kind == "tars" or (kind == "auto" and tars):
@@ -131,6 +131,20 @@ def _detect_folder(kind: str, url: str) -> list[tuple[str, str]]:
     if kind in ("csv", "tsv", "jsonl", "txt", "coco"):
         return [(kind, folder.join_url(name)) for name in files if format_of(name) == kind]
     return [("folder", url)]
+
+
+def _metadata(folder: Folder, names: list[str], files: list[str]) -> list[str]:
+    """The tables of a folder of pictures: its own, or one in each folder below (train, test)."""
+    own = [name for name in METADATA if name in files]
+    if own:
+        return own[:1]
+    below = [name for name in names if name not in files]
+    found = []
+    for name in below:
+        inside = folder.names(name)
+        found += [f"{name}/{table}" for table in METADATA if table in inside][:1]
+    # Pictures of a folder without a table would be lost.
+    return found if len(found) == len(below) else []
 
 
 def _without_folders(folder: Folder, names: list[str]) -> list[str]:

@@ -27,6 +27,7 @@ from gristmill.pipelines.sources.reasons import (
 )
 from gristmill.pipelines.sources.values import (
     ending_of,
+    first_answer,
     listed,
     pairs_of,
     seconds,
@@ -81,10 +82,12 @@ class SourceRow:
     meta: Mapping[str, object] = field(default_factory=dict)
 
     def saying(self, facts: Mapping[str, object], meta: Mapping[str, object]) -> SourceRow:
-        """The same row with what a source says of it, under the names of `USUAL_NAMES`."""
+        """The same row with what a source says of it, under the names of `USUAL_NAMES`; without a
+        caption, the first answer of a conversation is one."""
+        caption = facts.get("caption")
         return replace(
             self,
-            caption=facts.get("caption"),
+            caption=first_answer(meta) if caption is None else caption,
             width=facts.get("width"),
             height=facts.get("height"),
             licence=facts.get("licence"),

@@ -20,6 +20,7 @@ from gristmill.pipelines.sources.delimited import check_delimited, read_delimite
 from gristmill.pipelines.sources.files import is_taken, read_folder, sidecar_names
 from gristmill.pipelines.sources.formats import (
     FORMATS,
+    METADATA,
     detect,
     expand,
     img2dataset_pairs,
@@ -239,7 +240,8 @@ class Source(Read):
         if self.images:
             return Folder(self.images)
         web = table.startswith(("http://", "https://"))
-        return None if web else Folder(table.rpartition("/")[0] or ".")
+        above, slash, _ = table.rpartition("/")
+        return None if web else Folder(above or slash or ".")
 
     def notes(self) -> list[str]:
         """Files of a folder that were taken neither for what the rows are of nor for sidecars, and
@@ -255,6 +257,8 @@ class Source(Read):
                         f"{path}: not taken for {self.kind}s: {counts} "
                         "(take all with --set source.extensions=*)"
                     )
+            elif tables := [url for _, url in inputs if url.rpartition("/")[2] in METADATA]:
+                notes.append(f"{path}: only pictures that {', '.join(tables)} names are read")
             elif counts := _counted(self._other_files(path)):
                 notes.append(f"{path}: not read: {counts}")
         tars = [url for kind, url in inputs if kind == "tars"][:_TARS]

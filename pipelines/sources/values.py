@@ -116,6 +116,11 @@ def _said(content: object) -> str | None:
     return content if isinstance(content, str) and content.strip() else None
 
 
+def is_address(value: object) -> bool:
+    """Whether a cell holds a URL of the web."""
+    return isinstance(value, str) and value.strip().lower().startswith(("http://", "https://"))
+
+
 def ending_of(name: str) -> str:
     """What follows the last dot of a file's name, in lower case."""
     base = name.rpartition("/")[2]

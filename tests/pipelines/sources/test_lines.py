@@ -11,7 +11,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from source_files import bytes_of, jpeg, read
+from source_files import bytes_of, jpeg, read, write_tar
 
 from gristmill.errors import SourceError
 from gristmill.pipelines.sources.source import Source
@@ -115,6 +115,17 @@ def test_a_column_of_paths_that_are_no_pictures_is_no_address(name: str, tmp_pat
             Source(path=str(tmp_path / f"a.{kind}")).check_columns()
 
 
+def test_a_column_of_files_may_hold_addresses_and_names_that_no_file_has(tmp_path: Path) -> None:
+    cells = ["https://h.test/1.jpg", "a\0b.jpg", "/9j/" + "A" * 9000, "x.jpg"]
+    (tmp_path / "x.jpg").write_bytes(jpeg())
+    pq.write_table(pa.table({"image": cells, "caption": list("abcd")}), tmp_path / "a.parquet")
+    rows = read(tmp_path / "a.parquet")
+    assert [row["url"] for row in rows] == [cells[0], None, None, None]
+    out = "path leaves the folder"
+    assert [row["error"] for row in rows] == [None, out, out, None]
+    assert bytes_of(rows[3:]) == [jpeg()]
+
+
 ARRAY = [{"url": f"http://h/{i}", "caption": f"caption {i}, [of] it"} for i in range(50)]
 
 
@@ -184,6 +195,35 @@ def test_a_conversation_is_kept_and_its_first_answer_is_the_caption(
         pa.Table.from_pylist([{**row, name: json.dumps(CHAT[name])}]), tmp_path / "a.parquet"
     )
     assert read(tmp_path / "a.parquet")[0]["caption"] == "red"
+
+
+def test_so_it_is_where_the_picture_lies_in_the_source(tmp_path: Path) -> None:
+    chat = {name: CHAT[name] for name in ("conversations",)}
+    pq.write_table(
+        pa.Table.from_pylist([{"image": {"bytes": jpeg()}, **chat}]), tmp_path / "a.parquet"
+    )
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/x.jpg").write_bytes(jpeg())
+    (tmp_path / "photos/x.json").write_text(json.dumps(chat))
+    write_tar(tmp_path / "a.tar", [("x.jpg", jpeg()), ("x.json", json.dumps(chat).encode())])
+    for path in ("a.parquet", "photos", "a.tar"):
+        (row,) = read(tmp_path / path)
+        assert row["caption"] == "red" and json.loads(row["meta"])["conversations"]
+
+
+def test_a_table_in_each_folder_of_a_set(tmp_path: Path) -> None:
+    for split in ("test", "train"):
+        (tmp_path / split).mkdir()
+        for name in ("1.jpg", "unnamed.jpg"):
+            (tmp_path / split / name).write_bytes(jpeg())
+        line = json.dumps({"file_name": "1.jpg", "text": split})
+        (tmp_path / split / "metadata.jsonl").write_text(line)
+    assert [row["caption"] for row in read(tmp_path)] == ["test", "train"]
+    (note,) = Source(path=str(tmp_path)).notes()
+    assert "only pictures that" in note and note.count("metadata.jsonl") == 2
+    # One without a table: none is lost.
+    (tmp_path / "train/metadata.jsonl").unlink()
+    assert len(read(tmp_path)) == 4
 
 
 # Of files that `datasets` leaves open.
