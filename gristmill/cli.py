@@ -15,6 +15,7 @@ from gristmill.run_arguments import (
     AsJson,
     Columns,
     Images,
+    KeepColumns,
     Limit,
     Metrics,
     NoLock,
@@ -52,6 +53,7 @@ def run(
     source: SourcePath = None,
     images: Images = None,
     column: Columns = None,
+    keep_columns: KeepColumns = None,
     settings: Set = None,
     without: Without = None,
     limit: Limit = 0,
@@ -75,7 +77,7 @@ def run(
     from gristmill.dags.engine.supervision import Supervision
     from gristmill.dags.session import run_and_report
 
-    dag = make_dag(recipe, source, images, column, settings, without)
+    dag = make_dag(recipe, source, images, column, keep_columns, settings, without)
     options = RunOptions(
         runner="local" if debug else runner,
         address=address,
@@ -98,6 +100,7 @@ def plan(
     source: SourcePath = None,
     images: Images = None,
     column: Columns = None,
+    keep_columns: KeepColumns = None,
     settings: Set = None,
     without: Without = None,
     limit: Limit = 0,
@@ -127,7 +130,7 @@ def plan(
     from gristmill.dags.runs.plan import make_plan, render_plan
     from gristmill.dags.runs.price import cost_of, parse_prices, render_cost
 
-    dag = make_dag(recipe, source, images, column, settings, without)
+    dag = make_dag(recipe, source, images, column, keep_columns, settings, without)
     prices = parse_prices(price, pilot) if price else None
     if show_yaml:
         dag.validate()

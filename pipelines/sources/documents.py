@@ -16,6 +16,7 @@ from gristmill.pipelines.schema import FAILED_TO_DECODE, normalise_url
 from gristmill.pipelines.sources.add_rows import add_broken
 from gristmill.pipelines.sources.chunks import Chunk
 from gristmill.pipelines.sources.document_formats import (
+    DOCUMENT_COLUMNS,
     DocumentImage,
     ParsedDocument,
     check_pair,
@@ -50,7 +51,8 @@ class DocumentSource(Source):
     files beside the table, or URLs) and an instruction, under the names that public datasets use.
     """
 
-    version: ClassVar[int] = 1
+    # 2: what else a line says stays beside the document.
+    version: ClassVar[int] = 2
 
     # What the rows are of.
     kind: str = setting("document", choices=("document", "pair"))
@@ -157,9 +159,16 @@ class DocumentSource(Source):
                 locator=locator,
                 url=document.url,
                 caption=caption,
-                meta={DOCUMENT: parsed},
+                meta={**self._others(values), DOCUMENT: parsed},
             )
         )
+
+    def _others(self, values: Mapping[str, object]) -> dict[str, object]:
+        """What a line says beside its document."""
+        used = set(DOCUMENT_COLUMNS)
+        if self.kind == "pair":
+            used = set({**map_pair(list(values), {}, ""), **self.columns}.values())
+        return {name: value for name, value in values.items() if name not in used}
 
 
 def _located(document: ParsedDocument, beside: Beside) -> ParsedDocument:

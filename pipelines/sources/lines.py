@@ -10,7 +10,7 @@ import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import IO, cast
 
 import pyarrow as pa
@@ -49,7 +49,7 @@ class Lines:
         self.bad = self._good = self._first_bad = 0
         self._encoding = "latin1"
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Generator[str, None, None]:
         with open_url(self.url) as file:
             raw = cast("io.RawIOBase", unpack(file) or file)
             buffered = io.BufferedReader(raw, _HEAD)

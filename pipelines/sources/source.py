@@ -191,21 +191,32 @@ class Source(Read):
         return total
 
     def _all_chunks(self) -> list[Chunk]:
-        found: list[Chunk] = []
+        found = list(self._each_chunk())
+        if not found:
+            raise SourceError(f"{self.path} has nothing to read; is the path right?")
+        return found
+
+    def _each_chunk(self) -> Iterator[Chunk]:
         for kind, path in self._inputs():
             if kind == "folder":
                 names, _, _ = self._folder_names(path)
                 for i in range(0, len(names), _FOLDER_CHUNK):
-                    found.append(Chunk(kind, (path, *names[i : i + _FOLDER_CHUNK])))
+                    yield Chunk(kind, (path, *names[i : i + _FOLDER_CHUNK]))
             elif kind == "img2dataset":
-                found += [Chunk(kind, pair) for pair in img2dataset_pairs(path)]
+                yield from (Chunk(kind, pair) for pair in img2dataset_pairs(path))
             elif kind in ("parquet", "hf"):
-                found += [Chunk(kind, (path,), groups) for groups in parquet_chunks(path)]
+                yield from (Chunk(kind, (path,), groups) for groups in parquet_chunks(path))
             else:
-                found.append(Chunk(kind, (path,)))
-        if not found:
-            raise SourceError(f"{self.path} has nothing to read; is the path right?")
-        return found
+                yield Chunk(kind, (path,))
+
+    def first_tables(self) -> Iterator[pa.Table]:
+        """Tables of rows from the beginning on; only files that are asked for are opened."""
+        for chunk in self._each_chunk():
+            yield from self.read(chunk)
+
+    def is_of_text(self) -> bool:
+        """Whether values are texts whatever they mean, as in a CSV."""
+        return self._inputs()[0][0] in ("csv", "tsv")
 
     def read(self, chunk: Chunk) -> Iterator[pa.Table]:
         """Tables of rows; memory is bounded by one picture, or one COCO file."""
