@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from gristmill.pipelines.schema import FAILED_TO_DECODE
+from gristmill.pipelines.sources.cells import cell_of
 from gristmill.pipelines.sources.files import named_file_row
 from gristmill.pipelines.sources.reasons import LOCAL_PATH, NO_URL, no_picture
 from gristmill.pipelines.sources.row_builder import ENDINGS, RowBuilder, SourceRow, url_row
@@ -19,7 +20,8 @@ def add_mapped(rows: RowBuilder, mapping: Mapping[str, str], values: Mapping[str
     path = facts.get("path")
     row = address_row(rows, facts.get("url"))
     if path is not None and row.error == NO_URL:
-        meta[mapping["path"]] = path
+        if mapping["path"] in values:
+            meta[mapping["path"]] = path
         if is_address(path):
             # A column that is usually of files may be of addresses.
             row = url_row(path)
@@ -41,7 +43,7 @@ def address_row(rows: RowBuilder, address: object) -> SourceRow:
 def names_file(mapping: Mapping[str, str], values: Mapping[str, object], kind: str) -> bool:
     """Whether a line names a picture (or video) in its column of files: by an ending, or by an
     address after all."""
-    path = values.get(mapping.get("path", ""))
+    path = cell_of(values, mapping["path"]) if "path" in mapping else None
     named = isinstance(path, str) and ending_of(path.strip()) in ENDINGS[kind]
     return named or is_address(path)
 
@@ -103,6 +105,6 @@ def split_values(
     mapping: Mapping[str, str], values: Mapping[str, object]
 ) -> tuple[dict[str, object], dict[str, object]]:
     """What is said under our names, and what else is said."""
-    facts = {ours: values.get(theirs) for ours, theirs in mapping.items()}
+    facts = {ours: cell_of(values, theirs) for ours, theirs in mapping.items()}
     used = set(mapping.values())
     return facts, {name: value for name, value in values.items() if name not in used}

@@ -10,7 +10,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from gristmill.pipelines.locate import locate, open_url
-from gristmill.pipelines.sources.lines import elements_of, is_array
+from gristmill.pipelines.sources.lines import elements_of, is_array, object_in, values_of
 from gristmill.pipelines.sources.parquet import open_parquet
 
 # Bytes whose lines are counted to estimate those of a file.
@@ -66,6 +66,8 @@ def rows_of(chunk: Chunk) -> int | None:
         if chunk.format == "jsonl" and is_array(path):
             some = [len(text) for text in itertools.islice(elements_of(path), _ELEMENTS)]
             return round(fs.size(plain) * len(some) / sum(some)) if some else 0
+        if chunk.format == "jsonl" and object_in(path) is not None:
+            return sum(1 for _ in values_of(path))
         head = fs.cat_file(plain, start=0, end=_HEAD)
         lines = head.count(b"\n")
         return round(fs.size(plain) * lines / len(head)) if lines else 1

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from gristmill.errors import SourceError, nearest
+from gristmill.pipelines.sources.cells import missing_column
 
 # Spellings of public datasets (LAION, CC12M, COYO, DataComp, SBU, Hugging Face), in order.
 USUAL_NAMES: dict[str, tuple[str, ...]] = {
@@ -64,9 +65,14 @@ class ColumnMap:
 
     def check_given(self, names: Collection[str], where: str) -> None:
         """Raise `SourceError` if a column that was given is not among these."""
-        for theirs in self.given.values():
-            if theirs not in names:
-                raise SourceError(absent_column(where, theirs, list(names)))
+        absent = self.absent(names)
+        if absent is not None:
+            raise SourceError(absent_column(where, absent, list(names)))
+
+    def absent(self, names: Collection[str]) -> str | None:
+        """A column that what was given needs, and that is not among these."""
+        missing = (missing_column(names, theirs) for theirs in self.given.values())
+        return next((name for name in missing if name is not None), None)
 
     def _match(self, names: frozenset[str]) -> dict[str, str]:
         mapping = dict(self.given)

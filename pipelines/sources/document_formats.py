@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 from gristmill.errors import SourceError
+from gristmill.pipelines.sources.cells import missing_column
 from gristmill.pipelines.sources.columns import absent_column
 from gristmill.pipelines.sources.reasons import (
     BROKEN_DOCUMENT,
@@ -26,23 +27,31 @@ DOCUMENT_COLUMNS = (
     "text_list", "image_info", "similarity_matrix", "texts", "images", "metadata",
 )  # fmt: skip
 # Names of the pictures before and after an edit, of the instruction, and of what each shows
-# (InstructPix2Pix, MagicBrush, HQ-Edit, UltraEdit, SEED-Data-Edit), in order.
+# (InstructPix2Pix, MagicBrush, HQ-Edit, UltraEdit, SEED-Data-Edit, ImgEdit, PromptFix, AnyEdit), in order.
 PAIR_NAMES: dict[str, tuple[str, ...]] = {
     "source": (
         "original_image", "source_img", "source_image", "input_image", "src_img", "source",
-        "before", "input",
+        "input_images", "input_img", "image_file", "before", "input",
     ),
     "target": (
         "edited_image", "edited_img", "target_img", "target_image", "output_image", "trg_img",
-        "target", "after", "output", "edited",
+        "output_images", "processed_img", "edited_file", "target", "after", "output", "edited",
     ),
     "instruction": (
         "edit_prompt", "instruction", "edit", "edit_instruction", "prompt",
         "edited_prompt_list", "text", "caption",
     ),
-    "source_caption": ("original_prompt", "source_caption", "input_caption", "source_prompt"),
-    "target_caption": ("edited_prompt", "target_caption", "output_caption", "target_prompt"),
+    "source_caption": (
+        "original_prompt", "source_caption", "input_caption", "source_prompt",
+        "source_image_caption",
+    ),
+    "target_caption": (
+        "edited_prompt", "target_caption", "output_caption", "target_prompt",
+        "target_image_caption",
+    ),
 }  # fmt: skip
+# Lists of wordings of one instruction (OmniEdit); other lists are the turns of one edit.
+WORDINGS = ("edited_prompt_list",)
 
 
 @dataclass(frozen=True)
@@ -241,8 +250,9 @@ def map_pair(available: Sequence[str], given: Mapping[str, str], where: str) -> 
     for ours, theirs in given.items():
         if ours not in PAIR_NAMES:
             raise SourceError(f"the column mapping: {ours!r} is none of {', '.join(PAIR_NAMES)}")
-        if theirs not in available:
-            raise SourceError(absent_column(where, theirs, available))
+        absent = missing_column(available, theirs)
+        if absent is not None:
+            raise SourceError(absent_column(where, absent, available))
         mapping[ours] = theirs
     for ours, usual in PAIR_NAMES.items():
         if ours not in mapping:

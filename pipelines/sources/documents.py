@@ -14,9 +14,14 @@ from gristmill.errors import SourceError
 from gristmill.pipelines.locate import open_url
 from gristmill.pipelines.schema import FAILED_TO_DECODE, normalise_url
 from gristmill.pipelines.sources.add_rows import add_broken
+from gristmill.pipelines.sources.cells import cell_of
 from gristmill.pipelines.sources.chunks import Chunk
 from gristmill.pipelines.sources.document_formats import (
+<<<<<<< HEAD
     DOCUMENT_COLUMNS,
+=======
+    WORDINGS,
+>>>>>>> 4b4e330c9a6fd771fdae3824ae02bb520db9c662
     DocumentImage,
     ParsedDocument,
     check_pair,
@@ -48,10 +53,15 @@ class DocumentSource(Source):
     """Documents: JSON lines or Parquet in the form of MMC4 or OBELICS, or a folder of HTML files.
 
     With `kind="pair"`, edit pairs: Parquet or JSON lines with two pictures (embedded, or names of
-    files beside the table, or URLs) and an instruction, under the names that public datasets use.
+    files beside the table or below `images`, or URLs) and an instruction, under the names that
+    public datasets use.
     """
 
+<<<<<<< HEAD
     # 2: what else a line says stays beside the document.
+=======
+    # 2: of a list of wordings of one edit the first is taken.
+>>>>>>> 4b4e330c9a6fd771fdae3824ae02bb520db9c662
     version: ClassVar[int] = 2
 
     # What the rows are of.
@@ -99,8 +109,12 @@ class DocumentSource(Source):
             yield from rows.take()
         yield from rows.take(all_rows=True)
 
+    def _files(self, table: str) -> Folder:
+        """Below which lie the files that a table names."""
+        return Folder(self.images or table.rpartition("/")[0] or ".")
+
     def _read_lines(self, url: str, rows: RowBuilder) -> Iterator[pa.Table]:
-        folder = Folder(url.rpartition("/")[0] or ".")
+        folder = self._files(url)
         for values in objects_of(url, rows, FAILED_TO_DECODE):
             if values is not None:
                 self._add(rows, values, url, lambda name: _beside(folder, name))
@@ -110,7 +124,7 @@ class DocumentSource(Source):
     def _read_parquet(
         self, url: str, groups: tuple[int, int], rows: RowBuilder
     ) -> Iterator[pa.Table]:
-        folder = Folder(url.rpartition("/")[0] or ".")
+        folder = self._files(url)
         with open_url(url) as opened:
             file = open_parquet(url, opened)
             for group in range(*groups):
@@ -196,7 +210,11 @@ def _pair(
     mapping = {**map_pair(list(values), {}, where), **given}
     images = []
     for at, name in enumerate(("source", "target")):
-        cell = values.get(mapping.get(name, ""))
+        cell = cell_of(values, mapping.get(name, ""))
+        if isinstance(cell, list):
+            if len(cell) > 1:
+                raise ValueError(f"several {name} images")
+            cell = cell[0] if cell else None
         url: str | None = None
         pointer: str | None = None
         if isinstance(cell, Mapping) and cell.get("bytes") is not None and place is not None:
@@ -211,10 +229,11 @@ def _pair(
             pointer = None if url else beside(path)
         images.append(DocumentImage(place=at, url=url, pointer=pointer, name=name))
     try:
-        # Several are the turns of one edit.
-        instruction = "; ".join(texts_of(values.get(mapping.get("instruction", "")))[0])
+        said = texts_of(cell_of(values, mapping.get("instruction", "")))[0]
+        # Several are the turns of one edit, or ways to say it.
+        instruction = said[0] if said and mapping["instruction"] in WORDINGS else "; ".join(said)
         captions = [
-            text_of(values.get(mapping.get(f"{name}_caption", ""))) or ""
+            text_of(cell_of(values, mapping.get(f"{name}_caption", ""))) or ""
             for name in ("source", "target")
         ]
     except UnicodeDecodeError as error:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import pyarrow as pa
 
 from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD
+from gristmill.pipelines.sources.cells import cell_of
 from gristmill.pipelines.sources.columns import ColumnMap
 from gristmill.pipelines.sources.pointer import file_pointer
 from gristmill.pipelines.sources.reasons import BROKEN_SIDECAR, NOT_UTF8, OUTSIDE, SHARED_SIDECAR
@@ -78,7 +79,9 @@ def read_folder(
                     # What it says of the picture is lost with it.
                     reason = reason or BROKEN_SIDECAR
         mapping = columns.of(key for key in values if key != "url")
-        facts = {ours: values.get(theirs) for ours, theirs in mapping.items() if ours != "path"}
+        facts = {
+            ours: cell_of(values, theirs) for ours, theirs in mapping.items() if ours != "path"
+        }
         used = {theirs for ours, theirs in mapping.items() if ours != "path"}
         meta = {key: value for key, value in values.items() if key not in used}
         if f"{stem}.txt" in sidecars:

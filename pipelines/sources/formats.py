@@ -3,12 +3,11 @@ content."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 
 from gristmill.errors import SourceError
 from gristmill.pipelines.locate import entry_type, locate, matching, open_url
-from gristmill.pipelines.sources.lines import is_array
+from gristmill.pipelines.sources.lines import json_format
 from gristmill.pipelines.sources.parquet import image_column, open_parquet
 from gristmill.pipelines.storage import Folder
 from gristmill.pipelines.tar_samples import TAR_ENDINGS
@@ -106,9 +105,7 @@ def detect(kind: str, url: str) -> list[tuple[str, str]]:
             schema = open_parquet(url, file).schema_arrow
         found = "hf" if image_column(schema) is not None else "parquet"
     if found == "coco" and kind == "auto":
-        if is_array(url):
-            return [("jsonl", url)]
-        _check_coco(url)
+        found = json_format(url)
     return [(found, url)]
 
 
@@ -156,19 +153,6 @@ def _without_folders(folder: Folder, names: list[str]) -> list[str]:
         if entry["type"] == "directory"
     }
     return [name for name in names if name not in folders]
-
-
-def _check_coco(url: str) -> None:
-    with open_url(url) as file:
-        try:
-            document = json.load(file)
-        except (ValueError, RecursionError):
-            document = None
-    if not isinstance(document, dict) or "images" not in document:
-        raise SourceError(
-            f"{url} is JSON, but neither an array of rows nor a COCO captions file; JSON lines end "
-            "in .jsonl"
-        )
 
 
 def img2dataset_pairs(url: str) -> list[tuple[str, str]]:

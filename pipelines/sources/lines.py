@@ -10,7 +10,7 @@ import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import IO, cast
 
 import pyarrow as pa
@@ -20,6 +20,7 @@ from gristmill.pipelines.locate import open_url, unpack
 from gristmill.pipelines.schema import FAILED_TO_DOWNLOAD
 from gristmill.pipelines.sources.add_rows import add_broken, add_mapped, address_row, names_file
 from gristmill.pipelines.sources.columns import ColumnMap, without_address
+from gristmill.pipelines.sources.json_tables import is_coco, rows_of_object
 from gristmill.pipelines.sources.reasons import NOT_UTF8
 from gristmill.pipelines.sources.row_builder import RowBuilder
 from gristmill.pipelines.sources.values import BrokenJson, load_json, load_object
@@ -107,8 +108,8 @@ def is_utf8(line: str) -> bool:
 
 
 def read_json_lines(url: str, columns: ColumnMap, rows: RowBuilder) -> Iterator[pa.Table]:
-    """Rows of JSON lines, or of an array of objects; a line that is not JSON becomes a failed
-    row."""
+    """Rows of JSON lines, of an array of objects, or of an object that holds a table; a line that
+    is not JSON becomes a failed row."""
     for values in objects_of(url, rows, FAILED_TO_DOWNLOAD):
         if values is not None:
             add_mapped(rows, columns.of(values), values)
@@ -117,20 +118,61 @@ def read_json_lines(url: str, columns: ColumnMap, rows: RowBuilder) -> Iterator[
 
 
 def values_of(url: str) -> Iterator[str]:
-    """The JSON values of a file as texts: one a line, or those of the array that it is."""
-    return elements_of(url) if is_array(url) else (line for line in Lines(url) if line.strip())
+    """The JSON values of a file as texts: one a line, or those of the array that it is, or the rows
+    of the object that a .json file is."""
+    if is_array(url):
+        return elements_of(url)
+    held = object_in(url)
+    if held is not None:
+        return map(json.dumps, rows_of_object(held))
+    return (line for line in Lines(url) if line.strip())
+
+
+def json_format(url: str) -> str:
+    """What a .json file is: `coco`, or rows in whichever form, `jsonl`. Raises `SourceError` if it
+    is no JSON."""
+    if is_array(url):
+        return "jsonl"
+    held = object_in(url)
+    if held == {}:
+        raise SourceError(f"{url} is JSON, but neither holds rows nor a COCO captions file")
+    if held is not None:
+        return "coco" if is_coco(held) else "jsonl"
+    for line in values_of(url):
+        with contextlib.suppress(BrokenJson):
+            object_of(line)
+            return "jsonl"
+        break
+    raise SourceError(
+        f"{url} is neither JSON nor lines of JSON; it may be cut off or damaged: fetch it again"
+    )
 
 
 def is_array(url: str) -> bool:
     """Whether a file is one JSON array, and not lines of JSON, each of which may be one."""
+    return _is_one_value(url, "[")
+
+
+def _is_one_value(url: str, sign: str) -> bool:
+    """Whether a file is one JSON value that begins so, and not lines of JSON."""
     first = list(itertools.islice((line for line in Lines(url) if line.strip()), 2))
-    if not first or not first[0].lstrip().startswith("["):
+    if not first or not first[0].lstrip().startswith(sign):
         return False
     try:
         load_json(first[0])
     except BrokenJson:
         return True
     return len(first) == 1
+
+
+def object_in(url: str) -> Mapping[str, object] | None:
+    """The JSON object that a .json file is; None for lines, and for other endings, where a line
+    alone is a row."""
+    if not re.search(r"\.json(\.\w+)?$", url.lower()) or not _is_one_value(url, "{"):
+        return None
+    with contextlib.suppress(BrokenJson):
+        return load_object("".join(Lines(url)))
+    return None
 
 
 def elements_of(url: str) -> Iterator[str]:
@@ -209,14 +251,13 @@ def check_json_lines(url: str, columns: ColumnMap, rows: RowBuilder) -> None:
     """Raise `SourceError` if none of the first lines has an address or a file's name, or what was
     named."""
     names: dict[str, None] = {}
-    wanted = set(columns.given.values())
     for line in itertools.islice(values_of(url), HEAD_LINES):
         try:
             values = object_of(line)
         except BrokenJson:
             continue
         names |= dict.fromkeys(values)
-        if wanted <= names.keys() and (
+        if columns.absent(names) is None and (
             "url" in columns.of(names) or names_file(columns.of(values), values, rows.kind)
         ):
             return

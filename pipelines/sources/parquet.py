@@ -15,6 +15,7 @@ from gristmill.pipelines.schema import FAILED_TO_DECODE
 from gristmill.pipelines.sources.add_rows import add_broken, add_bytes, add_mapped
 from gristmill.pipelines.sources.columns import (
     ColumnMap,
+    absent_column,
     check_repeated,
     without_address,
 )
@@ -197,6 +198,9 @@ def _parquet_mapping(
     check_repeated(schema.names, url)
     columns.check_given(schema.names, url)
     image = columns.given.get("image") or _only_image(url, schema)
+    if image is not None and image not in schema.names:
+        # What lies within a cell can be a caption, and no picture.
+        raise SourceError(absent_column(url, image, schema.names))
     if image is not None and not _holds_bytes(schema.field(image).type):
         raise SourceError(
             f"{url}: column {image!r} holds {schema.field(image).type}, not the bytes of "

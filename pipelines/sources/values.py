@@ -82,13 +82,13 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 # Where sets of instructions keep their turns (LLaVA and ShareGPT, OpenAI, FineVision), and whose
 # turn answers.
-_TURNS = ("conversations", "messages", "conversation", "texts")
+TURNS = ("conversations", "messages", "conversation", "texts")
 _ANSWERS = frozenset(("gpt", "assistant", "model", "chatgpt", "bot"))
 
 
 def first_answer(values: Mapping[str, object]) -> str | None:
     """The first answer of a conversation, if a row has one."""
-    for name in _TURNS:
+    for name in TURNS:
         for turn in _turns(values.get(name)):
             said = turn.get("from") or turn.get("role")
             if isinstance(said, str) and said.lower() in _ANSWERS:
