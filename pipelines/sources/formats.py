@@ -9,6 +9,8 @@ from gristmill.errors import SourceError
 from gristmill.pipelines.locate import entry_type, locate, matching, open_url
 from gristmill.pipelines.sources.lines import json_format
 from gristmill.pipelines.sources.parquet import image_column, open_parquet
+from gristmill.pipelines.sources.row_builder import ENDINGS
+from gristmill.pipelines.sources.values import ending_of
 from gristmill.pipelines.storage import Folder
 from gristmill.pipelines.tar_samples import TAR_ENDINGS
 
@@ -46,9 +48,10 @@ def expand(path: str) -> list[str]:
     expanded, sorted, without dot files."""
     try:
         fs, plain = locate(path)
-    except (ImportError, ValueError) as error:
+        there = entry_type(fs, plain)
+    except (ImportError, NotImplementedError, ValueError) as error:
         raise SourceError(f"{path}: {error}") from error
-    if entry_type(fs, plain):
+    if there:
         found = [plain]
     elif any(mark in plain for mark in "*?["):
         shown = plain.rpartition("/")[2].startswith(".")
@@ -127,7 +130,20 @@ def _detect_folder(kind: str, url: str) -> list[tuple[str, str]]:
         return [pair for name in parquets for pair in detect("auto", folder.join_url(name))]
     if kind in ("csv", "tsv", "jsonl", "txt", "coco"):
         return [(kind, folder.join_url(name)) for name in files if format_of(name) == kind]
-    return [("folder", url)]
+    return (_below(folder) if kind == "auto" else []) or [("folder", url)]
+
+
+def _below(folder: Folder) -> list[tuple[str, str]]:
+    """Tars, else tables, of a folder that holds none itself and has no pictures, as datasets lie
+    on a hub: `data/train-00000-of-00003.parquet`, `train/00000.tar`."""
+    names = [name for name in folder.walk() if not any(map(is_hidden, name.split("/")))]
+    if any(ending_of(name) in ENDINGS[kind] for name in names for kind in ENDINGS):
+        return []
+    for endings in (TAR_ENDINGS, (".parquet",)):
+        if holding := sorted({name.rpartition("/")[0] for name in names if name.endswith(endings)}):
+            found = (_detect_folder("auto", folder.join_url(below)) for below in holding)
+            return [pair for pairs in found for pair in pairs]
+    return []
 
 
 def _metadata(folder: Folder, names: list[str], files: list[str]) -> list[str]:

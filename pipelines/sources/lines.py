@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from gristmill.errors import SourceError
 from gristmill.pipelines.locate import open_url, unpack
+from gristmill.pipelines.patience import is_of_content
 from gristmill.pipelines.schema import FAILED_TO_DOWNLOAD
 from gristmill.pipelines.sources.add_rows import add_broken, add_mapped, address_row, names_file
 from gristmill.pipelines.sources.columns import ColumnMap, without_address
@@ -65,7 +66,7 @@ class Lines:
                         self._look_at(line)
                     yield line.replace("\0", "")
             except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None:
+                if isinstance(error, OSError) and not is_of_content(error):
                     raise
                 raise SourceError(
                     f"{self.url} cannot be unpacked after line {self.number} ({error}); it is cut "

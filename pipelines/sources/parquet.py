@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from gristmill.errors import SourceError
 from gristmill.pipelines.locate import open_url
+from gristmill.pipelines.patience import is_of_content
 from gristmill.pipelines.schema import FAILED_TO_DECODE
 from gristmill.pipelines.sources.add_rows import add_broken, add_bytes, add_mapped
 from gristmill.pipelines.sources.columns import (
@@ -56,7 +57,7 @@ def open_parquet(url: str, file: IO[bytes]) -> pq.ParquetFile:
 
 def is_damage(error: Exception) -> bool:
     """Whether Arrow speaks of the file's content, rather than the storage of itself."""
-    return isinstance(error, pa.ArrowException) or (type(error) is OSError and error.errno is None)
+    return not isinstance(error, OSError) or is_of_content(error)
 
 
 def image_column(schema: pa.Schema) -> str | None:

@@ -20,10 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.errors import StorageError
-from gristmill.pipelines.locate import locate, open_url, unpack
+from gristmill.pipelines.locate import exact, locate, open_url, raise_refusal, unpack
 from gristmill.pipelines.patience import (
     WrongBytesError,
     heard,
+    is_of_content,
     is_of_storage,
     may_heal,
     patience_s,
@@ -139,8 +140,9 @@ def _split(pointer: str) -> tuple[str, str]:
 def _is_torn(error: Exception) -> bool:
     """Whether unpackers or Arrow say it of bytes that are not theirs; what a storage says has a
     number."""
-    of_content = type(error) is OSError and error.errno is None
-    return of_content or isinstance(error, (WrongBytesError, *_TORN))
+    if isinstance(error, (WrongBytesError, *_TORN)):
+        return True
+    return isinstance(error, OSError) and is_of_content(error)
 
 
 def _most_hopeful(errors: Iterable[Exception]) -> Exception:
@@ -151,6 +153,7 @@ def _most_hopeful(errors: Iterable[Exception]) -> Exception:
 
 def _reason(error: Exception, pointer: str) -> str:
     """A reason that can be counted, if the storage answers; `StorageError` if not."""
+    raise_refusal(pointer.partition(":")[2], error)
     if isinstance(error, FileNotFoundError):
         return NOT_FOUND
     if _is_torn(error):
@@ -190,7 +193,8 @@ def _guarded(pointer: str, max_bytes: int) -> bytes | Exception:
             if size > max_bytes:
                 return PointerError("too large")
             fs, path = locate(url)
-            data = heard(lambda: fs.cat_file(path, start=offset, end=offset + size), limit)
+            end = offset + size
+            data = heard(lambda: fs.cat_file(path, start=offset, end=end, **exact(fs)), limit)
             return bytes(data) if len(data) == size else WrongBytesError("it ends early")
     except Exception as error:
         if not is_of_storage(error):

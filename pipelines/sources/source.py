@@ -12,7 +12,7 @@ from typing import ClassVar
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError, SourceError
-from gristmill.pipelines.locate import locate
+from gristmill.pipelines.locate import forget_listings, locate
 from gristmill.pipelines.sources.chunks import Chunk, first_rows, rows_of, spread
 from gristmill.pipelines.sources.coco import ImageFiles, read_coco
 from gristmill.pipelines.sources.columns import ColumnMap
@@ -58,6 +58,8 @@ _SIDECARS = 100
 _FOLDER_CHUNK = 2_000
 
 
+# What a file system may say of when a file changed, or which version it is; a hub: its object's id.
+_CHANGED = ("mtime", "ETag", "LastModified", "blob_id")
 # What rows may be of, and how many make a part of a large source.
 _LARGEST_PART = {"image": 10_000, "video": 200, "document": 1_000, "pair": 5_000}
 
@@ -125,12 +127,14 @@ class Source(Read):
     def manifest(self) -> list[ManifestEntry]:
         """Name, size and time of each file, sorted. Raises `SourceError` if there is none."""
         entries: list[ManifestEntry] = []
+        for path in (*split_paths(self.path, self._named_format), *filter(None, [self.images])):
+            forget_listings(self._named_format(path)[1])
         for url in self._all_files():
             fs, path = locate(url)
             info = fs.info(path)
-            modified = info.get("mtime") or info.get("ETag") or info.get("LastModified") or ""
+            modified = next((str(info[name]) for name in _CHANGED if info.get(name)), "")
             name = url.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-            entries.append({"name": name, "size": info.get("size"), "modified": str(modified)})
+            entries.append({"name": name, "size": info.get("size"), "modified": modified})
         return sorted(entries, key=lambda entry: entry["name"])
 
     def chunks(self) -> list[Chunk]:
