@@ -26,7 +26,12 @@ from fsspec.asyn import sync
 
 from gristmill.errors import DiskFullError, GristmillError, StorageError
 from gristmill.pipelines.locate import (
-    entry_type, exact, files_below, local_sizes, locate, raise_refusal,
+    entry_type,
+    exact,
+    files_below,
+    local_sizes,
+    locate,
+    raise_refusal,
 )  # fmt: skip
 from gristmill.pipelines.patience import WrongBytesError, is_of_storage, patiently
 

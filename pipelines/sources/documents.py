@@ -17,11 +17,8 @@ from gristmill.pipelines.sources.add_rows import add_broken
 from gristmill.pipelines.sources.cells import cell_of
 from gristmill.pipelines.sources.chunks import Chunk
 from gristmill.pipelines.sources.document_formats import (
-<<<<<<< HEAD
     DOCUMENT_COLUMNS,
-=======
     WORDINGS,
->>>>>>> 4b4e330c9a6fd771fdae3824ae02bb520db9c662
     DocumentImage,
     ParsedDocument,
     check_pair,
@@ -57,11 +54,8 @@ class DocumentSource(Source):
     public datasets use.
     """
 
-<<<<<<< HEAD
-    # 2: what else a line says stays beside the document.
-=======
-    # 2: of a list of wordings of one edit the first is taken.
->>>>>>> 4b4e330c9a6fd771fdae3824ae02bb520db9c662
+    # 2: what else a line says stays beside the document; of a list of wordings of one edit the
+    # first is taken.
     version: ClassVar[int] = 2
 
     # What the rows are of.

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import orjson
@@ -15,6 +15,7 @@ import pyarrow as pa
 from gristmill.errors import ConfigurationError, SourceError, nearest
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.schema import ROW, ColumnFacts
+from gristmill.pipelines.sources.cells import cell_of, missing_column
 from gristmill.pipelines.sources.columns import absent_column
 from gristmill.pipelines.stage import Score
 
@@ -43,7 +44,7 @@ class SourceColumns(Score):
     names it drops the row as `no value`. Lists and objects are JSON texts.
     """
 
-    # Our column -> the source's; a.b is the key b within a.
+    # Our column -> the source's, or what lies within one, as for --column: a.b is b within a.
     columns: Mapping[str, str] = field(default_factory=dict)
     # Our column -> bool, int64, float64 or string; what is not named is found by the first rows.
     types: Mapping[str, str] = field(default_factory=dict)
@@ -97,12 +98,11 @@ class SourceColumns(Score):
         """The values of each row."""
         schema = self.writes()
         found: dict[str, list[object]] = {name: [] for name in schema.names}
-        paths = {ours: _path(theirs) for ours, theirs in self.columns.items()}
         for text in table["meta"].to_pylist():
             values = _object(text)
-            for ours, path in paths.items():
+            for ours, theirs in self.columns.items():
                 kind = self.types.get(ours, "string")
-                found[ours].append(_typed(_value(values, path), kind))
+                found[ours].append(_typed(cell_of(values, theirs), kind))
         return pa.table(found, schema=schema)
 
     def is_settled(self) -> bool:
@@ -118,15 +118,14 @@ class SourceColumns(Score):
         for ours, theirs in self.columns.items():
             if ours in types:
                 continue
-            path = _path(theirs)
-            if not any(_has(values, path) for values in objects):
+            if all(missing_column(values, theirs) for values in objects):
                 names = list(dict.fromkeys(name for values in objects for name in values))
                 raise SourceError(
                     absent_column(f"{where}, in its first {len(objects)} rows,", theirs, names)
                     + " (address, caption, width, height and licence are columns of a row already; "
                     f"for one that comes later, say its type: {theirs}:float64)"
                 )
-            types[ours] = _type_of((_value(values, path) for values in objects), of_text=of_text)
+            types[ours] = _type_of((cell_of(values, theirs) for values in objects), of_text=of_text)
         return dataclasses.replace(self, types=types)
 
 
@@ -156,41 +155,9 @@ def parse_columns(texts: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]
     return columns, types
 
 
-def _path(name: str) -> tuple[str, ...]:
-    return (name, *name.split("."))
-
-
 def _object(text: str | None) -> Mapping[str, object]:
     values = orjson.loads(text) if text else {}
     return values if isinstance(values, dict) else {}
-
-
-def _walk(values: Mapping[str, object], path: tuple[str, ...]) -> Iterator[object]:
-    """The value of a name, if there is one: of the very name first, else of the keys within."""
-    whole, *keys = path
-    if whole in values:
-        yield values[whole]
-        return
-    found: object = values
-    for key in keys:
-        if isinstance(found, str) and found.lstrip().startswith("{"):
-            # Objects that a table keeps as texts.
-            try:
-                found = json.loads(found)
-            except (ValueError, RecursionError):
-                return
-        if not isinstance(found, Mapping) or key not in found:
-            return
-        found = found[key]
-    yield found
-
-
-def _has(values: Mapping[str, object], path: tuple[str, ...]) -> bool:
-    return any(True for _ in _walk(values, path))
-
-
-def _value(values: Mapping[str, object], path: tuple[str, ...]) -> object:
-    return next(_walk(values, path), None)
 
 
 def _type_of(values: Iterable[object], *, of_text: bool) -> str:
