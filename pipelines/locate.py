@@ -98,6 +98,12 @@ def entry_type(fs: Any, path: str) -> str | None:
         raise
 
 
+def is_folder(url: str) -> bool:
+    """Whether a URL leads to a folder."""
+    fs, path = locate(url)
+    return entry_type(fs, path) == "directory"
+
+
 def local_sizes(path: str) -> dict[str, int]:
     """Bytes of each file directly below a local folder, by name."""
     try:

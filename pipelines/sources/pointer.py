@@ -3,7 +3,8 @@
 file:<url>                          a whole file
 tar:<url>#<offset>+<size>           a member of a plain tar
 tarz:<url>#<n>                      the n-th member of a compressed tar
-parquet:<url>#<group>/<row>/<path>  a cell of a Parquet file; path has a dot for a struct's field
+parquet:<url>#<group>/<row>/<path>  a cell of a Parquet file; path has a dot for a struct's field,
+                                    and [n] for the n-th of a list
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gristmill.errors import StorageError
@@ -248,10 +250,9 @@ def _read_cells(
             start = 0
             order = sorted(rows.items(), key=lambda item: item[1])
             at = 0
-            for batch in file.iter_batches(64, row_groups=[group], columns=[path]):
-                column: pa.Array = batch.column(0)
-                if pa.types.is_struct(column.type):
-                    column = column.field(path.rpartition(".")[2])
+            name = _parts_of(path)[0]
+            for batch in file.iter_batches(64, row_groups=[group], columns=[name]):
+                column = _pictures(batch.column(0), path)
                 while at < len(order) and order[at][1] < start + len(batch):
                     i, position = order[at]
                     value = column[position - start].as_py()
@@ -263,3 +264,30 @@ def _read_cells(
                     else:
                         yield i, bytes(value)
                 start += len(batch)
+
+
+def _parts_of(path: str) -> tuple[str, int | None, str]:
+    """Column, number in a list, and field of a struct, of the path to a cell."""
+    found = re.fullmatch(r"(.*)\[(\d+)\](?:\.(\w+))?", path, re.DOTALL)
+    return (found[1], int(found[2]), found[3] or "") if found else (path, None, "")
+
+
+def _pictures(column: pa.Array, path: str) -> pa.Array:
+    """The bytes that a path leads to in each row of its column; null where there are none."""
+    _, number, name = _parts_of(path)
+    if number is not None:
+        lengths = pc.fill_null(pc.list_value_length(column), 0)
+        if not len(column) or pc.min(lengths).as_py() <= number:
+            # Of lists that are too short nothing can be taken at once.
+            column = pa.array(
+                [
+                    cell[number] if cell and len(cell) > number else None
+                    for cell in column.to_pylist()
+                ],
+                column.type.value_type,
+            )
+        else:
+            column = pc.list_element(column, number)
+    if pa.types.is_struct(column.type):
+        column = pc.struct_field(column, name or path.rpartition(".")[2])
+    return column

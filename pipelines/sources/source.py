@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError, SourceError
-from gristmill.pipelines.locate import forget_listings, locate
+from gristmill.pipelines.locate import forget_listings, is_folder, locate
 from gristmill.pipelines.sources.chunks import Chunk, first_rows, rows_of, spread
 from gristmill.pipelines.sources.coco import ImageFiles, read_coco
 from gristmill.pipelines.sources.columns import ColumnMap
@@ -24,9 +24,10 @@ from gristmill.pipelines.sources.formats import (
     detect,
     expand,
     img2dataset_pairs,
-    is_folder,
+    is_hidden,
     split_paths,
 )
+from gristmill.pipelines.sources.left_aside import counted, other_files, other_pictures
 from gristmill.pipelines.sources.lines import (
     check_json_lines,
     read_json_lines,
@@ -266,7 +267,7 @@ class Source(Read):
         for path in self._folders():
             if ("folder", path) in inputs:
                 _, _, ignored = self._folder_names(path)
-                counts = _counted(ignored)
+                counts = counted(ignored)
                 if counts:
                     notes.append(
                         f"{path}: not taken for {self.kind}s: {counts} "
@@ -274,8 +275,11 @@ class Source(Read):
                     )
             elif tables := [url for _, url in inputs if url.rpartition("/")[2] in METADATA]:
                 notes.append(f"{path}: only pictures that {', '.join(tables)} names are read")
-            elif counts := _counted(self._other_files(path)):
+            elif counts := counted(other_files(path, self._all_files())):
                 notes.append(f"{path}: not read: {counts}")
+        table = next((url for kind, url in inputs if kind == "hf"), None)
+        if table is not None:
+            notes += other_pictures(table, self.columns.get("image"), self.kind)
         tars = [url for kind, url in inputs if kind == "tars"][:_TARS]
         skipped = sum(map(skipped_members, tars))
         if skipped:
@@ -290,18 +294,6 @@ class Source(Read):
             for url in expand(self._named_format(path)[1])
         ]
         return [url for url in urls if is_folder(url)]
-
-    def _other_files(self, path: str) -> list[str]:
-        """Names in a folder of tables or tars that are none of those that are read."""
-        folder = Folder(path)
-        taken = {url.rpartition("/")[2] for url in self._all_files()}
-        return [
-            name
-            for name in folder.names()
-            if name not in taken
-            and not name.endswith("_stats.json")
-            and not is_folder(folder.join_url(name))
-        ]
 
     def _inputs(self) -> list[tuple[str, str]]:
         """(format, URL) of each file or folder, in order."""
@@ -324,22 +316,19 @@ class Source(Read):
         files: list[str] = []
         for kind, path in self._inputs():
             if kind == "folder":
-                folder = Folder(path)
-                files += [folder.join_url(name) for name in folder.walk()]
+                files += _files_of(path)
             elif kind == "img2dataset":
-                files += [file for pair in img2dataset_pairs(path) for file in pair]
+                for shard, table in img2dataset_pairs(path):
+                    files += [*_files_of(shard), table]
             else:
                 files.append(path)
-        if self.images:
-            images = Folder(self.images)
-            files += [images.join_url(name) for name in images.walk()]
-        return files
+        return files + (_files_of(self.images) if self.images else [])
 
     def _folder_names(self, path: str) -> tuple[list[str], dict[str, int], list[str]]:
         """Pictures, sidecars (each with the number of pictures that it may be of) and what is
         ignored in a folder."""
         names = Folder(path).walk()
-        shown = [name for name in names if not any(p.startswith(".") for p in name.split("/"))]
+        shown = [name for name in names if not any(map(is_hidden, name.split("/")))]
         pictures = [name for name in shown if is_taken(name, self.extensions, self.kind)]
         stems = Counter(name.rpartition(".")[0] or name for name in pictures)
         taken = set(pictures)
@@ -353,16 +342,12 @@ class Source(Read):
         return pictures, sidecars, [n for n in names if n not in taken and n not in sidecars]
 
 
-def _counted(names: Sequence[str]) -> str:
-    """How many files of each ending there are among names."""
-    counts: dict[str, int] = {}
-    for name in names:
-        base = name.rpartition("/")[2]
-        ending = base[base.rfind(".") :] if "." in base else "without ending"
-        if any(piece.startswith(".") for piece in name.split("/")):
-            ending = "dot files"
-        counts[ending] = counts.get(ending, 0) + 1
-    return ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
+def _files_of(url: str) -> list[str]:
+    """A file itself, or all below a folder."""
+    if not is_folder(url):
+        return [url]
+    folder = Folder(url)
+    return [folder.join_url(name) for name in folder.walk()]
 
 
 def _stem(path: str) -> str:
