@@ -17,7 +17,7 @@ from gristmill.pipelines.sources.chunks import Chunk, first_rows, rows_of, sprea
 from gristmill.pipelines.sources.coco import ImageFiles, read_coco
 from gristmill.pipelines.sources.columns import ColumnMap
 from gristmill.pipelines.sources.delimited import check_delimited, read_delimited
-from gristmill.pipelines.sources.files import is_taken, read_folder, sidecar_names
+from gristmill.pipelines.sources.files import is_taken, read_folder, sidecar_names, sidecars_of
 from gristmill.pipelines.sources.formats import (
     FORMATS,
     METADATA,
@@ -330,15 +330,9 @@ class Source(Read):
         names = Folder(path).walk()
         shown = [name for name in names if not any(map(is_hidden, name.split("/")))]
         pictures = [name for name in shown if is_taken(name, self.extensions, self.kind)]
-        stems = Counter(name.rpartition(".")[0] or name for name in pictures)
+        wanted = Counter(n for name in pictures for files in sidecars_of(name) for n in files)
         taken = set(pictures)
-        sidecars = {
-            name: stems[name.rpartition(".")[0]]
-            for name in shown
-            if name not in taken
-            and name.endswith((".txt", ".json"))
-            and name.rpartition(".")[0] in stems
-        }
+        sidecars = {name: wanted[name] for name in shown if name in wanted and name not in taken}
         return pictures, sidecars, [n for n in names if n not in taken and n not in sidecars]
 
 

@@ -278,3 +278,31 @@ def test_a_tar_of_a_mac_has_its_files_once(tmp_path: Path) -> None:
     assert [row["caption"] for row in found] == [f"Bild für {i}" for i in range(3)]
     assert bytes_of(found) == [jpeg(i) for i in range(3)]
     assert "6 dot files" in Source(path=str(tmp_path / "a.tar")).notes()[0]
+
+
+# -- a phone's folder ---------------------------------------------------------------------------
+
+
+def test_sidecars_of_phones_takeouts_and_trainers(tmp_path: Path) -> None:
+    """x.txt, x.caption, x.jpg.txt, x.jpg.json and Google's own, whose title is the file's name."""
+    names = ["IMG_0001.HEIC", "IMG_0002.JPG", "c.jpg", "d.jpg", "e.jpg", "f.jpg", "f.png"]
+    for i, name in enumerate(names):
+        (tmp_path / name).write_bytes(jpeg(i))
+    told = {"title": "IMG_0002.JPG", "description": "two dogs", "url": "https://photos/2"}
+    (tmp_path / "IMG_0001.txt").write_text("a boat")
+    (tmp_path / "IMG_0001.AAE").write_text("<plist/>")
+    (tmp_path / "IMG_0001.MOV").write_bytes(b"live")
+    (tmp_path / "IMG_0002.JPG.supplemental-metadata.json").write_text(json.dumps(told))
+    (tmp_path / "c.caption").write_text("a cat")
+    (tmp_path / "d.jpg.txt").write_text("a duck")
+    (tmp_path / "e.jpg.json").write_text(json.dumps({"caption": "an egg", "iso": 100}))
+    (tmp_path / "f.jpg.txt").write_text("a fish")
+    (tmp_path / "f.png.txt").write_text("a fork")
+    found = read(tmp_path)
+    assert [row["error"] for row in found] == [None] * len(names)
+    assert [row["caption"] for row in found] == [
+        "a boat", "two dogs", "a cat", "a duck", "an egg", "a fish", "a fork",
+    ]  # fmt: skip
+    assert json.loads(found[4]["meta"]) == {"iso": 100}
+    [note] = Source(path=str(tmp_path)).notes()
+    assert "1 .AAE, 1 .MOV" in note and ".txt" not in note
