@@ -125,7 +125,7 @@ def execute_layout(layout: RunLayout, options: RunOptions, progress: Progress) -
     it said before.
     """
     dag, folder = layout.dag, layout.folder
-    for warning in dag.range_warnings():
+    for warning in dag.warnings():
         progress.warn(warning)
     with run_lock(folder, lock=options.lock, tell=progress.note) as lock:
         before = folder.read_many(["dag.yaml"]).get("dag.yaml", b"")
