@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gristmill import __version__
 from gristmill.pipelines.download.site_files import ROBOTS_UNREACHABLE, TDMREP_UNREACHABLE
@@ -53,6 +54,12 @@ class Fetched:
 @dataclass(frozen=True, kw_only=True)
 class FetchLimits:
     """Bounds and manners of a client that a stage lets its user choose."""
+
+    # Fields that are no more, and what to write instead.
+    FORMER: ClassVar[Mapping[str, str]] = {
+        "robots": "X-Robots-Tag is respected with the other forms of an opt-out: set opt_out=off "
+        "where it was empty, and leave it out otherwise"
+    }
 
     # Of one transfer, inflated.
     max_bytes: int = setting(50_000_000, unit="bytes", low=1)

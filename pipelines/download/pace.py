@@ -167,6 +167,11 @@ class SocketPace:
             answer += piece
         return float(answer)
 
+    def close(self) -> None:
+        """Ask no more; another question connects anew."""
+        with self._lock:
+            self._hang_up()
+
     def _hang_up(self) -> None:
         if self._socket is not None:
             with contextlib.suppress(OSError):
@@ -175,10 +180,22 @@ class SocketPace:
 
 
 _here = LocalPace()
-_elsewhere: dict[str, SocketPace] = {}
+# The one asked last, by its address.
+_elsewhere: tuple[str, SocketPace] | None = None
+_lock = threading.Lock()
 
 
 def pace_of_process() -> LocalPace | SocketPace:
     """The pace that this process goes by."""
+    global _elsewhere
     address = os.environ.get(ADDRESS, "")
-    return _elsewhere.setdefault(address, SocketPace(address)) if address else _here
+    with _lock:
+        if _elsewhere is not None and _elsewhere[0] != address:
+            # Its run is over.
+            _elsewhere[1].close()
+            _elsewhere = None
+        if not address:
+            return _here
+        if _elsewhere is None:
+            _elsewhere = address, SocketPace(address)
+        return _elsewhere[1]
