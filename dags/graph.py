@@ -150,8 +150,16 @@ class Dag:
             facts.update(self.nodes[other].stage.describes())
         return facts
 
-    def range_warnings(self) -> list[str]:
-        """A line for each rule that compares a column with what it can never be."""
+    def warnings(self) -> list[str]:
+        """What a person should know of stages before they run, and a line for each rule that
+        compares a column with what it can never be; a source says by itself what it left aside."""
+        stages = [(name, self.nodes[name].stage) for name in self.order()]
+        return [
+            *(f"{n}: {note}" for n, s in stages if not isinstance(s, Read) for note in s.notes()),
+            *self._range_warnings(),
+        ]
+
+    def _range_warnings(self) -> list[str]:
         return [
             f"{name}: rule {reason!r}: {warning}"
             for name in self.order()

@@ -15,6 +15,7 @@ STAGES = {
     "ClipScore": "gristmill.pipelines.images.clip_score",
     "PerceptualHash": "gristmill.pipelines.images.perceptual_hash",
     "ImageFacts": "gristmill.pipelines.images.image_facts",
+    "LicenceFacts": "gristmill.pipelines.sources.licences",
     "CaptionFacts": "gristmill.pipelines.captions.caption_facts",
     "CleanCaptions": "gristmill.pipelines.captions.clean_captions",
     "CaptionLanguage": "gristmill.pipelines.captions.caption_language",

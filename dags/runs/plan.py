@@ -104,7 +104,7 @@ def _plan_of(layout: RunLayout) -> Plan:
     left = sum(1 for plan in nodes if plan.has_work)
     notes = [f"{left} of {len(nodes)} nodes have work to do" if left else "nothing to do"]
     notes += dag_notes(layout)
-    notes += [f"warning: {warning}" for warning in dag.range_warnings()]
+    notes += [f"warning: {warning}" for warning in dag.warnings()]
     notes += _disk(layout, parts)
     return Plan(f"{dag.name} -> {layout.url}", nodes, notes)
 

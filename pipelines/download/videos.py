@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.download.picture_bytes import looks_like_text
-from gristmill.pipelines.download.transfer import FetchAndDecode, Opened
+from gristmill.pipelines.download.transfer import TLS, TLS_FACTS, FetchAndDecode, Opened
 from gristmill.pipelines.schema import (
     FAILED_TO_DECODE,
     FAILED_TO_DOWNLOAD,
@@ -75,11 +75,12 @@ class DownloadVideo(FetchAndDecode):
 
     def writes(self) -> pa.Schema:
         """Status, sizes, what the file says of itself, and the file."""
-        return SCHEMA
+        return self.with_tls(SCHEMA)
 
     def describes(self) -> Mapping[str, ColumnFacts]:
         """What the columns mean."""
-        return {
+        own = {} if self.verify_tls else {TLS.name: TLS_FACTS}
+        return own | {
             "container": ColumnFacts("Container as received: mov, matroska, ..."),
             "codec": ColumnFacts("Codec as received: h264, hevc, av1, vp9, ..."),
             "keyframes": ColumnFacts("Keyframes that the container holds.", "frames", low=0),
