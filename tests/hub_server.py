@@ -487,7 +487,11 @@ def hub_here(token: str | None = TOKEN) -> Iterator[HubDouble]:
         if token is None:
             patch.delenv("HF_TOKEN", raising=False)
         patch.setattr(constants, "ENDPOINT", hub.endpoint)
-        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}")
+        patch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+        )
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         patch.setattr(constants, "HF_TOKEN_PATH", "/nonexistent/token")
