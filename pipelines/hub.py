@@ -47,11 +47,12 @@ def refusal(error: BaseException) -> str | None:
 
 
 def without_secrets(text: str, *secrets: str | None) -> str:
-    """A text without what is secret in it, and without the signed part of URLs; on one line."""
+    """A text without what is secret in it, tokens and queries of URLs, which may be signed; on one
+    line."""
     for secret in secrets:
         text = text.replace(secret, "***") if secret else text
     text = re.sub(r"\bhf_\w{8,}", "***", text)
-    return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1", " ".join(text.split()))
+    return re.sub(r"[?&][^\s'\"?&]*=[^\s'\"]*", "", " ".join(text.split()))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
