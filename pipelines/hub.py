@@ -39,10 +39,10 @@ def refusal(error: BaseException) -> str | None:
             return "was disabled by the Hub"
         if "RevisionNotFoundError" in names:
             return "has no such revision; is what stands after @ right?"
-        if "RepositoryNotFoundError" in names or status == 401:
+        if "RepositoryNotFoundError" in names:
             return f"is not there, or is private: look at its name, or {LOG_IN} as who may read it"
-        if status == 403:
-            return f"may not be read with this token: {LOG_IN} as who may read it"
+        if status in (401, 403):
+            return f"cannot be read with this token: {LOG_IN} as who may read it"
     return None
 
 

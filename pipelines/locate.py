@@ -93,6 +93,7 @@ def entry_type(fs: Any, path: str) -> str | None:
         refuse(fs.unstrip_protocol(path), error)
         return None
     except OSError as error:
+        refuse(fs.unstrip_protocol(path), error)
         if error.errno in _NO_NAME:
             return None
         raise
