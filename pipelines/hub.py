@@ -39,19 +39,20 @@ def refusal(error: BaseException) -> str | None:
             return "was disabled by the Hub"
         if "RevisionNotFoundError" in names:
             return "has no such revision; is what stands after @ right?"
-        if "RepositoryNotFoundError" in names or status == 401:
+        if "RepositoryNotFoundError" in names:
             return f"is not there, or is private: look at its name, or {LOG_IN} as who may read it"
-        if status == 403:
-            return f"may not be read with this token: {LOG_IN} as who may read it"
+        if status in (401, 403):
+            return f"cannot be read with this token: {LOG_IN} as who may read it"
     return None
 
 
 def without_secrets(text: str, *secrets: str | None) -> str:
-    """A text without what is secret in it, and without the signed part of URLs; on one line."""
+    """A text without what is secret in it, tokens and queries of URLs, which may be signed; on one
+    line."""
     for secret in secrets:
         text = text.replace(secret, "***") if secret else text
     text = re.sub(r"\bhf_\w{8,}", "***", text)
-    return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1", " ".join(text.split()))
+    return re.sub(r"[?&][^\s'\"?&]*=[^\s'\"]*", "", " ".join(text.split()))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -60,11 +60,11 @@ def open_url(url: str) -> Iterator[IO[bytes]]:
         with fs.open(path, "rb") as file:
             yield file
     except Exception as error:
-        raise_refusal(url, error)
+        refuse(url, error)
         raise
 
 
-def raise_refusal(url: str, error: BaseException) -> None:
+def refuse(url: str, error: BaseException) -> None:
     """Raise `StorageError`, with the remedy, for an error by which a hub refuses what lies there;
     its file systems call what they may not show not found."""
     if said := refusal(error):
@@ -90,9 +90,10 @@ def entry_type(fs: Any, path: str) -> str | None:
     try:
         return str(fs.info(path)["type"])
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        raise_refusal(fs.unstrip_protocol(path), error)
+        refuse(fs.unstrip_protocol(path), error)
         return None
     except OSError as error:
+        refuse(fs.unstrip_protocol(path), error)
         if error.errno in _NO_NAME:
             return None
         raise

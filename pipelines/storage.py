@@ -25,14 +25,7 @@ import pyarrow.parquet as pq
 from fsspec.asyn import sync
 
 from gristmill.errors import DiskFullError, GristmillError, StorageError
-from gristmill.pipelines.locate import (
-    entry_type,
-    exact,
-    files_below,
-    local_sizes,
-    locate,
-    raise_refusal,
-)  # fmt: skip
+from gristmill.pipelines.locate import entry_type, exact, files_below, local_sizes, locate, refuse
 from gristmill.pipelines.patience import WrongBytesError, is_of_storage, patiently
 
 # How tables are written: the same table gives the same bytes.
@@ -165,7 +158,7 @@ class Folder:
         try:
             yield
         except Exception as error:
-            raise_refusal(self.url, error)
+            refuse(self.url, error)
             if isinstance(error, _SAID_ALREADY):
                 raise
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -15,10 +15,11 @@ import re
 import threading
 import urllib.parse
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,6 +95,8 @@ class HubDouble:
         # After so many commits were done it hangs up, before it answers.
         self.cut_commits: int | None = None
         self.down = False
+        # Called when it hangs up.
+        self.at_cut: Callable[[], object] = lambda: None
         # Statuses that the next requests of a kind get: {"commit": [503, 429]}.
         self.refuse: dict[str, list[int]] = {}
         # Says the credentials back in its errors, as careless proxies do.
@@ -113,6 +116,12 @@ class HubDouble:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(stored.data)
         return folder
+
+    def cut(self) -> None:
+        """Hang up on everybody."""
+        if not self.down:
+            self.down = True
+            self.at_cut()
 
     def up(self) -> None:
         """Answer again."""
@@ -187,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
                     self.hub.received[digest[0]] += len(piece)
                     limit = self.hub.cut_after
                     if limit is not None and self.hub.received.total() >= limit:
-                        self.hub.down = True
+                        self.hub.cut()
                 if self.hub.down:
                     raise _Cut
         return b"".join(pieces)
@@ -407,6 +416,8 @@ class _Handler(BaseHTTPRequestHandler):
                     files[value["path"]] = Stored(self.hub.objects[value["oid"]], True)
                     added.append(value["path"])
                 case "deletedFile":
+                    if value["path"] not in files:
+                        raise _Refused(400, message=f"no such file: {value['path']}")
                     del files[value["path"]]
                     deleted.append(value["path"])
                 case other:
@@ -417,7 +428,7 @@ class _Handler(BaseHTTPRequestHandler):
             found.added.append(added)
             found.deleted.append(deleted)
             if self.hub.cut_commits is not None and len(found.commits) >= self.hub.cut_commits:
-                self.hub.down = True
+                self.hub.cut()
                 raise _Cut
         where = f"{self.hub.endpoint}/datasets/{name}/commit/{len(found.commits):040x}"
         return {"commitUrl": where, "commitOid": f"{len(found.commits):040x}", "hookOutput": ""}
@@ -496,7 +507,7 @@ def hub_here(token: str | None = TOKEN) -> Iterator[HubDouble]:
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         patch.setattr(constants, "HF_TOKEN_PATH", "/nonexistent/token")
         # Between tries it waits for seconds.
-        patch.setattr(_http.time, "sleep", lambda seconds: None)
+        patch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None))
         HfFileSystem.clear_instance_cache()
         try:
             yield hub

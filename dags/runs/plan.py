@@ -184,6 +184,11 @@ def require_finished(layout: RunLayout) -> None:
         raise RunError(f"{layout.url} has not come to its end; run the same command again")
 
 
+def has_work(layout: RunLayout, node: str) -> bool:
+    """Whether something of a node is left to do; its source is not looked at."""
+    return _node_plan(layout, node, parts_done(layout)).has_work
+
+
 def _node_plan(layout: RunLayout, node: str, parts: int | None) -> NodePlan:
     stage = layout.dag.stage(node)
     store = layout.store(node)

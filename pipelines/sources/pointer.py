@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gristmill.errors import StorageError
-from gristmill.pipelines.locate import exact, locate, open_url, raise_refusal, unpack
+from gristmill.pipelines.locate import exact, locate, open_url, refuse, unpack
 from gristmill.pipelines.patience import (
     WrongBytesError,
     heard,
@@ -155,7 +155,7 @@ def _most_hopeful(errors: Iterable[Exception]) -> Exception:
 
 def _reason(error: Exception, pointer: str) -> str:
     """A reason that can be counted, if the storage answers; `StorageError` if not."""
-    raise_refusal(pointer.partition(":")[2], error)
+    refuse(pointer.partition(":")[2], error)
     if isinstance(error, FileNotFoundError):
         return NOT_FOUND
     if _is_torn(error):
