@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -64,10 +68,12 @@ def make_dag(
 ) -> Dag:
     """The Dag that a command names, with its source and its settings; nothing of it is read."""
     from gristmill.catalogs.catalog import SourceFields, resolve
+    from gristmill.dags.recipes.evaluations import with_evaluations
     from gristmill.dags.recipes.find import find_dag
     from gristmill.dags.settings import apply_settings
 
-    fields: SourceFields = resolve(source) if source is not None else {}
+    with cautions_said():
+        fields: SourceFields = resolve(source) if source is not None else {}
     if images is not None:
         fields["images"] = images
     mapping = {}
@@ -77,6 +83,22 @@ def make_dag(
     if mapping:
         fields["columns"] = {**fields.get("columns", {}), **mapping}
     found = find_dag(recipe, fields)
-    dag = apply_settings(found, settings or [])
+    with cautions_said():
+        dag = with_evaluations(apply_settings(found, settings or []))
     # A node that has nothing to do is out already.
     return dag.without(*(n for n in without or () if n in dag.nodes or n not in found.nodes))
+
+
+@contextmanager
+def cautions_said() -> Iterator[None]:
+    """What the catalog warns of is a line for a person."""
+    from gristmill.catalogs.catalog import CatalogWarning
+
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", CatalogWarning)
+        yield
+    for one in found:
+        if issubclass(one.category, CatalogWarning):
+            print(f"warning: {one.message}", file=sys.stderr)
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)

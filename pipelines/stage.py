@@ -369,7 +369,10 @@ def is_execution(field: dataclasses.Field[Any]) -> bool:
 
 def is_later_default(stage: Stage, field: dataclasses.Field[Any]) -> bool:
     """Whether a field that came later says what was done before it was there."""
-    return bool(field.metadata.get("later")) and getattr(stage, field.name) == field.default
+    default = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    return bool(field.metadata.get("later")) and getattr(stage, field.name) == default
 
 
 def require_choice(stage: Stage, name: str) -> None:
