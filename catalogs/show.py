@@ -60,7 +60,8 @@ def use(entry: CatalogEntry) -> list[str]:
     if entry.is_benchmark():
         return [
             "gristmill run image-text --source CORPUS --out runs/corpus "
-            f"--set decontaminate.sources={at}"
+            f'--set decontaminate.sources={at} --set "keep.rules.in a benchmark='
+            'contaminated_by IS NOT NULL"'
         ]
     if not entry.recipe:
         return []
@@ -87,8 +88,8 @@ def render_list(entries: Sequence[CatalogEntry]) -> RenderableType:
         gated = "withdrawn" if entry.withdrawn else "?" if entry.gated == UNKNOWN else entry.gated
         table.add_row(
             Text(entry.name, style="dim" if entry.withdrawn else ""),
-            short_count(entry.size), "hub" if entry.hub else "home", gated, Text(entry.index_license), Text(entry.content_license),
-            reader,
+            short_count(entry.size), "hub" if entry.hub else "home", gated,
+            Text(entry.index_license), Text(entry.content_license), reader,
         )  # fmt: skip
     return table
 
@@ -117,9 +118,9 @@ def render_entry(entry: CatalogEntry) -> Group:
         facts.add_row(label, _marked(entry, fact, value, sources))
     parts: list[RenderableType] = [Text.assemble((entry.title, "bold"), f"  {entry.home}"), facts]
     if entry.withdrawn:
-        said = _marked(entry, "withdrawn", in_its_place(entry), sources)
-        said.stylize("bold red")
-        parts.insert(1, said)
+        warning = _marked(entry, "withdrawn", in_its_place(entry), sources)
+        warning.stylize("bold red")
+        parts.insert(1, warning)
     parts.append(_steps(entry, _marked(entry, "obtain", entry.obtain, sources)))
     if sources:
         where = Table(box=None, pad_edge=False, show_header=False, style="dim")

@@ -36,7 +36,7 @@ def test_an_entry_says_what_it_knows_and_from_where() -> None:
         "rows                     641,000,000 [1]",
         "size                     234 GB [1]",
         "  hf auth login",
-        "  hf download laion/relaion-coco --repo-type dataset --local-dir relaion-coco",
+        "  hf download laion/relaion-coco \\\n      --repo-type dataset",
         "      --source catalog:relaion-coco@PATH",
         "[1]  https://huggingface.co/datasets/laion/relaion-coco",
         "(?) nobody could check: format, columns, licence of the index, licence of the pixels",
