@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -75,10 +79,12 @@ def make_dag(
     for columns that are kept and whose type nobody says, the first rows."""
     from gristmill.catalogs.catalog import SourceFields, resolve
     from gristmill.dags.engine.source_types import with_source_columns
+    from gristmill.dags.recipes.evaluations import with_evaluations
     from gristmill.dags.recipes.find import find_dag
     from gristmill.dags.settings import apply_settings
 
-    fields: SourceFields = resolve(source) if source is not None else {}
+    with cautions_said():
+        fields: SourceFields = resolve(source) if source is not None else {}
     if images is not None:
         fields["images"] = images
     mapping = {}
@@ -90,6 +96,22 @@ def make_dag(
     found = find_dag(recipe, fields)
     if keep_columns:
         found = with_source_columns(found, keep_columns)
-    dag = apply_settings(found, settings or [])
+    with cautions_said():
+        dag = with_evaluations(apply_settings(found, settings or []))
     # A node that has nothing to do is out already.
     return dag.without(*(n for n in without or () if n in dag.nodes or n not in found.nodes))
+
+
+@contextmanager
+def cautions_said() -> Iterator[None]:
+    """What the catalog warns of is a line for a person."""
+    from gristmill.catalogs.catalog import CatalogWarning
+
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", CatalogWarning)
+        yield
+    for one in found:
+        if issubclass(one.category, CatalogWarning):
+            print(f"warning: {one.message}", file=sys.stderr)
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)

@@ -368,8 +368,8 @@ def is_execution(field: dataclasses.Field[Any]) -> bool:
 
 
 def is_later_default(stage: Stage, field: dataclasses.Field[Any]) -> bool:
-    """Whether a field that came later says what was done before it was there."""
-    return bool(field.metadata.get("later")) and getattr(stage, field.name) == field.default
+    """Whether a field that came later says what was done before it was there; a mapping: nothing."""
+    return bool(field.metadata.get("later")) and getattr(stage, field.name) in (field.default, {})
 
 
 def require_choice(stage: Stage, name: str) -> None:

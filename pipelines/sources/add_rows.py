@@ -9,7 +9,7 @@ from dataclasses import replace
 from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE
 from gristmill.pipelines.sources.cells import cell_of
 from gristmill.pipelines.sources.files import named_file_row
-from gristmill.pipelines.sources.reasons import LOCAL_PATH, NO_URL, no_picture
+from gristmill.pipelines.sources.reasons import LOCAL_PATH, NO_TEXT, NO_URL, no_picture
 from gristmill.pipelines.sources.row_builder import ENDINGS, RowBuilder, SourceRow, url_row
 from gristmill.pipelines.sources.values import digest_of, ending_of, is_address
 
@@ -20,6 +20,9 @@ _FAILED = (FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE)
 def add_mapped(rows: RowBuilder, mapping: Mapping[str, str], values: Mapping[str, object]) -> None:
     """Add a row that names a URL, or a file below the folder of `rows`."""
     facts, meta = split_values(mapping, values)
+    if rows.kind == "text":
+        rows.add(text_row(facts.get("caption")).saying(facts, meta))
+        return
     path = facts.get("path")
     row = address_row(rows, facts.get("url"))
     if path is not None and row.error == NO_URL:
@@ -33,6 +36,14 @@ def add_mapped(rows: RowBuilder, mapping: Mapping[str, str], values: Mapping[str
         else:
             row = replace(row, kind="path", locator=digest_of(path), error=LOCAL_PATH)
     rows.add(row.saying(facts, meta))
+
+
+def text_row(text: object) -> SourceRow:
+    """The row of a text alone, known by it."""
+    row = SourceRow(kind="text", locator=digest_of(text))
+    if isinstance(text, str) and text.strip():
+        return row
+    return replace(row, status=FAILED_TO_DECODE, error=NO_TEXT)
 
 
 def address_row(rows: RowBuilder, address: object) -> SourceRow:

@@ -7,7 +7,7 @@ several that says anything, or a text made of cells. Sets of the catalog are rea
 | `data.caption.content`, `timestamp.0` | within mappings and lists, also those that are spelt out |
 | `clip.*.span` | of each item of a list |
 | `alt_text\\|title` | the first that says anything |
-| `{video_id}.mp4`, `COCO_{id:012}.jpg`, `{6:unquote}` | a text with cells in it; padded; URL decoded |
+| `{video_id}.mp4`, `COCO_{id:012}.jpg`, `{6:unquote}` | a text of cells; padded; URL decoded |
 """
 
 from __future__ import annotations

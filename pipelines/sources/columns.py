@@ -103,6 +103,20 @@ def absent_column(where: str, name: str, available: Sequence[str]) -> str:
     return f"{where} has no column {name!r}; {hint}its columns: {', '.join(available)}"
 
 
+def is_found(mapping: Mapping[str, str], kind: str) -> bool:
+    """Whether a table has what rows are known by: addresses or names of files; of texts, the
+    text."""
+    return "caption" in mapping if kind == "text" else "url" in mapping or "path" in mapping
+
+
+def without_text(where: str, available: Sequence[str]) -> str:
+    """The message for a table of texts without a column of texts."""
+    return (
+        f"{where} has no column of texts among {', '.join(available) or 'no columns at all'}; "
+        "name it with caption=NAME"
+    )
+
+
 def without_address(where: str, what: str, available: Sequence[str]) -> str:
     """The message for a table without a column of addresses, with the likeliest if there is one."""
     marks = ("url", "uri", "link", "href", "src", "address")

@@ -27,7 +27,8 @@ DOCUMENT_COLUMNS = (
     "text_list", "image_info", "similarity_matrix", "texts", "images", "metadata",
 )  # fmt: skip
 # Names of the pictures before and after an edit, of the instruction, and of what each shows
-# (InstructPix2Pix, MagicBrush, HQ-Edit, UltraEdit, SEED-Data-Edit, ImgEdit, PromptFix, AnyEdit), in order.
+# (InstructPix2Pix, MagicBrush, HQ-Edit, UltraEdit, SEED-Data-Edit, ImgEdit, PromptFix, AnyEdit), in
+# order.
 PAIR_NAMES: dict[str, tuple[str, ...]] = {
     "source": (
         "original_image", "source_img", "source_image", "input_image", "src_img", "source",

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from gristmill.pipelines.sources.columns import USUAL_VIDEO_NAMES
 from gristmill.pipelines.sources.values import TURNS
@@ -17,19 +18,22 @@ def is_coco(document: Mapping[str, object]) -> bool:
     return "images" in document and ("annotations" in document or not _is_columns(document))
 
 
-def rows_of_object(document: Mapping[str, object]) -> list[Mapping[str, object]]:
+def rows_of_object(document: Mapping[str, object]) -> Sequence[object]:
     """The rows of an object; itself, if it is no table."""
     if any(isinstance(document.get(name), str) for name in _OF_ROWS):
         return [document]
     if _is_columns(document):
         columns = [value for value in document.values() if isinstance(value, list)]
         return [dict(zip(document, cells, strict=True)) for cells in zip(*columns, strict=True)]
-    tables = [value for name, value in document.items() if name not in TURNS and _is_table(value)]
+    tables: list[Any] = [
+        value for name, value in document.items() if name not in TURNS and _is_table(value)
+    ]
     return tables[0] if len(tables) == 1 else [document]
 
 
 def _is_table(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value)
+    """Whether a value is a list of rows; which of them are broken is for the reader to say."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
 
 def _is_columns(document: Mapping[str, object]) -> bool:

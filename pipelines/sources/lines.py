@@ -19,8 +19,14 @@ from gristmill.errors import SourceError
 from gristmill.pipelines.locate import open_url, unpack
 from gristmill.pipelines.patience import is_of_content
 from gristmill.pipelines.schema import FAILED_TO_DOWNLOAD
-from gristmill.pipelines.sources.add_rows import add_broken, add_mapped, address_row, names_file
-from gristmill.pipelines.sources.columns import ColumnMap, without_address
+from gristmill.pipelines.sources.add_rows import (
+    add_broken,
+    add_mapped,
+    address_row,
+    names_file,
+    text_row,
+)
+from gristmill.pipelines.sources.columns import ColumnMap, is_found, without_address, without_text
 from gristmill.pipelines.sources.json_tables import is_coco, rows_of_object
 from gristmill.pipelines.sources.reasons import NOT_UTF8
 from gristmill.pipelines.sources.row_builder import RowBuilder
@@ -258,12 +264,18 @@ def check_json_lines(url: str, columns: ColumnMap, rows: RowBuilder) -> None:
         except BrokenJson:
             continue
         names |= dict.fromkeys(values)
-        if columns.absent(names) is None and (
-            "url" in columns.of(names) or names_file(columns.of(values), values, rows.kind)
-        ):
+        if columns.absent(names) is not None:
+            continue
+        if rows.kind == "text":
+            known = is_found(columns.of(names), rows.kind)
+        else:
+            known = "url" in columns.of(names) or names_file(columns.of(values), values, rows.kind)
+        if known:
             return
     if names:
         columns.check_given(list(names), url)
+        if rows.kind == "text":
+            raise SourceError(without_text(url, list(names)))
         raise SourceError(without_address(url, "URL", list(names)))
 
 
@@ -279,11 +291,13 @@ def first_objects(url: str, count: int = 100) -> list[dict[str, object]]:
 
 
 def read_url_list(url: str, rows: RowBuilder) -> Iterator[pa.Table]:
-    """Rows of a text file with one URL, or one file's name, a line."""
+    """Rows of a text file with one URL, one file's name or, of texts, one text a line."""
     for line in Lines(url):
         text = line.strip()
         if text and not is_utf8(text):
             add_broken(rows, text, FAILED_TO_DOWNLOAD, NOT_UTF8)
+        elif text and rows.kind == "text":
+            rows.add(text_row(text).saying({"caption": text}, {}))
         elif text:
             rows.add(address_row(rows, text))
         yield from rows.take()

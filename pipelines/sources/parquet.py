@@ -18,7 +18,9 @@ from gristmill.pipelines.sources.columns import (
     ColumnMap,
     absent_column,
     check_repeated,
+    is_found,
     without_address,
+    without_text,
 )
 from gristmill.pipelines.sources.pointer import parquet_pointer
 from gristmill.pipelines.sources.reasons import BROKEN_ROW_GROUP, SEVERAL_IN_ROW
@@ -206,6 +208,11 @@ def _parquet_mapping(
     """The column that holds pictures, if any, and our column -> theirs for the others."""
     check_repeated(schema.names, url)
     columns.check_given(schema.names, url)
+    if rows.kind == "text":
+        mapping = dict(columns.of(schema.names))
+        if not is_found(mapping, rows.kind):
+            raise SourceError(without_text(url, schema.names))
+        return None, mapping
     image = columns.given.get("image") or _only_image(url, schema)
     if image is not None and image not in schema.names:
         # What lies within a cell can be a caption, and no picture.

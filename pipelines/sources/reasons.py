@@ -14,6 +14,7 @@ NO_URL = "no url"
 LOCAL_PATH = "local path, not a url"
 URL_NOT_TEXT = "url is not text"
 # Of texts.
+NO_TEXT = "no text"
 NOT_UTF8 = "text is not UTF-8"
 BROKEN_SIDECAR = "broken json sidecar"
 SHARED_SIDECAR = "one sidecar of several pictures"

@@ -51,6 +51,7 @@ ENDINGS = {
     "video": frozenset(_VIDEO_ENDINGS.split()),
     "document": frozenset(("html", "htm", "xhtml")),
     "pair": frozenset[str](),
+    "text": frozenset[str](),
 }
 
 
@@ -128,7 +129,7 @@ def _is_path(text: str) -> bool:
 
 
 class RowBuilder:
-    """Collects rows of one kind (image or video) and hands them out as tables with the schema
+    """Collects rows of one kind (image, video, text) and hands them out as tables with the schema
     `ROW`."""
 
     def __init__(self, source: str, kind: str = "image", files: Folder | None = None) -> None:

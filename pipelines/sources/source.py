@@ -62,7 +62,9 @@ _FOLDER_CHUNK = 2_000
 # What a file system may say of when a file changed, or which version it is; a hub: its object's id.
 _CHANGED = ("mtime", "ETag", "LastModified", "blob_id")
 # What rows may be of, and how many make a part of a large source.
-_LARGEST_PART = {"image": 10_000, "video": 200, "document": 1_000, "pair": 5_000}
+_LARGEST_PART = {
+    "image": 10_000, "video": 200, "document": 1_000, "pair": 5_000, "text": 10_000
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ class Source(Read):
     # Name in the `source` column; the path's stem if empty.
     name: str = ""
     # What the rows are of.
-    kind: str = setting("image", choices=("image", "video"))
+    kind: str = setting("image", choices=("image", "video", "text"))
     # Endings that count as pictures (or videos) in a folder; none: the usual ones; "*": every file.
     extensions: tuple[str, ...] = ()
     # Most captions of one image, the first of them; 0: all. They come to lie in one part.

@@ -139,6 +139,7 @@ MADE = {
     reasons.NO_URL: table(",a\n"),
     reasons.LOCAL_PATH: lines('{"path": 7}'),
     reasons.URL_NOT_TEXT: lines('{"url": ["http://h/1"]}'),
+    reasons.NO_TEXT: lines('{"prompt": " "}', kind="text"),
     reasons.BROKEN_SIDECAR: folder_of("a.jpg", b"{"),
     reasons.SHARED_SIDECAR: shared_sidecar,
     reasons.STRETCHES_DIFFER: lines(
