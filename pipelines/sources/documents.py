@@ -50,7 +50,8 @@ class DocumentSource(Source):
     files beside the table, or URLs) and an instruction, under the names that public datasets use.
     """
 
-    version: ClassVar[int] = 1
+    # 2: pictures beside a text of one place, and those within the document.
+    version: ClassVar[int] = 2
 
     # What the rows are of.
     kind: str = setting("document", choices=("document", "pair"))
@@ -163,7 +164,7 @@ class DocumentSource(Source):
 
 
 def _located(document: ParsedDocument, beside: Beside) -> ParsedDocument:
-    """The same; pictures whose address is no URL are files beside the table."""
+    """The same; pictures whose address is no URL are files beside the table, or lie in it."""
     images = []
     for image in document.images:
         if image.url is not None and not image.url.startswith(("http://", "https://")):
@@ -214,7 +215,9 @@ def _pair(
 
 
 def _beside(folder: Folder, name: str) -> str:
-    """Pointer to a file that a table names, below the table's folder."""
+    """Pointer to a file that a table names, below the table's folder; a data URL is its own."""
+    if name[:5].lower() == "data:":
+        return f"data:{name[5:]}"
     url = resolve_inside(folder, name)
     if url is None:
         raise ValueError(OUTSIDE)
