@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import pyarrow as pa
 
 from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD
-from gristmill.pipelines.sources.columns import ColumnMap
+from gristmill.pipelines.sources.columns import ColumnMap, value_at
 from gristmill.pipelines.sources.pointer import file_pointer
 from gristmill.pipelines.sources.reasons import BROKEN_SIDECAR, NOT_UTF8, OUTSIDE, SHARED_SIDECAR
 from gristmill.pipelines.sources.row_builder import ENDINGS, RowBuilder, SourceRow
@@ -78,7 +78,9 @@ def read_folder(
                     # What it says of the picture is lost with it.
                     reason = reason or BROKEN_SIDECAR
         mapping = columns.of(key for key in values if key != "url")
-        facts = {ours: values.get(theirs) for ours, theirs in mapping.items() if ours != "path"}
+        facts = {
+            ours: value_at(values, theirs) for ours, theirs in mapping.items() if ours != "path"
+        }
         used = {theirs for ours, theirs in mapping.items() if ours != "path"}
         meta = {key: value for key, value in values.items() if key not in used}
         if f"{stem}.txt" in sidecars:

@@ -18,8 +18,14 @@ import pyarrow as pa
 from gristmill.errors import SourceError
 from gristmill.pipelines.locate import open_url, unpack
 from gristmill.pipelines.schema import FAILED_TO_DOWNLOAD
-from gristmill.pipelines.sources.add_rows import add_broken, add_mapped, address_row, names_file
-from gristmill.pipelines.sources.columns import ColumnMap, without_address
+from gristmill.pipelines.sources.add_rows import (
+    add_addressed,
+    add_broken,
+    add_mapped,
+    address_row,
+    names_file,
+)
+from gristmill.pipelines.sources.columns import ColumnMap, has_ids, is_among, without_address
 from gristmill.pipelines.sources.reasons import NOT_UTF8
 from gristmill.pipelines.sources.row_builder import RowBuilder
 from gristmill.pipelines.sources.values import BrokenJson, load_json, load_object
@@ -216,9 +222,10 @@ def check_json_lines(url: str, columns: ColumnMap, rows: RowBuilder) -> None:
         except BrokenJson:
             continue
         names |= dict.fromkeys(values)
-        if wanted <= names.keys() and (
-            "url" in columns.of(names) or names_file(columns.of(values), values, rows.kind)
-        ):
+        found = columns.of(names)
+        known = "url" in found or has_ids(found, names, rows.kind)
+        given = all(is_among(name, names) for name in wanted)
+        if given and (known or names_file(columns.of(values), values, rows.kind)):
             return
     if names:
         columns.check_given(list(names), url)
@@ -243,6 +250,6 @@ def read_url_list(url: str, rows: RowBuilder) -> Iterator[pa.Table]:
         if text and not is_utf8(text):
             add_broken(rows, text, FAILED_TO_DOWNLOAD, NOT_UTF8)
         elif text:
-            rows.add(address_row(rows, text))
+            add_addressed(rows, address_row(rows, text), {}, {})
         yield from rows.take()
     yield from rows.take(all_rows=True)

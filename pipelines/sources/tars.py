@@ -14,7 +14,7 @@ import pyarrow as pa
 from gristmill.pipelines.locate import open_url
 from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, SUCCESS
 from gristmill.pipelines.sources.add_rows import add_broken, add_digest, broken_row, split_values
-from gristmill.pipelines.sources.columns import ColumnMap
+from gristmill.pipelines.sources.columns import ColumnMap, value_at
 from gristmill.pipelines.sources.parquet import open_parquet, rows_of_group
 from gristmill.pipelines.sources.pointer import (
     PointerError,
@@ -251,7 +251,7 @@ def _add_img2dataset(
     pictures: list[_Member],
     problem: str | None,
 ) -> None:
-    facts = {ours: values.get(theirs) for ours, theirs in mapping.items()}
+    facts = {ours: value_at(values, theirs) for ours, theirs in mapping.items()}
     used = (*mapping.values(), "status", "error_message")
     meta = {name: value for name, value in values.items() if name not in used}
     status = _said(values, "status") or SUCCESS
