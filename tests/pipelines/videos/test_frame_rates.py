@@ -15,7 +15,8 @@ from videos import encode, loudest, numbered, numbers_of, videos
 
 from gristmill.pipelines.download.videos import DownloadVideo
 from gristmill.pipelines.sources.source import Source
-from gristmill.pipelines.videos.cut_video import Encoding, copy_pieces, encode_pieces
+from gristmill.pipelines.videos.clip import Encoding
+from gristmill.pipelines.videos.cut_video import copy_pieces, encode_pieces
 from gristmill.pipelines.videos.shots import Shots
 from gristmill.pipelines.videos.split_clips import Clips
 from gristmill.pipelines.videos.video import open_video, play, play_from, probe
