@@ -55,10 +55,12 @@ IMAGE_SCHEMA = pa.schema([*[ROW.field(name) for name in _CHANGED], *_OF_IMAGE])
 class DocumentImages(Map):
     """One row for each picture of a document; HTML is parsed here.
 
-    A document without pictures, or with more than `max_images`, ends here with the reason.
+    A picture that cannot be had ends by itself, with its reason; its document goes on with the
+    others. A document without pictures, or with more than `max_images`, ends here with the reason.
     """
 
-    # 2: what else the source says of a document goes with its pictures.
+    # 2: what else the source says of a document goes with its pictures; those that are broken
+    # already do not count against `max_images`.
     version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("trafilatura",)
 
@@ -141,7 +143,8 @@ class DocumentImages(Map):
     def _check_counts(self, document: ParsedDocument) -> None:
         if len(document.images) < self.min_images:
             raise ValueError("too few images")
-        if len(document.images) > self.max_images:
+        # Those that are broken already are on their way out.
+        if sum(not image.error for image in document.images) > self.max_images:
             raise ValueError("too many images")
         if len(document.texts) < self.min_texts:
             raise ValueError("too little text")
@@ -199,6 +202,7 @@ _OF_DOCUMENT = pa.schema(
         pa.field("image_alts", pa.list_(pa.string())),
         pa.field("image_captions", pa.list_(pa.string())),
         pa.field("image_count", pa.int32()),
+        pa.field("images_lost", pa.int32()),
         pa.field("document_images", pa.int32()),
         pa.field("image_offsets", pa.list_(pa.int64())),
         pa.field("image_sizes", pa.list_(pa.int64())),
@@ -227,7 +231,8 @@ class AssembleDocuments(Map):
     """
 
     # 2: documents know the digests of their pictures' stored bytes.
-    version: ClassVar[int] = 2
+    # 3: documents know how many pictures they lost.
+    version: ClassVar[int] = 3
     group_by: ClassVar[str] = "document_uid"
 
     # Fewest pictures that must be left of a document.
@@ -263,6 +268,11 @@ class AssembleDocuments(Map):
             "image_alts": ColumnFacts("Alternative text of each picture."),
             "image_captions": ColumnFacts("Caption of each picture."),
             "image_count": ColumnFacts("Pictures that are left.", "pictures", low=0),
+            "images_lost": ColumnFacts(
+                "Pictures that it lost on the way; the line of each in the ledger says why.",
+                "pictures",
+                low=0,
+            ),
             "document_images": ColumnFacts("Pictures that the document had.", "pictures", low=0),
             "image_offsets": ColumnFacts("Where the bytes of each picture begin.", "bytes"),
             "image_sizes": ColumnFacts("How many bytes each picture has.", "bytes"),
@@ -336,6 +346,7 @@ class AssembleDocuments(Map):
             "image_alts": [image["image_alt"] for image in images],
             "image_captions": images[0]["image_captions"],
             "image_count": len(images),
+            "images_lost": lost,
             "document_images": images[0]["document_images"],
             "image_offsets": [image["blob_offset"] for image in images],
             "image_sizes": [image["blob_size"] for image in images],

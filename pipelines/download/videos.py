@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         pa.field("container", pa.string()),
         pa.field("codec", pa.string()),
         pa.field("fps", pa.float32()),
+        pa.field("fps_assumed", pa.bool_()),
         pa.field("duration_s", pa.float32()),
         pa.field("frames", pa.int32()),
         pa.field("keyframes", pa.int32()),
@@ -54,7 +55,8 @@ class DownloadVideo(FetchAndDecode):
     hangs or fills its reader ends as `poisoned`, alone.
     """
 
-    # 2: all forms of an opt-out are respected.
+    # 2: all forms of an opt-out are respected; streams without a container; frames a second and
+    # durations of a variable rate.
     version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("av",)
 
@@ -83,6 +85,10 @@ class DownloadVideo(FetchAndDecode):
         return own | {
             "container": ColumnFacts("Container as received: mov, matroska, ..."),
             "codec": ColumnFacts("Codec as received: h264, hevc, av1, vp9, ..."),
+            "fps_assumed": ColumnFacts(
+                "Whether the file is a stream without a container (.h264, .hevc) that does not say "
+                "how many frames a second it has, so that 25 are taken."
+            ),
             "keyframes": ColumnFacts("Keyframes that the container holds.", "frames", low=0),
             "rotation": ColumnFacts(
                 "Turn that the file asks for, counter-clockwise; sizes are those once turned.",

@@ -9,6 +9,7 @@ from dataclasses import replace
 from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE
 from gristmill.pipelines.sources.cells import cell_of
 from gristmill.pipelines.sources.files import named_file_row
+from gristmill.pipelines.sources.listed_videos import is_page, listed_videos
 from gristmill.pipelines.sources.reasons import LOCAL_PATH, NO_TEXT, NO_URL, no_picture
 from gristmill.pipelines.sources.row_builder import ENDINGS, RowBuilder, SourceRow, url_row
 from gristmill.pipelines.sources.values import digest_of, ending_of, is_address
@@ -18,7 +19,8 @@ _FAILED = (FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE)
 
 
 def add_mapped(rows: RowBuilder, mapping: Mapping[str, str], values: Mapping[str, object]) -> None:
-    """Add a row that names a URL, or a file below the folder of `rows`."""
+    """Add a row that names a URL, a file below the folder of `rows`, or a video by its id; several
+    if it is about several stretches."""
     facts, meta = split_values(mapping, values)
     if rows.kind == "text":
         rows.add(text_row(facts.get("caption")).saying(facts, meta))
@@ -35,7 +37,21 @@ def add_mapped(rows: RowBuilder, mapping: Mapping[str, str], values: Mapping[str
             row = named_file_row(rows.files, path.strip())
         else:
             row = replace(row, kind="path", locator=digest_of(path), error=LOCAL_PATH)
-    rows.add(row.saying(facts, meta))
+    add_addressed(rows, row, facts, meta)
+
+
+def add_addressed(
+    rows: RowBuilder,
+    row: SourceRow,
+    facts: Mapping[str, object],
+    meta: Mapping[str, object],
+) -> None:
+    """Add what a source says of an address; of a video, a row for each of its stretches."""
+    if rows.kind != "video":
+        rows.add(row.saying(facts, meta))
+        return
+    for video in listed_videos(rows, row, facts, meta):
+        rows.add(video)
 
 
 def text_row(text: object) -> SourceRow:
@@ -81,8 +97,8 @@ def add_digest(
     digest: str | None,
     pointer: str | None,
 ) -> None:
-    """Add a row whose picture lies in the source: known by its URL if it has one, else by the
-    digest of its bytes; None if there are none."""
+    """Add a row whose picture lies in the source: known by its URL if it has one (and not only the
+    page on which it is watched), else by the digest of its bytes; None if there are none."""
     facts, meta = split_values(mapping, values)
     if digest is None:
         row = SourceRow(
@@ -98,8 +114,11 @@ def add_digest(
     else:
         row = SourceRow(kind="bytes", locator=digest, sha256=digest, pointer=pointer)
     url = url_row(facts.get("url"))
-    if url.url:
+    if url.url and not (rows.kind == "video" and is_page(url.url)):
         row = replace(row, kind="url", locator=url.locator, url=url.url)
+    elif url.url:
+        # Of one page there may be many clips.
+        row = replace(row, url=url.url)
     rows.add(row.saying(facts, meta))
 
 

@@ -16,7 +16,7 @@ import re
 import urllib.parse
 from collections.abc import Collection, Mapping
 
-from gristmill.pipelines.sources.values import BrokenJson, listed, load_json, text_of
+from gristmill.pipelines.sources.values import spelt, text_of
 
 _HOLE = re.compile(r"\{([^{}:]+)(?::(?:0(\d{1,3})|(unquote)))?\}")
 
@@ -74,8 +74,7 @@ def _within(value: object, steps: list[str]) -> object:
     if not steps:
         return value
     step, *others = steps
-    if isinstance(value, str):
-        value = _spelt_out(value)
+    value = spelt(value)
     if isinstance(value, Mapping):
         return _within(value.get(step), others)
     if not isinstance(value, (list, tuple)):
@@ -83,14 +82,6 @@ def _within(value: object, steps: list[str]) -> object:
     if step == "*":
         return [_within(item, others) for item in value]
     return _within(value[int(step)], others) if step.isdigit() and int(step) < len(value) else None
-
-
-def _spelt_out(text: str) -> object:
-    """A list or mapping that a cell spells out as JSON or as Python does."""
-    try:
-        return load_json(text)
-    except BrokenJson:
-        return listed(text)
 
 
 def _says_nothing(value: object) -> bool:

@@ -21,17 +21,43 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "height": ("original_height", "height", "HEIGHT"),
 }  # fmt: skip
 
-# The same of videos (WebVid, InternVid, Panda, HD-VILA), with the stretch that a caption is about.
+# The same of videos (WebVid, OpenVid, InternVid, Panda, MiraData), and of the stretch that a
+# caption is about.
 USUAL_VIDEO_NAMES: dict[str, tuple[str, ...]] = {
     **USUAL_NAMES,
     "url": ("url", "URL", "video_url", "contentUrl", "video", "link"),
-    "caption": (*USUAL_NAMES["caption"], "name", "Caption"),
+    "caption": (
+        *USUAL_NAMES["caption"], "name", "Caption", "dense_caption", "short_caption", "sentence",
+        "sentences",
+    ),
     "path": (*USUAL_NAMES["path"], "video_path"),
     "start": ("start", "start_s", "start_time", "start_sec", "Start_timestamp", "begin"),
     "end": ("end", "end_s", "end_time", "end_sec", "End_timestamp"),
     # A list of [start, end], beside a list of captions.
     "stretches": ("timestamp", "timestamps", "segments"),
-}
+}  # fmt: skip
+
+# What tables of videos that lie elsewhere say besides, beside a clip that was cut already of its
+# past; it stays with what else is said of a row.
+LISTED_NAMES: dict[str, tuple[str, ...]] = {
+    # Under which a file may lie in a folder of videos.
+    "clip_id": ("clip_id", "clipID"),
+    "video_id": (
+        "video_id", "videoID", "YoutubeID", "youtube_id", "youtubeID", "yt_id", "ytid", "YTID",
+        "videoid", "vid",
+    ),
+    "start": (
+        "start_seconds", "start_timestamp", "start_timestep", "clip_start", "begin_time",
+    ),
+    "end": ("end_seconds", "end_timestamp", "end_timestep", "clip_end"),
+    "start_frame": ("start_frame", "begin_frame"),
+    "end_frame": ("end_frame",),
+    "frame_rate": ("fps", "frame_rate", "framerate"),
+    # Where there is a start and no end.
+    "duration": ("duration", "duration_s", "duration_sec"),
+    # Objects with a span (HD-VILA).
+    "clips": ("clip", "clips", "span", "spans", "segment"),
+}  # fmt: skip
 
 
 class ColumnMap:
@@ -39,7 +65,7 @@ class ColumnMap:
 
     def __init__(self, given: Mapping[str, str], kind: str = "image") -> None:
         self._usual = USUAL_VIDEO_NAMES if kind == "video" else USUAL_NAMES
-        known = (*self._usual, "image")
+        known = (*self._usual, "image", *(LISTED_NAMES if kind == "video" else ()))
         for ours, theirs in given.items():
             if ours not in known:
                 raise SourceError(
@@ -83,6 +109,12 @@ class ColumnMap:
                 if found:
                     mapping[ours] = found[0]
         return mapping
+
+
+def has_ids(mapping: Mapping[str, str], names: Collection[str], kind: str) -> bool:
+    """Whether a table with these columns names videos by an id."""
+    ids = ("video_id", "clip_id") if kind == "video" else ()
+    return any(one in mapping or set(LISTED_NAMES[one]) & set(names) for one in ids)
 
 
 def check_repeated(names: Sequence[str], where: str) -> None:

@@ -14,7 +14,13 @@ import pyarrow as pa
 from gristmill.errors import SourceError
 from gristmill.pipelines.schema import FAILED_TO_DOWNLOAD
 from gristmill.pipelines.sources.add_rows import add_broken, add_mapped, names_file
-from gristmill.pipelines.sources.columns import ColumnMap, is_found, without_address, without_text
+from gristmill.pipelines.sources.columns import (
+    ColumnMap,
+    has_ids,
+    is_found,
+    without_address,
+    without_text,
+)
 from gristmill.pipelines.sources.lines import HEAD_LINES, Lines, is_utf8
 from gristmill.pipelines.sources.reasons import BROKEN_QUOTES, NOT_UTF8, wrong_cells
 from gristmill.pipelines.sources.row_builder import RowBuilder
@@ -67,7 +73,8 @@ def check_delimited(url: str, delimiter: str, columns: ColumnMap, rows: RowBuild
         if first is None:
             return
         _, names, mapping = _header(url, first, delimiter, columns, rows)
-        if rows.kind == "text" or "url" in mapping or mapping["path"] in columns.given.values():
+        known = rows.kind == "text" or "url" in mapping or has_ids(mapping, names, rows.kind)
+        if known or mapping["path"] in columns.given.values():
             return
         for cells in itertools.islice(records, HEAD_LINES):
             if names_file(mapping, dict(zip(names, cells, strict=False)), rows.kind):
@@ -187,7 +194,7 @@ def _header(
         if not columns.given:
             columns = ColumnMap(_guess(url, first, addresses), rows.kind)
     mapping = columns.of_table(names, url)
-    if not is_found(mapping, rows.kind):
+    if not is_found(mapping, rows.kind) and not has_ids(mapping, names, rows.kind):
         if len(names) == 1:
             _refuse_other_delimiter(url, names[0], delimiter)
         if rows.kind == "text":

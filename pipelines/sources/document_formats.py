@@ -168,7 +168,7 @@ def _obelics(values: Mapping[str, Any]) -> ParsedDocument:
     for i, (text, image) in enumerate(zip(said, values["images"], strict=True)):
         if text:
             texts.append(text)
-        elif image:
+        if image is not None and image != "":
             fact = facts[i] if isinstance(facts, list) and i < len(facts) else None
             alt = text_of(fact.get("alt_text")) if isinstance(fact, Mapping) else None
             images.append(_obelics_image(image, len(texts), alt or ""))

@@ -55,7 +55,7 @@ class DocumentSource(Source):
     """
 
     # 2: what else a line says stays beside the document; of a list of wordings of one edit the
-    # first is taken.
+    # first is taken; pictures beside a text of one place, and those within the document.
     version: ClassVar[int] = 2
 
     # What the rows are of.
@@ -180,7 +180,7 @@ class DocumentSource(Source):
 
 
 def _located(document: ParsedDocument, beside: Beside) -> ParsedDocument:
-    """The same; pictures whose address is no URL are files beside the table."""
+    """The same; pictures whose address is no URL are files beside the table, or lie in it."""
     images = []
     for image in document.images:
         if image.url is not None and not image.url.startswith(("http://", "https://")):
@@ -236,7 +236,9 @@ def _pair(
 
 
 def _beside(folder: Folder, name: str) -> str:
-    """Pointer to a file that a table names, below the table's folder."""
+    """Pointer to a file that a table names, below the table's folder; a data URL is its own."""
+    if name[:5].lower() == "data:":
+        return f"data:{name[5:]}"
     url = resolve_inside(folder, name)
     if url is None:
         raise ValueError(OUTSIDE)

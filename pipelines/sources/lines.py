@@ -20,13 +20,20 @@ from gristmill.pipelines.locate import open_url, unpack
 from gristmill.pipelines.patience import is_of_content
 from gristmill.pipelines.schema import FAILED_TO_DOWNLOAD
 from gristmill.pipelines.sources.add_rows import (
+    add_addressed,
     add_broken,
     add_mapped,
     address_row,
     names_file,
     text_row,
 )
-from gristmill.pipelines.sources.columns import ColumnMap, is_found, without_address, without_text
+from gristmill.pipelines.sources.columns import (
+    ColumnMap,
+    has_ids,
+    is_found,
+    without_address,
+    without_text,
+)
 from gristmill.pipelines.sources.json_tables import is_coco, rows_of_object
 from gristmill.pipelines.sources.reasons import NOT_UTF8
 from gristmill.pipelines.sources.row_builder import RowBuilder
@@ -266,10 +273,12 @@ def check_json_lines(url: str, columns: ColumnMap, rows: RowBuilder) -> None:
         names |= dict.fromkeys(values)
         if columns.absent(names) is not None:
             continue
+        found = columns.of(names)
         if rows.kind == "text":
-            known = is_found(columns.of(names), rows.kind)
+            known = is_found(found, rows.kind)
         else:
-            known = "url" in columns.of(names) or names_file(columns.of(values), values, rows.kind)
+            known = "url" in found or has_ids(found, names, rows.kind)
+            known = known or names_file(columns.of(values), values, rows.kind)
         if known:
             return
     if names:
@@ -299,6 +308,6 @@ def read_url_list(url: str, rows: RowBuilder) -> Iterator[pa.Table]:
         elif text and rows.kind == "text":
             rows.add(text_row(text).saying({"caption": text}, {}))
         elif text:
-            rows.add(address_row(rows, text))
+            add_addressed(rows, address_row(rows, text), {}, {})
         yield from rows.take()
     yield from rows.take(all_rows=True)

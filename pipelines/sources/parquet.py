@@ -18,6 +18,7 @@ from gristmill.pipelines.sources.columns import (
     ColumnMap,
     absent_column,
     check_repeated,
+    has_ids,
     is_found,
     without_address,
     without_text,
@@ -224,7 +225,8 @@ def _parquet_mapping(
         )
     others = ColumnMap({k: v for k, v in columns.given.items() if k != "image"}, rows.kind)
     mapping = dict(others.of(name for name in schema.names if name != image))
-    if image is None and "url" not in mapping and "path" not in mapping:
+    found = {"url", "path"} & set(mapping) or has_ids(mapping, schema.names, rows.kind)
+    if image is None and not found:
         raise SourceError(without_address(url, f"URL or {rows.kind}", schema.names))
     return image, mapping
 

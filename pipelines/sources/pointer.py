@@ -5,10 +5,13 @@ tar:<url>#<offset>+<size>           a member of a plain tar
 tarz:<url>#<n>                      the n-th member of a compressed tar
 parquet:<url>#<group>/<row>/<path>  a cell of a Parquet file; path has a dot for a struct's field,
                                     and [n] for the n-th of a list
+data:<type>;base64,<bytes>          the bytes themselves, as RFC 2397 spells them
 """
 
 from __future__ import annotations
 
+import base64
+import errno
 import gzip
 import lzma
 import re
@@ -16,6 +19,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from urllib.parse import unquote_to_bytes
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,8 +40,11 @@ from gristmill.pipelines.patience import (
 
 READ_ERROR, NOT_FOUND, UNREADABLE = "read error", "file not found", "file not readable"
 TRUNCATED = "truncated file"
+BROKEN_DATA = "broken data url"
 # Another day the storage may say otherwise.
 RETRYABLE = frozenset({READ_ERROR, NOT_FOUND, UNREADABLE, TRUNCATED})
+# What a file system says of names that none of its files can have.
+_NO_NAME = frozenset((errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR))
 # What comes of a file that is not what it was when it was listed.
 _TORN = (
     EOFError, IndexError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError,
@@ -189,6 +196,8 @@ def _guarded(pointer: str, max_bytes: int) -> bytes | Exception:
     try:
         if kind == "file":
             return heard(lambda: _read_file(rest, max_bytes), limit)
+        if kind == "data":
+            return _read_data(rest, max_bytes)
         if kind == "tar":
             url, _, place = rest.rpartition("#")
             offset, size = (int(number) for number in place.split("+"))
@@ -199,10 +208,26 @@ def _guarded(pointer: str, max_bytes: int) -> bytes | Exception:
             data = heard(lambda: fs.cat_file(path, start=offset, end=end, **exact(fs)), limit)
             return bytes(data) if len(data) == size else WrongBytesError("it ends early")
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _NO_NAME:
+            return PointerError(NOT_FOUND)
         if not is_of_storage(error):
             raise
         return error
     return PointerError("unknown pointer")
+
+
+def _read_data(rest: str, max_bytes: int) -> bytes | Exception:
+    """The bytes of a data URL, whose scheme is taken away."""
+    head, comma, body = rest.partition(",")
+    try:
+        data = unquote_to_bytes(body)
+        if head.rstrip().lower().endswith(";base64"):
+            data = base64.b64decode(b"".join(data.split()), validate=True)
+    except ValueError:
+        return PointerError(BROKEN_DATA)
+    if not comma:
+        return PointerError(BROKEN_DATA)
+    return PointerError("too large") if len(data) > max_bytes else data
 
 
 def _read_file(url: str, max_bytes: int) -> bytes | Exception:

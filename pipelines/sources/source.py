@@ -33,6 +33,7 @@ from gristmill.pipelines.sources.lines import (
     read_json_lines,
     read_url_list,
 )
+from gristmill.pipelines.sources.listed_videos import FilesById
 from gristmill.pipelines.sources.parquet import (
     check_parquet,
     parquet_chunks,
@@ -77,13 +78,15 @@ class Source(Read):
 
     # 2: the columns of each line are found by its own names; each caption of a list is a row.
     # 3: tables name files; conversations have their first answer as caption.
-    version: ClassVar[int] = 3
+    # 4: lists of videos name ids, frames and objects; what is no stretch is no whole video.
+    version: ClassVar[int] = 4
 
     # File, folder, glob or fsspec URL.
     path: str = ""
     # "auto" goes by ending and content.
     format: str = setting("auto", choices=FORMATS)
-    # Folder of the pictures that a table or a COCO file names; a table's may lie beside it.
+    # Folder of the pictures that a table or a COCO file names; a table's may lie beside it. Videos
+    # lie there also under the ids that a list has.
     images: str = ""
     # Our column -> theirs, for odd names: {"caption": "TEXT", "url": "link"}.
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -232,7 +235,8 @@ class Source(Read):
 
     def _read(self, chunk: Chunk) -> Iterator[pa.Table]:
         first = chunk.files[0]
-        rows = RowBuilder(self.title(), self.kind, self._named_files(first))
+        by_id = FilesById(Folder(self.images)) if self.images and self.kind == "video" else None
+        rows = RowBuilder(self.title(), self.kind, self._named_files(first), by_id)
         columns = ColumnMap(self.columns, self.kind)
         if chunk.format == "folder":
             _, sidecars, _ = self._folder_names(first)

@@ -59,6 +59,28 @@ def break_reads(monkeypatch: pytest.MonkeyPatch, times: int, *methods: str) -> N
         monkeypatch.setattr(LocalFileSystem, name, failing)
 
 
+@pytest.mark.parametrize(
+    ("pointer", "expected"),
+    [
+        ("data:image/jpeg;base64,aGk=", b"hi"),
+        ("data:;base64,a G\nk%3D", b"hi"),
+        ("data:,hi%20there", b"hi there"),
+        ("data:;base64,", b""),
+        ("data:;base64,aGk", "broken data url"),
+        ("data:image/png;base64,%%%", "broken data url"),
+        ("data:image/png", "broken data url"),
+        ("data:," + "x" * 101, "too large"),
+        ("file:/" + "A" * 5_000, "file not found"),
+        (f"file:{__file__}/b.jpg", "file not found"),
+    ],
+)
+def test_bytes_lie_in_data_urls_and_in_no_file_of_an_impossible_name(
+    pointer: str, expected: bytes | str
+) -> None:
+    ((_, found),) = read_pointers([pointer], 100)
+    assert (found if isinstance(found, bytes) else str(found)) == expected
+
+
 def test_a_share_that_hiccups_costs_no_row(
     pointers: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

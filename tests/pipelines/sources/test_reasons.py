@@ -30,6 +30,10 @@ def lines(text: str | bytes, **fields: Any) -> Callable[[Path], list[dict[str, A
     return make
 
 
+def video(values: str) -> Callable[[Path], list[dict[str, Any]]]:
+    return lines(f'{{"url": "http://h/v.mp4", {values}}}', kind="video")
+
+
 def table(text: str) -> Callable[[Path], list[dict[str, Any]]]:
     def make(folder: Path) -> list[dict[str, Any]]:
         (folder / "a.csv").write_text(f"url,caption\n{text}")
@@ -145,6 +149,14 @@ MADE = {
     reasons.STRETCHES_DIFFER: lines(
         '{"url": "http://h/v", "timestamps": [[0, 1], [1, 2]], "caption": ["a"]}', kind="video"
     ),
+    reasons.BAD_TIMES: video('"start": "soon", "end": 7'),
+    reasons.REVERSED_TIMES: video('"timestamp": [["0:00:07.5", "0:00:07.5"]]'),
+    reasons.NO_START: video('"start": null, "end": 7'),
+    reasons.NO_END: video('"start": 7'),
+    reasons.NO_STRETCHES: video('"clip": []'),
+    reasons.NO_RATE: video('"start_frame": 0, "end_frame": 50'),
+    reasons.VIDEO_PAGE: lines('{"video_id": "aaaaaaaaaa0"}', kind="video"),
+    reasons.NO_FILE_OF_ID: lines('{"vid": "7-Scene-1"}', kind="video"),
     reasons.OUTSIDE: coco([{"id": 0, "file_name": "../x.jpg"}], []),
     reasons.NAME_NOT_UTF8: folder_of(os.fsdecode(b"\xe9.jpg")),
     reasons.AMBIGUOUS_NAME: coco([{"file_name": "1.jpg"}], [], "im/a/1.jpg", "im/b/1.jpg"),
