@@ -16,6 +16,7 @@ from gristmill.run_arguments import (
     AsJson,
     Columns,
     Images,
+    KeepColumns,
     Limit,
     Metrics,
     NoLock,
@@ -55,6 +56,7 @@ def run(
     source: SourcePath = None,
     images: Images = None,
     column: Columns = None,
+    keep_columns: KeepColumns = None,
     settings: Set = None,
     without: Without = None,
     limit: Limit = 0,
@@ -78,7 +80,7 @@ def run(
     from gristmill.dags.engine.supervision import Supervision
     from gristmill.dags.session import run_and_report
 
-    dag = make_dag(recipe, source, images, column, settings, without)
+    dag = make_dag(recipe, source, images, column, keep_columns, settings, without)
     options = RunOptions(
         runner="local" if debug else runner,
         address=address,
@@ -101,6 +103,7 @@ def plan(
     source: SourcePath = None,
     images: Images = None,
     column: Columns = None,
+    keep_columns: KeepColumns = None,
     settings: Set = None,
     without: Without = None,
     limit: Limit = 0,
@@ -130,7 +133,7 @@ def plan(
     from gristmill.dags.runs.plan import make_plan, render_plan
     from gristmill.dags.runs.price import cost_of, parse_prices, render_cost
 
-    dag = make_dag(recipe, source, images, column, settings, without)
+    dag = make_dag(recipe, source, images, column, keep_columns, settings, without)
     prices = parse_prices(price, pilot) if price else None
     if show_yaml:
         dag.validate()

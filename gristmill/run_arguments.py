@@ -29,6 +29,14 @@ Columns = Annotated[
     list[str] | None,
     typer.Option("--column", help="Odd column names: caption=TEXT; repeat for more."),
 ]
+KeepColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep-columns",
+        help="Columns of the source that rules may name and shards carry: similarity,nsfw, or "
+        "OURS=NAME, or NAME:float64; repeat for more.",
+    ),
+]
 Out = Annotated[str, typer.Option(help="Folder of the run, local or any fsspec URL.")]
 Set = Annotated[
     list[str] | None,
@@ -63,11 +71,14 @@ def make_dag(
     source: str | None,
     images: str | None,
     columns: list[str] | None,
+    keep_columns: list[str] | None,
     settings: list[str] | None,
     without: list[str] | None,
 ) -> Dag:
-    """The Dag that a command names, with its source and its settings; nothing of it is read."""
+    """The Dag that a command names, with its source and its settings. Nothing of it is read but,
+    for columns that are kept and whose type nobody says, the first rows."""
     from gristmill.catalogs.catalog import SourceFields, resolve
+    from gristmill.dags.engine.source_types import with_source_columns
     from gristmill.dags.recipes.evaluations import with_evaluations
     from gristmill.dags.recipes.find import find_dag
     from gristmill.dags.settings import apply_settings
@@ -83,6 +94,8 @@ def make_dag(
     if mapping:
         fields["columns"] = {**fields.get("columns", {}), **mapping}
     found = find_dag(recipe, fields)
+    if keep_columns:
+        found = with_source_columns(found, keep_columns)
     with cautions_said():
         dag = with_evaluations(apply_settings(found, settings or []))
     # A node that has nothing to do is out already.

@@ -125,6 +125,10 @@ class Stage:
         """Whether its fields leave it nothing to do; such a node is left out of a run."""
         return False
 
+    def notes(self) -> list[str]:
+        """What a person should know, one line each; of a Read, what was left aside."""
+        return []
+
     def prepare(self) -> None:
         """Load what the stage needs, once per worker, before its deadlines start to count."""
 
@@ -177,10 +181,6 @@ class Read(Stage):
     def most_captions(self) -> int:
         """Rows of one image that are taken, the first of them; 0: all."""
         return 0
-
-    def notes(self) -> list[str]:
-        """What a person should know about what was left aside, one line each."""
-        return []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ from gristmill.pipelines.schema import (
 from gristmill.pipelines.sources.document_formats import ParsedDocument, from_dict, parse_html
 from gristmill.pipelines.sources.documents import DOCUMENT
 from gristmill.pipelines.sources.pointer import RETRYABLE, PointerError, read_pointers
+from gristmill.pipelines.sources.values import to_json
 from gristmill.pipelines.stage import Map, Needs, require_choice, setting
 
 _OF_IMAGE = pa.schema(
@@ -57,6 +58,8 @@ class DocumentImages(Map):
     A document without pictures, or with more than `max_images`, ends here with the reason.
     """
 
+    # 2: what else the source says of a document goes with its pictures.
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("trafilatura",)
 
     # Fewest pictures of a document.
@@ -118,7 +121,7 @@ class DocumentImages(Map):
             except OSError as error:
                 yield self._failed(one, FAILED_TO_DOWNLOAD, str(error))
             else:
-                yield _explode(one, values["uid"], document)
+                yield _explode(one, values, document)
 
     def is_retryable(self, status: str, error: str) -> bool:
         """Whether a document that could not be read may be on another day."""
@@ -149,8 +152,10 @@ class DocumentImages(Map):
         return with_columns(one, {name: [value] for name, value in values.items()}, IMAGE_SCHEMA)
 
 
-def _explode(one: pa.Table, uid: str, document: ParsedDocument) -> pa.Table:
-    count = len(document.images)
+def _explode(one: pa.Table, row: Row, document: ParsedDocument) -> pa.Table:
+    count, uid = len(document.images), row["uid"]
+    meta = json.loads(row["meta"] or "{}")
+    meta.pop(DOCUMENT, None)
     rows: dict[str, list[object]] = {name: [] for name in IMAGE_SCHEMA.names}
     for number, image in enumerate(document.images):
         locator = normalise_url(image.url) if image.url else image.pointer or ""
@@ -176,7 +181,7 @@ def _explode(one: pa.Table, uid: str, document: ParsedDocument) -> pa.Table:
             rows[name].append(value)
     repeated = one.take(pa.array(np.zeros(count, np.int64)))
     # The content of a document is in the columns now; once for each picture would be too often.
-    repeated = with_columns(repeated, {"meta": ["{}"] * count}, ROW)
+    repeated = with_columns(repeated, {"meta": [to_json(meta)] * count}, ROW)
     return with_columns(repeated, rows, IMAGE_SCHEMA)
 
 

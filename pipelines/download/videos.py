@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.download.picture_bytes import looks_like_text
-from gristmill.pipelines.download.transfer import FetchAndDecode, Opened
+from gristmill.pipelines.download.transfer import TLS, TLS_FACTS, FetchAndDecode, Opened
 from gristmill.pipelines.schema import (
     FAILED_TO_DECODE,
     FAILED_TO_DOWNLOAD,
@@ -54,6 +54,8 @@ class DownloadVideo(FetchAndDecode):
     hangs or fills its reader ends as `poisoned`, alone.
     """
 
+    # 2: all forms of an opt-out are respected.
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("av",)
 
     # Of one transfer, inflated.
@@ -73,11 +75,12 @@ class DownloadVideo(FetchAndDecode):
 
     def writes(self) -> pa.Schema:
         """Status, sizes, what the file says of itself, and the file."""
-        return SCHEMA
+        return self.with_tls(SCHEMA)
 
     def describes(self) -> Mapping[str, ColumnFacts]:
         """What the columns mean."""
-        return {
+        own = {} if self.verify_tls else {TLS.name: TLS_FACTS}
+        return own | {
             "container": ColumnFacts("Container as received: mov, matroska, ..."),
             "codec": ColumnFacts("Codec as received: h264, hevc, av1, vp9, ..."),
             "keyframes": ColumnFacts("Keyframes that the container holds.", "frames", low=0),

@@ -6,12 +6,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from gristmill.pipelines.schema import FAILED_TO_DECODE
+from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE
 from gristmill.pipelines.sources.cells import cell_of
 from gristmill.pipelines.sources.files import named_file_row
 from gristmill.pipelines.sources.reasons import LOCAL_PATH, NO_TEXT, NO_URL, no_picture
 from gristmill.pipelines.sources.row_builder import ENDINGS, RowBuilder, SourceRow, url_row
 from gristmill.pipelines.sources.values import digest_of, ending_of, is_address, texts_of
+
+# As img2dataset calls them.
+_FAILED = (FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE)
 
 
 def add_mapped(rows: RowBuilder, mapping: Mapping[str, str], values: Mapping[str, object]) -> None:
@@ -91,6 +94,10 @@ def add_digest(
             status=FAILED_TO_DECODE,
             error=no_picture(rows.kind),
         )
+        status, reason = values.get("status"), values.get("error_message")
+        if status in _FAILED and isinstance(reason, str):
+            # What img2dataset says of a row that it could not have.
+            row = replace(row, status=str(status), error=reason)
     else:
         row = SourceRow(kind="bytes", locator=digest, sha256=digest, pointer=pointer)
     url = url_row(facts.get("url"))

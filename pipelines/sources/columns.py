@@ -97,8 +97,9 @@ def check_repeated(names: Sequence[str], where: str) -> None:
 
 def absent_column(where: str, name: str, available: Sequence[str]) -> str:
     """The message for a column that was named and is not there."""
-    near = difflib.get_close_matches(name, available, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    lower = {one.lower(): one for one in reversed(available)}
+    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    hint = f"did you mean {lower[near[0]]!r}? " if near else ""
     return f"{where} has no column {name!r}; {hint}its columns: {', '.join(available)}"
 
 

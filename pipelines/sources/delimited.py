@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -30,7 +31,13 @@ def read_delimited(
 ) -> Iterator[pa.Table]:
     """Rows of a CSV or TSV file; a line with other cells than the first comes in failed. A file
     whose first line holds a URL has no header."""
-    records = _Records(url, delimiter)
+    with contextlib.closing(_Records(url, delimiter)) as records:
+        yield from _rows(url, records, delimiter, columns, rows)
+
+
+def _rows(
+    url: str, records: _Records, delimiter: str, columns: ColumnMap, rows: RowBuilder
+) -> Iterator[pa.Table]:
     first = next(records, None)
     if first is None:
         return
@@ -55,16 +62,16 @@ def read_delimited(
 def check_delimited(url: str, delimiter: str, columns: ColumnMap, rows: RowBuilder) -> None:
     """Raise `SourceError` if the first line names no column of addresses, or of files that are
     named in some of the first lines, or not what was named."""
-    records = _Records(url, delimiter)
-    first = next(records, None)
-    if first is None:
-        return
-    _, names, mapping = _header(url, first, delimiter, columns, rows)
-    if rows.kind == "text" or "url" in mapping or mapping["path"] in columns.given.values():
-        return
-    for cells in itertools.islice(records, HEAD_LINES):
-        if names_file(mapping, dict(zip(names, cells, strict=False)), rows.kind):
+    with contextlib.closing(_Records(url, delimiter)) as records:
+        first = next(records, None)
+        if first is None:
             return
+        _, names, mapping = _header(url, first, delimiter, columns, rows)
+        if rows.kind == "text" or "url" in mapping or mapping["path"] in columns.given.values():
+            return
+        for cells in itertools.islice(records, HEAD_LINES):
+            if names_file(mapping, dict(zip(names, cells, strict=False)), rows.kind):
+                return
     raise SourceError(without_address(url, "URL", names))
 
 
@@ -109,10 +116,15 @@ class _Records:
         # TSV dumps of web text hold bare quotes; in CSV quotes quote.
         self._quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
         self.lines = Lines(url)
-        self._feed = _Feed(iter(self.lines))
+        self._open = iter(self.lines)
+        self._feed = _Feed(self._open)
         self._reader = self._parse(self._feed)
         # Why the last record cannot be taken, if so.
         self.reason: str | None = None
+
+    def close(self) -> None:
+        """Close the file, if it was not read to its end."""
+        self._open.close()
 
     def _parse(self, lines: Iterator[str], *, strict: bool = False) -> _csv.Reader:
         return csv.reader(lines, delimiter=self._delimiter, quoting=self._quoting, strict=strict)

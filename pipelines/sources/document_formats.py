@@ -22,6 +22,10 @@ from gristmill.pipelines.sources.reasons import (
 )
 from gristmill.pipelines.sources.values import text_of, whole
 
+# Of which a document is made (MMC4, OBELICS); the similarities are as many as texts times pictures.
+DOCUMENT_COLUMNS = (
+    "text_list", "image_info", "similarity_matrix", "texts", "images", "metadata",
+)  # fmt: skip
 # Names of the pictures before and after an edit, of the instruction, and of what each shows
 # (InstructPix2Pix, MagicBrush, HQ-Edit, UltraEdit, SEED-Data-Edit, ImgEdit, PromptFix, AnyEdit), in
 # order.

@@ -17,6 +17,7 @@ from gristmill.pipelines.sources.add_rows import add_broken
 from gristmill.pipelines.sources.cells import cell_of
 from gristmill.pipelines.sources.chunks import Chunk
 from gristmill.pipelines.sources.document_formats import (
+    DOCUMENT_COLUMNS,
     WORDINGS,
     DocumentImage,
     ParsedDocument,
@@ -53,7 +54,8 @@ class DocumentSource(Source):
     public datasets use.
     """
 
-    # 2: of a list of wordings of one edit the first is taken.
+    # 2: what else a line says stays beside the document; of a list of wordings of one edit the
+    # first is taken.
     version: ClassVar[int] = 2
 
     # What the rows are of.
@@ -165,9 +167,16 @@ class DocumentSource(Source):
                 locator=locator,
                 url=document.url,
                 caption=caption,
-                meta={DOCUMENT: parsed},
+                meta={**self._others(values), DOCUMENT: parsed},
             )
         )
+
+    def _others(self, values: Mapping[str, object]) -> dict[str, object]:
+        """What a line says beside its document."""
+        used = set(DOCUMENT_COLUMNS)
+        if self.kind == "pair":
+            used = set({**map_pair(list(values), {}, ""), **self.columns}.values())
+        return {name: value for name, value in values.items() if name not in used}
 
 
 def _located(document: ParsedDocument, beside: Beside) -> ParsedDocument:

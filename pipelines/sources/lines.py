@@ -10,13 +10,14 @@ import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import IO, cast
 
 import pyarrow as pa
 
 from gristmill.errors import SourceError
 from gristmill.pipelines.locate import open_url, unpack
+from gristmill.pipelines.patience import is_of_content
 from gristmill.pipelines.schema import FAILED_TO_DOWNLOAD
 from gristmill.pipelines.sources.add_rows import (
     add_broken,
@@ -56,7 +57,7 @@ class Lines:
         self.bad = self._good = self._first_bad = 0
         self._encoding = "latin1"
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Generator[str, None, None]:
         with open_url(self.url) as file:
             raw = cast("io.RawIOBase", unpack(file) or file)
             buffered = io.BufferedReader(raw, _HEAD)
@@ -71,7 +72,7 @@ class Lines:
                         self._look_at(line)
                     yield line.replace("\0", "")
             except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None:
+                if isinstance(error, OSError) and not is_of_content(error):
                     raise
                 raise SourceError(
                     f"{self.url} cannot be unpacked after line {self.number} ({error}); it is cut "

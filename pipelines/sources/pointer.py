@@ -3,7 +3,8 @@
 file:<url>                          a whole file
 tar:<url>#<offset>+<size>           a member of a plain tar
 tarz:<url>#<n>                      the n-th member of a compressed tar
-parquet:<url>#<group>/<row>/<path>  a cell of a Parquet file; path has a dot for a struct's field
+parquet:<url>#<group>/<row>/<path>  a cell of a Parquet file; path has a dot for a struct's field,
+                                    and [n] for the n-th of a list
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gristmill.errors import StorageError
-from gristmill.pipelines.locate import locate, open_url, unpack
+from gristmill.pipelines.locate import exact, locate, open_url, refuse, unpack
 from gristmill.pipelines.patience import (
     WrongBytesError,
     heard,
+    is_of_content,
     is_of_storage,
     may_heal,
     patience_s,
@@ -139,8 +142,9 @@ def _split(pointer: str) -> tuple[str, str]:
 def _is_torn(error: Exception) -> bool:
     """Whether unpackers or Arrow say it of bytes that are not theirs; what a storage says has a
     number."""
-    of_content = type(error) is OSError and error.errno is None
-    return of_content or isinstance(error, (WrongBytesError, *_TORN))
+    if isinstance(error, (WrongBytesError, *_TORN)):
+        return True
+    return isinstance(error, OSError) and is_of_content(error)
 
 
 def _most_hopeful(errors: Iterable[Exception]) -> Exception:
@@ -151,6 +155,7 @@ def _most_hopeful(errors: Iterable[Exception]) -> Exception:
 
 def _reason(error: Exception, pointer: str) -> str:
     """A reason that can be counted, if the storage answers; `StorageError` if not."""
+    refuse(pointer.partition(":")[2], error)
     if isinstance(error, FileNotFoundError):
         return NOT_FOUND
     if _is_torn(error):
@@ -190,7 +195,8 @@ def _guarded(pointer: str, max_bytes: int) -> bytes | Exception:
             if size > max_bytes:
                 return PointerError("too large")
             fs, path = locate(url)
-            data = heard(lambda: fs.cat_file(path, start=offset, end=offset + size), limit)
+            end = offset + size
+            data = heard(lambda: fs.cat_file(path, start=offset, end=end, **exact(fs)), limit)
             return bytes(data) if len(data) == size else WrongBytesError("it ends early")
     except Exception as error:
         if not is_of_storage(error):
@@ -244,10 +250,9 @@ def _read_cells(
             start = 0
             order = sorted(rows.items(), key=lambda item: item[1])
             at = 0
-            for batch in file.iter_batches(64, row_groups=[group], columns=[path]):
-                column: pa.Array = batch.column(0)
-                if pa.types.is_struct(column.type):
-                    column = column.field(path.rpartition(".")[2])
+            name = _parts_of(path)[0]
+            for batch in file.iter_batches(64, row_groups=[group], columns=[name]):
+                column = _pictures(batch.column(0), path)
                 while at < len(order) and order[at][1] < start + len(batch):
                     i, position = order[at]
                     value = column[position - start].as_py()
@@ -259,3 +264,30 @@ def _read_cells(
                     else:
                         yield i, bytes(value)
                 start += len(batch)
+
+
+def _parts_of(path: str) -> tuple[str, int | None, str]:
+    """Column, number in a list, and field of a struct, of the path to a cell."""
+    found = re.fullmatch(r"(.*)\[(\d+)\](?:\.(\w+))?", path, re.DOTALL)
+    return (found[1], int(found[2]), found[3] or "") if found else (path, None, "")
+
+
+def _pictures(column: pa.Array, path: str) -> pa.Array:
+    """The bytes that a path leads to in each row of its column; null where there are none."""
+    _, number, name = _parts_of(path)
+    if number is not None:
+        lengths = pc.fill_null(pc.list_value_length(column), 0)
+        if not len(column) or pc.min(lengths).as_py() <= number:
+            # Of lists that are too short nothing can be taken at once.
+            column = pa.array(
+                [
+                    cell[number] if cell and len(cell) > number else None
+                    for cell in column.to_pylist()
+                ],
+                column.type.value_type,
+            )
+        else:
+            column = pc.list_element(column, number)
+    if pa.types.is_struct(column.type):
+        column = pc.struct_field(column, name or path.rpartition(".")[2])
+    return column

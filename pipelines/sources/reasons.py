@@ -8,6 +8,7 @@ BROKEN_JSON = "broken json line"
 TWO_KEYS = "two keys of one name"
 BROKEN_QUOTES = "broken quotes"
 BROKEN_ROW_GROUP = "broken row group"
+SEVERAL_IN_ROW = "several pictures in one row"
 # Of addresses.
 NO_URL = "no url"
 LOCAL_PATH = "local path, not a url"

@@ -29,7 +29,8 @@ def test_endings_and_what_a_parquet_holds(here: Path) -> None:
     assert detect("auto", "urls.parquet") == [("parquet", "urls.parquet")]
     assert detect("auto", "pictures.parquet") == [("hf", "pictures.parquet")]
     assert detect("txt", "list.odd") == [("txt", "list.odd")]
-    with pytest.raises(SourceError, match=r"write e\.g\. parquet:list\.odd"):
+    (here / "list.odd").write_bytes(b"\0")
+    with pytest.raises(SourceError, match=r"write e\.g\. csv:list\.odd"):
         detect("auto", "list.odd")
 
 

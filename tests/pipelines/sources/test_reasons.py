@@ -92,6 +92,12 @@ def no_image(folder: Path) -> list[dict[str, Any]]:
     return read(folder / "a.parquet")
 
 
+def several_in_row(folder: Path) -> list[dict[str, Any]]:
+    cells = pa.array([[jpeg(), jpeg(1)]], pa.list_(pa.binary()))
+    pq.write_table(pa.table({"image": cells}), folder / "a.parquet")
+    return read(folder / "a.parquet")
+
+
 def not_in_parquet(folder: Path) -> list[dict[str, Any]]:
     write_tar(folder / "0.tar", [("0.jpg", jpeg()), ("1.jpg", jpeg())])
     facts = {"url": ["http://h/0"], "key": ["0"], "status": ["success"]}
@@ -128,6 +134,7 @@ MADE = {
     reasons.NOT_UTF8: lines(b'{"url": "http://h/\xe9"}'),
     reasons.BROKEN_QUOTES: table('http://h/1,"a\nhttp://h/2,"b, c"\n'),
     reasons.BROKEN_ROW_GROUP: broken_group,
+    reasons.SEVERAL_IN_ROW: several_in_row,
     reasons.wrong_cells(3, 2): table("http://h/1,a,b\n"),
     reasons.NO_URL: table(",a\n"),
     reasons.LOCAL_PATH: lines('{"path": 7}'),
