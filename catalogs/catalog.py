@@ -110,10 +110,6 @@ class CatalogEntry:
             return False
         return name == "redistributable" or bool(value)
 
-    def has_recipe_without_captions(self) -> bool:
-        """Whether it can be read, and its rows have nothing that says what they show."""
-        return bool(self.recipe) and not self.captions
-
 
 def names() -> list[str]:
     """Names of all entries, sorted."""
@@ -157,9 +153,12 @@ def resolve(source: str, *, measured: bool = False) -> SourceFields:
     name, at, path = source.removeprefix("catalog:").partition("@")
     entry = load(name)
     if not at or not path:
-        why = f"{in_its_place(entry)} " if entry.withdrawn else ""
+        if entry.withdrawn:
+            raise ConfigurationError(
+                f"{in_its_place(entry)} To read what you have of it: catalog:{name}@PATH"
+            )
         raise ConfigurationError(
-            f"{why}say where the index of {name} lies: catalog:{name}@PATH. {entry.obtain}"
+            f"say where the index of {name} lies: catalog:{name}@PATH. {entry.obtain}"
         )
     if entry.withdrawn:
         warnings.warn(in_its_place(entry), CatalogWarning, stacklevel=2)

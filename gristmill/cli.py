@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +27,7 @@ from gristmill.run_arguments import (
     SourcePath,
     Without,
     Workers,
+    cautions_said,
     make_dag,
 )
 from gristmill.stop_signals import stopped_by_sigterm
@@ -307,14 +308,21 @@ def catalog_check(
     name, at, _ = what.partition("@")
     problems = [problem for one in ([name] if name else names()) for problem in check(one)]
     if at and not problems:
+        from gristmill.dags.recipes.evaluations import evaluation_source
         from gristmill.dags.recipes.find import recipe
 
-        fields = resolve(f"catalog:{what}")
-        stage = recipe(load(name).recipe or "image-text")(**fields).stage("source")
-        first = next(iter(stage.read(stage.chunks()[0])))  # type: ignore[attr-defined]
+        entry = load(name)
+        stage: Any
+        if entry.is_benchmark():
+            stage = evaluation_source(f"catalog:{what}")
+        else:
+            with cautions_said():
+                fields = resolve(f"catalog:{what}")
+            stage = recipe(entry.recipe or "image-text")(**fields).stage("source")
+        first = next(iter(stage.read(stage.chunks()[0])))
         row = first.slice(0, 1).to_pylist()[0]
         print(f"first row: url {row['url'] or row['pointer']}, caption {row['caption']!r}")
-        described = load(name).captions and load(name).modality != "interleaved"
+        described = entry.captions and (entry.recipe != "interleaved")
         if described and not first["caption"].drop_null():
             problems.append(f"{what}: no caption in the first {len(first)} rows; see --column")
     for problem in problems:

@@ -368,7 +368,7 @@ def is_execution(field: dataclasses.Field[Any]) -> bool:
 
 
 def is_later_default(stage: Stage, field: dataclasses.Field[Any]) -> bool:
-    """Whether a field that came later says what was done before it was there; no mapping: {}."""
+    """Whether a field that came later says what was done before it was; of mappings: nothing."""
     return bool(field.metadata.get("later")) and getattr(stage, field.name) in (field.default, {})
 
 

@@ -26,6 +26,7 @@ _DATACOMP = {
     "clip_l14_similarity_score": 0.2, "face_bboxes": [[0.1, 0.1, 0.2, 0.2]], "sha256": "a",
 }  # fmt: skip
 _TALK = [{"from": "human", "value": "<image>\nDescribe."}, {"from": "gpt", "value": SAID}]
+_TURNS = {"images": [PICTURE], "texts": [{"user": "What?", "assistant": SAID}]}
 _LLAVA = {"id": "{i}", "image": "{i}.jpg", "conversations": _TALK}
 _INTERNVID = {
     "YoutubeID": "v{i}", "Start_timestamp": "00:00:17.759", "End_timestamp": "00:00:23.279",
@@ -92,6 +93,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
         "docci_descriptions.jsonlines",
         {"type": "description", "split": "train", "image_file": "{i}.jpg", "description": SAID},
     ),
+    "finevision": ("a.parquet", {**_TURNS, "source": "x", "formatting_ratings": [5]}),
     "grit": ("a.parquet", {"id": 1, "url": URL, "caption": SAID, "noun_chunks": [[0.0, 1.0]]}),
     "hd-vila-100m": (
         "a.jsonl",
@@ -229,6 +231,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
         },
     ),
     "text-to-image-2m": ("a.tar", {"jpg": BYTES, "json": {"prompt": SAID}}),
+    "the-cauldron": ("a.parquet", _TURNS),
     "ultraedit": (
         "a.parquet",
         {

@@ -7,6 +7,7 @@ import dataclasses
 from gristmill.catalogs.catalog import load, resolve
 from gristmill.dags.graph import Dag
 from gristmill.pipelines.dedup.decontaminate import Decontaminate
+from gristmill.pipelines.sources.source import Source
 
 # What has no pictures that could be compared: prompts, and captions of videos.
 _TEXTS = ("text", "video-text")
@@ -19,6 +20,13 @@ def with_evaluations(dag: Dag) -> Dag:
         if isinstance(node.stage, Decontaminate):
             dag = dag.replace(name, _resolved(node.stage))
     return dag
+
+
+def evaluation_source(source: str) -> Source:
+    """How a benchmark of the catalog is read: with its pictures, or as texts alone."""
+    fields = resolve(source, measured=True)
+    kind = "text" if load(fields["name"]).modality in _TEXTS else "image"
+    return Source(**fields, kind=kind)
 
 
 def _resolved(stage: Decontaminate) -> Decontaminate:

@@ -12,7 +12,7 @@ from gristmill.pipelines.sources.files import named_file_row
 from gristmill.pipelines.sources.listed_videos import is_page, listed_videos
 from gristmill.pipelines.sources.reasons import LOCAL_PATH, NO_TEXT, NO_URL, no_picture
 from gristmill.pipelines.sources.row_builder import ENDINGS, RowBuilder, SourceRow, url_row
-from gristmill.pipelines.sources.values import digest_of, ending_of, is_address
+from gristmill.pipelines.sources.values import digest_of, ending_of, is_address, texts_of
 
 # As img2dataset calls them.
 _FAILED = (FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE)
@@ -57,9 +57,12 @@ def add_addressed(
 def text_row(text: object) -> SourceRow:
     """The row of a text alone, known by it."""
     row = SourceRow(kind="text", locator=digest_of(text))
-    if isinstance(text, str) and text.strip():
-        return row
-    return replace(row, status=FAILED_TO_DECODE, error=NO_TEXT)
+    try:
+        said = any(one.strip() for one in texts_of(text)[0])
+    except UnicodeDecodeError:
+        # Which it is told of when it is added.
+        said = True
+    return row if said else replace(row, status=FAILED_TO_DECODE, error=NO_TEXT)
 
 
 def address_row(rows: RowBuilder, address: object) -> SourceRow:

@@ -29,7 +29,6 @@ from gristmill.pipelines.sources.reasons import (
 from gristmill.pipelines.sources.stretches import (
     BadStretch,
     Stretch,
-    listed,
     seconds_of,
     stretches_of,
     zipped,
@@ -38,6 +37,7 @@ from gristmill.pipelines.sources.values import (
     digest_of,
     ending_of,
     first_answer,
+    listed,
     text_of,
     texts_of,
     to_json,

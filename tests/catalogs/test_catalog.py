@@ -126,7 +126,7 @@ def test_entries_are_chosen_by_what_they_are_for() -> None:
 
 
 def test_a_set_that_was_withdrawn_says_what_to_use() -> None:
-    with pytest.raises(ConfigurationError, match=r"withdrawn .*use catalog:relaion400m"):
+    with pytest.raises(ConfigurationError, match=r"withdrawn .*use catalog:relaion400m\. To read"):
         resolve("catalog:laion-400m")
     with pytest.warns(CatalogWarning, match=r"use catalog:relaion400m"):
         assert resolve("catalog:laion-400m@a.parquet")["path"] == "a.parquet"

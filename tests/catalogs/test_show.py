@@ -76,5 +76,11 @@ def test_the_commands_of_the_catalog(tmp_path: Path) -> None:
     assert "url https://a.test/0.jpg, caption 'a red barn 0'" in tried and "all is well" in tried
     path = write_sample(tmp_path, SAMPLES["megalith-10m"])
     assert "all is well" in told("check", f"megalith-10m@{path}").stdout
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"tag": "x", "prompt": "a cup"}))
+    assert "caption 'a cup'" in told("check", f"geneval@{prompts}").stdout
+    path = write_sample(tmp_path, SAMPLES["laion-400m"])
+    tried = told("check", f"laion-400m@{path}")
+    assert "warning: laion-400m was withdrawn" in tried.output and "all is well" in tried.output
     path = write_sample(tmp_path, SAMPLES["mmc4"])
     assert "all is well" in told("check", f"mmc4@{path}").stdout
