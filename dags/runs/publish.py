@@ -143,6 +143,8 @@ def _verify(found: _Set) -> None:
             f"{url} is not what was written, nothing was published: "
             f"{'; '.join(problems[:_PROBLEMS])}{more}; gristmill repair RUN makes it whole again"
         )
+    if not any(split["shards"] for split in found.manifest["splits"].values()):
+        raise ShardError(f"{url} has no samples; there is nothing to publish")
     hidden = len(read_forgotten(found.folder))
     problems = hidden_problems(found.run, finished_parts(found.run)) if found.run else []
     if hidden or problems:
