@@ -46,6 +46,8 @@ class Repository:
     private: bool = False
     gated: bool = False
     branches: dict[str, dict[str, Stored]] = field(default_factory=lambda: {"main": {}})
+    # Endings of files that its .gitignore leaves out.
+    ignored: tuple[str, ...] = ()
     commits: list[str] = field(default_factory=list)
     # Path -> in which commit it came last; those that were deleted, by commit.
     added: list[list[str]] = field(default_factory=list)

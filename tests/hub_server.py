@@ -232,15 +232,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _preupload(self, path: str, body: bytes) -> object:
         name, revision, _ = self._split(path, "preupload")
-        files = self._branch(self._repository(name, write=True), revision)
+        found = self._repository(name, write=True)
+        files = self._branch(found, revision)
         answers = []
         for asked in json.loads(body)["files"]:
             lfs = asked["path"].endswith(LFS) or asked["size"] > 10 * 2**20
             there = files.get(asked["path"])
             oid = None if there is None else there.sha256 if there.lfs else there.blob
             mode = "lfs" if lfs else "regular"
-            facts = {"uploadMode": mode, "shouldIgnore": False, "oid": oid}
-            answers.append({"path": asked["path"], **facts})
+            facts = {"uploadMode": mode, "shouldIgnore": asked["path"].endswith(found.ignored)}
+            answers.append({"path": asked["path"], "oid": oid, **facts})
         return {"files": answers}
 
     def _lfs(self, path: str, body: bytes) -> object:

@@ -62,7 +62,7 @@ def test_what_is_asked_depends_on_commits_and_not_on_files(hub: HubDouble, tars:
     puts = hub.asked.pop("PUT put")
     assert puts == sum(name.endswith((".tar", ".parquet")) for name in contents(tars))
     assert dict(hub.asked) == {
-        "GET info": 1, "POST create": 1, "GET tree": 1, "POST preupload": 2, "POST lfs": 1,
+        "GET info": 1, "POST create": 1, "GET tree": 2, "POST preupload": 2, "POST lfs": 1,
         "POST yaml": 1, "POST commit": 2,
     }  # fmt: skip
 

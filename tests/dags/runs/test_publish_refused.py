@@ -129,6 +129,19 @@ def test_a_set_without_samples(hub: HubDouble, tmp_path: Path) -> None:
     assert not hub.repositories
 
 
+def test_files_that_the_repository_leaves_out(hub: HubDouble, tars: Path) -> None:
+    repository = hub.repository(private=True)
+    repository.ignored = (".tar",)
+    with pytest.raises(
+        ConfigurationError, match=r"4 files .* train/00000000\.tar first; .*gitignore"
+    ):
+        publish(str(tars), URL)
+    assert "manifest.json" not in repository.files
+    repository.ignored = ()
+    publish(str(tars), URL)
+    assert published(hub) == contents(tars)
+
+
 def test_an_edited_folder(hub: HubDouble, out: Path) -> None:
     publish(str(out), URL)
     commits = len(hub.repositories["owner/set"].commits)
