@@ -169,7 +169,7 @@ def test_a_commit_whose_answer_was_lost_is_not_made_again(
 def test_a_process_that_is_killed_goes_on_and_tells_no_secret(home: Path, tmp_path: Path) -> None:
     out = copy_home(home, tmp_path / "home")
     with hub_server() as hub:
-        settings = os.environ | environment(hub, TOKEN)
+        settings = os.environ | environment(hub, TOKEN) | {"TMPDIR": str(tmp_path)}
         command = [sys.executable, "-m", "gristmill", "publish", str(out), URL]
 
         def start() -> subprocess.Popen[str]:
