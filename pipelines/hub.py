@@ -1,5 +1,5 @@
 """What a hub of datasets (`hf://`) refuses, in words with the remedy. Its library is not loaded for
-it: an error is known by its class's name and by the status of the answer."""
+that: an error is known by its class's name and by the status of the answer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+# Without a byte for so long a connection is given up.
+_SILENCE_S = 120.0
 # Statuses that may well be another in a moment: a timeout, a conflict, a lock, a limit of requests.
 _HEALING = frozenset({408, 409, 412, 423, 425, 429})
 
@@ -44,6 +46,14 @@ def refusal(error: BaseException) -> str | None:
         if status in (401, 403):
             return f"cannot be read with this token: {LOG_IN} as who may read it"
     return None
+
+
+def end_silence() -> None:
+    """Let the hub's library, which waits for ever by itself, give up a connection that falls
+    silent, and ask again. It makes a new client after one that failed: to be said again."""
+    from huggingface_hub import get_session
+
+    get_session().timeout = _SILENCE_S
 
 
 def without_secrets(text: str, *secrets: str | None) -> str:

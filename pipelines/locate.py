@@ -22,7 +22,7 @@ from fsspec.dircache import DirCache
 from fsspec.utils import glob_translate
 
 from gristmill.errors import StorageError
-from gristmill.pipelines.hub import refusal
+from gristmill.pipelines.hub import end_silence, refusal
 
 # Errors of names that can be nothing's.
 _NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
@@ -44,6 +44,8 @@ def locate(url: str) -> tuple[Any, str]:
         if isinstance(cache := getattr(fs, "dircache", None), DirCache):
             cache.use_listings_cache = False
             cache.clear()
+        if fs.protocol == "hf":
+            end_silence()
         return fs, path
     # The name of one file, with `::` in it.
     protocol = first.partition("://")[0] if "://" in first else "file"

@@ -1,5 +1,5 @@
-"""A hub of datasets on loopback, as far as `huggingface_hub` asks it for what we do: repositories
-with branches, files of git and of LFS, commits, trees in pages. It can be cut, refuse and gossip.
+"""A hub of datasets on loopback, as far as `huggingface_hub` asks it for what we do, trees in pages
+included. It can be cut, refuse and gossip.
 
 What is asked is counted, and so is every byte that is put.
 """
@@ -14,118 +14,13 @@ import math
 import re
 import threading
 import urllib.parse
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import pytest
+from hub_double import LFS, SIGNATURE, HubDouble, Repository, Stored
 
-TOKEN = "hf_s3cretOfTheOwner00000000000000"
-STRANGER = "hf_s3cretOfAStranger0000000000000"
-# In the URLs that the double hands out for puts; as secret as a token.
-SIGNATURE = "X-Amz-Signature=5ignedByTheDouble"
-_LFS = (".tar", ".parquet", ".jpg", ".png", ".arrow")
 _SHA = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass
-class Stored:
-    """A file of a commit: its bytes, by LFS or by git."""
-
-    data: bytes
-    lfs: bool
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.data).hexdigest()
-
-    @property
-    def blob(self) -> str:
-        """What git calls it: of LFS, the pointer file."""
-        data = self.data
-        if self.lfs:
-            oid = f"oid sha256:{self.sha256}\nsize {len(data)}\n"
-            data = f"version https://git-lfs.github.com/spec/v1\n{oid}".encode()
-        return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
-@dataclass
-class Repository:
-    """A dataset: branches of files by path; the messages of its commits, and what each did."""
-
-    private: bool = False
-    gated: bool = False
-    branches: dict[str, dict[str, Stored]] = field(default_factory=lambda: {"main": {}})
-    commits: list[str] = field(default_factory=list)
-    # Path -> in which commit it came last; those that were deleted, by commit.
-    added: list[list[str]] = field(default_factory=list)
-    deleted: list[list[str]] = field(default_factory=list)
-
-    @property
-    def files(self) -> dict[str, Stored]:
-        """Those of main."""
-        return self.branches["main"]
-
-    def put(self, path: str, data: bytes, revision: str = "main") -> None:
-        """Lay a file there, as if somebody had pushed it."""
-        self.branches[revision][path] = Stored(data, path.endswith(_LFS))
-
-
-class HubDouble:
-    """The state of the hub, and what becomes of requests."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.repositories: dict[str, Repository] = {}
-        # Token -> who has it.
-        self.users = {TOKEN: "owner", STRANGER: "stranger"}
-        # Bytes of LFS by digest; whether committed or not.
-        self.objects: dict[str, bytes] = {}
-        self.parts: dict[str, dict[int, bytes]] = {}
-        # Method and kind of each request, as `POST commit`.
-        self.asked: Counter[str] = Counter()
-        # Digest -> bytes of it that came by put, those of puts that were cut as well.
-        self.received: Counter[str] = Counter()
-        # After so many bytes of puts the hub hangs up on everything.
-        self.cut_after: int | None = None
-        # After so many commits were done it hangs up, before it answers.
-        self.cut_commits: int | None = None
-        self.down = False
-        # Called when it hangs up.
-        self.at_cut: Callable[[], object] = lambda: None
-        # Statuses that the next requests of a kind get: {"commit": [503, 429]}.
-        self.refuse: dict[str, list[int]] = {}
-        # Says the credentials back in its errors, as careless proxies do.
-        self.gossip = False
-        self.page = 1000
-        # LFS files above it are put in parts of so many bytes; 0: in one piece.
-        self.part_bytes = 0
-        self.endpoint = ""
-
-    def repository(self, name: str = "owner/set", **fields: Any) -> Repository:
-        """A dataset of that name; made if there is none."""
-        return self.repositories.setdefault(name, Repository(**fields))
-
-    def write_to(self, folder: Path, name: str = "owner/set", revision: str = "main") -> Path:
-        """All files of a branch, as somebody's clone has them."""
-        for path, stored in self.repositories[name].branches[revision].items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(stored.data)
-        return folder
-
-    def cut(self) -> None:
-        """Hang up on everybody."""
-        if not self.down:
-            self.down = True
-            self.at_cut()
-
-    def up(self) -> None:
-        """Answer again."""
-        self.down, self.cut_after, self.cut_commits = False, None, None
 
 
 class _Refused(Exception):
@@ -337,15 +232,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _preupload(self, path: str, body: bytes) -> object:
         name, revision, _ = self._split(path, "preupload")
-        files = self._branch(self._repository(name, write=True), revision)
+        found = self._repository(name, write=True)
+        files = self._branch(found, revision)
         answers = []
         for asked in json.loads(body)["files"]:
-            lfs = asked["path"].endswith(_LFS) or asked["size"] > 10 * 2**20
+            lfs = asked["path"].endswith(LFS) or asked["size"] > 10 * 2**20
             there = files.get(asked["path"])
             oid = None if there is None else there.sha256 if there.lfs else there.blob
             mode = "lfs" if lfs else "regular"
-            facts = {"uploadMode": mode, "shouldIgnore": False, "oid": oid}
-            answers.append({"path": asked["path"], **facts})
+            facts = {"uploadMode": mode, "shouldIgnore": asked["path"].endswith(found.ignored)}
+            answers.append({"path": asked["path"], "oid": oid, **facts})
         return {"files": answers}
 
     def _lfs(self, path: str, body: bytes) -> object:
@@ -482,47 +378,3 @@ def hub_server() -> Iterator[HubDouble]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-@contextlib.contextmanager
-def hub_here(token: str | None = TOKEN) -> Iterator[HubDouble]:
-    """The same, as the hub that this process knows: its library has read the environment long ago,
-    so that its constants are set."""
-    import huggingface_hub
-    from huggingface_hub import HfFileSystem, constants
-    from huggingface_hub.utils import _http
-
-    with hub_server() as hub, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(hub, token).items():
-            patch.setenv(name, value)
-        if token is None:
-            patch.delenv("HF_TOKEN", raising=False)
-        patch.setattr(constants, "ENDPOINT", hub.endpoint)
-        patch.setattr(
-            constants,
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
-        )
-        patch.setattr(constants, "HF_HUB_OFFLINE", False)
-        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        patch.setattr(constants, "HF_TOKEN_PATH", "/nonexistent/token")
-        # Between tries it waits for seconds.
-        patch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None))
-        HfFileSystem.clear_instance_cache()
-        try:
-            yield hub
-        finally:
-            huggingface_hub.utils.close_session()
-            HfFileSystem.clear_instance_cache()
-
-
-def environment(hub: HubDouble, token: str | None) -> dict[str, str]:
-    """What a process needs to know of the double."""
-    told = {
-        "HF_ENDPOINT": hub.endpoint,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_TOKEN_PATH": "/nonexistent/token",
-        "GRISTMILL_STORAGE_PATIENCE": "0",
-    }
-    return told | ({"HF_TOKEN": token} if token else {})

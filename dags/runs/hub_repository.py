@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from gristmill.errors import ConfigurationError, GristmillError, StorageError
-from gristmill.pipelines.hub import LOG_IN, refusal, status_of, without_secrets
+from gristmill.pipelines.hub import LOG_IN, end_silence, refusal, status_of, without_secrets
 from gristmill.pipelines.patience import may_heal, waits
 
-# Without a byte for so long a connection is given up, and the request made anew.
-_SILENCE_S = 120.0
 # Files of one commit that are sent side by side.
 _THREADS = 5
 _FORM = "hf://datasets/OWNER/NAME[@REVISION][/PATH]"
@@ -242,12 +240,9 @@ class HubRepository:
 
     def _ask(self, work: Callable[[], _Found], doing: str) -> _Found:
         """What `work` returns, tried again for a while; or an error of ours."""
-        from huggingface_hub import get_session
-
         again = waits()
         while True:
-            # The library waits for ever, and makes a new one after a connection that failed.
-            get_session().timeout = _SILENCE_S
+            end_silence()
             try:
                 return work()
             except GristmillError:

@@ -143,6 +143,8 @@ def _verify(found: _Set) -> None:
             f"{url} is not what was written, nothing was published: "
             f"{'; '.join(problems[:_PROBLEMS])}{more}; gristmill repair RUN makes it whole again"
         )
+    if not any(split["shards"] for split in found.manifest["splits"].values()):
+        raise ShardError(f"{url} has no samples; there is nothing to publish")
     hidden = len(read_forgotten(found.folder))
     problems = hidden_problems(found.run, finished_parts(found.run)) if found.run else []
     if hidden or problems:
@@ -186,6 +188,8 @@ class _Publication:
                 self._commit((self._local(group, copies) for group in groups), old, len(batch))
             old = []
         self._require_unchanged()
+        if first:
+            self._require_there(first)
         self._commit([last] if last else [], gone, len(last))
         self._result.deleted = len(gone)
 
@@ -241,7 +245,7 @@ class _Publication:
             path = folder.local_path(fact["name"])
             is_copy = path is None
             if path is None:
-                path = os.path.join(copies, fact["sha256"])
+                path = os.path.join(copies, fact["name"].replace("/", "-"))
                 with open(path, "wb") as file:
                     file.writelines(folder.pieces(fact["name"], fact["bytes"]))
             uploads.append(Upload(self._place(fact["name"]), path, fact["bytes"], is_copy))
@@ -258,6 +262,17 @@ class _Publication:
         self._result.sent += len(group)
         self._result.sent_bytes += size
         self._told.sent(len(group), size)
+
+    def _require_there(self, sent: Sequence[FileFact]) -> None:
+        """All that was sent is in the repository now, so that the manifest may follow."""
+        self._there = self._hub.files()
+        left = [fact["name"] for fact in sent if not self._is_there(fact)]
+        if left:
+            raise ConfigurationError(
+                f"{self._hub.target.url}: {len(left)} files that were sent are not there, "
+                f"{left[0]} first; does a .gitignore of the repository leave them out, or does "
+                "somebody else publish there? Then publish again"
+            )
 
     def _require_unchanged(self) -> None:
         """The set is the one that was verified."""

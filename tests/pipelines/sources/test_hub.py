@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_server import STRANGER, HubDouble, hub_here
+from hub_double import STRANGER, HubDouble
+from hub_here import hub_here
 from run_world import run_here
 
 from gristmill.dags.graph import Dag, Node
