@@ -92,7 +92,7 @@ def tls_server(path: Path, answer: bytes) -> Iterator[str]:
 
 
 def fetch(host: str, **fields: Any) -> Fetched:
-    rules = FetchPolicy(allow_hosts=(host,), retries=0, **fields)
+    rules = FetchPolicy(allow_hosts=(host,), retries=0, timeout_s=100.0, **fields)
 
     async def run() -> Fetched:
         async with Fetcher(rules) as client:
