@@ -47,7 +47,8 @@ class Fetched:
 
     data: bytes | None
     error: str | None = None
-    # `verified`, or `unverified` if some answer on the way was; None: all was plain http.
+    # With verify_tls=false: `verified`, or `unverified` if some answer on the way was; None: all
+    # was plain http.
     tls: str | None = None
 
 

@@ -33,7 +33,7 @@ from gristmill.pipelines.download.fetch_policy import (
     FetchPolicy,
 )
 from gristmill.pipelines.download.lenient_http import Answer, ask
-from gristmill.pipelines.download.opt_outs import agent_token, header_opt_out
+from gristmill.pipelines.download.opt_outs import OPT_OUT_HEADERS, agent_token, header_opt_out
 from gristmill.pipelines.download.pace import host_key
 from gristmill.pipelines.download.site_files import FILE_BYTES
 from gristmill.pipelines.download.site_wishes import SiteWishes
@@ -208,8 +208,10 @@ class Fetcher:
                         await self.turns.pause(host_key(url), wait)
                     raise Refused(f"http {response.status}", wait)
                 if self.policy.opt_out != "off" and not one.is_site_file:
-                    wish = header_opt_out(response.headers.items(), self._agent)
-                    if wish is not None:
+                    # Most answers say nothing: what they say is read only where one does.
+                    said = any(name in response.headers for name in OPT_OUT_HEADERS)
+                    wish = said and header_opt_out(response.headers.items(), self._agent)
+                    if wish:
                         raise Refused(wish)
                 return await self._body(response, one)
         raise Refused("too many redirects")
@@ -232,7 +234,7 @@ class Fetcher:
                     await self._resolver.resolve(host, port, socket.AF_UNSPEC)
             if policy.opt_out == "robots" and not one.is_site_file:
                 await self._permit(url, one)
-            if self.turns.may_wait(host_key(url)):
+            if self.turns.are_kept and self.turns.may_wait(host_key(url)):
                 with one.stopped():
                     if self._room is not None:
                         await self._room()
@@ -255,17 +257,22 @@ class Fetcher:
             raise Refused(reason)
         self.turns.slow_down(host_key(url), wishes.robots.crawl_delay_s)
 
-    @contextlib.asynccontextmanager
-    async def _strictly(self, url: yarl.URL, one: _Try) -> AsyncIterator[Answer]:
+    def _strictly(self, url: yarl.URL, one: _Try) -> contextlib.AbstractAsyncContextManager[Answer]:
         """Ask by aiohttp."""
+        assert self._session is not None
+        if not self.policy.verify_tls:
+            return self._verified_or_not(url, one)
+        return self._session.get(url, allow_redirects=False, proxy=self.policy.proxy or None)
+
+    @contextlib.asynccontextmanager
+    async def _verified_or_not(self, url: yarl.URL, one: _Try) -> AsyncIterator[Answer]:
+        """Ask by aiohttp, again without verifying where that failed."""
         assert self._session is not None
         get, proxy = self._session.get, self.policy.proxy or None
         tls = VERIFIED
         try:
             response = await get(url, allow_redirects=False, proxy=proxy)
         except aiohttp.ClientConnectorCertificateError:
-            if self.policy.verify_tls:
-                raise
             tls = UNVERIFIED
             response = await get(url, allow_redirects=False, proxy=proxy, ssl=False)
         async with response:
@@ -286,7 +293,8 @@ class Fetcher:
             tls = UNVERIFIED
             answer = await ask(url, places, headers, self.policy.timeout_s, verify_tls=False)
         with contextlib.closing(answer):
-            one.saw(url, tls)
+            if not self.policy.verify_tls:
+                one.saw(url, tls)
             yield answer
 
     async def _body(self, response: Answer, one: _Try) -> bytes:

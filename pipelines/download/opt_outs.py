@@ -27,6 +27,8 @@ OPT_OUTS = (
     USAGE_IN_ROBOTS_TXT, TDMREP,
 )  # fmt: skip
 
+OPT_OUT_HEADERS = ("X-Robots-Tag", "Content-Usage", "TDM-Reservation")
+
 # `none` means noindex and nofollow, as search engines define it.
 _FORBIDDING = frozenset((*NO_AI, "none"))
 # Words that may stand before a colon without naming a crawler.

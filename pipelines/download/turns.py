@@ -42,6 +42,11 @@ class Turns:
         """Whether some host was to be left alone lately."""
         return isinstance(self._pace, LocalPace) and self._pace.is_kept
 
+    @property
+    def are_kept(self) -> bool:
+        """Whether any request may have to wait for its turn."""
+        return self.is_paced or not isinstance(self._pace, LocalPace) or self._pace.is_kept
+
     def is_paused(self, host: str) -> bool:
         """Whether a host is known here to be left alone now."""
         return isinstance(self._pace, LocalPace) and self._pace.is_paused(host)

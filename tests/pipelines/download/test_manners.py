@@ -351,3 +351,12 @@ def test_who_respects_nothing_does_not_say_so(server: Loopback) -> None:
         said(server, "/x", **fields)
     assert seen[0] == USER_AGENT and "respects" in seen[0]
     assert "respects" not in seen[1] and seen[1].startswith("gristmill/") and seen[2] == "mine"
+
+
+def test_a_setting_that_is_no_more_says_what_to_write() -> None:
+    from gristmill.dags.recipes.image_text import image_text
+    from gristmill.dags.settings import apply_settings
+    from gristmill.errors import ConfigurationError
+
+    with pytest.raises(ConfigurationError, match=r"no field 'robots'; .* opt_out=off"):
+        apply_settings(image_text(path="urls.csv"), ["download.robots=[]"])
