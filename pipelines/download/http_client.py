@@ -27,12 +27,11 @@ from gristmill.pipelines.download.address import (
     check_port,
 )
 from gristmill.pipelines.download.lenient_http import Answer, ask
-from gristmill.pipelines.download.robots import NO_AI, is_disallowed
+from gristmill.pipelines.download.opt_outs import agent_token, header_opt_out
 from gristmill.pipelines.download.urls import BadUrl, parse_url, redirect_target
 from gristmill.pipelines.stage import execution, setting
 
-AGENT = "gristmill"
-USER_AGENT = f"{AGENT}/{__version__} (dataset curation; respects X-Robots-Tag)"
+USER_AGENT = f"gristmill/{__version__} (dataset curation; respects X-Robots-Tag)"
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK = 64 * 1024
 # Bytes of one line of an answer's head, and how many lines: some sites send their whole policy.
@@ -72,8 +71,9 @@ class FetchLimits:
     proxy: str = ""
     # What servers are told of who asks.
     user_agent: str = USER_AGENT
-    # X-Robots-Tag directives that are respected; none: the header is ignored.
-    robots: tuple[str, ...] = NO_AI
+    # Whose wishes not to be used are kept: "header": those of each answer (X-Robots-Tag, as
+    # img2dataset; Content-Usage; tdm-reservation); "off": nobody's.
+    opt_out: str = setting("header", choices=("header", "off"))
     # Transfers at once of one worker.
     connections: int = execution(64, low=1)
     # Transfers at once of one worker to one host and port.
@@ -115,6 +115,8 @@ class Fetcher:
         self.policy = policy
         self._connector = connector
         self._session: aiohttp.ClientSession | None = None
+        # What robots files and headers call us.
+        self._agent = agent_token(policy.user_agent)
         self._resolver = GuardedResolver(policy.allow_hosts, policy.name_servers)
         # Jitter spreads load; it never decides what is written.
         self._random = random.Random()
@@ -200,9 +202,10 @@ class Fetcher:
                     continue
                 if not 200 <= response.status < 300 or not _is_whole(response):
                     raise _Refused(f"http {response.status}", _retry_after(response))
-                tags = response.headers.getall("X-Robots-Tag", [])
-                if self.policy.robots and is_disallowed(tags, AGENT, self.policy.robots):
-                    raise _Refused("disallowed by robots header")
+                if self.policy.opt_out != "off":
+                    wish = header_opt_out(response.headers.items(), self._agent)
+                    if wish is not None:
+                        raise _Refused(wish)
                 return await self._body(response)
         raise _Refused("too many redirects")
 

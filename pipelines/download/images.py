@@ -46,8 +46,8 @@ class Download(Resizing, FetchAndDecode):
     are passed through. One that crashes, hangs or fills its decoder ends as `poisoned`, alone.
     """
 
-    # 2: what is no 8-bit sRGB is brought into it.
-    version: ClassVar[int] = 2
+    # 2: what is no 8-bit sRGB is brought into it. 3: all forms of an opt-out are respected.
+    version: ClassVar[int] = 3
     libraries: ClassVar[tuple[str, ...]] = (
         "img2dataset", "albumentations", "opencv-python-headless", "pillow",
     )  # fmt: skip

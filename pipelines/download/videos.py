@@ -54,6 +54,8 @@ class DownloadVideo(FetchAndDecode):
     hangs or fills its reader ends as `poisoned`, alone.
     """
 
+    # 2: all forms of an opt-out are respected.
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("av",)
 
     # Of one transfer, inflated.

@@ -18,7 +18,6 @@ from gristmill.pipelines.download import names as names_module
 from gristmill.pipelines.download.address import GuardedResolver, refusal
 from gristmill.pipelines.download.http_client import Fetched, Fetcher, FetchPolicy
 from gristmill.pipelines.download.names import Names
-from gristmill.pipelines.download.robots import is_disallowed
 
 # Every way to say 127.0.0.1 or ::1 that some resolver or client takes.
 LOOPBACKS = (
@@ -377,22 +376,3 @@ def test_an_honest_user_agent_and_no_credentials(server: Loopback) -> None:
 @pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111"])
 def test_public_addresses_are_not_refused(address: str) -> None:
     assert refusal(address) is None
-
-
-@pytest.mark.parametrize(
-    ("header", "disallowed"),
-    [
-        ("noai", True),
-        ("NoImageAI, nofollow", True),
-        ("none", True),
-        ("gristmill: noindex", True),
-        ("*: noai", True),
-        ("otherbot: noai", False),
-        ("nofollow", False),
-        ("unavailable_after: 25 Jun 2010 15:00:00 PST", False),
-        ("max-snippet: 10, noai", True),
-        ("", False),
-    ],
-)
-def test_robots_headers(header: str, disallowed: bool) -> None:
-    assert is_disallowed([header], "gristmill") is disallowed
