@@ -28,7 +28,12 @@ from gristmill.pipelines.schema import (
     normalise_url,
     with_columns,
 )
-from gristmill.pipelines.sources.document_formats import ParsedDocument, from_dict, parse_html
+from gristmill.pipelines.sources.document_formats import (
+    ParsedDocument,
+    StoredImage,
+    from_dict,
+    parse_html,
+)
 from gristmill.pipelines.sources.documents import DOCUMENT
 from gristmill.pipelines.sources.pointer import RETRYABLE, PointerError, read_pointers
 from gristmill.pipelines.stage import Map, Needs, require_choice, setting
@@ -57,6 +62,8 @@ class DocumentImages(Map):
     A document without pictures, or with more than `max_images`, ends here with the reason.
     """
 
+    # 2: pages are decoded as browsers do, and `<base>` counts.
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("trafilatura",)
 
     # Fewest pictures of a document.
@@ -133,7 +140,8 @@ class DocumentImages(Map):
         _, data = next(read_pointers([values["pointer"]], self.max_bytes))
         if isinstance(data, PointerError):
             raise OSError(str(data))
-        return parse_html(data, values["url"])
+        stored = {url: StoredImage(**lies) for url, lies in meta.get("pictures", {}).items()}
+        return parse_html(data, values["url"], meta.get("charset"), stored)
 
     def _check_counts(self, document: ParsedDocument) -> None:
         if len(document.images) < self.min_images:

@@ -27,8 +27,8 @@ from gristmill.pipelines.download.address import (
     check_port,
 )
 from gristmill.pipelines.download.lenient_http import Answer, ask
-from gristmill.pipelines.download.opt_outs import agent_token, header_opt_out
 from gristmill.pipelines.download.urls import BadUrl, parse_url, redirect_target
+from gristmill.pipelines.opt_outs import agent_token, header_opt_out
 from gristmill.pipelines.stage import execution, setting
 
 USER_AGENT = f"gristmill/{__version__} (dataset curation; respects X-Robots-Tag)"

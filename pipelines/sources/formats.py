@@ -15,7 +15,10 @@ from gristmill.pipelines.tar_samples import TAR_ENDINGS
 
 FORMATS = (
     "auto", "parquet", "hf", "csv", "tsv", "jsonl", "txt", "coco", "folder", "tars", "img2dataset",
+    "warc", "wat",
 )  # fmt: skip
+# Of web crawls.
+ARCHIVES = ("warc", "wat")
 _BY_ENDING = {
     ".parquet": "parquet",
     ".csv": "csv",
@@ -24,10 +27,17 @@ _BY_ENDING = {
     ".ndjson": "jsonl",
     ".json": "coco",
     ".txt": "txt",
+    # Before what a WAT's longer name ends in.
+    ".wat": "wat",
+    ".warc": "warc",
 }
 # What Hugging Face calls the table of a folder of pictures.
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
+_PACKED_AS = {
+    **dict.fromkeys(("csv", "tsv", "jsonl", "txt"), _PACKED),
+    **dict.fromkeys(ARCHIVES, (".gz", ".zst", ".lz4")),
+}
 
 
 def format_of(name: str) -> str | None:
@@ -36,8 +46,8 @@ def format_of(name: str) -> str | None:
     if lower.endswith(TAR_ENDINGS):
         return "tars"
     for ending, found in _BY_ENDING.items():
-        packed = found in ("csv", "tsv", "jsonl", "txt")
-        if lower.endswith((ending, *(ending + end for end in _PACKED if packed))):
+        packed = _PACKED_AS.get(found, ())
+        if lower.endswith((ending, *(ending + end for end in packed))):
             return found
     return None
 
@@ -128,7 +138,12 @@ def _detect_folder(kind: str, url: str) -> list[tuple[str, str]]:
         return [("tars", folder.join_url(name)) for name in tars]
     if kind in ("parquet", "hf") or (kind == "auto" and parquets):
         return [pair for name in parquets for pair in detect("auto", folder.join_url(name))]
-    if kind in ("csv", "tsv", "jsonl", "txt", "coco"):
+    for archive in ARCHIVES if kind == "auto" else ():
+        # A WAT says again what the WARC beside it holds.
+        if any(format_of(name) == archive for name in files):
+            kind = archive
+            break
+    if kind in ("csv", "tsv", "jsonl", "txt", "coco", *ARCHIVES):
         return [(kind, folder.join_url(name)) for name in files if format_of(name) == kind]
     return [("folder", url)]
 

@@ -66,7 +66,7 @@ class WebPage:
     def pictures(self, url: str) -> list[PageImage]:
         """Every `<img>`, with its addresses resolved."""
         base = self.addresses(url)
-        return [_picture(attributes, base) for attributes in self.images]
+        return [image_of(attributes, base) for attributes in self.images]
 
 
 def read_page(text: str) -> WebPage:
@@ -155,7 +155,9 @@ def joined(base: str, address: str) -> str:
     return found if is_web and found.partition("://")[2].strip("/") else ""
 
 
-def _picture(attributes: Mapping[str, str], base: str) -> PageImage:
+def image_of(attributes: Mapping[str, str], base: str) -> PageImage:
+    """An `<img>` by its attributes: where pictures are loaded late, that address is the picture's,
+    then `src`, then what `srcset` has, the largest first."""
     given = attributes.get("src", "")
     found = [attributes[name] for name in _LATE if name in attributes]
     found.append(given)

@@ -48,7 +48,8 @@ def payload_of(record: WarcRecord, limit: int) -> bytes:
 
 
 def _without_chunks(data: bytes, cut: bool) -> bytes:
-    pieces, at = [], 0
+    pieces: list[bytes] = []
+    at = 0
     while at < len(data):
         head = _CHUNK.match(data, at)
         if head is None and not at:
