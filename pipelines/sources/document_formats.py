@@ -204,7 +204,7 @@ def parse_html(
     # Its metadata take three quarters of its time, and nothing here uses them.
     found: Any = trafilatura.bare_extraction(
         tree,
-        url=url,
+        url=base,
         include_images=True,
         include_comments=False,
         include_tables=False,

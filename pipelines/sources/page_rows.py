@@ -4,10 +4,10 @@ none."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gristmill.pipelines.opt_outs import header_opt_out, meta_opt_out
-from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, normalise_url
+from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, PENDING, normalise_url
 from gristmill.pipelines.sources.reasons import NO_ALT, NO_IMG, NO_URL, NOT_WEB
 from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow
 from gristmill.pipelines.sources.values import digest_of
@@ -36,20 +36,30 @@ def add_pictures(
     page without any."""
     if not images:
         add_refused(rows, page_url, facts, FAILED_TO_DECODE, NO_IMG)
+    meta = {"page_url": page_url, **facts}
     for number, (image, stored) in enumerate(images):
-        reason = _without_pair(image)
         url = image.urls[0] if image.urls else None
-        if reason or url is None:
-            # Known by its place: a caption of no other picture.
+        reason = _without_pair(image)
+        if reason is not None or url is None:
+            # Known by its place: it is a caption of no picture.
             locator = digest_of([page_url, *facts.values(), number])
-            row = SourceRow(kind="bytes", locator=locator, status=FAILED_TO_DECODE, error=reason)
+            kind, status = "bytes", FAILED_TO_DECODE
         else:
-            row = SourceRow(kind="url", locator=normalise_url(url), caption=image.alt)
-        if stored is not None and row.error is None:
-            row = replace(row, pointer=stored.pointer)
-            if stored.refused:
-                row = replace(row, pointer=None, status=FAILED_TO_DOWNLOAD, error=stored.refused)
-        rows.add(replace(row, url=url, meta={"page_url": page_url, **facts}))
+            reason = stored.refused if stored else None
+            locator, kind = normalise_url(url), "url"
+            status = FAILED_TO_DOWNLOAD if reason else PENDING
+        rows.add(
+            SourceRow(
+                kind=kind,
+                locator=locator,
+                url=url,
+                pointer=stored.pointer if stored and not reason else None,
+                status=status,
+                error=reason,
+                caption=image.alt or None,
+                meta=meta,
+            )
+        )
 
 
 def _without_pair(image: PageImage) -> str | None:

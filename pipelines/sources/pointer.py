@@ -130,6 +130,7 @@ def _read_all(
     for (start, group), indices in grouped.items():
         kind, _, url = start.partition(":")
         places = {i: _split(pointers[i])[1] for i in indices}
+        reader: Iterator[tuple[int, bytes | Exception]]
         if kind == "parquet":
             reader = _read_cells(url, int(group), places, max_bytes)
         else:
@@ -256,7 +257,7 @@ def _read_members(
 
 def _read_records(
     url: str, places: dict[int, str], max_bytes: int
-) -> Iterator[tuple[int, bytes | PointerError]]:
+) -> Iterator[tuple[int, bytes | Exception]]:
     wanted: dict[int, list[int]] = {}
     for i, place in places.items():
         wanted.setdefault(int(place), []).append(i)
@@ -267,9 +268,10 @@ def _read_records(
             return
 
 
-def _received(record: WarcRecord, max_bytes: int) -> bytes | PointerError:
+def _received(record: WarcRecord, max_bytes: int) -> bytes | Exception:
     if record.problem:
-        return PointerError(record.problem)
+        # It was whole when it was listed.
+        return WrongBytesError(record.problem)
     try:
         data = payload_of(record, max_bytes)
     except PayloadError as error:

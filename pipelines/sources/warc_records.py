@@ -139,10 +139,10 @@ class _Reading:
 
     def _take(self, found: Any) -> WarcRecord:
         """A record with what is wanted of its payload; the rest is passed over."""
-        headers, number = found.headers, self.number
+        headers = found.headers
         self.number += 1
         record = WarcRecord(
-            number=number,
+            number=self.number - 1,
             kind=(headers.get("WARC-Type") or "").lower(),
             # Some writers set it in brackets.
             uri=(headers.get("WARC-Target-URI") or "").strip().strip("<>"),
@@ -172,7 +172,7 @@ class _Reading:
             return replace(record, problem=BROKEN_RECORD)
         if len(data) + passed < left:
             return replace(record, problem=TRUNCATED_RECORD)
-        return replace(record, payload=data, more=passed > 0)
+        return replace(record, payload=data, more=passed > 0) if limit else record
 
     def _after(self, held: WarcRecord | None, at: int, size: int) -> Iterator[WarcRecord]:
         """What is handed out where the records end before the file does."""

@@ -4,10 +4,11 @@ do, its tags read in one pass."""
 from __future__ import annotations
 
 import codecs
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 from lxml import etree
 
@@ -35,6 +36,10 @@ _DECLARED = re.compile(
 # Spaces that HTML strips; tabs and line ends within an address go too.
 _BREAKS = re.compile("[\t\n\r]")
 _SPACES = " \t\n\r\f"
+_ABSOLUTE = re.compile("https?://[^/?#]", re.IGNORECASE)
+_EMBEDDED = re.compile("(?:data|blob|about|javascript):", re.IGNORECASE)
+# Of an address that begins with a slash, what makes it more than that of a file of the same host.
+_NOT_PLAIN = re.compile(r"^//|/\.|#|\?$")
 _CANDIDATE = re.compile(r"\s*(?:,\s*)*(\S*[^\s,])\s*(?:,|\s([^,]*)(?:,|$)|$)")
 
 
@@ -144,15 +149,28 @@ def _codec(label: str) -> str:
 
 def joined(base: str, address: str) -> str:
     """An address as seen from `base`, absolute and http(s), else nothing."""
-    address = _BREAKS.sub("", address.strip(_SPACES))
-    if not address or address.startswith("#"):
+    address = address.strip(_SPACES)
+    if not address or address[0] == "#" or _EMBEDDED.match(address):
         return ""
+    address = _BREAKS.sub("", address)
     try:
-        found = urljoin(base, address)
+        if address[:8].lower().startswith(("http://", "https://")):
+            urlsplit(address)
+            found = address
+        elif address[0] == "/" and not _NOT_PLAIN.search(address):
+            # As `urljoin` has it, in a tenth of its time.
+            found = _origin(base) + address
+        else:
+            found = urljoin(base, address)
     except ValueError:
         return ""
-    is_web = found[:8].lower().startswith(("http://", "https://"))
-    return found if is_web and found.partition("://")[2].strip("/") else ""
+    return found if _ABSOLUTE.match(found) else ""
+
+
+@functools.lru_cache(maxsize=64)
+def _origin(base: str) -> str:
+    parts = urlsplit(base)
+    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else ""
 
 
 def image_of(attributes: Mapping[str, str], base: str) -> PageImage:
@@ -162,11 +180,12 @@ def image_of(attributes: Mapping[str, str], base: str) -> PageImage:
     found = [attributes[name] for name in _LATE if name in attributes]
     found.append(given)
     for name in _SETS:
-        found += _of_set(attributes.get(name, ""))
+        if name in attributes:
+            found += _of_set(attributes[name])
     urls = [url for url in (joined(base, one) for one in found) if url]
     # Text of an attribute is one line.
     alt = " ".join(attributes.get("alt", "").split())
-    return PageImage(alt=alt, urls=list(dict.fromkeys(urls)), given=given.strip(_SPACES))
+    return PageImage(alt=alt, urls=list(dict.fromkeys(urls)), given=given.strip(_SPACES)[:80])
 
 
 def _of_set(text: str) -> list[str]:
