@@ -183,8 +183,8 @@ def _path_of(fact: Mapping[str, Any]) -> str:
 
 
 def unpack(file: IO[bytes]) -> IO[bytes] | None:
-    """A file that is packed by gzip, bzip2, xz, Zstandard or zip (its first member), unpacked as it
-    is read; None for any other."""
+    """A file that is packed by gzip, bzip2, xz, Zstandard, LZ4 or zip (its first member), unpacked
+    as it is read; None for any other."""
     start = file.read(6)
     file.seek(0)
     if start.startswith(b"\x1f\x8b"):
@@ -195,6 +195,8 @@ def unpack(file: IO[bytes]) -> IO[bytes] | None:
         return cast("IO[bytes]", lzma.LZMAFile(file))
     if start.startswith(b"\x28\xb5\x2f\xfd"):
         return cast("IO[bytes]", pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))
+    if start.startswith(b"\x04\x22\x4d\x18"):
+        return cast("IO[bytes]", pa.CompressedInputStream(pa.PythonFile(file, "r"), "lz4"))
     if start.startswith(b"PK\3\4"):
         archive = zipfile.ZipFile(file)
         return archive.open(archive.namelist()[0])

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +29,12 @@ from gristmill.pipelines.schema import (
     normalise_url,
     with_columns,
 )
-from gristmill.pipelines.sources.document_formats import ParsedDocument, from_dict, parse_html
+from gristmill.pipelines.sources.document_formats import (
+    ParsedDocument,
+    StoredImage,
+    from_dict,
+    parse_html,
+)
 from gristmill.pipelines.sources.documents import DOCUMENT
 from gristmill.pipelines.sources.pointer import RETRYABLE, PointerError, read_pointers
 from gristmill.pipelines.sources.values import to_json
@@ -60,7 +66,8 @@ class DocumentImages(Map):
     """
 
     # 2: what else the source says of a document goes with its pictures; those that are broken
-    # already do not count against `max_images`.
+    # already do not count against `max_images`; pages are decoded as browsers do, and `<base>`
+    # counts.
     version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("trafilatura",)
 
@@ -109,36 +116,52 @@ class DocumentImages(Map):
 
     def map(self, table: pa.Table) -> Iterator[pa.Table]:
         """Yield the pictures of each document, a table a document."""
-        for row in range(len(table)):
+        rows = table.select(["uid", "url", "pointer", "status", "error", "meta"]).to_pylist()
+        metas = [_meta(values) for values in rows]
+        pages = [
+            row
+            for row, values in enumerate(rows)
+            if values["status"] == PENDING and DOCUMENT not in metas[row] and values["pointer"]
+        ]
+        # Archives that are read in turn give pages in their own order.
+        done: dict[int, pa.Table] = {}
+        read = self._read(table, rows, pages)
+        for row, values in enumerate(rows):
             one = table.slice(row, 1)
-            values = one.select(["uid", "url", "pointer", "status", "error", "meta"]).to_pylist()[0]
             if values["status"] != PENDING:
                 yield self._failed(one, values["status"], values["error"])
-                continue
-            try:
-                document = self._document(values)
-                self._check_counts(document)
-            except ValueError as error:
-                yield self._failed(one, FAILED_TO_DECODE, str(error))
-            except OSError as error:
-                yield self._failed(one, FAILED_TO_DOWNLOAD, str(error))
+            elif DOCUMENT in metas[row]:
+                yield self._pictures(one, values, partial(from_dict, metas[row][DOCUMENT]))
+            elif not values["pointer"]:
+                yield self._failed(one, FAILED_TO_DECODE, "not a document")
             else:
-                yield _explode(one, values, document)
+                while row not in done:
+                    done.update([next(read)])
+                yield done.pop(row)
+
+    def _read(
+        self, table: pa.Table, rows: list[Row], pages: list[int]
+    ) -> Iterator[tuple[int, pa.Table]]:
+        """The rows of HTML pages with their pictures, in the order that is cheap to read."""
+        pointers = [rows[row]["pointer"] for row in pages]
+        for at, data in read_pointers(pointers, self.max_bytes):
+            one, values = table.slice(pages[at], 1), rows[pages[at]]
+            if isinstance(data, PointerError):
+                yield pages[at], self._failed(one, FAILED_TO_DOWNLOAD, str(data))
+            else:
+                yield pages[at], self._pictures(one, values, partial(_page, values, data))
+
+    def _pictures(self, one: pa.Table, row: Row, parse: Callable[[], ParsedDocument]) -> pa.Table:
+        try:
+            document = parse()
+            self._check_counts(document)
+        except ValueError as error:
+            return self._failed(one, FAILED_TO_DECODE, str(error))
+        return _explode(one, row, document)
 
     def is_retryable(self, status: str, error: str) -> bool:
         """Whether a document that could not be read may be on another day."""
         return status == FAILED_TO_DOWNLOAD and error in RETRYABLE
-
-    def _document(self, values: Row) -> ParsedDocument:
-        meta = json.loads(values["meta"] or "{}")
-        if DOCUMENT in meta:
-            return from_dict(meta[DOCUMENT])
-        if not values["pointer"]:
-            raise ValueError("not a document")
-        _, data = next(read_pointers([values["pointer"]], self.max_bytes))
-        if isinstance(data, PointerError):
-            raise OSError(str(data))
-        return parse_html(data, values["url"])
 
     def _check_counts(self, document: ParsedDocument) -> None:
         if len(document.images) < self.min_images:
@@ -155,10 +178,22 @@ class DocumentImages(Map):
         return with_columns(one, {name: [value] for name, value in values.items()}, IMAGE_SCHEMA)
 
 
+def _meta(values: Row) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(values["meta"] or "{}")
+    return found
+
+
+def _page(values: Row, data: bytes) -> ParsedDocument:
+    """An HTML page, with what an archive says of it."""
+    meta = _meta(values)
+    stored = {url: StoredImage(**lies) for url, lies in meta.get("pictures", {}).items()}
+    return parse_html(data, values["url"], meta.get("charset"), stored)
+
+
 def _explode(one: pa.Table, row: Row, document: ParsedDocument) -> pa.Table:
     count, uid = len(document.images), row["uid"]
-    meta = json.loads(row["meta"] or "{}")
-    meta.pop(DOCUMENT, None)
+    # What lies where in an archive is in the rows of pictures now.
+    meta = {name: value for name, value in _meta(row).items() if name not in (DOCUMENT, "pictures")}
     rows: dict[str, list[object]] = {name: [] for name in IMAGE_SCHEMA.names}
     for number, image in enumerate(document.images):
         locator = normalise_url(image.url) if image.url else image.pointer or ""

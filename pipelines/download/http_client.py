@@ -33,12 +33,12 @@ from gristmill.pipelines.download.fetch_policy import (
     FetchPolicy,
 )
 from gristmill.pipelines.download.lenient_http import Answer, ask
-from gristmill.pipelines.download.opt_outs import OPT_OUT_HEADERS, agent_token, header_opt_out
 from gristmill.pipelines.download.pace import host_key
 from gristmill.pipelines.download.site_files import FILE_BYTES
 from gristmill.pipelines.download.site_wishes import SiteWishes
 from gristmill.pipelines.download.turns import Turns
 from gristmill.pipelines.download.urls import BadUrl, parse_url, redirect_target
+from gristmill.pipelines.opt_outs import OPT_OUT_HEADERS, agent_token, header_opt_out
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 # Answers whose Retry-After is meant for the whole host.

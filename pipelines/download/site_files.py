@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from protego import Protego
 
-from gristmill.pipelines.download.opt_outs import (
+from gristmill.pipelines.opt_outs import (
     ROBOTS_TXT,
     TDMREP,
     USAGE_IN_ROBOTS_TXT,

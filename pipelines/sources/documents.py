@@ -28,6 +28,7 @@ from gristmill.pipelines.sources.document_formats import (
     parse_document,
 )
 from gristmill.pipelines.sources.files import file_row, resolve_inside
+from gristmill.pipelines.sources.formats import ARCHIVES
 from gristmill.pipelines.sources.lines import first_objects, objects_of
 from gristmill.pipelines.sources.parquet import open_parquet, rows_of_group
 from gristmill.pipelines.sources.pointer import file_pointer, parquet_pointer
@@ -35,6 +36,7 @@ from gristmill.pipelines.sources.reasons import BROKEN_ROW_GROUP, NOT_UTF8, OUTS
 from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow
 from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.sources.values import text_of, texts_of
+from gristmill.pipelines.sources.warc import check_archive, read_warc
 from gristmill.pipelines.stage import setting
 from gristmill.pipelines.storage import Folder
 
@@ -47,7 +49,8 @@ Beside = Callable[[str], str]
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentSource(Source):
-    """Documents: JSON lines or Parquet in the form of MMC4 or OBELICS, or a folder of HTML files.
+    """Documents: JSON lines or Parquet in the form of MMC4 or OBELICS, a folder of HTML files, or
+    the pages of crawl archives (WARC).
 
     With `kind="pair"`, edit pairs: Parquet or JSON lines with two pictures (embedded, or names of
     files beside the table or below `images`, or URLs) and an instruction, under the names that
@@ -70,14 +73,19 @@ class DocumentSource(Source):
             return self._read_parquet(first, chunk.groups, rows)
         if chunk.format == "jsonl":
             return self._read_lines(first, rows)
+        if chunk.format == "warc" and self.kind == "document":
+            return read_warc(first, rows, documents=True, opt_out=self.opt_out == "header")
         raise SourceError(
             f"{first}: {self.kind}s come as .jsonl, .parquet"
-            + (" or a folder of .html" if self.kind == "document" else "")
+            + (", .warc or a folder of .html" if self.kind == "document" else "")
             + f", not as {chunk.format}"
         )
 
     def _check_columns(self, kind: str, path: str) -> None:
         """The columns of pairs by their names; that of the first lines any is a document."""
+        if kind in ARCHIVES:
+            check_archive(path, kind, self.kind)
+            return
         if kind in ("parquet", "hf"):
             with open_url(path) as opened:
                 names: list[str] = open_parquet(path, opened).schema_arrow.names

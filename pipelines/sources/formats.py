@@ -20,7 +20,10 @@ from gristmill.pipelines.tar_samples import TAR_ENDINGS
 
 FORMATS = (
     "auto", "parquet", "hf", "csv", "tsv", "jsonl", "txt", "coco", "folder", "tars", "img2dataset",
+    "warc", "wat",
 )  # fmt: skip
+# Of web crawls.
+ARCHIVES = ("warc", "wat")
 _BY_ENDING = {
     ".parquet": "parquet",
     ".csv": "csv",
@@ -29,10 +32,13 @@ _BY_ENDING = {
     ".ndjson": "jsonl",
     ".json": "coco",
     ".txt": "txt",
+    # Before what a WAT's longer name ends in.
+    ".wat": "wat",
+    ".warc": "warc",
 }
 # What Hugging Face calls the table of a folder of pictures.
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-PACKED = (".gz", ".bz2", ".xz", ".zst")
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 _PARQUET = b"PAR1"
 # Thumbnails of a Synology, what a Mac packs, what Windows throws away.
 _OF_MACHINES = ("@eaDir", "__MACOSX", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini")
@@ -66,6 +72,8 @@ def format_by_content(url: str) -> str | None:
             return None
     if head[257:262] == b"ustar":
         return "tars"
+    if head.startswith(b"WARC/"):
+        return "warc"
     try:
         # The last character may be cut.
         text = head.decode("utf-8-sig", "strict" if len(head) < _HEAD else "ignore")
@@ -172,7 +180,12 @@ def _detect_folder(kind: str, url: str) -> list[tuple[str, str]]:
         return [("tars", folder.join_url(name)) for name in tars]
     if kind in ("parquet", "hf") or (kind == "auto" and parquets):
         return [pair for name in parquets for pair in detect("auto", folder.join_url(name))]
-    if kind in ("csv", "tsv", "jsonl", "txt", "coco"):
+    for archive in ARCHIVES if kind == "auto" else ():
+        # A WAT says again what the WARC beside it holds.
+        if any(format_of(name) == archive for name in files):
+            kind = archive
+            break
+    if kind in ("csv", "tsv", "jsonl", "txt", "coco", *ARCHIVES):
         return [(kind, folder.join_url(name)) for name in files if format_of(name) == kind]
     return (_below(folder) if kind == "auto" else []) or [("folder", url)]
 

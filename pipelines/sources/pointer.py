@@ -6,6 +6,8 @@ tarz:<url>#<n>                      the n-th member of a compressed tar
 parquet:<url>#<group>/<row>/<path>  a cell of a Parquet file; path has a dot for a struct's field,
                                     and [n] for the n-th of a list
 data:<type>;base64,<bytes>          the bytes themselves, as RFC 2397 spells them
+warc:<url>#<offset>+<size>          what was received, in a record of a crawl archive
+warcz:<url>#<n>                     the same in the n-th record of one that is read in turn only
 """
 
 from __future__ import annotations
@@ -37,10 +39,16 @@ from gristmill.pipelines.patience import (
     patiently,
     waits,
 )
+from gristmill.pipelines.sources.warc_records import WarcRecord, parse_record, read_records
+from gristmill.pipelines.sources.web_payload import PayloadError, payload_of
 
+# Headers of a record, and what packing may add.
+_RECORD_HEAD = 2**21
 READ_ERROR, NOT_FOUND, UNREADABLE = "read error", "file not found", "file not readable"
 TRUNCATED = "truncated file"
 BROKEN_DATA = "broken data url"
+# Kinds that are read once for all pointers into a file.
+_GROUPED = ("tarz", "warcz", "parquet")
 # Another day the storage may say otherwise.
 RETRYABLE = frozenset({READ_ERROR, NOT_FOUND, UNREADABLE, TRUNCATED})
 # What a file system says of names that none of its files can have.
@@ -71,6 +79,16 @@ def compressed_tar_pointer(url: str, member: int) -> str:
     return f"tarz:{url}#{member}"
 
 
+def warc_pointer(url: str, offset: int, size: int) -> str:
+    """What a record of a crawl archive holds, by where the record lies."""
+    return f"warc:{url}#{offset}+{size}"
+
+
+def packed_warc_pointer(url: str, record: int) -> str:
+    """The same of the `record`-th record of a file that is read from its beginning only."""
+    return f"warcz:{url}#{record}"
+
+
 def parquet_pointer(url: str, group: int, row: int, path: str) -> str:
     """A cell of a Parquet file."""
     return f"parquet:{url}#{group}/{row}/{path}"
@@ -82,7 +100,8 @@ def read_pointers(
     """Yield (index, bytes) or (index, why not) for each pointer, in the order that is cheap to
     read.
 
-    Compressed tars and Parquet row groups are read once for all pointers into them. What cannot be
+    Compressed tars, archives that are read in turn and Parquet row groups are read once for all
+    pointers into them. What cannot be
     read is tried again with back-off, all of it together, after the rest. Raises `StorageError`
     where the storage does not answer at all, which is no verdict on a row.
     """
@@ -110,7 +129,7 @@ def _read_all(
     grouped: dict[tuple[str, str], list[int]] = {}
     for i in wanted:
         kind, _, rest = pointers[i].partition(":")
-        if kind in ("tarz", "parquet"):
+        if kind in _GROUPED:
             url, place = _split(rest)
             group = place.partition("/")[0] if kind == "parquet" else ""
             grouped.setdefault((f"{kind}:{url}", group), []).append(i)
@@ -121,11 +140,11 @@ def _read_all(
     for (start, group), indices in grouped.items():
         kind, _, url = start.partition(":")
         places = {i: _split(pointers[i])[1] for i in indices}
-        reader = (
-            _read_cells(url, int(group), places, max_bytes)
-            if kind == "parquet"
-            else _read_members(url, places, max_bytes)
-        )
+        reader: Iterator[tuple[int, bytes | Exception]]
+        if kind == "parquet":
+            reader = _read_cells(url, int(group), places, max_bytes)
+        else:
+            reader = (_read_members if kind == "tarz" else _read_records)(url, places, max_bytes)
         done: set[int] = set()
         try:
             for i, data in reader:
@@ -173,7 +192,7 @@ def _reason(error: Exception, pointer: str) -> str:
         return "not a file"
     kind, _, url = pointer.partition(":")
     if kind != "file":
-        url = url.rpartition("#")[0] if kind == "tar" else _split(url)[0]
+        url = _split(url)[0] if kind in _GROUPED else url.rpartition("#")[0]
     try:
         fs, path = locate(url)
         patiently(lambda: fs.info(path))
@@ -198,15 +217,20 @@ def _guarded(pointer: str, max_bytes: int) -> bytes | Exception:
             return heard(lambda: _read_file(rest, max_bytes), limit)
         if kind == "data":
             return _read_data(rest, max_bytes)
-        if kind == "tar":
+        if kind in ("tar", "warc"):
             url, _, place = rest.rpartition("#")
             offset, size = (int(number) for number in place.split("+"))
-            if size > max_bytes:
+            if size > max_bytes + (_RECORD_HEAD if kind == "warc" else 0):
                 return PointerError("too large")
             fs, path = locate(url)
             end = offset + size
             data = heard(lambda: fs.cat_file(path, start=offset, end=end, **exact(fs)), limit)
-            return bytes(data) if len(data) == size else WrongBytesError("it ends early")
+            if len(data) != size:
+                return WrongBytesError("it ends early")
+            if kind == "tar":
+                return bytes(data)
+            record = parse_record(bytes(data), max_bytes + 1)
+            return WrongBytesError("no record") if record is None else _received(record, max_bytes)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _NO_NAME:
             return PointerError(NOT_FOUND)
@@ -260,6 +284,30 @@ def _read_members(
                 found = opened.read() if opened else PointerError("not a file")
             for i in wanted[number]:
                 yield i, found
+
+
+def _read_records(
+    url: str, places: dict[int, str], max_bytes: int
+) -> Iterator[tuple[int, bytes | Exception]]:
+    wanted: dict[int, list[int]] = {}
+    for i, place in places.items():
+        wanted.setdefault(int(place), []).append(i)
+    for record in read_records(url, lambda r: max_bytes + 1 if r.number in wanted else 0):
+        for i in wanted.pop(record.number, ()):
+            yield i, _received(record, max_bytes)
+        if not wanted:
+            return
+
+
+def _received(record: WarcRecord, max_bytes: int) -> bytes | Exception:
+    if record.problem:
+        # It was whole when it was listed.
+        return WrongBytesError(record.problem)
+    try:
+        data = payload_of(record, max_bytes)
+    except PayloadError as error:
+        return PointerError(str(error))
+    return PointerError("too large") if record.more or len(data) > max_bytes else data
 
 
 def _read_cells(

@@ -40,6 +40,17 @@ NO_FILE_NAME = "no file name"
 # Of documents.
 BROKEN_DOCUMENT = "broken document"
 OUTSIDE_TEXT = "picture outside the text"
+# Of crawl archives.
+BROKEN_RECORD = "broken record"
+TRUNCATED_RECORD = "truncated record"
+BROKEN_PAYLOAD = "payload not decodable"
+LARGE_PAGE = "page too large"
+NOT_A_PAGE = "not a page"
+REVISIT = "revisit of an earlier record"
+NO_IMG = "page without pictures"
+NO_ALT = "no alt text"
+NOT_WEB = "not an http address"
+OF_NO_PAGE = "picture of no page"
 # Of an img2dataset folder.
 NOT_IN_PARQUET = "member without a line in the parquet"
 

@@ -19,6 +19,7 @@ from gristmill.pipelines.sources.columns import ColumnMap
 from gristmill.pipelines.sources.delimited import check_delimited, read_delimited
 from gristmill.pipelines.sources.files import is_taken, read_folder, sidecar_names, sidecars_of
 from gristmill.pipelines.sources.formats import (
+    ARCHIVES,
     FORMATS,
     METADATA,
     detect,
@@ -46,6 +47,8 @@ from gristmill.pipelines.sources.tars import (
     read_tar,
     skipped_members,
 )
+from gristmill.pipelines.sources.warc import check_archive, read_warc
+from gristmill.pipelines.sources.wat import read_wat
 from gristmill.pipelines.stage import ManifestEntry, Read, require_choice, setting
 from gristmill.pipelines.storage import Folder
 from gristmill.pipelines.tar_samples import DOT_FILES
@@ -98,6 +101,9 @@ class Source(Read):
     extensions: tuple[str, ...] = ()
     # Most captions of one image, the first of them; 0: all. They come to lie in one part.
     captions_per_image: int = setting(1_000, unit="captions", low=0, later=True)
+    # Pages of crawl archives, and pictures in them, whose headers or meta tags forbid training come
+    # in failed; "off": they are taken.
+    opt_out: str = setting("header", choices=("header", "off"), later=True)
     # Only about so many rows, the first of places spread over the source; 0: all.
     sample: int = setting(0, unit="rows", low=0)
 
@@ -105,6 +111,7 @@ class Source(Read):
         """Validate the fields."""
         require_choice(self, "format")
         require_choice(self, "kind")
+        require_choice(self, "opt_out")
         if not self.path:
             raise ConfigurationError("the source has no path; give one with --source")
         if not is_utf8_name(self.path):
@@ -157,7 +164,7 @@ class Source(Read):
         tables = [
             (kind, path)
             for kind, path in self._inputs()
-            if kind in ("parquet", "hf", "csv", "tsv", "jsonl")
+            if kind in ("parquet", "hf", "csv", "tsv", "jsonl", *ARCHIVES)
         ]
         for kind, path in spread(tables, _PLACES):
             self._check_columns(kind, path)
@@ -186,6 +193,8 @@ class Source(Read):
             check_parquet(path, columns, rows)
         elif kind == "jsonl":
             check_json_lines(path, columns, rows)
+        elif kind in ARCHIVES:
+            check_archive(path, kind, self.kind)
         else:
             check_delimited(path, "\t" if kind == "tsv" else ",", columns, rows)
 
@@ -252,6 +261,10 @@ class Source(Read):
             return read_url_list(first, rows)
         if chunk.format == "coco":
             return read_coco(first, ImageFiles(Folder(self.images)) if self.images else None, rows)
+        if chunk.format == "warc":
+            return read_warc(first, rows, opt_out=self.opt_out == "header")
+        if chunk.format == "wat":
+            return read_wat(first, rows, opt_out=self.opt_out == "header")
         if chunk.format == "img2dataset":
             return read_img2dataset(first, chunk.files[1], columns, rows)
         return read_tar(first, columns, rows)

@@ -21,8 +21,8 @@ from gristmill.pipelines.download.fetch_policy import NOT_ASKED, USER_AGENT, Fet
 from gristmill.pipelines.download.fetching import Fetching
 from gristmill.pipelines.download.http_client import Fetcher
 from gristmill.pipelines.download.images import Download
-from gristmill.pipelines.download.opt_outs import OPT_OUTS
 from gristmill.pipelines.download.pace import LocalPace
+from gristmill.pipelines.opt_outs import OPT_OUTS
 from gristmill.pipelines.schema import FAILED_TO_DOWNLOAD
 from gristmill.pipelines.sources.row_builder import RowBuilder, url_row
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from gristmill.pipelines.download.opt_outs import ROBOTS_TXT, TDMREP, USAGE_IN_ROBOTS_TXT
 from gristmill.pipelines.download.site_files import FILE_BYTES, read_robots, read_tdmrep
+from gristmill.pipelines.opt_outs import ROBOTS_TXT, TDMREP, USAGE_IN_ROBOTS_TXT
 
 # Name -> robots.txt, paths that it allows us ("ExampleBot"), paths that it does not.
 SHAPES: dict[str, tuple[bytes, tuple[str, ...], tuple[str, ...]]] = {

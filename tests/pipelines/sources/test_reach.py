@@ -44,12 +44,13 @@ def written(form: str) -> bytes:
 
 
 def packed(data: bytes, ending: str) -> bytes:
-    if ending == "zst":
-        return bytes(pa.compress(data, codec="zstd", asbytes=True))
+    if ending in ("zst", "lz4"):
+        codec = {"zst": "zstd", "lz4": "lz4"}[ending]
+        return bytes(pa.compress(data, codec=codec, asbytes=True))
     return {"": bytes, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[ending](data)
 
 
-@pytest.mark.parametrize("ending", ["", "gz", "bz2", "xz", "zst"])
+@pytest.mark.parametrize("ending", ["", "gz", "bz2", "xz", "zst", "lz4"])
 @pytest.mark.parametrize("form", ["jsonl", "json", "txt", "csv", "tsv"])
 def test_a_name_that_tells_nothing_is_no_hindrance(tmp_path: Path, form: str, ending: str) -> None:
     data = packed(written(form), ending)

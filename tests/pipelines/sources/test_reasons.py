@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from source_files import jpeg, read, write_tar
+from warc_files import HTML, Answer, write_warc
 
 from gristmill.pipelines import tar_samples
 from gristmill.pipelines.sources import reasons
 from gristmill.pipelines.sources.documents import DocumentSource
+from gristmill.pipelines.sources.warc import LARGEST_PAGE
 
 DOCS = Path(__file__).parents[3] / "docs" / "formats.md"
 
@@ -59,6 +61,24 @@ def coco(images: list[Any], captions: list[Any], *files: str) -> Any:
             (folder / name).write_bytes(jpeg())
         (folder / "c.json").write_text(json.dumps({"images": images, "annotations": captions}))
         return read(folder / "c.json", images=str(folder / "im"))
+
+    return make
+
+
+def archive(body: bytes, type: str = HTML, cut: bool = False, harm: int = 0, **said: Any) -> Any:
+    """A crawl archive of a sound page and such a record; `harm`: a byte of it that is not so."""
+
+    def make(folder: Path) -> list[dict[str, Any]]:
+        answers = [
+            Answer("http://h.test/a", b"<img src=c alt=c>"),
+            Answer("http://h.test/b", body, type, **said),
+        ]
+        path = write_warc(folder / "a.warc.gz", answers)
+        data = bytearray(path.read_bytes())
+        if harm:
+            data[harm] ^= 0xFF
+        path.write_bytes(data[:-40] if cut else data)
+        return read(path)
 
     return make
 
@@ -176,6 +196,16 @@ MADE = {
     tar_samples.REPEATED_MEMBER: tar(("0.jpg", b"x"), ("0.jpg", b"y")),
     tar_samples.SEVERAL_PICTURES: tar(("0.jpg", b"x"), ("0.png", b"y")),
     tar_samples.DEAD_LINK: tar(("0.jpg", "none.jpg")),
+    reasons.BROKEN_RECORD: archive(b"", harm=-8),
+    reasons.TRUNCATED_RECORD: archive(b"", cut=True),
+    reasons.BROKEN_PAYLOAD: archive(b"\x1f\x8b\x08", headers=[("Content-Encoding", "gzip")]),
+    reasons.LARGE_PAGE: archive(b" " * (LARGEST_PAGE + 1)),
+    reasons.NOT_A_PAGE: archive(b"%PDF", "application/pdf"),
+    reasons.REVISIT: archive(b"", kind="revisit"),
+    reasons.NO_IMG: archive(b"<html>"),
+    reasons.NO_ALT: archive(b"<img src=a.jpg>"),
+    reasons.NOT_WEB: archive(b"<img src=data:x alt=y>"),
+    reasons.OF_NO_PAGE: archive(b"x", "image/jpeg"),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gristmill.pipelines.download.opt_outs import (
+from gristmill.pipelines.opt_outs import (
     CONTENT_USAGE,
     OPT_OUTS,
     ROBOTS_HEADER,
