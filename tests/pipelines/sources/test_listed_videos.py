@@ -113,6 +113,7 @@ def folder_of(folder: Path, *names: str) -> str:
     return str(folder)
 
 
+@pytest.mark.filterwarnings("ignore::gristmill.catalogs.catalog.CatalogWarning")
 @pytest.mark.parametrize("name", SETS)
 def test_a_published_list_gives_its_stretches(name: str, tmp_path: Path) -> None:
     form, line, expected, files = SETS[name]

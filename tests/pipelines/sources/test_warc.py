@@ -299,7 +299,7 @@ def test_what_is_no_archive_of_pages_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="does not begin with a record"):
         Source(path=str(tmp_path / "b.warc.gz")).check_columns()
     (tmp_path / "a.warc.wet.gz").write_bytes(b"")
-    with pytest.raises(SourceError, match="cannot be told from its ending"):
+    with pytest.raises(SourceError, match="the format cannot be told"):
         Source(path=str(tmp_path / "a.warc.wet.gz")).check_columns()
 
 
