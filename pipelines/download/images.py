@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.download.resize import (
+    NO_HEIC,
     Boxes,
     ResizedImage,
     ResizeSettings,
@@ -78,6 +79,10 @@ class Download(Resizing, FetchAndDecode):
             TLS.name: TLS_FACTS,
         }
         return {name: fact for name, fact in facts.items() if name in self.writes().names}
+
+    def is_retryable(self, status: str, error: str) -> bool:
+        """Whether a failed row may succeed on another day, or with what it lacks installed."""
+        return super().is_retryable(status, error) or error == NO_HEIC
 
     def reads(self) -> tuple[str, ...]:
         """The columns of a row."""
