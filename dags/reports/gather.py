@@ -173,7 +173,7 @@ class _Gatherer:
     def _quantiles(self) -> list[tuple[str, float]]:
         found = []
         for node in self.keeps:
-            folder = self.folder.sub(self.layout.node_folder(node))
+            folder = self.folder.sub(self.layout.last_folder(node))
             table = load_saved_table(folder, "saved/quantiles.parquet")
             found += [(row["quantile"], row["value"]) for row in table.to_pylist()]
         return found

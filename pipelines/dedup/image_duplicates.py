@@ -47,6 +47,7 @@ from gristmill.pipelines.dedup.part_arrays import (
     parts_together,
     rows_of_parts,
 )
+from gristmill.pipelines.dedup.standing import Standing
 from gristmill.pipelines.images.perceptual_hash import THUMBNAIL_BYTES
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
@@ -64,7 +65,8 @@ class Duplicates(Global):
     """Name, for every image that is a copy, the image that stays.
 
     The survivor of a component has the most pixels as received, then the best `prefer` columns,
-    then the lowest image_id. A copy of a copy counts: components are single-link, which is why
+    then the lowest image_id; one that was kept before the others were added comes first of all. A
+    copy of a copy counts: components are single-link, which is why
     `radius` and `thumbnail_tolerance` are set for precision.
     """
 
@@ -135,10 +137,11 @@ class Duplicates(Global):
         """What was decided, for each row of a part."""
         found = workspace.load_part("decided", part)
         group, copy = hex_digests(found["group"]), pa.array(found["is_copy"])
+        survivor = hex_digests(found["survivor"])
         kinds = pa.array(_KINDS).take(pa.array(found["kind"]))
         return pa.table(
             [
-                pc.if_else(copy, group, None),
+                pc.if_else(copy, survivor, None),
                 pc.if_else(copy, kinds, None),
                 group,
                 pa.array(found["size"]),
@@ -234,17 +237,25 @@ class Duplicates(Global):
         if self.near:
             looks = np.stack([hashes, workspace.load("looks")], axis=1)
             edges.append(_equal_rows(looks))
+        if workspace.first_part:
+            # Captions of one image that came with several lists.
+            edges.append(_equal_rows(ids))
         label = components(np.concatenate([NO_PAIRS, *edges]), n)
         keys = preference(np.asarray(ids), np.asarray(workspace.load("preferred")))
-        survivor, size = leaders(label, [*keys, -np.asarray(workspace.load("area"))])
+        stands = Standing(workspace, "row_starts", "row_image", n)
+        area = -np.asarray(workspace.load("area"))
+        survivor, size = leaders(label, [*keys, area, stands.rank])
+        # Not copies of each other, whichever lists they came with.
+        same_image = (ids == ids[survivor]).all(axis=1) & (workspace.first_part > 0)
         same_bytes = (sha256 == sha256[survivor]).all(axis=1)
         same_pixels = (pixel_hash == pixel_hash[survivor]).all(axis=1)
         kind = np.where(same_bytes, 0, np.where(same_pixels, 1, 2)).astype(np.int8)
         decided = rows_of_parts(
             workspace.load("row_starts"),
             workspace.load("row_image"),
-            group=ids[survivor],
-            is_copy=survivor != np.arange(n),
+            group=stands.digests("duplicate_group", ids)[survivor],
+            survivor=ids[survivor],
+            is_copy=(survivor != np.arange(n)) & ~same_image,
             kind=kind,
             size=size.astype(np.int32),
             distance=np.bitwise_count(hashes ^ hashes[survivor]).astype(np.int32),
