@@ -129,8 +129,8 @@ def make_home(home: Path, dag: Dag | None = None) -> None:
 
 
 def draw(folder: Path, numbers: Iterable[int], *, as_of: int = 0, side: int = 20) -> None:
-    """Pictures with their numbers as captions, `side` pixels high; those of a number that is `as_of`
-    smaller look the same, but for their size."""
+    """Pictures with their numbers as captions, `side` pixels high; each looks as that of the number
+    that is `as_of` smaller."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in numbers:
         pixels = np.random.default_rng(i - as_of).integers(0, 255, (20, 20, 3), np.uint8)

@@ -16,14 +16,18 @@ KEPT_BEFORE, NEW, NOT_KEPT = 0, 1, 2
 class Standing:
     """Which of some things (images, clips, captions) were kept before the list that is judged now.
 
-    `row_starts` and `row_thing` name saved arrays: which of the `count` things each row of all
-    parts is of, -1 for none, and where in it a part begins. Of a first list, all are new.
+    `things` says which of the `count` things each row of all parts is of, -1 for none, `starts`
+    where in it a part begins. Of a first list, all are new.
     """
 
-    def __init__(self, workspace: Workspace, row_starts: str, row_thing: str, count: int) -> None:
-        self._workspace = workspace
-        self._starts = np.asarray(workspace.load(row_starts))
-        self._things = np.asarray(workspace.load(row_thing))
+    def __init__(
+        self,
+        workspace: Workspace,
+        starts: NDArray[np.int64],
+        things: NDArray[np.int64],
+        count: int,
+    ) -> None:
+        self._workspace, self._starts, self._things = workspace, starts, things
         # [count] of the ranks above.
         self.rank: NDArray[np.int8] = np.full(count, NEW, np.int8)
         if workspace.first_part:
@@ -36,12 +40,10 @@ class Standing:
         for part in range(self._workspace.first_part):
             things = self._rows(part)
             kept = self._workspace.judged(part, [])["kept"].to_numpy()
-            there = things >= 0
+            gone = things[(things >= 0) & ~kept]
             # A thing is kept if one of its rows is.
-            self.rank[things[there & ~kept]] = np.where(
-                self.rank[things[there & ~kept]] == KEPT_BEFORE, KEPT_BEFORE, NOT_KEPT
-            )
-            self.rank[things[there & kept]] = KEPT_BEFORE
+            self.rank[gone[self.rank[gone] != KEPT_BEFORE]] = NOT_KEPT
+            self.rank[things[(things >= 0) & kept]] = KEPT_BEFORE
 
     def digests(self, column: str, own: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """128-bit digests [count, 2] that name the group of each thing: `own`, but of things that

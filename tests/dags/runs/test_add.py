@@ -6,7 +6,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-import pytest
 from run_world import KEPT, ROWS, add_here, captions, contents, draw, make_home, wide_dag
 
 from gristmill.dags.runs.verify import verify_run
