@@ -9,6 +9,7 @@ import typer
 from gristmill.pipelines.key_value import key_value
 
 if TYPE_CHECKING:
+    from gristmill.catalogs.catalog import SourceFields
     from gristmill.dags.graph import Dag
 
 Recipe = Annotated[
@@ -63,9 +64,20 @@ def make_dag(
     without: list[str] | None,
 ) -> Dag:
     """The Dag that a command names, with its source and its settings; nothing of it is read."""
-    from gristmill.catalogs.catalog import SourceFields, resolve
     from gristmill.dags.recipes.find import find_dag
     from gristmill.dags.settings import apply_settings
+
+    found = find_dag(recipe, source_fields(source, images, columns))
+    dag = apply_settings(found, settings or [])
+    # A node that has nothing to do is out already.
+    return dag.without(*(n for n in without or () if n in dag.nodes or n not in found.nodes))
+
+
+def source_fields(
+    source: str | None, images: str | None, columns: list[str] | None
+) -> SourceFields:
+    """Fields of a source, as a command names them."""
+    from gristmill.catalogs.catalog import resolve
 
     fields: SourceFields = resolve(source) if source is not None else {}
     if images is not None:
@@ -76,7 +88,4 @@ def make_dag(
         mapping[ours] = theirs
     if mapping:
         fields["columns"] = {**fields.get("columns", {}), **mapping}
-    found = find_dag(recipe, fields)
-    dag = apply_settings(found, settings or [])
-    # A node that has nothing to do is out already.
-    return dag.without(*(n for n in without or () if n in dag.nodes or n not in found.nodes))
+    return fields

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypedDict, TypeVar
+from typing import Any, ClassVar, Self, TypedDict, TypeVar
 
 import pyarrow as pa
 
@@ -177,6 +177,10 @@ class Read(Stage):
     def most_captions(self) -> int:
         """Rows of one image that are taken, the first of them; 0: all."""
         return 0
+
+    def absolute(self) -> Self:
+        """The same source, by paths that mean the same in any folder."""
+        return self
 
     def notes(self) -> list[str]:
         """What a person should know about what was left aside, one line each."""

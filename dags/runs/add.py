@@ -4,6 +4,7 @@ their own; nothing that is there is done again, and what is kept already wins.""
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,8 +46,8 @@ class Added:
 def added_source(
     layout: RunLayout, fields: Mapping[str, Any], settings: Sequence[str] = ()
 ) -> Read:
-    """How a list is read that is added to a run: as the first was, but for what is said of it.
-    `settings` are texts such as `source.captions_per_image=5`.
+    """How a list is read that is added to a run: as the first was, but for what is said of it, by
+    paths as they are here. `settings` are texts such as `source.captions_per_image=5`.
 
     Raises `ConfigurationError` for fields that the run's source does not have."""
     node = layout.dag.source
@@ -72,7 +73,11 @@ def added_source(
             )
     stage = apply_settings(dag, settings).stage(node)
     assert isinstance(stage, Read)
-    return stage
+    here = os.getcwd()
+    with where_it_ran(layout):
+        moved = os.getcwd() != here
+    # Relative paths of a run start where it was started.
+    return stage.absolute() if moved else stage
 
 
 def add(
