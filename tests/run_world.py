@@ -150,9 +150,14 @@ def add_here(home: Path, path: str | None, out: str = "run", **changes: int) -> 
 def copy_home(home: Path, to: Path) -> Path:
     """All of it elsewhere, as if it had been run there. Returns the run's folder."""
     shutil.copytree(home, to)
-    run = Folder(str(to / "run"))
-    write_sealed(run, "run.json", read_sealed(run, "run.json") | {"cwd": str(to)})
+    copy_cwd(to / "run")
     return to / "run"
+
+
+def copy_cwd(out: Path) -> None:
+    """Have a run say that it was started where it lies now."""
+    run = Folder(str(out))
+    write_sealed(run, "run.json", read_sealed(run, "run.json") | {"cwd": str(out.parent)})
 
 
 def captions(out: Path) -> set[str]:

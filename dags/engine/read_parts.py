@@ -13,30 +13,29 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gristmill.dags.engine.attempt import Attempt
 from gristmill.dags.engine.checked import copy_checked
 from gristmill.dags.engine.cut_record import first_part, first_row, write_cut
+from gristmill.dags.engine.known_rows import REPEATED, read_rows
 from gristmill.dags.engine.operators import DROPPED_SCHEMA
 from gristmill.dags.engine.records import Record
 from gristmill.dags.engine.rows import make_scratch
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, PartStore, RunLayout
 from gristmill.dags.graph import Dag
 from gristmill.errors import SourceError
-from gristmill.pipelines.database import open_database, read_stream
+from gristmill.pipelines.database import open_database
 from gristmill.pipelines.patience import is_of_storage, may_heal, waits
 from gristmill.pipelines.schema import ROW
 from gristmill.pipelines.stage import Needs
 
 _Found = TypeVar("_Found")
-REPEATED = "repeated row"
 TOO_MANY = "above source.captions_per_image"
 # Rows with the first of their image and of their kind, which may be of a list before, and the place
 # of each caption among those of its image; of a row that is there twice, among its repetitions.
@@ -170,12 +169,7 @@ def cut_parts(layout: RunLayout, chunks: int) -> int:
     with contextlib.ExitStack() as stack:
         stack.callback(_remove, scratch)
         database = stack.enter_context(open_database(scratch, memory=SORT_MEMORY))
-        made = "CREATE TEMP TABLE there AS SELECT * FROM known"
-        read_stream(
-            database, "known", _known_rows(store, [records[part] for part in records]), made
-        )
-        made = "CREATE TEMP TABLE rows AS SELECT * FROM scanned"
-        read_stream(database, "scanned", _scanned(layout, chunks, scratch), made)
+        read_rows(database, layout, _scanned(layout, chunks, scratch))
         reader = database.sql(_SORTED).to_arrow_reader(min(10_000, max(layout.dag.part_rows, 100)))
         for table in _cut(reader, layout.dag.part_rows, most):
             records[number] = _write(store, number, table, most, time.perf_counter() - start)
@@ -186,29 +180,6 @@ def cut_parts(layout: RunLayout, chunks: int) -> int:
     store.replace(records)
     write_cut(layout, number, rows, chunks)
     return number
-
-
-_KNOWN = pa.schema(
-    [pa.field("uid", pa.string()), pa.field("image_id", pa.string()), pa.field("row", pa.int64())]
-)
-
-
-def _known_rows(store: PartStore, records: Sequence[Record]) -> pa.RecordBatchReader:
-    """The rows of the lists before, each once; without image those that an image had too many
-    of."""
-
-    def read() -> Iterator[pa.RecordBatch]:
-        for record in records:
-            tables = [store.table(record, ROWS, _KNOWN.names)]
-            if DROPPED_ROWS in record.files:
-                aside = store.table(record, DROPPED_ROWS)
-                aside = aside.filter(pc.not_equal(aside["reason"], REPEATED))
-                image = pa.nulls(len(aside), pa.string())
-                tables.append(aside.select(["uid", "row"]).append_column("image_id", image))
-            for table in tables:
-                yield from table.select(_KNOWN.names).cast(_KNOWN).to_batches()
-
-    return pa.RecordBatchReader.from_batches(_KNOWN, read())
 
 
 def _remove(path: str) -> None:

@@ -132,7 +132,7 @@ def _next(layout: RunLayout, source: Read | None, limit: int) -> RunLayout | str
         stays, open_one = there, there[-1] if is_open else None
     if source is None:
         if not is_open:
-            return "no list is on its way; say which with --source"
+            raise ConfigurationError("no list is on its way; give the list with --source")
         return layout
     found = _described(layout, source, limit)
     if open_one is not None:
