@@ -109,7 +109,8 @@ def reopen(layout: RunLayout, node: str) -> None:
     assert isinstance(stage, Write)
     folder = layout.folder.sub(layout.last_folder(node))
     folder.remove("finished.json")
-    folder.remove(f"{PHASE}{stage.phases()[-1].name}")
+    for phase in stage.phases()[-1:]:
+        folder.remove(f"{PHASE}{phase.name}")
 
 
 def finish(layout: RunLayout, node: str, parts: int) -> None:

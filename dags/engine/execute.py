@@ -163,6 +163,7 @@ class _Execution:
         self.first = self.parts = 0
         # Rows of all lists up to it: about, until its parts are cut.
         self.rows = PARTS * layout.dag.part_rows
+        # Parts of each node that were there before.
         self.reused = dict.fromkeys(self.dag.nodes, first_part(lists[0]))
         self.resources = ResourceWatch(layout.folder, options.min_free_gb)
         self._runner: Runner | None = None
@@ -241,7 +242,7 @@ class _Execution:
             found = None
         for note in ask_source(self.dag, stage.notes) if found is None else ():
             self.progress.note(note)
-        self._reuse(node, 0 if found is None else found - self.first)
+        self.reused[node] += 0 if found is None else found - self.first
         if found is None:
             chunks = len(ask_source(self.dag, stage.chunks))
             self.progress.start(node, chunks, None)
@@ -260,10 +261,6 @@ class _Execution:
             self.layout.store(node).settle()
             self.progress.finish(node)
         self.parts, self.rows = found, rows_of_source(self.layout)
-
-    def _reuse(self, node: str, parts: int) -> None:
-        """Remember that so many parts of the list at work were there before."""
-        self.reused[node] += parts
 
     def _scan_until(self, scan: Operator, chunks: int) -> int:
         rows = 0
@@ -302,7 +299,7 @@ class _Execution:
             store.gather()
             now = store.records()
             files = {n: now[n].files["rows"]["name"] for n in every}
-            self._reuse(node, sum(before[node].get(n) == name for n, name in files.items()))
+            self.reused[node] += sum(before[node].get(n) == name for n, name in files.items())
 
     def _operator(self, group: Sequence[str]) -> PartOperator:
         supervision = self.options.supervision
@@ -323,7 +320,7 @@ class _Execution:
         parts = range(self.first, self.parts)
         if fresh and isinstance(stage, Global):
             fresh = self._names(node).keys() >= set(parts)
-        self._reuse(node, len(parts) if fresh else 0)
+        self.reused[node] += len(parts) if fresh else 0
         if not fresh:
             self.lock.check()
             # A list that is added replaces nothing.

@@ -109,9 +109,7 @@ class RunLayout:
         """How the last list is read."""
         if self.additions:
             return self.additions[-1].source
-        stage = self.dag.stage(self.dag.source)
-        assert isinstance(stage, Read)
-        return stage
+        return cast(Read, self.dag.stage(self.dag.source))
 
     @property
     def rows_to_take(self) -> int:
@@ -379,7 +377,8 @@ class PartStore:
 
     def array(self, record: Record, kind: str) -> NDArray[np.generic]:
         """An array of a committed part."""
-        return parse_array(read_checked(self.folder, record.files[kind]))
+        data = io.BytesIO(read_checked(self.folder, record.files[kind]))
+        return cast(NDArray[np.generic], np.lib.format.read_array(data, allow_pickle=False))
 
     @contextlib.contextmanager
     def attempt(self, part: int) -> Iterator[Attempt]:
@@ -397,9 +396,3 @@ def _is_there(file: FileRecord, sizes: Mapping[str, int]) -> bool:
     if "start" not in file:
         return size == file["size"]
     return size is not None and size >= file["start"] + file["size"]
-
-
-def parse_array(data: bytes) -> NDArray[np.generic]:
-    """A .npy file."""
-    found: NDArray[np.generic] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    return found
