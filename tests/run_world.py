@@ -139,12 +139,13 @@ def draw(folder: Path, numbers: Iterable[int], *, as_of: int = 0, side: int = 20
         (folder / f"{i:02d}.txt").write_text(f"number {i}")
 
 
-def add_here(home: Path, path: str | None, out: str = "run", **changes: int) -> Added:
-    """Add a list to a run, from `home`; `changes` are of the options, but for `limit`."""
-    limit = changes.pop("limit", 0)
+def add_here(
+    home: Path, path: str | None, out: str = "run", *, limit: int = 0, **fields: str
+) -> Added:
+    """Add a list to a run, from `home`; `fields` are of its source."""
     with contextlib.chdir(home), make_progress(None, True, log=None) as progress:
-        source = None if path is None else added_source(open_run(out), {"path": path})
-        return add(out, source, options(**changes), progress, limit=limit)
+        source = None if path is None else added_source(open_run(out), {"path": path, **fields})
+        return add(out, source, options(), progress, limit=limit)
 
 
 def copy_home(home: Path, to: Path) -> Path:
