@@ -151,14 +151,14 @@ def add_here(
 def copy_home(home: Path, to: Path) -> Path:
     """All of it elsewhere, as if it had been run there. Returns the run's folder."""
     shutil.copytree(home, to)
-    copy_cwd(to / "run")
+    copy_cwd(to / "run", to)
     return to / "run"
 
 
-def copy_cwd(out: Path) -> None:
-    """Have a run say that it was started where it lies now."""
+def copy_cwd(out: Path, home: Path) -> None:
+    """Have a run say that it was started there."""
     run = Folder(str(out))
-    write_sealed(run, "run.json", read_sealed(run, "run.json") | {"cwd": str(out.parent)})
+    write_sealed(run, "run.json", read_sealed(run, "run.json") | {"cwd": str(home)})
 
 
 def captions(out: Path) -> set[str]:

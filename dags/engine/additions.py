@@ -21,7 +21,7 @@ import xxhash
 from gristmill.dags.dag_yaml import stage_fields
 from gristmill.dags.settings import build_stage
 from gristmill.pipelines import stage_class, stage_name
-from gristmill.pipelines.sealed import read_sealed, write_sealed
+from gristmill.pipelines.sealed import find_sealed, write_sealed
 from gristmill.pipelines.stage import ManifestEntry, Read
 from gristmill.pipelines.storage import Folder
 
@@ -77,11 +77,12 @@ def load_additions(stored: Sequence[dict[str, object]]) -> tuple[Addition, ...]:
 
 
 def read_additions(folder: Folder) -> tuple[Addition, ...]:
-    """The lists that were added to the run in a folder. Raises `BrokenRecordError`."""
-    try:
-        return load_additions(read_sealed(folder, ADDITIONS)["lists"])
-    except FileNotFoundError:
-        return ()
+    """The lists that were added to the run in a folder; where what says so is lost, those of the
+    run that came to its end last."""
+    said = find_sealed(folder, ADDITIONS)
+    if said is not None:
+        return load_additions(said["lists"])
+    return load_additions((find_sealed(folder, "run.json") or {}).get("additions", ()))
 
 
 def write_additions(folder: Folder, additions: Sequence[Addition]) -> None:

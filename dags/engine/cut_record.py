@@ -12,16 +12,22 @@ PARTS = "parts.json"
 def parts_done(layout: RunLayout) -> int | None:
     """Number of parts of all lists, if they have all been cut; None also where what says so cannot
     be believed: they are cut again then."""
+    cut = cut_done(layout)
+    return None if cut is None else cut[0]
+
+
+def cut_done(layout: RunLayout) -> tuple[int, int] | None:
+    """`parts_done`, and the rows of all lists."""
     cut = _cut_record(layout)
-    return None if cut is None else int(cut["parts"])
+    return None if cut is None else (int(cut["parts"]), int(cut["rows"]))
 
 
 def rows_of_source(layout: RunLayout) -> int:
     """Rows of all lists, once their parts have been cut."""
-    cut = _cut_record(layout)
+    cut = cut_done(layout)
     if cut is None:
         raise RunError(f"{layout.url}: the parts of its source are not cut; run again")
-    return int(cut["rows"])
+    return cut[1]
 
 
 def chunks_of_source(layout: RunLayout) -> int | None:

@@ -19,7 +19,7 @@ from gristmill.dags.dag_yaml import dump_dag
 from gristmill.dags.engine.barriers import barrier_state, finish, is_finished, make_room, reopen
 from gristmill.dags.engine.check_weights import WeightsCheck, unfinished_loaders
 from gristmill.dags.engine.cluster_address import cluster_address
-from gristmill.dags.engine.cut_record import first_part, first_row, parts_done, rows_of_source
+from gristmill.dags.engine.cut_record import cut_done, first_part, first_row
 from gristmill.dags.engine.lay_out import check_source, lay_out
 from gristmill.dags.engine.ledger import NodeCount
 from gristmill.dags.engine.ledger_writer import here, write_ledger
@@ -157,12 +157,10 @@ class _Execution:
     ) -> None:
         self.lists, self.options, self.progress, self.lock = lists, options, progress, lock
         # The run with the list that is at work.
-        self.layout = layout = lists[-1]
-        self.dag = layout.dag
-        # Number of its first part, and of all parts up to its last.
+        self.layout, self.dag = lists[-1], lists[-1].dag
+        # Number of its first part, and of all parts up to its last; rows up to there, about.
         self.first = self.parts = 0
-        # Rows of all lists up to it: about, until its parts are cut.
-        self.rows = PARTS * layout.dag.part_rows
+        self.rows = PARTS * self.dag.part_rows
         # Parts of each node that were there before.
         self.reused = dict.fromkeys(self.dag.nodes, first_part(lists[0]))
         self.resources = ResourceWatch(layout.folder, options.min_free_gb)
@@ -237,13 +235,13 @@ class _Execution:
         self.first = first_part(self.layout)
         for note in self.dag.left_out if not self.layout.additions else ():
             self.progress.note(note)
-        found = parts_done(self.layout)
-        if not self._names(node).keys() >= set(range(self.first, found or 0)):
-            found = None
-        for note in ask_source(self.dag, stage.notes) if found is None else ():
+        done, there = cut_done(self.layout), self._names(node).keys()
+        if done and not there >= set(range(self.first, done[0])):
+            done = None
+        for note in ask_source(self.dag, stage.notes) if done is None else ():
             self.progress.note(note)
-        self.reused[node] += 0 if found is None else found - self.first
-        if found is None:
+        self.reused[node] += done[0] - self.first if done else 0
+        if done is None:
             chunks = len(ask_source(self.dag, stage.chunks))
             self.progress.start(node, chunks, None)
             scan: Sequence[Operator] = [ScanOperator(self.layout)]
@@ -257,10 +255,12 @@ class _Execution:
             store = scans(self.layout)
             self.rows = first_row(self.layout)
             self.rows += sum(store.need(chunk).rows_out for chunk in range(chunks))
-            found = self._apart(partial(cut_parts, self.layout, chunks))
+            self._apart(partial(cut_parts, self.layout, chunks))
             self.layout.store(node).settle()
             self.progress.finish(node)
-        self.parts, self.rows = found, rows_of_source(self.layout)
+            done = cut_done(self.layout)
+        assert done is not None
+        self.parts, self.rows = done
 
     def _scan_until(self, scan: Operator, chunks: int) -> int:
         rows = 0

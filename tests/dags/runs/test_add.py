@@ -22,17 +22,20 @@ from run_world import (
     copy_home,
     draw,
     make_home,
+    options,
     run_here,
     small_dag,
     wide_dag,
 )
 
+from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.engine.summary import RunSummary
 from gristmill.dags.graph import Dag, Node
 from gristmill.dags.runs.clean import clean_run
 from gristmill.dags.runs.forget import forget
 from gristmill.dags.runs.keep import choose
 from gristmill.dags.runs.plan import open_run
+from gristmill.dags.runs.repair import repair
 from gristmill.dags.runs.trace import trace_sample
 from gristmill.dags.runs.verify import verify_run
 from gristmill.errors import ConfigurationError, RunError, SourceError
@@ -293,7 +296,7 @@ def test_a_kill_at_any_time_leaves_no_trace(
     last = int(share * len(written(out).keys() - written(home / "first").keys()))
     shutil.rmtree(out)
     shutil.copytree(home / "first", out)
-    copy_cwd(out)
+    copy_cwd(out, home)
     really = Folder.output
 
     def output(folder: Folder, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
@@ -402,3 +405,32 @@ def rows_of_ledger(out: Path) -> list[dict[str, object]]:
     """All lines."""
     folder = Folder(str(out / "ledger"))
     return pa.concat_tables([folder.read_table(name) for name in folder.names()]).to_pylist()
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "additions.json",
+        "shards/train/00000000.tar",
+        "shards/train/00000003.tar",
+        "shards/train/sizes.json",
+        "nodes/shards-*/phase-index/000000.json",
+        "nodes/source-*/parts.json",
+        "nodes/source-*/added-01/parts.json",
+        "nodes/duplicates-*/added-01/saved/decided.parts",
+        "nodes/keep-*/added-01/finished.json",
+    ],
+)
+def test_what_is_broken_is_found_and_made_again(grown: Path, tmp_path: Path, pattern: str) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(grown, home)
+    out, before = home / "run", product(grown / "run")
+    # Its pictures lie where they were when they were read.
+    copy_cwd(out, grown)
+    (broken,) = out.glob(pattern)
+    broken.write_bytes(broken.read_bytes()[:-20])
+    assert verify_run(str(out)) != []
+    with make_progress(None, True, log=None) as progress:
+        found = repair(str(out), options(), progress)
+    assert found.found and not found.left and not found.otherwise
+    assert product(out) == before and captions(out) == KEPT | NEW
