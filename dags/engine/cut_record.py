@@ -59,12 +59,9 @@ def write_cut(layout: RunLayout, parts: int, rows: int, chunks: int) -> None:
         "parts": parts, "rows": rows, "chunks": chunks, "limit": layout.rows_to_take,
     }  # fmt: skip
     if layout.additions:
-        facts |= {"first": _place(layout), "list": layout.additions[-1].digest}
+        place = [first_part(layout), first_row(layout)]
+        facts |= {"first": place, "list": layout.additions[-1].digest}
     write_sealed(layout.folder.sub(layout.last_folder(layout.dag.source)), PARTS, facts)
-
-
-def _place(layout: RunLayout) -> list[int]:
-    return [first_part(layout), first_row(layout)]
 
 
 def _cut_record(layout: RunLayout) -> dict[str, int] | None:
@@ -75,7 +72,6 @@ def _cut_record(layout: RunLayout) -> dict[str, int] | None:
     if not layout.additions:
         return cut
     # It counts on from the lists before, as they were.
-    if _cut_record(layout.before) is None:
-        return None
-    fits = cut.get("first") == _place(layout) and cut.get("list") == layout.additions[-1].digest
-    return cut if fits else None
+    before = cut_done(layout.before)
+    fits = before is not None and cut.get("first") == list(before)
+    return cut if fits and cut.get("list") == layout.additions[-1].digest else None

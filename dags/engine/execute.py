@@ -163,7 +163,7 @@ class _Execution:
         self.rows = PARTS * self.dag.part_rows
         # Parts of each node that were there before.
         self.reused = dict.fromkeys(self.dag.nodes, first_part(lists[0]))
-        self.resources = ResourceWatch(layout.folder, options.min_free_gb)
+        self.resources = ResourceWatch(self.layout.folder, options.min_free_gb)
         self._runner: Runner | None = None
         self._stack = contextlib.ExitStack()
 

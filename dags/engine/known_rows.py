@@ -84,6 +84,7 @@ def _known(layout: RunLayout) -> pa.RecordBatchReader:
             return
         # By a look of its own: others do not know yet what is written here.
         store = PartStore(layout.store(layout.dag.source).folder)
+        store.records()
         starts = [first_part(one) for one in layout.lists]
         for number, (start, end) in enumerate(itertools.pairwise(starts)):
             for part in range(start, end):

@@ -4,6 +4,7 @@ it found of the lists before the last."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -57,7 +58,7 @@ class NodeWorkspace:
         """Number of parts."""
         return self._parts
 
-    @property
+    @functools.cached_property
     def before(self) -> NodeWorkspace | None:
         """What this node saw and saved when the list before the last came; None for the first."""
         if not self.layout.additions:

@@ -85,7 +85,7 @@ def add(
 ) -> Added:
     """Add a list to the run in a folder; `source` None goes on with one that did not come to its
     end. Raises `RunError` for a run that did not, or where another list is on its way."""
-    layout = open_run(out)
+    layout = open_run(out, begun=True)
     with where_it_ran(layout):
         _check_run(layout)
         with run_lock(layout.folder, lock=options.lock):

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gristmill.dags.dag_yaml import load_dag
-from gristmill.dags.engine.additions import read_additions
+from gristmill.dags.engine.additions import load_additions, read_additions
 from gristmill.dags.engine.barriers import owner_name
 from gristmill.dags.engine.cut_record import parts_done, rows_of_source
 from gristmill.dags.engine.lay_out import check_source, lay_out
@@ -70,7 +70,7 @@ def make_plan(dag: Dag, out: str, limit: int = 0) -> Plan:
 
 def run_status(out: str) -> Plan:
     """How far the run in a folder is, from its dag.yaml and its commit records."""
-    layout = open_run(out)
+    layout = open_run(out, begun=True)
     with where_it_ran(layout):
         plan = _plan_of(layout)
     holder = lock_holder(layout.folder)
@@ -140,10 +140,11 @@ def _needed(layout: RunLayout, plan: Plan) -> list[str]:
     return lines
 
 
-def open_run(out: str) -> RunLayout:
+def open_run(out: str, *, begun: bool = False) -> RunLayout:
     """The layout of a run that exists. Raises `RunError` if the folder holds none.
 
-    A finished run is found by what `run.json` says, so that it can be read when its source is gone.
+    A finished run is found by what `run.json` says, so that it can be read when its source is gone,
+    or while a list is added to it; `begun`: with that list.
     """
     folder = Folder(out)
     try:
@@ -154,7 +155,8 @@ def open_run(out: str) -> RunLayout:
     identity = find_sealed(folder, "run.json")
     if identity is not None and set(identity["fingerprints"]) == set(dag.nodes):
         found, limit = identity["fingerprints"], identity["limit"]
-        return RunLayout(folder.url, dag, found, limit, read_additions(folder))
+        lists = read_additions(folder) if begun else load_additions(identity.get("additions", ()))
+        return RunLayout(folder.url, dag, found, limit, lists)
     return lay_out(dag, out)
 
 

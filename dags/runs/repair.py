@@ -119,7 +119,7 @@ def _open(out: str) -> RunLayout:
     """The layout of the run, also where run.json is lost: from dag.yaml and the source."""
     folder = Folder(out)
     if find_sealed(folder, "run.json") is not None:
-        return open_run(out)
+        return open_run(out, begun=True)
     if not folder.exists("dag.yaml"):
         raise RunError(
             f"{out} holds neither run.json nor dag.yaml: what was run there is not known; run the "
