@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from rich.console import Console
 from rich.text import Text
@@ -13,8 +14,12 @@ from gristmill.dags.engine.summary import RunSummary
 from gristmill.dags.graph import Dag
 from gristmill.dags.reports.gather import gather_report
 from gristmill.dags.reports.report import render_html, render_terminal
+from gristmill.dags.runs.add import add
 from gristmill.dags.runs.keep import Choice, build
+from gristmill.pipelines.stage import Read
 from gristmill.pipelines.storage import Folder
+
+_Summary = TypeVar("_Summary", RunSummary, RunSummary | None)
 
 
 def run_and_report(
@@ -48,17 +53,41 @@ def build_and_report(choice: Choice, options: RunOptions, *, command: str = "") 
     )
 
 
+def add_and_report(
+    out: str,
+    source: Read | None,
+    options: RunOptions,
+    *,
+    limit: int = 0,
+    plain: bool = False,
+    as_json: bool = False,
+    command: str = "",
+) -> None:
+    """Add a list to a run and write the report anew; see `add`."""
+
+    def work(progress: Progress) -> RunSummary | None:
+        added = add(out, source, options, progress, limit=limit)
+        if added.note:
+            progress.note(added.note)
+        return added.summary
+
+    _reported(out, work, plain=plain, as_json=as_json, command=command)
+
+
 def _reported(
     out: str,
-    work: Callable[[Progress], RunSummary],
+    work: Callable[[Progress], _Summary],
     *,
     plain: bool = False,
     as_json: bool = False,
     command: str = "",
-) -> RunSummary:
+) -> _Summary:
+    """Do `work` on a run and write its report; where there was none to do it stays as it is."""
     console = Console()
     with make_progress(console, plain or None, Folder(out), as_json=as_json) as progress:
         summary = work(progress)
+    if summary is None:
+        return summary
     if all(node["reused"] == node["parts"] for node in summary["nodes"].values()):
         console.print("nothing to do: every part of every node was there already")
     write_report(out, command=command, console=console)

@@ -8,7 +8,16 @@ import typer
 
 from gristmill.command_line import command_line
 from gristmill.pipelines.key_value import key_value
-from gristmill.run_arguments import NoLock
+from gristmill.run_arguments import (
+    AsJson,
+    Columns,
+    Images,
+    Limit,
+    NoLock,
+    SourcePath,
+    Workers,
+    source_fields,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -297,6 +306,47 @@ def publish(
     )
 
 
+def add(
+    folder: RunFolder,
+    source: SourcePath = None,
+    images: Images = None,
+    column: Columns = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="source.field=value of this list; repeat.", metavar="X=Y"),
+    ] = None,
+    limit: Limit = 0,
+    runner: Annotated[str, typer.Option(help="ray, or local: this machine without Ray.")] = "ray",
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster: auto on one of its nodes, or HEAD:6379.")
+    ] = None,
+    workers: Workers = None,
+    plain: Annotated[bool, typer.Option(help="Plain lines instead of bars.")] = False,
+    as_json: AsJson = False,
+    no_lock: NoLock = False,
+) -> None:
+    """Add another list to a finished run: its rows go into new shards, old ones stay as they are,
+    and what is kept already wins. Without --source, go on with a list that was stopped."""
+    from gristmill.dags.engine.execute import RunOptions
+    from gristmill.dags.runs.add import added_source
+    from gristmill.dags.runs.plan import open_run
+    from gristmill.dags.session import add_and_report
+    from gristmill.errors import ConfigurationError
+
+    given = [name for name, one in (("--images", images), ("--column", column),
+                                    ("--set", settings), ("--limit", limit)) if one]  # fmt: skip
+    if source is None and given:
+        raise ConfigurationError(f"{given[0]} says something of a list; give it with --source")
+    found = None
+    if source is not None:
+        fields = source_fields(source, images, column)
+        found = added_source(open_run(folder), fields, settings or ())
+    options = RunOptions(runner=runner, address=address, workers=workers, lock=not no_lock)
+    add_and_report(
+        folder, found, options, limit=limit, plain=plain, as_json=as_json, command=command_line()
+    )
+
+
 def repair(
     folder: RunFolder,
     dry_run: Annotated[bool, typer.Option(help="Only say what is wrong.")] = False,
@@ -340,7 +390,7 @@ def clean(
 
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this file into the application."""
-    for command in (keep, forget, trace, export, publish, repair, clean):
+    for command in (add, keep, forget, trace, export, publish, repair, clean):
         app.command()(command)
     app.command("train-head")(train_head)
     app.command("train-filter")(train_filter)

@@ -13,6 +13,7 @@ import typer
 from gristmill.pipelines.key_value import key_value
 
 if TYPE_CHECKING:
+    from gristmill.catalogs.catalog import SourceFields
     from gristmill.dags.graph import Dag
 
 Recipe = Annotated[
@@ -77,11 +78,25 @@ def make_dag(
 ) -> Dag:
     """The Dag that a command names, with its source and its settings. Nothing of it is read but,
     for columns that are kept and whose type nobody says, the first rows."""
-    from gristmill.catalogs.catalog import SourceFields, resolve
     from gristmill.dags.engine.source_types import with_source_columns
     from gristmill.dags.recipes.evaluations import with_evaluations
     from gristmill.dags.recipes.find import find_dag
     from gristmill.dags.settings import apply_settings
+
+    found = find_dag(recipe, source_fields(source, images, columns))
+    if keep_columns:
+        found = with_source_columns(found, keep_columns)
+    with cautions_said():
+        dag = with_evaluations(apply_settings(found, settings or []))
+    # A node that has nothing to do is out already.
+    return dag.without(*(n for n in without or () if n in dag.nodes or n not in found.nodes))
+
+
+def source_fields(
+    source: str | None, images: str | None, columns: list[str] | None
+) -> SourceFields:
+    """Fields of a source, as a command names them."""
+    from gristmill.catalogs.catalog import resolve
 
     with cautions_said():
         fields: SourceFields = resolve(source) if source is not None else {}
@@ -93,13 +108,7 @@ def make_dag(
         mapping[ours] = theirs
     if mapping:
         fields["columns"] = {**fields.get("columns", {}), **mapping}
-    found = find_dag(recipe, fields)
-    if keep_columns:
-        found = with_source_columns(found, keep_columns)
-    with cautions_said():
-        dag = with_evaluations(apply_settings(found, settings or []))
-    # A node that has nothing to do is out already.
-    return dag.without(*(n for n in without or () if n in dag.nodes or n not in found.nodes))
+    return fields
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Checkpoints and shards of others have these keys; they stay what they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,9 @@ class TrainingFacts(TypedDict):
     stream: StreamFacts
     # Digest of each source.
     data: list[str]
+    # Steps that were done when the data became these, by a list that was added or another choice; 0
+    # if they are those of the first step.
+    data_from: NotRequired[int]
     # Documents that were seen, and those of them whose sample could not be read.
     documents: int
     lost: int

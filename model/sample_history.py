@@ -52,6 +52,9 @@ def sightings(folder: str, uids: Collection[str], product: str = "") -> Sighting
     if any(planner.digests[n] != (digests[n] if n < len(digests) else "") for n in sources):
         found.unknown = "its shards were written anew since; steps cannot be told"
         return found
+    if since := facts.get("data_from", 0):
+        found.unknown = f"its shards changed after step {since}; steps cannot be told"
+        return found
     for samples in planner.samples:
         # What is forgotten now was not when the training saw it.
         samples.forgotten = frozenset()

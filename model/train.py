@@ -128,6 +128,7 @@ class Trainer:
         self.step = 0
         self.state: StreamState | None = None
         self.lost = LostCount(config.max_lost)
+        self.data_from = 0
         if device.type == "cuda" and config.compile:
             for block in model.blocks:
                 block.compile()
@@ -149,6 +150,8 @@ class Trainer:
         checkpoint.load(self._folder, done[-1], self.model, self.optimizer, self.average)
         self.step = int(facts["step"])
         self.state = StreamState(**facts["stream"])
+        same = facts.get("data", []) == self.setup.planner.digests
+        self.data_from = facts.get("data_from", 0) if same else self.step
         # Checkpoints of before have no such counts.
         self.lost.documents, self.lost.lost = facts.get("documents", 0), facts.get("lost", 0)
 
@@ -270,6 +273,7 @@ class Trainer:
             "config": self.config.to_dict(),
             "stream": self.state.to_dict(),
             "data": self.setup.planner.digests,
+            "data_from": self.data_from,
             "documents": self.lost.documents,
             "lost": self.lost.lost,
         }

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.database import open_database, read_stream, sql_name, sql_text
+from gristmill.pipelines.rule_counts import COUNTS, RULES, add_counts, add_rules
 from gristmill.pipelines.rules import (
     check_quantiles,
     columns_in,
@@ -162,9 +163,21 @@ class Keep(Global):
 
     def _tasks(self, workspace: Workspace) -> int:
         """Tasks of some parts each; a rule that looks at other rows than its own needs all."""
-        if any(looks_beyond_its_row(rule) for rule in self.rules.values()):
+        if self._is_wide():
             return 1
-        return math.ceil(workspace.parts / PARTS_A_TASK)
+        return math.ceil(workspace.parts / PARTS_A_TASK) - workspace.first_part // PARTS_A_TASK
+
+    def _parts_of(self, workspace: Workspace, task: int) -> range:
+        """The parts that a task decides over."""
+        first, end = workspace.first_part, workspace.parts
+        if self._is_wide():
+            return range(first, end)
+        group = first // PARTS_A_TASK + task
+        return range(max(first, group * PARTS_A_TASK), min((group + 1) * PARTS_A_TASK, end))
+
+    def _is_wide(self) -> bool:
+        """Whether some rule looks at other rows than its own."""
+        return any(looks_beyond_its_row(rule) for rule in self.rules.values())
 
     def _buckets(self, workspace: Workspace) -> int:
         """Buckets of images, each of which holds all captions of its images."""
@@ -173,7 +186,11 @@ class Keep(Global):
         return math.ceil(workspace.parts / PARTS_A_BUCKET)
 
     def _quantiles(self, workspace: Workspace, _: int) -> None:
-        """The value of each quantile, over all rows that enter and have one."""
+        """The value of each quantile, over all rows that enter and have one; of a list that was
+        added they are those of the first, whose verdicts stand."""
+        if workspace.before is not None:
+            workspace.save_table("quantiles", workspace.before.load_table("quantiles"))
+            return
         asked = quantiles_in(self.rules)
         names = list(dict.fromkeys(column for column, _ in asked.values()))
         values: list[float | None] = []
@@ -199,8 +216,9 @@ class Keep(Global):
 
     def _decide(self, workspace: Workspace, task: int) -> None:
         """Verdicts of the rows of some parts, as if all captions of an image could stay."""
-        size = PARTS_A_TASK if self._tasks(workspace) > 1 else workspace.parts
-        parts = range(task * size, min((task + 1) * size, workspace.parts))
+        parts = self._parts_of(workspace, task)
+        # What was decided before stands, but a rule may look at it.
+        seen = range(workspace.parts) if self._is_wide() else parts
         names = self.resolve_columns(workspace.schema)
         gone = workspace.forgotten()
         needed = ["uid", "image_id", "row"]
@@ -216,11 +234,14 @@ class Keep(Global):
             database.register("gone", gone)
             database.register("chosen", self._chosen())
             made = f"CREATE TEMP TABLE rows AS SELECT {select} FROM entering"
-            read_stream(database, "entering", with_places(workspace.batches(read, parts)), made)
+            read_stream(database, "entering", with_places(workspace.batches(read, seen)), made)
             best = sql_name(self.best_by) if self.captions == "best" else "NULL::DOUBLE"
             resolved = self._resolved(workspace)
             sql = verdict_sql(self.rules, resolved, names, drop=self.missing == "drop")
-            database.execute(f"CREATE TEMP TABLE verdicts AS SELECT *, {best} AS best FROM ({sql})")
+            database.execute(
+                f"CREATE TEMP TABLE verdicts AS SELECT *, {best} AS best FROM ({sql}) "
+                f"WHERE part >= {parts.start}"
+            )
             result = database.sql(
                 "SELECT part, uid, verdict, reason, value FROM verdicts ORDER BY part, place"
             )
@@ -244,15 +265,19 @@ class Keep(Global):
             workspace.save_table(f"outcomes/{task:06d}", outcomes(database, len(self.rules)))
 
     def _choose_captions(self, workspace: Workspace, bucket: int) -> None:
-        """Among the kept captions of one image, keep one; the others are merged into it."""
+        """Among the kept captions of one image, keep one; the others are merged into it. One that
+        was kept before its image came again stays the one."""
         with open_database(workspace.scratch(), memory=MEMORY, is_locked=True) as database:
             made = "CREATE TEMP TABLE kept AS SELECT * FROM candidates"
             read_stream(database, "candidates", self._candidates(workspace, bucket), made)
+            made = "CREATE TEMP TABLE standing AS SELECT * FROM earlier"
+            read_stream(database, "earlier", self._standing(workspace), made)
             result = database.sql(
-                "SELECT part, place, chosen FROM ("
-                "SELECT part, place, uid, first_value(uid) OVER w AS chosen FROM kept "
+                "SELECT part, place, coalesce(standing.uid, first) AS chosen FROM ("
+                "SELECT part, place, uid, image_id, first_value(uid) OVER w AS first FROM kept "
                 "WINDOW w AS (PARTITION BY image_id ORDER BY best DESC NULLS LAST, row, uid)"
-                ") WHERE chosen <> uid ORDER BY part, place"
+                ") AS ours LEFT JOIN standing ON ours.image_id = standing.image_id "
+                "WHERE coalesce(standing.uid, first) <> ours.uid ORDER BY part, place"
             )
             merged = 0
 
@@ -275,8 +300,24 @@ class Keep(Global):
         batches = (b for table in itertools.chain([first], rest) for b in table.to_batches())
         return pa.RecordBatchReader.from_batches(first.schema, batches)
 
+    def _standing(self, workspace: Workspace) -> pa.RecordBatchReader:
+        """Images of the lists before the last, each with the uid of the caption that was kept."""
+        schema = pa.schema([pa.field("image_id", pa.string()), pa.field("uid", pa.string())])
+
+        def read() -> Iterator[pa.RecordBatch]:
+            one = workspace.before
+            while one is not None:
+                for part in range(one.first_part, one.parts):
+                    verdicts = self.columns(one, part)
+                    kept = verdicts["uid"].filter(pc.equal(verdicts["verdict"], KEPT))
+                    rows = one.rows(part, schema.names)
+                    yield from rows.filter(pc.is_in(rows["uid"], kept)).cast(schema).to_batches()
+                one = one.before
+
+        return pa.RecordBatchReader.from_batches(schema, read())
+
     def _count(self, workspace: Workspace, _: int) -> None:
-        """What each rule did, over all tasks."""
+        """What each rule did, over all tasks, and over all lists."""
         tables = [
             workspace.load_table(f"outcomes/{task:06d}") for task in range(self._tasks(workspace))
         ]
@@ -294,14 +335,19 @@ class Keep(Global):
             "taken_by": [done.taken_by(i, name) for i, name in enumerate(self.rules)],
             "no_value": [done.no_value.get(i, 0) for i in range(len(self.rules))],
         }
-        workspace.save_table("rules", pa.table(columns, schema=_RULES))
+        rules = pa.table(columns, schema=RULES)
         others = [name for name in sorted(done.dropped) if name not in self.rules]
         facts = {
             "rows": [done.rows], "kept": [done.kept - merged],
             # Reasons that are no rule: forgotten, no value, not in the subset.
             "others": [others], "others_dropped": [[done.dropped[name] for name in others]],
         }  # fmt: skip
-        workspace.save_table("counts", pa.table(facts, schema=_COUNTS))
+        counts = pa.table(facts, schema=COUNTS)
+        if workspace.before is not None:
+            rules = add_rules(workspace.before.load_table("rules"), rules)
+            counts = add_counts(workspace.before.load_table("counts"), counts)
+        workspace.save_table("rules", rules)
+        workspace.save_table("counts", counts)
 
     def _chosen(self) -> pa.Table:
         """The uids of the subset."""
@@ -332,32 +378,6 @@ class Prefilter(Keep):
     def is_disabled(self) -> bool:
         """Without rules and subset, and where all captions stay, there is nothing to decide."""
         return not self.rules and not self.subset and self.captions == "all"
-
-
-_COUNTS = pa.schema(
-    [
-        pa.field("rows", pa.int64()),
-        pa.field("kept", pa.int64()),
-        pa.field("others", pa.list_(pa.string())),
-        pa.field("others_dropped", pa.list_(pa.int64())),
-    ]
-)
-
-
-_RULES = pa.schema(
-    [
-        pa.field("rule", pa.string()),
-        pa.field("sql", pa.string()),
-        pa.field("resolved", pa.string()),
-        pa.field("dropped", pa.int64()),
-        # Rows for which the rule is true, whether or not an earlier one took them; where that is
-        # all of them, the reason that took the most.
-        pa.field("broken", pa.int64()),
-        pa.field("taken_by", pa.string()),
-        # Rows dropped because this rule had no value.
-        pa.field("no_value", pa.int64()),
-    ]
-)
 
 
 _QUANTILES = pa.schema([pa.field("quantile", pa.string()), pa.field("value", pa.float64())])

@@ -8,17 +8,17 @@ notebook.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
+from typing import Any, ClassVar, Self, TypedDict, TypeVar
 
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, GraphError, nearest
 from gristmill.pipelines.contract import MapContract, check_columns
 from gristmill.pipelines.media import Decoded, Media
 from gristmill.pipelines.schema import ROW, ColumnFacts, range_text
+from gristmill.pipelines.workspace import Workspace as Workspace
 
 _T = TypeVar("_T")
 
@@ -182,6 +182,10 @@ class Read(Stage):
         """Rows of one image that are taken, the first of them; 0: all."""
         return 0
 
+    def absolute(self) -> Self:
+        """The same source, by paths that mean the same in any folder."""
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class Map(Stage):
@@ -258,66 +262,6 @@ class Score(Stage):
         return table
 
 
-class Workspace(Protocol):
-    """What a Global or a Write stage sees of a run: rows that enter it, a place of its own."""
-
-    @property
-    def parts(self) -> int:
-        """Number of parts."""
-
-    @property
-    def schema(self) -> pa.Schema:
-        """All columns that enter this node."""
-
-    def rows(self, part: int, columns: Sequence[str]) -> pa.Table:
-        """The named columns of the rows of one part that enter this node, in their order."""
-
-    def batches(
-        self, columns: Sequence[str], parts: Iterable[int] | None = None
-    ) -> pa.RecordBatchReader:
-        """The named columns of all parts, or of some, plus `part` (int32); one part in memory."""
-
-    def images(self, table: pa.Table) -> list[bytes]:
-        """Stored bytes of the rows of `table`, which has `part`, `blob_offset` and `blob_size`."""
-
-    def save(self, name: str, array: NDArray[Any]) -> None:
-        """Store an array under a name of this node, whole or not at all."""
-
-    def load(self, name: str) -> NDArray[Any]:
-        """The array saved under `name`, memory-mapped, read-only."""
-
-    def save_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Store arrays together, in one file."""
-
-    def load_arrays(self, name: str) -> Mapping[str, NDArray[Any]]:
-        """The arrays saved together under `name`, memory-mapped, read-only."""
-
-    def save_parts(self, name: str, parts: Iterable[Mapping[str, NDArray[Any]]]) -> None:
-        """Store the arrays of parts, in their order, in one file of which each is read alone."""
-
-    def load_part(self, name: str, part: int) -> Mapping[str, NDArray[Any]]:
-        """The arrays of one part of those saved under `name`, memory-mapped, read-only."""
-
-    def load_parts(self, name: str) -> Iterator[Mapping[str, NDArray[Any]]]:
-        """Those of all parts, in their order: the file is read once."""
-
-    def save_table(self, name: str, table: pa.Table) -> None:
-        """Store a table under a name of this node, whole or not at all."""
-
-    def load_table(self, name: str) -> pa.Table:
-        """The table saved under `name`."""
-
-    def output(self, path: str) -> Any:
-        """A binary file to write, as a context manager; it appears at `path`, below the node's
-        product (a run's `shards/`), only when the block ends without an error."""
-
-    def forgotten(self) -> pa.Table:
-        """What must not be kept: `kind` (uid, image_id or sha256) and `value`."""
-
-    def scratch(self) -> str:
-        """A local folder of this process for spilling; emptied when the task ends."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """One committed step of a Global or Write stage: tasks that do not depend on one another.
@@ -348,6 +292,9 @@ class Global(Stage):
 @dataclass(frozen=True, kw_only=True)
 class Write(Stage):
     """Rows that were kept, and their bytes -> a product for others to read."""
+
+    # Whether it can add what a later list brings to a product that is there, all of which stays.
+    takes_additions: ClassVar[bool] = False
 
     def phases(self) -> tuple[Phase, ...]:
         """The committed steps, in order; the last writes the manifest."""

@@ -31,6 +31,21 @@ class MemoryWorkspace:
         return len(self._parts)
 
     @property
+    def first_part(self) -> int:
+        return 0
+
+    @property
+    def before(self) -> None:
+        return None
+
+    @property
+    def lists(self) -> list[str]:
+        return ["source"]
+
+    def judged(self, part: int, columns: Sequence[str]) -> pa.Table:
+        raise AssertionError("there is one list")
+
+    @property
     def schema(self) -> pa.Schema:
         return self._parts[0].schema
 

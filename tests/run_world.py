@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.engine.summary import RunSummary
 from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.graph import Dag, Node
+from gristmill.dags.runs.add import Added, add, added_source
 from gristmill.dags.runs.keep import Choice, build
+from gristmill.dags.runs.plan import open_run
 from gristmill.errors import MissingWeightsError
 from gristmill.pipelines.dedup.image_duplicates import Duplicates
 from gristmill.pipelines.download.images import Download
@@ -120,21 +122,43 @@ def build_here(choice: Choice, **changes: bool) -> RunSummary:
 
 def make_home(home: Path, dag: Dag | None = None) -> None:
     """Pictures, the weights' file, and the finished run."""
-    (home / "pictures").mkdir(parents=True)
+    home.mkdir(parents=True)
     (home / "light.txt").write_text("on")
-    for i in range(ROWS):
-        pixels = np.random.default_rng(i).integers(0, 255, (20, 20, 3), np.uint8)
-        cv2.imwrite(str(home / "pictures" / f"{i:02d}.png"), pixels)
-        (home / "pictures" / f"{i:02d}.txt").write_text(f"number {i}")
+    draw(home / "pictures", range(ROWS))
     run_here(home, dag or small_dag())
+
+
+def draw(folder: Path, numbers: Iterable[int], *, as_of: int = 0, side: int = 20) -> None:
+    """Pictures with their numbers as captions, `side` pixels high; each looks as that of the number
+    that is `as_of` smaller."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in numbers:
+        pixels = np.random.default_rng(i - as_of).integers(0, 255, (20, 20, 3), np.uint8)
+        pixels = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_NEAREST)
+        cv2.imwrite(str(folder / f"{i:02d}.png"), pixels)
+        (folder / f"{i:02d}.txt").write_text(f"number {i}")
+
+
+def add_here(
+    home: Path, path: str | None, out: str = "run", *, limit: int = 0, **fields: str
+) -> Added:
+    """Add a list to a run, from `home`; `fields` are of its source."""
+    with contextlib.chdir(home), make_progress(None, True, log=None) as progress:
+        source = None if path is None else added_source(open_run(out), {"path": path, **fields})
+        return add(out, source, options(), progress, limit=limit)
 
 
 def copy_home(home: Path, to: Path) -> Path:
     """All of it elsewhere, as if it had been run there. Returns the run's folder."""
     shutil.copytree(home, to)
-    run = Folder(str(to / "run"))
-    write_sealed(run, "run.json", read_sealed(run, "run.json") | {"cwd": str(to)})
+    copy_cwd(to / "run", to)
     return to / "run"
+
+
+def copy_cwd(out: Path, home: Path) -> None:
+    """Have a run say that it was started there."""
+    run = Folder(str(out))
+    write_sealed(run, "run.json", read_sealed(run, "run.json") | {"cwd": str(home)})
 
 
 def captions(out: Path) -> set[str]:

@@ -18,9 +18,9 @@ from gristmill.dags.demos.images import CODEC, filter_network, free_port
 from gristmill.dags.demos.scale import FULL
 from gristmill.dags.demos.truth import DemoSummary, FaultCounts, Judgement, area_under_curve
 from gristmill.dags.demos.web_server import HOST, Route, Web, WebServer
+from gristmill.dags.engine.cut_record import parts_done
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.progress import make_progress
-from gristmill.dags.engine.read_parts import parts_done
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import require_run_folder
 from gristmill.dags.graph import Dag

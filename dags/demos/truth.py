@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gristmill.dags.demos.web import CLEAN, CONTROLS, PLANTED
 from gristmill.dags.demos.web_server import Web
-from gristmill.dags.engine.read_parts import parts_done
+from gristmill.dags.engine.cut_record import parts_done
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.summary import RunSummary
 from gristmill.dags.runs.plan import open_run

@@ -6,7 +6,7 @@ import os
 import socket
 from dataclasses import dataclass
 
-from gristmill.dags.engine.read_parts import parts_done
+from gristmill.dags.engine.cut_record import parts_done
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.graph import Dag
 from gristmill.errors import GristmillError, MissingWeightsError

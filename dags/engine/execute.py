@@ -16,9 +16,10 @@ from functools import partial
 from typing import TypeVar
 
 from gristmill.dags.dag_yaml import dump_dag
-from gristmill.dags.engine.barriers import barrier_state, finish, is_finished, make_room
+from gristmill.dags.engine.barriers import barrier_state, finish, is_finished, make_room, reopen
 from gristmill.dags.engine.check_weights import WeightsCheck, unfinished_loaders
 from gristmill.dags.engine.cluster_address import cluster_address
+from gristmill.dags.engine.cut_record import cut_done, first_part, first_row
 from gristmill.dags.engine.lay_out import check_source, lay_out
 from gristmill.dags.engine.ledger import NodeCount
 from gristmill.dags.engine.ledger_writer import here, write_ledger
@@ -34,14 +35,7 @@ from gristmill.dags.engine.operators import (
 from gristmill.dags.engine.pace_keeper import is_paced
 from gristmill.dags.engine.part_size import PARTS
 from gristmill.dags.engine.progress import Progress
-from gristmill.dags.engine.read_parts import (
-    ScanOperator,
-    ask_source,
-    cut_parts,
-    parts_done,
-    rows_of_source,
-    scans,
-)
+from gristmill.dags.engine.read_parts import ScanOperator, ask_source, cut_parts, scans
 from gristmill.dags.engine.run_folder import RunLayout, require_run_folder
 from gristmill.dags.engine.run_lock import RunLock, run_lock
 from gristmill.dags.engine.schedule import Barrier, Chain, parts_left, schedule
@@ -66,7 +60,7 @@ from gristmill.errors import (
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.out_folder import require_writable
 from gristmill.pipelines.sealed import write_sealed
-from gristmill.pipelines.stage import Global, Map, Read, Write
+from gristmill.pipelines.stage import Global, Map, Write
 
 # A step over all of so many rows is done in the driver.
 SMALL_ROWS = 100_000
@@ -118,9 +112,12 @@ def execute(dag: Dag, out: str, options: RunOptions, progress: Progress) -> RunS
     return execute_layout(layout, options, progress)
 
 
-def execute_layout(layout: RunLayout, options: RunOptions, progress: Progress) -> RunSummary:
+def execute_layout(
+    layout: RunLayout, options: RunOptions, progress: Progress, *, last_list: bool = False
+) -> RunSummary:
     """Run a Dag whose fingerprints are known: neither its source nor a model is looked at where
-    nothing is left to be done with it.
+    nothing is left to be done with it. `last_list`: take what lies there of all lists but the last
+    as it is.
 
     Raises `NothingKeptError` where shards would be replaced by nothing; the folder then says what
     it said before.
@@ -138,7 +135,8 @@ def execute_layout(layout: RunLayout, options: RunOptions, progress: Progress) -
         now = dump_dag(dag).encode()
         if now != before:
             folder.write_bytes("dag.yaml", now)
-        execution = _Execution(layout, options, progress, lock)
+        lists = layout.lists[-1:] if last_list else layout.lists
+        execution = _Execution(lists, options, progress, lock)
         try:
             return execution.run()
         except NothingKeptError:
@@ -153,17 +151,20 @@ def execute_layout(layout: RunLayout, options: RunOptions, progress: Progress) -
 
 
 class _Execution:
-    """One run of one Dag."""
+    """One run of one Dag, with one list after the other."""
 
     def __init__(
-        self, layout: RunLayout, options: RunOptions, progress: Progress, lock: RunLock
+        self, lists: Sequence[RunLayout], options: RunOptions, progress: Progress, lock: RunLock
     ) -> None:
-        self.layout, self.options, self.progress, self.lock = layout, options, progress, lock
-        self.dag = layout.dag
-        # Rows of the source: about, until its parts are cut.
-        self.parts, self.rows = 0, PARTS * layout.dag.part_rows
-        self.reused: dict[str, int] = {}
-        self.resources = ResourceWatch(layout.folder, options.min_free_gb)
+        self.lists, self.options, self.progress, self.lock = lists, options, progress, lock
+        # The run with the list that is at work.
+        self.layout, self.dag = lists[-1], lists[-1].dag
+        # Number of its first part, and of all parts up to its last; rows up to there, about.
+        self.first = self.parts = 0
+        self.rows = PARTS * self.dag.part_rows
+        # Parts of each node that were there before.
+        self.reused = dict.fromkeys(self.dag.nodes, first_part(lists[0]))
+        self.resources = ResourceWatch(self.layout.folder, options.min_free_gb)
         self._runner: Runner | None = None
         self._stack = contextlib.ExitStack()
 
@@ -172,13 +173,14 @@ class _Execution:
         with self._stack:
             self._stack.enter_context(self.resources)
             self._check_weights()
-            self._read_source()
-            steps = list(schedule(self.dag))
-            for step in steps:
-                if isinstance(step, Chain):
-                    self._run_chain(step)
-                else:
-                    self._run_barrier(step)
+            for layout in self.lists:
+                self.layout = layout
+                self._read_source()
+                for step in schedule(self.dag):
+                    if isinstance(step, Chain):
+                        self._run_chain(step)
+                    else:
+                        self._run_barrier(step)
             return self._close(time.perf_counter() - start)
 
     def _close(self, seconds: float) -> RunSummary:
@@ -212,6 +214,8 @@ class _Execution:
             "cwd": os.getcwd(),
             # The same as dag.yaml, should that be lost or changed.
             "dag_yaml": dump_dag(self.dag),
+            # The same as additions.json.
+            "additions": [one.stored() for one in self.layout.additions],
             # 2: every record is sealed, and `ledger.json` is there.
             "records": 2,
         }
@@ -228,21 +232,21 @@ class _Execution:
 
     def _read_source(self) -> None:
         node = self.dag.source
-        stage = self.dag.stage(node)
-        assert isinstance(stage, Read)
-        for note in self.dag.left_out:
+        stage = self.layout.reading
+        self.first = first_part(self.layout)
+        for note in self.dag.left_out if not self.layout.additions else ():
             self.progress.note(note)
-        found = parts_done(self.layout)
-        if len(self._names(node)) < (found or 0):
-            found = None
-        for note in ask_source(self.dag, stage.notes) if found is None else ():
+        done, there = cut_done(self.layout), self._names(node).keys()
+        if done and not there >= set(range(self.first, done[0])):
+            done = None
+        for note in ask_source(self.dag, stage.notes) if done is None else ():
             self.progress.note(note)
-        self.reused[node] = found or 0
-        if found is None:
+        self.reused[node] += done[0] - self.first if done else 0
+        if done is None:
             chunks = len(ask_source(self.dag, stage.chunks))
             self.progress.start(node, chunks, None)
             scan: Sequence[Operator] = [ScanOperator(self.layout)]
-            if self.layout.limit:
+            if self.layout.rows_to_take:
                 # Few rows of a large source: as few chunks as it takes.
                 chunks = self._scan_until(scan[0], chunks)
             else:
@@ -250,11 +254,14 @@ class _Execution:
                     self.progress.advance(node)
             self.lock.check()
             store = scans(self.layout)
-            self.rows = sum(store.need(chunk).rows_out for chunk in range(chunks))
-            found = self._apart(partial(cut_parts, self.layout, chunks))
+            self.rows = first_row(self.layout)
+            self.rows += sum(store.need(chunk).rows_out for chunk in range(chunks))
+            self._apart(partial(cut_parts, self.layout, chunks))
             self.layout.store(node).settle()
             self.progress.finish(node)
-        self.parts, self.rows = found, rows_of_source(self.layout)
+            done = cut_done(self.layout)
+        assert done is not None
+        self.parts, self.rows = done
 
     def _scan_until(self, scan: Operator, chunks: int) -> int:
         rows = 0
@@ -262,7 +269,7 @@ class _Execution:
             scan(chunk)
             self.progress.advance(self.dag.source)
             rows += scans(self.layout).need(chunk).rows_out
-            if rows >= self.layout.limit:
+            if rows >= self.layout.rows_to_take:
                 return chunk + 1
         return chunks
 
@@ -270,12 +277,12 @@ class _Execution:
         operators = [self._operator(group) for group in chain.groups]
         nodes = [node for group in chain.groups for node in group]
         before = {node: self._names(node) for node in nodes}
-        every = list(range(self.parts))
+        every = list(range(self.first, self.parts))
         again = self.options.retry_failed
         todo = every if again else parts_left(self.layout, nodes, every)
         if todo:
             for node in nodes:
-                self.progress.start(node, self.parts, self.rows)
+                self.progress.start(node, len(every), self.rows - first_row(self.layout))
             watch = CommitWatch(self.layout, nodes, before, self.progress)
             with contextlib.ExitStack() as stack:
                 if is_paced(self.dag, nodes):
@@ -294,8 +301,9 @@ class _Execution:
         for node in nodes:
             store = self.layout.store(node)
             store.gather()
-            now = store.records().items()
-            self.reused[node] = sum(before[node].get(n) == r.files["rows"]["name"] for n, r in now)
+            now = store.records()
+            files = {n: now[n].files["rows"]["name"] for n in every}
+            self.reused[node] += sum(before[node].get(n) == name for n, name in files.items())
 
     def _operator(self, group: Sequence[str]) -> PartOperator:
         supervision = self.options.supervision
@@ -313,12 +321,15 @@ class _Execution:
         assert isinstance(stage, (Global, Write))
         state = barrier_state(self.layout, node, self.parts)
         fresh = is_finished(self.layout, node, state)
+        parts = range(self.first, self.parts)
         if fresh and isinstance(stage, Global):
-            fresh = len(self._names(node)) >= self.parts
-        self.reused[node] = self.parts if fresh else 0
+            fresh = self._names(node).keys() >= set(parts)
+        self.reused[node] += len(parts) if fresh else 0
         if not fresh:
             self.lock.check()
-            if isinstance(stage, Write) and not self.options.allow_empty:
+            # A list that is added replaces nothing.
+            replaces = isinstance(stage, Write) and not self.layout.additions
+            if replaces and not self.options.allow_empty:
                 refuse_nothing(self.layout, node, self.parts)
             make_room(self.layout, node, state)
             if isinstance(stage, Global):
@@ -335,13 +346,16 @@ class _Execution:
                 self.progress.finish(f"{node}:{phase.name}")
             if isinstance(stage, Global):
                 columns = ColumnsOperator(self.layout, node, self.parts)
-                left = parts_left(self.layout, [node], range(self.parts))
+                left = parts_left(self.layout, [node], parts)
                 tasks = sorted({part // PARTS_A_TASK for part in left})
                 for _ in self._tasks(tasks, [columns]):
                     self.resources.check()
                 self.layout.store(node).settle()
             finish(self.layout, node, self.parts)
-        if isinstance(stage, Keep):
+            if isinstance(stage, Write):
+                for later in self.lists[len(self.layout.additions) + 1 :]:
+                    reopen(later, node)
+        if isinstance(stage, Keep) and self.layout is self.lists[-1]:
             for warning in rule_warnings(keep_outcomes(self.layout, node)):
                 self.progress.warn(f"{node}: {warning}")
 

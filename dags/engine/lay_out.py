@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
+from gristmill.dags.engine.additions import read_additions
+from gristmill.dags.engine.cut_record import parts_done
 from gristmill.dags.engine.fingerprint import fingerprints
 from gristmill.dags.engine.part_size import with_part_size
-from gristmill.dags.engine.read_parts import ask_source, parts_done
+from gristmill.dags.engine.read_parts import ask_source
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.engine.source_types import with_source_types
 from gristmill.dags.engine.stage_code import is_of_users
@@ -37,12 +39,11 @@ def lay_out(dag: Dag, out: str, limit: int = 0) -> RunLayout:
     dag = ask_source(dag, size)
     ask_source(dag, dag.check_stages)
     found = fingerprints(dag, limit=limit, manifest=manifest)
-    return RunLayout(folder.url, dag, found, limit)
+    return RunLayout(folder.url, dag, found, limit, read_additions(folder))
 
 
 def check_source(layout: RunLayout) -> None:
-    """Look at the header of a source that is still to be read; `SourceError` if it cannot work."""
-    stage = layout.dag.stage(layout.dag.source)
-    assert isinstance(stage, Read)
-    if parts_done(layout) is None:
-        ask_source(layout.dag, stage.check_columns)
+    """Look at the headers of lists that are still to be read; `SourceError` if one cannot work."""
+    for one in layout.lists:
+        if parts_done(one) is None:
+            ask_source(layout.dag, one.reading.check_columns)

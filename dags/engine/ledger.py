@@ -17,6 +17,7 @@ from gristmill.dags.engine.operators import count_values, failure_reasons
 from gristmill.dags.engine.product_losses import product_losses
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, RunLayout
+from gristmill.dags.engine.standing import end_of
 from gristmill.dags.graph import Dag, is_row_stage
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.schema import GOING_ON
@@ -198,7 +199,7 @@ def _fates(
             ended = entering.filter(pc.not_equal(verdicts["verdict"], KEPT))
             yield ended.append_column("node", pa.array([node] * len(ended), pa.string()))
     last = [name for name in nodes if is_row_stage(dag.stage(name))][-1]
-    end = _end_of(dag, last)
+    end = end_of(dag, last)
     columns = ["uid", "row", "url", *_there(dag, end or last, ["pointer", *named])]
     kept = reader.entering(end, part, columns) if end else reader.leaving(last, part, columns)
     for node, why in losses.items():
@@ -209,12 +210,6 @@ def _fates(
         yield _fate(lost, DROPPED, node)
         kept = kept.filter(place.is_null())
     yield kept.append_column("verdict", pa.array([KEPT] * len(kept), pa.string()))
-
-
-def _end_of(dag: Dag, last: str) -> str | None:
-    """A node below the last row node, if any: what enters it is what was kept."""
-    below = [name for name in dag.order() if last in dag.upstream(name)]
-    return below[-1] if below else None
 
 
 def _there(dag: Dag, node: str, named: Iterable[str]) -> list[str]:

@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gristmill.dags.engine.committed_together import commit_together
+from gristmill.dags.engine.cut_record import first_part
 from gristmill.dags.engine.pace_keeper import is_paced
 from gristmill.dags.engine.part_worker import stage_at
 from gristmill.dags.engine.records import CommitFacts, Record
-from gristmill.dags.engine.rows import NodeWorkspace, node_workspace
 from gristmill.dags.engine.rows_done import RowsDone
 from gristmill.dags.engine.run_folder import PartStore, RunLayout
 from gristmill.dags.engine.supervision import Supervised, Supervision
+from gristmill.dags.engine.workspace import NodeWorkspace, node_workspace
 from gristmill.dags.graph import is_row_stage
 from gristmill.errors import DiskFullError, GristmillError, StageError, StorageError
 from gristmill.pipelines.contract import check_columns
@@ -145,7 +146,7 @@ class PhaseOperator:
 
     def __call__(self, task: int) -> bool:
         """Do one task; True if it was done before."""
-        folder = self.layout.folder.sub(self.layout.node_folder(self.node))
+        folder = self.layout.folder.sub(self.layout.last_folder(self.node))
         name = f"phase-{self.phase}/{task:06d}.json"
         if find_sealed(folder, name) is not None:
             return True
@@ -177,14 +178,14 @@ class ColumnsOperator:
         return self.layout.dag.stage(self.node).needs()
 
     def __call__(self, task: int) -> bool:
-        """Commit the columns of some parts."""
-        first = task * PARTS_A_TASK
+        """Commit the columns of some parts; those of lists before the last stand."""
+        end = min((task + 1) * PARTS_A_TASK, self.parts)
+        first = max(task * PARTS_A_TASK, first_part(self.layout))
         with (
             blamed_on(self.node, self._stage()),
             node_workspace(self.layout, self.node, self.parts) as workspace,
         ):
-            parts = range(first, min(first + PARTS_A_TASK, self.parts))
-            done = (self._columns(workspace, part) for part in parts)
+            done = (self._columns(workspace, part) for part in range(first, end))
             commit_together(self.layout.store(self.node), first, done)
         return False
 

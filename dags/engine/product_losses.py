@@ -19,10 +19,11 @@ def product_losses(layout: RunLayout) -> Mapping[str, pa.Table]:
     for node in layout.dag.order():
         if not isinstance(layout.dag.stage(node), Write):
             continue
-        folder = layout.folder.sub(layout.node_folder(node))
-        place = f"saved/{LOST}"
-        names = [name for name in folder.names(place) if name.endswith(".parquet")]
-        tables = [load_saved_table(folder, f"{place}/{name}") for name in names]
+        tables = []
+        for one in layout.lists:
+            folder, place = layout.folder.sub(one.last_folder(node)), f"saved/{LOST}"
+            names = [name for name in folder.names(place) if name.endswith(".parquet")]
+            tables += [load_saved_table(folder, f"{place}/{name}") for name in names]
         if tables:
             found[node] = pa.concat_tables(tables).cast(LOST_SCHEMA)
     return found

@@ -2,9 +2,9 @@
 
 Rows that are captions of one image come to lie together, at the place of the first, and never in
 two parts, so that an image is fetched once. A row that the source holds twice stays once; the
-others go to the ledger as `repeated row`, and captions of an image beyond those that the source
-takes as `above source.captions_per_image`. DuckDB sorts, within a memory limit, spilling to the
-run's disk.
+others go to the ledger as `repeated row`, also where an earlier list has it, and captions of an
+image beyond those that the source takes as `above source.captions_per_image`. DuckDB sorts, within
+a memory limit, spilling to the run's disk.
 """
 
 from __future__ import annotations
@@ -22,30 +22,35 @@ from numpy.typing import NDArray
 
 from gristmill.dags.engine.attempt import Attempt
 from gristmill.dags.engine.checked import copy_checked
+from gristmill.dags.engine.cut_record import first_part, first_row, write_cut
+from gristmill.dags.engine.known_rows import REPEATED, read_rows
 from gristmill.dags.engine.operators import DROPPED_SCHEMA
 from gristmill.dags.engine.records import Record
 from gristmill.dags.engine.rows import make_scratch
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, ROWS, PartStore, RunLayout
 from gristmill.dags.graph import Dag
-from gristmill.errors import RunError, SourceError
-from gristmill.pipelines.database import open_database, read_stream
+from gristmill.errors import SourceError
+from gristmill.pipelines.database import open_database
 from gristmill.pipelines.patience import is_of_storage, may_heal, waits
 from gristmill.pipelines.schema import ROW
-from gristmill.pipelines.sealed import find_sealed, write_sealed
-from gristmill.pipelines.stage import Needs, Read
+from gristmill.pipelines.stage import Needs
 
 _Found = TypeVar("_Found")
-PARTS = "parts.json"
-REPEATED = "repeated row"
 TOO_MANY = "above source.captions_per_image"
-# Rows with the first of their image and of their kind, and the place of each caption among those
-# of its image; of a row that is there twice, among its repetitions.
+# Rows with the first of their image and of their kind, which may be of a list before, and the place
+# of each caption among those of its image; of a row that is there twice, among its repetitions.
 _SORTED = """
-SELECT *, row_number() OVER (PARTITION BY image_id, row = original ORDER BY row) AS place
+SELECT *, row_number() OVER (PARTITION BY image_id, row = original ORDER BY row)
+    + CASE WHEN row = original THEN known_captions ELSE 0 END AS place
 FROM (
-    SELECT *, min(row) OVER (PARTITION BY image_id) AS first_row,
-        min(row) OVER (PARTITION BY uid) AS original
-    FROM rows
+    SELECT rows.*, min(rows.row) OVER (PARTITION BY rows.image_id) AS first_row,
+        coalesce(there.row, min(rows.row) OVER (PARTITION BY rows.uid)) AS original,
+        coalesce(images.captions, 0) AS known_captions
+    FROM rows LEFT JOIN there ON rows.uid = there.uid
+    LEFT JOIN (
+        SELECT image_id, count(*) AS captions FROM there
+        WHERE image_id IS NOT NULL GROUP BY image_id
+    ) AS images ON rows.image_id = images.image_id
 )
 ORDER BY first_row, row
 """
@@ -87,11 +92,8 @@ class ScanOperator:
     shares = False
 
     def __init__(self, layout: RunLayout) -> None:
-        self.layout, self.node = layout, layout.dag.source
-        stage = layout.dag.stage(self.node)
-        assert isinstance(stage, Read)
-        self.stage = stage
-        self.chunks = ask_source(layout.dag, stage.chunks)
+        self.layout, self.stage = layout, layout.reading
+        self.chunks = ask_source(layout.dag, self.stage.chunks)
 
     def needs(self) -> Needs:
         """What one worker of this operator occupies."""
@@ -118,7 +120,7 @@ class ScanOperator:
 
     def _scan(self, attempt: Attempt, task: int) -> int:
         """Write the rows of a chunk; returns how many."""
-        rows, limit = 0, self.layout.limit
+        rows, limit = 0, self.layout.rows_to_take
         with (
             attempt.output(ROWS, "arrow") as file,
             pa.ipc.new_stream(pa.PythonFile(file, "w"), ROW) as writer,
@@ -148,63 +150,35 @@ class ScanOperator:
 
 
 def scans(layout: RunLayout) -> PartStore:
-    """Where scanned chunks lie."""
-    return PartStore(layout.folder.sub(f"{layout.node_folder(layout.dag.source)}/scan"))
-
-
-def parts_done(layout: RunLayout) -> int | None:
-    """Number of parts of the source, if they have all been cut; None also where what says so
-    cannot be believed: they are cut again then."""
-    cut = _cut_record(layout)
-    return None if cut is None else int(cut["parts"])
-
-
-def rows_of_source(layout: RunLayout) -> int:
-    """Rows of the source, once its parts have been cut."""
-    cut = _cut_record(layout)
-    if cut is None:
-        raise RunError(f"{layout.url}: the parts of its source are not cut; run again")
-    return int(cut["rows"])
-
-
-def chunks_of_source(layout: RunLayout) -> int | None:
-    """How many scanned chunks the parts were cut from; None if that is not known."""
-    cut = _cut_record(layout) or {}
-    return int(cut["chunks"]) if "chunks" in cut else None
-
-
-def _cut_record(layout: RunLayout) -> dict[str, int] | None:
-    folder = layout.folder.sub(layout.node_folder(layout.dag.source))
-    cut = find_sealed(folder, PARTS)
-    return cut if cut is not None and {"parts", "rows"} <= set(cut) else None
+    """Where scanned chunks of the last list lie."""
+    return PartStore(layout.folder.sub(f"{layout.last_folder(layout.dag.source)}/scan"))
 
 
 def cut_parts(layout: RunLayout, chunks: int) -> int:
-    """Sort all scanned rows, set repeated ones aside, cut parts of `part_rows`. Returns how
-    many."""
+    """Sort all scanned rows of the last list, set aside those that it, or a list before it, has
+    twice, cut parts of `part_rows`. Returns how many parts there are, of all lists."""
     store = layout.store(layout.dag.source)
     start = time.perf_counter()
-    number = rows = 0
-    records: dict[int, Record] = {}
-    stage = layout.dag.stage(layout.dag.source)
-    assert isinstance(stage, Read)
-    most = stage.most_captions()
+    first, rows = first_part(layout), first_row(layout)
+    number, before = first, rows
+    # By a look of its own: others do not know yet what is written here.
+    there = PartStore(store.folder).records() if layout.additions else {}
+    records = {part: record for part, record in there.items() if part < first}
+    most = layout.reading.most_captions()
     scratch = make_scratch(layout)
     with contextlib.ExitStack() as stack:
         stack.callback(_remove, scratch)
         database = stack.enter_context(open_database(scratch, memory=SORT_MEMORY))
-        made = "CREATE TEMP TABLE rows AS SELECT * FROM scanned"
-        read_stream(database, "scanned", _scanned(layout, chunks, scratch), made)
+        read_rows(database, layout, _scanned(layout, chunks, scratch))
         reader = database.sql(_SORTED).to_arrow_reader(min(10_000, max(layout.dag.part_rows, 100)))
         for table in _cut(reader, layout.dag.part_rows, most):
             records[number] = _write(store, number, table, most, time.perf_counter() - start)
             rows += len(table)
             number, start = number + 1, time.perf_counter()
-    if rows == 0:
+    if rows == before:
         raise SourceError(f"the source of {layout.dag.name} has no rows; is the path right?")
     store.replace(records)
-    facts = {"parts": number, "rows": rows, "chunks": chunks, "limit": layout.limit}
-    write_sealed(store.folder, PARTS, facts)
+    write_cut(layout, number, rows, chunks)
     return number
 
 
@@ -215,11 +189,11 @@ def _remove(path: str) -> None:
 
 
 def _scanned(layout: RunLayout, chunks: int, scratch: str) -> pa.RecordBatchReader:
-    """All scanned rows in source order, `row` counted over the whole source, up to the limit."""
+    """All scanned rows in source order, `row` counted over all lists, up to the limit."""
     store, path = scans(layout), os.path.join(scratch, "scanned.arrow")
 
     def read() -> Iterator[pa.RecordBatch]:
-        offset, left = 0, layout.limit or None
+        offset, left = first_row(layout), layout.rows_to_take or None
         index = ROW.get_field_index("row")
         for chunk in range(chunks):
             # What was scanned and cannot be read is no end of the source.

@@ -8,6 +8,7 @@ in `run_lock.py`.
                                  records.jsonl       such records, gathered
                                  000000-<token>.*    what the record names; all else is left-over
       ledger/000000.parquet                          one row per input row
+      additions.json                                 lists that were added, see `additions.py`
       shards/                                        the product
 
 Data files have unique names and are only trusted once a record names them, so two attempts at the
@@ -17,6 +18,7 @@ same part never harm each other, on a file system or on an object store.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
+from gristmill.dags.engine.additions import Addition
 from gristmill.dags.engine.attempt import Attempt, record_name
 from gristmill.dags.engine.bundle import BUNDLE, group_names, read_bundle, write_bundle
 from gristmill.dags.engine.checked import read_checked
@@ -41,6 +44,7 @@ from gristmill.errors import BrokenRecordError, RunError
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.out_folder import require_own
 from gristmill.pipelines.sealed import read_sealed, unseal
+from gristmill.pipelines.stage import Read
 from gristmill.pipelines.storage import Folder, read_parquet
 
 # Records fetched side by side; more would only wait for one another.
@@ -72,6 +76,8 @@ class RunLayout:
     fingerprints: Mapping[str, str]
     # Rows of the source to take; 0 means all.
     limit: int = 0
+    # Lists that were added after the first; those beyond the last of these are not looked at.
+    additions: tuple[Addition, ...] = ()
     _stores: dict[str, PartStore] = field(default_factory=dict, init=False, compare=False)
 
     def __getstate__(self) -> dict[str, object]:
@@ -82,9 +88,43 @@ class RunLayout:
         """The run's folder."""
         return Folder(self.url)
 
+    @property
+    def before(self) -> RunLayout:
+        """The run as it was before its last list was added."""
+        return self.upto(len(self.additions) - 1)
+
+    @property
+    def lists(self) -> list[RunLayout]:
+        """The run with its first list alone, with one more, and so on: the last is this one."""
+        return [self.upto(number) for number in range(len(self.additions) + 1)]
+
+    def upto(self, number: int) -> RunLayout:
+        """The run with so many of its additions; what is known of commit records is shared."""
+        found = dataclasses.replace(self, additions=self.additions[:number])
+        object.__setattr__(found, "_stores", self._stores)
+        return found
+
+    @property
+    def reading(self) -> Read:
+        """How the last list is read."""
+        if self.additions:
+            return self.additions[-1].source
+        return cast(Read, self.dag.stage(self.dag.source))
+
+    @property
+    def rows_to_take(self) -> int:
+        """Rows of the last list to take; 0 means all."""
+        return self.additions[-1].limit if self.additions else self.limit
+
     def node_folder(self, node: str) -> str:
         """Name of a node's folder below the run's."""
         return f"nodes/{node}-{self.fingerprints[node][:12]}"
+
+    def last_folder(self, node: str) -> str:
+        """Name of the folder below the run's of what a node found when the last list came, but for
+        its parts, which lie in the node's folder whatever list they are of."""
+        name = self.node_folder(node)
+        return f"{name}/added-{len(self.additions):02d}" if self.additions else name
 
     def store(self, node: str) -> PartStore:
         """The committed parts of a node."""
@@ -337,7 +377,8 @@ class PartStore:
 
     def array(self, record: Record, kind: str) -> NDArray[np.generic]:
         """An array of a committed part."""
-        return parse_array(read_checked(self.folder, record.files[kind]))
+        data = io.BytesIO(read_checked(self.folder, record.files[kind]))
+        return cast(NDArray[np.generic], np.lib.format.read_array(data, allow_pickle=False))
 
     @contextlib.contextmanager
     def attempt(self, part: int) -> Iterator[Attempt]:
@@ -355,9 +396,3 @@ def _is_there(file: FileRecord, sizes: Mapping[str, int]) -> bool:
     if "start" not in file:
         return size == file["size"]
     return size is not None and size >= file["start"] + file["size"]
-
-
-def parse_array(data: bytes) -> NDArray[np.generic]:
-    """A .npy file."""
-    found: NDArray[np.generic] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.graph import Dag
+from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.stage import Map, Score
 
 
@@ -83,4 +84,14 @@ def state_digest(layout: RunLayout, node: str, parts: int) -> str:
     for other in layout.dag.node(node).inputs:
         for part, said in layout.digests(other, range(parts)).items():
             digest.update(f"{other}:{part}:{said};".encode())
+    return digest.hexdigest()
+
+
+def kept_digest(layout: RunLayout, parts: int) -> str:
+    """Digest of what every Keep node says of the first parts: what is kept of earlier lists."""
+    digest = hashlib.sha256()
+    for node in layout.dag.order():
+        if isinstance(layout.dag.stage(node), Keep):
+            for part, said in layout.digests(node, range(parts)).items():
+                digest.update(f"{node}:{part}:{said};".encode())
     return digest.hexdigest()

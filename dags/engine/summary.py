@@ -85,7 +85,7 @@ class SavedRule(TypedDict):
 
 def keep_outcomes(layout: RunLayout, node: str) -> list[RuleOutcome]:
     """What each rule of a Keep node did, in order."""
-    folder = layout.folder.sub(layout.node_folder(node))
+    folder = layout.folder.sub(layout.last_folder(node))
     rules: list[SavedRule] = load_saved_table(folder, "saved/rules.parquet").to_pylist()
     entering = sum(record.rows_in for record in layout.store(node).records().values())
     stage = layout.dag.stage(node)
@@ -174,19 +174,12 @@ def product_counts(folder: Folder) -> ProductCounts:
 def _node(layout: RunLayout, node: str, parts: int, reused: int) -> NodeSummary:
     """Parts, reused parts, and what the node cost when it was done."""
     store = layout.store(node)
-    folder = store.folder
     seconds, rows = 0.0, 0
     for record in store.records().values():
         seconds += record.seconds
         rows += record.rows_in
     if isinstance(layout.dag.stage(node), (Global, Write)):
-        finished = find_sealed(folder, "finished.json") or {}
-        if "seconds" in finished:
-            seconds += float(finished["seconds"])
-        else:
-            # Of a time before it said so.
-            records = [name for name in folder.walk() if name.startswith(PHASE)]
-            seconds += phase_seconds(folder, records)
+        seconds += sum(_phase_seconds(one, node) for one in layout.lists)
     if isinstance(layout.dag.stage(node), Write):
         records_above = layout.store(layout.dag.row_node(node)).records()
         rows = sum(records_above[part].rows_out for part in range(parts))
@@ -196,3 +189,13 @@ def _node(layout: RunLayout, node: str, parts: int, reused: int) -> NodeSummary:
         "seconds": round(seconds, 3),
         "rows_per_s": round(rows / seconds, 1) if seconds else 0.0,
     }
+
+
+def _phase_seconds(layout: RunLayout, node: str) -> float:
+    """What the phases of a barrier node took when the last list came."""
+    folder = layout.folder.sub(layout.last_folder(node))
+    finished = find_sealed(folder, "finished.json") or {}
+    if "seconds" in finished:
+        return float(finished["seconds"])
+    # Of a time before it said so.
+    return phase_seconds(folder, [name for name in folder.walk() if name.startswith(PHASE)])

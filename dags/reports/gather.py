@@ -40,6 +40,7 @@ from gristmill.dags.reports.ledger_counts import (
     LedgerRow,
     SampledRows,
 )
+from gristmill.dags.reports.lists import ListCounts
 from gristmill.dags.reports.model import gather_model
 from gristmill.dags.reports.report import (
     DuplicateGroup,
@@ -85,6 +86,7 @@ class _Rows:
 
     samples: SampledRows
     errors: ErrorCounts
+    lists: ListCounts
     scores: ColumnFiles | None = None
     copies: GroupsOfCopies | None = None
     corpus: CorpusCounts | None = None
@@ -145,6 +147,7 @@ class _Gatherer:
             errors=rows.errors.causes(),
             hosts=rows.errors.hosts(),
             shards=self._shards(),
+            lists=rows.lists.outcomes(next(iter(self._products()), "")),
             nodes=self._nodes(),
             truth=[FaultTruth(fault, **facts) for fault, facts in truth.items()],
             wrong_caption_auc=summary.get("wrong_caption_auc"),
@@ -173,7 +176,7 @@ class _Gatherer:
     def _quantiles(self) -> list[tuple[str, float]]:
         found = []
         for node in self.keeps:
-            folder = self.folder.sub(self.layout.node_folder(node))
+            folder = self.folder.sub(self.layout.last_folder(node))
             table = load_saved_table(folder, "saved/quantiles.parquet")
             found += [(row["quantile"], row["value"]) for row in table.to_pylist()]
         return found
@@ -183,7 +186,11 @@ class _Gatherer:
     def _read_rows(self, scratch: str) -> _Rows:
         """One pass over the parts; nothing of a part is held but what it adds to some counts."""
         maps = [node for node in self.dag.order() if isinstance(self.dag.stage(node), Map)]
-        rows = _Rows(SampledRows(maps, _PICTURES, _PER_REASON), ErrorCounts(maps, self.dag.source))
+        rows = _Rows(
+            SampledRows(maps, _PICTURES, _PER_REASON),
+            ErrorCounts(maps, self.dag.source),
+            ListCounts(self.layout),
+        )
         columns = dict(self._score_columns())
         entering = self.dag.columns(self.keeps[-1]) if self.keeps else pa.schema([])
         if columns:
@@ -199,6 +206,7 @@ class _Gatherer:
             ledger = self.folder.read_table(f"ledger/{part:06d}.parquet", names)
             rows.samples.add(part, ledger)
             rows.errors.add(ledger)
+            rows.lists.add(part, ledger)
             if self.keeps:
                 kept = ledger.filter(pc.equal(ledger["verdict"], "kept"))["uid"]
                 self._add_columns(rows, part, list(columns), kept)
@@ -310,21 +318,23 @@ class _Gatherer:
 
     # -- shards, time ---------------------------------------------------------------------------
 
+    def _products(self) -> list[str]:
+        return [node for node in self.dag.order() if isinstance(self.dag.stage(node), Write)]
+
     def _shards(self) -> list[SplitOutcome]:
         found = []
-        for node in self.dag.order():
-            if isinstance(self.dag.stage(node), Write):
-                manifest = read_manifest(self.folder.sub(node))
-                for split, facts in manifest["splits"].items():
-                    shards = facts["shards"]
-                    found.append(
-                        SplitOutcome(
-                            split if node == "shards" else f"{node}/{split}",
-                            len(shards),
-                            sum(shard["samples"] for shard in shards),
-                            sum(shard["bytes"] for shard in shards),
-                        )
+        for node in self._products():
+            manifest = read_manifest(self.folder.sub(node))
+            for split, facts in manifest["splits"].items():
+                shards = facts["shards"]
+                found.append(
+                    SplitOutcome(
+                        split if node == "shards" else f"{node}/{split}",
+                        len(shards),
+                        sum(shard["samples"] for shard in shards),
+                        sum(shard["bytes"] for shard in shards),
                     )
+                )
         return found
 
     def _nodes(self) -> list[NodeTiming]:

@@ -14,6 +14,7 @@ from rich.text import Text
 from gristmill.dags.engine.clock import clock
 from gristmill.dags.engine.summary import RuleOutcome
 from gristmill.dags.reports.corpus import CorpusTable
+from gristmill.dags.reports.lists import ListOutcome
 from gristmill.dags.reports.model import ModelReport
 
 
@@ -177,6 +178,8 @@ class ReportData:
     errors: list[ErrorCause] = field(default_factory=list)
     hosts: list[HostOutcome] = field(default_factory=list)
     shards: list[SplitOutcome] = field(default_factory=list)
+    # Of a run to which lists were added.
+    lists: list[ListOutcome] = field(default_factory=list)
     nodes: list[NodeTiming] = field(default_factory=list)
     truth: list[FaultTruth] = field(default_factory=list)
     wrong_caption_auc: float | None = None
@@ -300,6 +303,9 @@ def render_terminal(data: ReportData, where: str) -> Group:
             f"{s.split}: {s.samples:,} samples in {s.shards} shards" for s in data.shards
         )
         pieces.append(Text(shards))
+    for one in data.lists:
+        kept = f"{one.kept:,} of {one.rows:,} rows kept"
+        pieces.append(Text(f"list {one.name}: {kept}, shards {one.shards}"))
     pieces += [Text(f"warning: {warning}", style="yellow") for warning in data.warnings]
     pieces.append(Text(f"report: {where}"))
     return Group(*pieces)

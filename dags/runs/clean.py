@@ -37,7 +37,7 @@ def remove_left_overs(layout: RunLayout, *, dry_run: bool = False) -> int:
     """Remove files of parts that no record names. Returns bytes."""
     freed = 0
     stores = [layout.store(node) for node in layout.dag.nodes]
-    for store in [*stores, scans(layout)]:
+    for store in [*stores, *map(scans, layout.lists)]:
         named = {
             file["name"] for record in store.records().values() for file in record.files.values()
         }

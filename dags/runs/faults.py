@@ -9,15 +9,18 @@ names: logs, the report, the lock.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from gristmill.dags.engine.barriers import PHASE, owner_name
+from gristmill.dags.engine.additions import ADDITIONS
+from gristmill.dags.engine.barriers import PHASE, files_written, owner_name
 from gristmill.dags.engine.checked import what_is_wrong
+from gristmill.dags.engine.cut_record import PARTS, chunks_of_source, parts_done
 from gristmill.dags.engine.ledger_writer import LEDGER
-from gristmill.dags.engine.read_parts import PARTS, chunks_of_source, parts_done, scans
+from gristmill.dags.engine.read_parts import scans
 from gristmill.dags.engine.records import FileRecord
 from gristmill.dags.engine.run_folder import PartStore, RunLayout
 from gristmill.dags.engine.saved import fact_name
@@ -50,7 +53,8 @@ def file_faults(layout: RunLayout) -> Iterator[Fault]:
     yield from run_faults(layout)
     parts = parts_done(layout)
     if parts is None:
-        name = f"{layout.node_folder(layout.dag.source)}/{PARTS}"
+        broken = next(one for one in layout.lists if parts_done(one) is None)
+        name = f"{broken.last_folder(layout.dag.source)}/{PARTS}"
         yield Fault(f"{name} is missing, or is not what was written", (name,))
         # It hides nothing else: as many parts as the nodes have committed.
         known = (layout.store(node).parts() for node in layout.dag.order())
@@ -58,11 +62,12 @@ def file_faults(layout: RunLayout) -> Iterator[Fault]:
     for node in layout.dag.order():
         stage = layout.dag.stage(node)
         if isinstance(stage, Read):
-            yield from _scan_faults(layout)
+            for one in layout.lists:
+                yield from _scan_faults(one)
         if not isinstance(stage, Write):
             yield from _part_faults(layout, node, parts)
         if isinstance(stage, (Global, Write)):
-            yield from _barrier_faults(layout, node, parts)
+            yield from _faults_by_list(layout, node, parts)
 
 
 def run_faults(layout: RunLayout) -> Iterator[Fault]:
@@ -74,6 +79,9 @@ def run_faults(layout: RunLayout) -> Iterator[Fault]:
         return
     if "dag_yaml" in identity and folder.read_bytes("dag.yaml") != identity["dag_yaml"].encode():
         yield Fault("dag.yaml is not what was run: it was changed since, or another run was begun")
+    added, text = _sealed(folder, ADDITIONS) if identity.get("additions") else (None, "")
+    if text or (added and added["lists"] != identity["additions"]):
+        yield Fault(text or f"{ADDITIONS} is not what was run: another list is being added")
     _, text = _sealed(folder, "summary.json")
     if text:
         yield Fault(text)
@@ -105,21 +113,22 @@ def _sealed(folder: Folder, name: str) -> tuple[dict[str, Any] | None, str]:
 
 def _scan_faults(layout: RunLayout) -> Iterator[Fault]:
     """Of the chunks that the parts of the source were cut from."""
-    cut = f"{layout.node_folder(layout.dag.source)}/{PARTS}"
+    at = layout.last_folder(layout.dag.source)
+    cut = f"{at}/{PARTS}"
     store = scans(layout)
     chunks = chunks_of_source(layout)
     for chunk in store.parts() if chunks is None else range(chunks):
-        name = f"{layout.node_folder(layout.dag.source)}/scan/{chunk:06d}.json"
+        name = f"{at}/scan/{chunk:06d}.json"
         yield from _record_faults(store, chunk, f"chunk {chunk} of the source", (name, cut))
 
 
 def _part_faults(layout: RunLayout, node: str, parts: int) -> Iterator[Fault]:
-    at = layout.node_folder(node)
-    end = (f"{at}/finished.json",) if isinstance(layout.dag.stage(node), Global) else ()
+    barrier = isinstance(layout.dag.stage(node), Global)
+    ends = [f"{one.last_folder(node)}/finished.json" for one in layout.lists if barrier]
     store = layout.store(node)
     store.records()
     for part in range(parts):
-        for fault in _record_faults(store, part, f"part {part}", end):
+        for fault in _record_faults(store, part, f"part {part}", tuple(ends)):
             yield replace(fault, text=f"node {node!r}: {fault.text}", part=(node, part))
 
 
@@ -135,10 +144,26 @@ def _record_faults(
             yield Fault(f"{kind} of {what} {problem} ({file['name']})", drop)
 
 
-def _barrier_faults(layout: RunLayout, node: str, parts: int) -> Iterator[Fault]:
-    """Of a node that needs all parts: what it was made of, its phases, and what they wrote."""
-    folder = layout.folder.sub(layout.node_folder(node))
-    at = layout.node_folder(node)
+def _faults_by_list(layout: RunLayout, node: str, parts: int) -> Iterator[Fault]:
+    """Of a node that needs all parts, as each list came; the last first."""
+    # Files of the product that a later list wrote again: cards, manifests.
+    again: set[str] = set()
+    end: int | None = parts
+    for one in reversed(layout.lists):
+        # Of one whose parts are not known, that is said elsewhere.
+        if end is not None:
+            yield from _barrier_faults(one, node, end, again)
+        with contextlib.suppress(BrokenRecordError):
+            again.update(files_written(one, node))
+        end = parts_done(one.before) if one.additions else None
+
+
+def _barrier_faults(
+    layout: RunLayout, node: str, parts: int, again: Collection[str]
+) -> Iterator[Fault]:
+    """What it was made of, its phases, and what they wrote, but for files of these names."""
+    at = layout.last_folder(node)
+    folder = layout.folder.sub(at)
     state, text = _sealed(folder, "state.json")
     if state is None or "inputs" not in state:
         yield Fault(f"node {node!r}: {text or 'state.json says nothing'}", (f"{at}/state.json",))
@@ -157,16 +182,18 @@ def _barrier_faults(layout: RunLayout, node: str, parts: int) -> Iterator[Fault]
         finished = {}
     if isinstance(layout.dag.stage(node), Write):
         owner, text = _sealed(layout.folder, owner_name(node))
-        if owner != {"node": at}:
+        if owner != {"node": layout.node_folder(node)}:
             yield Fault(text or f"{owner_name(node)} names another configuration", owner=node)
     for phase, tasks in cast(dict[str, int], finished.get("phases", {})).items():
         for task in range(tasks):
-            yield from _phase_faults(layout, node, f"{PHASE}{phase}/{task:06d}.json")
+            yield from _phase_faults(layout, node, f"{PHASE}{phase}/{task:06d}.json", again)
 
 
-def _phase_faults(layout: RunLayout, node: str, record: str) -> Iterator[Fault]:
-    folder = layout.folder.sub(layout.node_folder(node))
-    at = layout.node_folder(node)
+def _phase_faults(
+    layout: RunLayout, node: str, record: str, again: Collection[str]
+) -> Iterator[Fault]:
+    at = layout.last_folder(node)
+    folder = layout.folder.sub(at)
     drop = (f"{at}/{record}", f"{at}/finished.json")
     facts, text = _sealed(folder, record)
     if facts is None:
@@ -181,5 +208,5 @@ def _phase_faults(layout: RunLayout, node: str, record: str) -> Iterator[Fault]:
             yield Fault(f"node {node!r}: {file['name']} {problem}", drop)
     product = layout.folder.sub(node)
     for file in cast(list[FileRecord], facts.get("product", [])):
-        if problem := what_is_wrong(product, file):
+        if file["name"] not in again and (problem := what_is_wrong(product, file)):
             yield Fault(f"{product.url}/{file['name']} {problem}", drop, product=node)

@@ -9,16 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+import pyarrow.compute as pc
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from gristmill.dags.engine.barriers import barrier_state, is_finished, make_room
+from gristmill.dags.engine.cut_record import parts_done
 from gristmill.dags.engine.execute import RunOptions, execute_layout
 from gristmill.dags.engine.fingerprint import fingerprint
 from gristmill.dags.engine.operators import PhaseOperator
 from gristmill.dags.engine.progress import Progress
-from gristmill.dags.engine.rows import NodeWorkspace
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.engine.run_lock import run_lock
 from gristmill.dags.engine.saved import load_saved_table
@@ -29,6 +30,7 @@ from gristmill.dags.engine.summary import (
     rule_outcome,
     rule_warnings,
 )
+from gristmill.dags.engine.workspace import NodeWorkspace
 from gristmill.dags.graph import Dag
 from gristmill.dags.runs.plan import finished_parts, open_run, where_it_ran
 from gristmill.dags.runs.selections import SELECTIONS
@@ -54,18 +56,14 @@ class Choice:
 
     def uids(self) -> Iterator[list[str]]:
         """uids that are kept, part by part."""
-        workspace = NodeWorkspace(self.layout, self.node, self.parts, "")
         stage = self.layout.dag.stage(self.node)
         assert isinstance(stage, Keep)
-        for part in range(self.parts):
-            table = stage.columns(workspace, part)
-            yield [
-                uid
-                for uid, verdict in zip(
-                    table["uid"].to_pylist(), table["verdict"].to_pylist(), strict=True
-                )
-                if verdict == KEPT
-            ]
+        for one in self.layout.lists:
+            parts = parts_done(one) or 0
+            workspace = NodeWorkspace(one, self.node, parts, "")
+            for part in range(workspace.first_part, parts):
+                table = stage.columns(workspace, part)
+                yield table["uid"].filter(pc.equal(table["verdict"], KEPT)).to_pylist()
 
 
 class KeepChanges(TypedDict, total=False):
@@ -103,7 +101,7 @@ def choose(out: str, changes: KeepChanges, *, lock: bool = True) -> Choice:
         # Said where the person is, looked for where the run was started.
         changes = {**changes, "subset": os.path.abspath(changes["subset"])}
     with where_it_ran(layout):
-        chosen, node = _decide(layout, parts, changes, lock)
+        chosen, node = _decide(layout, changes, lock)
         outcomes, counts = _outcomes(chosen, node)
     return Choice(
         layout=chosen,
@@ -130,9 +128,7 @@ def build(choice: Choice, options: RunOptions, progress: Progress) -> RunSummary
         return execute_layout(layout, options, progress)
 
 
-def _decide(
-    layout: RunLayout, parts: int, changes: KeepChanges, lock: bool
-) -> tuple[RunLayout, str]:
+def _decide(layout: RunLayout, changes: KeepChanges, lock: bool) -> tuple[RunLayout, str]:
     """The run with another Keep node, and its verdicts there."""
     dag, node = with_keep(layout.dag, changes)
     stage = dag.stage(node)
@@ -144,18 +140,20 @@ def _decide(
         raise GraphError(f"{error}\n{_remedy(stage)}") from error
     inputs = [layout.fingerprints[other] for other in dag.node(node).inputs]
     found = {**layout.fingerprints, node: fingerprint(stage, inputs, {})}
-    chosen = RunLayout(layout.url, dag, found, layout.limit)
+    chosen = RunLayout(layout.url, dag, found, layout.limit, layout.additions)
     with run_lock(layout.folder, lock=lock) as held:
-        state = barrier_state(chosen, node, parts)
-        if not is_finished(chosen, node, state):
-            held.check()
-            make_room(chosen, node, state)
-        # What is done is done; of a node that an earlier release finished, other phases are.
-        for phase in stage.phases():
-            operator = PhaseOperator(chosen, node, phase.name, parts)
-            for task in range(operator.count()):
+        for one in chosen.lists:
+            parts = parts_done(one) or 0
+            state = barrier_state(one, node, parts)
+            if not is_finished(one, node, state):
                 held.check()
-                operator(task)
+                make_room(one, node, state)
+            # What is done is done; of a node that an earlier release finished, other phases are.
+            for phase in stage.phases():
+                operator = PhaseOperator(one, node, phase.name, parts)
+                for task in range(operator.count()):
+                    held.check()
+                    operator(task)
     return chosen, node
 
 
@@ -170,7 +168,7 @@ class _Counts(TypedDict):
 
 def _outcomes(layout: RunLayout, node: str) -> tuple[list[RuleOutcome], _Counts]:
     """What each rule did, and the counts beside the rules."""
-    folder = layout.folder.sub(layout.node_folder(node))
+    folder = layout.folder.sub(layout.last_folder(node))
     rules: list[SavedRule] = load_saved_table(folder, "saved/rules.parquet").to_pylist()
     counts: _Counts = load_saved_table(folder, "saved/counts.parquet").to_pylist()[0]
     stage = layout.dag.stage(node)

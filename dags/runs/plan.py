@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from gristmill.dags.dag_yaml import load_dag
+from gristmill.dags.engine.additions import load_additions, read_additions
 from gristmill.dags.engine.barriers import owner_name
+from gristmill.dags.engine.cut_record import parts_done, rows_of_source
 from gristmill.dags.engine.lay_out import check_source, lay_out
-from gristmill.dags.engine.read_parts import parts_done, rows_of_source
 from gristmill.dags.engine.run_folder import RunLayout, require_run_folder
 from gristmill.dags.engine.run_lock import lock_holder
 from gristmill.dags.graph import Dag, stores_images
@@ -69,7 +70,7 @@ def make_plan(dag: Dag, out: str, limit: int = 0) -> Plan:
 
 def run_status(out: str) -> Plan:
     """How far the run in a folder is, from its dag.yaml and its commit records."""
-    layout = open_run(out)
+    layout = open_run(out, begun=True)
     with where_it_ran(layout):
         plan = _plan_of(layout)
     holder = lock_holder(layout.folder)
@@ -139,10 +140,11 @@ def _needed(layout: RunLayout, plan: Plan) -> list[str]:
     return lines
 
 
-def open_run(out: str) -> RunLayout:
+def open_run(out: str, *, begun: bool = False) -> RunLayout:
     """The layout of a run that exists. Raises `RunError` if the folder holds none.
 
-    A finished run is found by what `run.json` says, so that it can be read when its source is gone.
+    A finished run is found by what `run.json` says, so that it can be read when its source is gone,
+    or while a list is added to it; `begun`: with that list.
     """
     folder = Folder(out)
     try:
@@ -152,7 +154,9 @@ def open_run(out: str) -> RunLayout:
     dag = load_dag(text, f"{out}/dag.yaml")
     identity = find_sealed(folder, "run.json")
     if identity is not None and set(identity["fingerprints"]) == set(dag.nodes):
-        return RunLayout(folder.url, dag, identity["fingerprints"], identity["limit"])
+        found, limit = identity["fingerprints"], identity["limit"]
+        lists = read_additions(folder) if begun else load_additions(identity.get("additions", ()))
+        return RunLayout(folder.url, dag, found, limit, lists)
     return lay_out(dag, out)
 
 
@@ -195,7 +199,8 @@ def _node_plan(layout: RunLayout, node: str, parts: int | None) -> NodePlan:
     done = len(store.sound_parts())
     if isinstance(stage, Write) and parts is not None:
         mine = find_sealed(layout.folder, owner_name(node)) == {"node": layout.node_folder(node)}
-        finished = find_sealed(store.folder, "finished.json") is not None
+        last = layout.folder.sub(layout.last_folder(node))
+        finished = find_sealed(last, "finished.json") is not None
         whole = layout.folder.exists(f"{node}/manifest.json")
         done = parts if mine and finished and whole else 0
     return NodePlan(

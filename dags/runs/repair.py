@@ -11,11 +11,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gristmill.dags.dag_yaml import load_dag
+from gristmill.dags.engine.additions import ADDITIONS, load_additions, write_additions
 from gristmill.dags.engine.barriers import owner_name
+from gristmill.dags.engine.cut_record import PARTS, parts_done
 from gristmill.dags.engine.execute import RunOptions, execute_layout
 from gristmill.dags.engine.lay_out import lay_out
 from gristmill.dags.engine.progress import Progress
-from gristmill.dags.engine.read_parts import PARTS, parts_done
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.engine.run_lock import run_lock
 from gristmill.dags.engine.tombstones import read_tombstones, tombstone_problems, write_tombstones
@@ -54,7 +55,7 @@ def repair(out: str, options: RunOptions, progress: Progress, *, dry_run: bool =
     Raises `RunError` for a folder of which too little is left to know what was run there.
     """
     folder = Folder(out)
-    found = Repaired([] if dry_run else _put_back_dag(folder))
+    found = Repaired([] if dry_run else [*_put_back_dag(folder), *_put_back_lists(folder)])
     layout = _open(out)
     before: dict[tuple[str, int], str] = {}
     for _ in range(_PASSES):
@@ -105,11 +106,20 @@ def _put_back_dag(folder: Folder) -> list[str]:
     return ["dag.yaml was missing or changed; it says again what was run"]
 
 
+def _put_back_lists(folder: Folder) -> list[str]:
+    """Write additions.json as it was run, which run.json holds too, if it is no record."""
+    lists = (find_sealed(folder, "run.json") or {}).get("additions")
+    if not lists or find_sealed(folder, ADDITIONS) is not None:
+        return []
+    write_additions(folder, load_additions(lists))
+    return [f"{ADDITIONS} was missing or changed; it says again which lists were added"]
+
+
 def _open(out: str) -> RunLayout:
     """The layout of the run, also where run.json is lost: from dag.yaml and the source."""
     folder = Folder(out)
     if find_sealed(folder, "run.json") is not None:
-        return open_run(out)
+        return open_run(out, begun=True)
     if not folder.exists("dag.yaml"):
         raise RunError(
             f"{out} holds neither run.json nor dag.yaml: what was run there is not known; run the "

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from gristmill.dags.engine.cut_record import parts_done
 from gristmill.dags.engine.ledger import check_counts, count_nodes, kept_rows, part_ledger
 from gristmill.dags.engine.product_losses import product_losses
-from gristmill.dags.engine.read_parts import parts_done
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.runs.faults import file_faults

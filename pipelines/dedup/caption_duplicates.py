@@ -38,8 +38,10 @@ from gristmill.pipelines.dedup.part_arrays import (
     Joined,
     Kind,
     PartArrays,
+    of_new_parts,
     rows_of_parts,
 )
+from gristmill.pipelines.dedup.standing import Standing
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
 
@@ -118,7 +120,7 @@ class CaptionDuplicates(Global):
     def phases(self) -> tuple[Phase, ...]:
         """Signatures, distinct texts, pairs by band, groups."""
         return (
-            Phase(name="signatures", count=lambda w: w.parts, work=self._signatures),
+            Phase(name="signatures", count=lambda w: w.parts, work=of_new_parts(self._signatures)),
             Phase(name="texts", count=lambda _: 1, work=self._texts),
             Phase(name="pairs", count=lambda _: self.bands, work=self._pairs),
             Phase(name="groups", count=lambda _: 1, work=self._groups),
@@ -218,7 +220,10 @@ class CaptionDuplicates(Global):
         count = len(texts)
         pairs = PartArrays(workspace, "pairs", self.bands).join(edges=NO_PAIRS, capped=NO_NUMBERS)
         group = components(pairs["edges"], count)
-        leader, _size = leaders(group, [texts[:, 1], texts[:, 0], -copies])
+        row_starts, row_text = workspace.load("row_starts"), np.asarray(workspace.load("row_text"))
+        stands = Standing(workspace, row_starts, row_text, count)
+        keys = [texts[:, 1], texts[:, 0], -copies, stands.rank]
+        leader, _size = leaders(group, keys)
         capped = np.zeros(count, bool)
         capped[pairs["capped"]] = True
         jaccard = (
@@ -232,13 +237,14 @@ class CaptionDuplicates(Global):
         saved = PartArrays(workspace, "rows").join(
             uids=NO_DIGESTS, preferred=np.zeros((0, len(self.prefer)))
         )
-        row_text = np.asarray(workspace.load("row_text"))
-        keys = preference(saved["uids"], saved["preferred"])
+        rows = np.arange(len(row_text))
+        row_rank = Standing(workspace, row_starts, rows, len(row_text)).rank
+        keys = [*preference(saved["uids"], saved["preferred"]), row_rank]
         there, text = row_text >= 0, np.maximum(row_text, 0)
         # Of each row, not of each caption: no row's fact is looked for elsewhere.
         facts = {
             "is_caption": there,
-            "group": _taken(texts[leader], text),
+            "group": _taken(stands.digests("caption_group", texts)[leader], text),
             "jaccard": _taken(jaccard.round(5).astype(np.float32), text),
             "capped": _taken(capped, text) & there,
             **{

@@ -52,6 +52,14 @@ class Edges:
         return forest(np.concatenate([np.zeros((0, 2), np.int64), *self._held]))
 
 
+def equal_rows(values: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Edges that join rows with equal values, each to the first of its kind."""
+    order = np.lexsort((values[:, 1], values[:, 0]))
+    ordered = values[order]
+    same = (ordered[1:] == ordered[:-1]).all(axis=1) & (ordered[1:] != 0).any(axis=1)
+    return np.stack([order[:-1][same], order[1:][same]], axis=1).astype(np.int64)
+
+
 def leaders(
     group: NDArray[np.integer], keys: Sequence[NDArray[np.number]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

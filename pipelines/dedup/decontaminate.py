@@ -29,6 +29,7 @@ from gristmill.pipelines.dedup.minhash import (
     minhash,
     shingle_hashes,
 )
+from gristmill.pipelines.dedup.part_arrays import of_new_parts
 from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.images.perceptual_hash import THUMBNAIL_BYTES, PerceptualHash
 from gristmill.pipelines.schema import SUCCESS, ColumnFacts
@@ -170,9 +171,13 @@ class Decontaminate(Global):
     def phases(self) -> tuple[Phase, ...]:
         """The items of each evaluation, all of them together, and each part against them."""
         return (
-            Phase(name="items", count=lambda _: len(self._all()), work=self._items),
+            Phase(
+                name="items",
+                count=lambda w: 0 if w.before else len(self._all()),
+                work=self._items,
+            ),
             Phase(name="join", count=lambda _: 1, work=self._join),
-            Phase(name="match", count=lambda w: w.parts, work=self._match),
+            Phase(name="match", count=lambda w: w.parts, work=of_new_parts(self._match)),
         )
 
     def columns(self, workspace: Workspace, part: int) -> pa.Table:
@@ -215,6 +220,11 @@ class Decontaminate(Global):
         return pa.Table.from_pylist(list(described.values()), _ITEMS)
 
     def _join(self, workspace: Workspace, _: int) -> None:
+        if workspace.before is not None:
+            # Of a list that was added: the items that the first was compared with.
+            for name in ("pictures", "texts"):
+                workspace.save_table(name, workspace.before.load_table(name))
+            return
         tables = [workspace.load_table(f"items/{i:06d}") for i in range(len(self._all()))]
         items = pa.concat_tables(tables).combine_chunks()
         pictures = items.filter(pc.is_valid(items["phash"]))

@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.dedup.connected_components import Edges, components, leaders
+from gristmill.pipelines.dedup.connected_components import Edges, components, equal_rows, leaders
 from gristmill.pipelines.dedup.duplicate_columns import (
     DUPLICATE_GROUP,
     DUPLICATE_GROUP_SIZE,
@@ -44,9 +44,11 @@ from gristmill.pipelines.dedup.part_arrays import (
     PartArrays,
     PartRows,
     count_together,
+    of_new_parts,
     parts_together,
     rows_of_parts,
 )
+from gristmill.pipelines.dedup.standing import Standing
 from gristmill.pipelines.images.perceptual_hash import THUMBNAIL_BYTES
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
@@ -64,7 +66,8 @@ class Duplicates(Global):
     """Name, for every image that is a copy, the image that stays.
 
     The survivor of a component has the most pixels as received, then the best `prefer` columns,
-    then the lowest image_id. A copy of a copy counts: components are single-link, which is why
+    then the lowest image_id; one that was kept before the others were added comes first of all. A
+    copy of a copy counts: components are single-link, which is why
     `radius` and `thumbnail_tolerance` are set for precision.
     """
 
@@ -125,7 +128,11 @@ class Duplicates(Global):
     def phases(self) -> tuple[Phase, ...]:
         """Signatures, images, candidate pairs by band, components with winners."""
         return (
-            Phase(name="signatures", count=count_together, work=self._signatures),
+            Phase(
+                name="signatures",
+                count=count_together,
+                work=of_new_parts(self._signatures, PARTS_A_TASK),
+            ),
             Phase(name="images", count=lambda _: 1, work=self._images),
             Phase(name="candidates", count=self._count_tasks, work=self._candidates),
             Phase(name="winners", count=lambda _: 1, work=self._winners),
@@ -135,10 +142,11 @@ class Duplicates(Global):
         """What was decided, for each row of a part."""
         found = workspace.load_part("decided", part)
         group, copy = hex_digests(found["group"]), pa.array(found["is_copy"])
+        survivor = hex_digests(found["survivor"])
         kinds = pa.array(_KINDS).take(pa.array(found["kind"]))
         return pa.table(
             [
-                pc.if_else(copy, group, None),
+                pc.if_else(copy, survivor, None),
                 pc.if_else(copy, kinds, None),
                 group,
                 pa.array(found["size"]),
@@ -228,23 +236,32 @@ class Duplicates(Global):
         tasks = self._count_tasks(workspace)
         edges = [*PartArrays(workspace, "edges", tasks).each("edges", np.int64)]
         if self.exact_bytes:
-            edges.append(_equal_rows(sha256))
+            edges.append(equal_rows(sha256))
         if self.exact_pixels:
-            edges.append(_equal_rows(pixel_hash))
+            edges.append(equal_rows(pixel_hash))
         if self.near:
             looks = np.stack([hashes, workspace.load("looks")], axis=1)
-            edges.append(_equal_rows(looks))
+            edges.append(equal_rows(looks))
+        if workspace.first_part:
+            # Captions of one image that came with several lists.
+            edges.append(equal_rows(ids))
         label = components(np.concatenate([NO_PAIRS, *edges]), n)
         keys = preference(np.asarray(ids), np.asarray(workspace.load("preferred")))
-        survivor, size = leaders(label, [*keys, -np.asarray(workspace.load("area"))])
+        row_starts, row_image = workspace.load("row_starts"), workspace.load("row_image")
+        stands = Standing(workspace, row_starts, row_image, n)
+        area = -np.asarray(workspace.load("area"))
+        survivor, size = leaders(label, [*keys, area, stands.rank])
+        # Not copies of each other, whichever lists they came with.
+        same_image = (ids == ids[survivor]).all(axis=1) & (workspace.first_part > 0)
         same_bytes = (sha256 == sha256[survivor]).all(axis=1)
         same_pixels = (pixel_hash == pixel_hash[survivor]).all(axis=1)
         kind = np.where(same_bytes, 0, np.where(same_pixels, 1, 2)).astype(np.int8)
         decided = rows_of_parts(
-            workspace.load("row_starts"),
-            workspace.load("row_image"),
-            group=ids[survivor],
-            is_copy=survivor != np.arange(n),
+            row_starts,
+            row_image,
+            group=stands.digests("duplicate_group", ids)[survivor],
+            survivor=ids[survivor],
+            is_copy=(survivor != np.arange(n)) & ~same_image,
             kind=kind,
             size=size.astype(np.int32),
             distance=np.bitwise_count(hashes ^ hashes[survivor]).astype(np.int32),
@@ -281,11 +298,3 @@ def _normal(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _thumbnails(column: pa.ChunkedArray) -> NDArray[np.uint8]:
     data = b"".join(column.to_pylist())
     return np.frombuffer(data, np.uint8).reshape(-1, THUMBNAIL_BYTES)
-
-
-def _equal_rows(values: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Edges that join rows with equal values, each to the first of its kind."""
-    order = np.lexsort((values[:, 1], values[:, 0]))
-    ordered = values[order]
-    same = (ordered[1:] == ordered[:-1]).all(axis=1) & (ordered[1:] != 0).any(axis=1)
-    return np.stack([order[:-1][same], order[1:][same]], axis=1).astype(np.int64)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.dedup.connected_components import components, leaders
+from gristmill.pipelines.dedup.connected_components import components, equal_rows, leaders
 from gristmill.pipelines.dedup.duplicate_columns import group_size_facts
 from gristmill.pipelines.dedup.image_ids import (
     best_of_rows,
@@ -28,7 +28,14 @@ from gristmill.pipelines.dedup.image_ids import (
     received_area,
 )
 from gristmill.pipelines.dedup.kmeans import learn_centroids, nearest_centroid
-from gristmill.pipelines.dedup.part_arrays import NO_DIGESTS, NO_NUMBERS, PartArrays, rows_of_parts
+from gristmill.pipelines.dedup.part_arrays import (
+    NO_DIGESTS,
+    NO_NUMBERS,
+    PartArrays,
+    of_new_parts,
+    rows_of_parts,
+)
+from gristmill.pipelines.dedup.standing import Standing
 from gristmill.pipelines.dedup.visual_words import SparseRows, bags_of_words, likeliest
 from gristmill.pipelines.images.local_features import DESCRIPTOR, POINT, matching_points, mirrored
 from gristmill.pipelines.schema import ColumnFacts
@@ -126,12 +133,12 @@ class RobustCopies(Global):
     def phases(self) -> tuple[Phase, ...]:
         """Features, words, words of images, their index, verified pairs, groups."""
         return (
-            Phase(name="features", count=lambda w: w.parts, work=self._features),
+            Phase(name="features", count=lambda w: w.parts, work=of_new_parts(self._features)),
             Phase(name="vocabulary", count=lambda _: 1, work=self._vocabulary),
-            Phase(name="words", count=lambda w: w.parts, work=self._words),
+            Phase(name="words", count=lambda w: w.parts, work=of_new_parts(self._words)),
             Phase(name="index", count=lambda _: 1, work=self._index),
             Phase(name="bags", count=lambda w: w.parts, work=self._bags),
-            Phase(name="pairs", count=lambda w: w.parts, work=self._pairs),
+            Phase(name="pairs", count=lambda w: w.parts, work=of_new_parts(self._pairs)),
             Phase(name="groups", count=lambda _: 1, work=self._groups),
         )
 
@@ -177,13 +184,17 @@ class RobustCopies(Global):
         )
 
     def _vocabulary(self, workspace: Workspace, _: int) -> None:
-        """Visual words, learnt from descriptors of images chosen by digest."""
+        """Visual words, learnt from descriptors of images chosen by digest; for a list that was
+        added they are those of the first."""
         saved = PartArrays(workspace, "images").join(row_image=NO_NUMBERS, ids=NO_DIGESTS)
         workspace.save("starts", saved.starts["ids"])
         workspace.save("row_starts", saved.starts["row_image"])
         workspace.save("row_image", saved.numbered("row_image", "ids"))
         ids = saved["ids"]
         workspace.save("ids", ids)
+        if workspace.before is not None:
+            workspace.save("words", np.asarray(workspace.before.load("words")))
+            return
         counts = PartArrays(workspace, "features").each("counts", np.int16)
         total = sum(int(array.sum()) for array in counts)
         words = self.words or min(_MOST_WORDS, max(_FEWEST_WORDS, total // _WORD_DESCRIPTORS))
@@ -240,14 +251,15 @@ class RobustCopies(Global):
         """A part's images by visual word, once for all the searches among them."""
         plain = PartArrays(workspace, "words").load(part, "plain", np.int32)
         bags = bags_of_words(plain, np.asarray(workspace.load("weight")))
-        bags.turned().save(PartArrays(workspace, "bags"), part)
+        # Also of parts that were judged before: words weigh otherwise now.
+        bags.turned().save(PartArrays(workspace, "bags", anew=True), part)
 
     def _pairs(self, workspace: Workspace, part: int) -> None:
         """Verified copies of a part's images among all, and of the pairs that hashes found."""
         weight = np.asarray(workspace.load("weight"))
         first = int(workspace.load("starts")[part])
         features = Features(workspace)
-        bags = PartArrays(workspace, "bags")
+        bags = PartArrays(workspace, "bags", anew=True)
         inverted = [SparseRows.load(bags, other) for other in range(workspace.parts)]
         found: list[tuple[int, int, int, int]] = []
         for name, is_mirror in (("plain", False), ("mirror", True)):
@@ -295,21 +307,29 @@ class RobustCopies(Global):
             pairs=np.zeros((0, 4), np.int64), duplicates=NO_NUMBERS
         )
         pairs, count = found["pairs"], len(ids)
-        group = components(pairs[:, :2], count) if count else np.zeros(0, np.int32)
+        edges = [pairs[:, :2]]
+        if workspace.first_part:
+            # Captions of one image that came with several lists.
+            edges.append(equal_rows(ids))
+        group = components(np.concatenate(edges), count) if count else np.zeros(0, np.int32)
         saved = PartArrays(workspace, "images").join(
             area=NO_NUMBERS, preferred=np.zeros((0, len(self.prefer)))
         )
-        survivor, size = leaders(group, [*preference(ids, saved["preferred"]), -saved["area"]])
+        row_starts, row_image = workspace.load("row_starts"), workspace.load("row_image")
+        stands = Standing(workspace, row_starts, row_image, count).rank
+        keys = [*preference(ids, saved["preferred"]), -saved["area"], stands]
+        survivor, size = leaders(group, keys)
+        same_image = (ids == ids[survivor]).all(axis=1) & (workspace.first_part > 0)
         points, is_mirror = np.full(count, -1, np.int64), np.zeros(count, bool)
         # Ascending evidence, so that the best is written last; a mirror only if it fits better.
         both = np.concatenate([pairs, pairs[:, [1, 0, 2, 3]]])
         for image, _other, fits, mirror in both[np.lexsort((-both[:, 3], both[:, 2]))].tolist():
             points[image], is_mirror[image] = fits, bool(mirror)
         decided = rows_of_parts(
-            workspace.load("row_starts"),
-            workspace.load("row_image"),
+            row_starts,
+            row_image,
             survivor=ids[survivor],
-            is_copy=survivor != np.arange(count),
+            is_copy=(survivor != np.arange(count)) & ~same_image,
             size=size,
             points=points,
             mirrored=is_mirror,

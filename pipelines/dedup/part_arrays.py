@@ -3,7 +3,8 @@
 A phase that runs once a part leaves one file of arrays a part, `signatures/000012`; one that does
 little a part does `PARTS_A_TASK` of them in a task, and leaves one file of those. The phases after
 it join some of them, and look into others row by row, because all of them would not fit in memory.
-Arrays come back memory-mapped where the run lies on a local disk.
+Arrays come back memory-mapped where the run lies on a local disk. Of parts that were judged before
+a list was added they stay where they are: see `of_new_parts`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,24 @@ def parts_together(workspace: Workspace, task: int) -> range:
     return range(task * PARTS_A_TASK, min((task + 1) * PARTS_A_TASK, workspace.parts))
 
 
+def of_new_parts(
+    work: Callable[[Workspace, int], None], together: int = 1
+) -> Callable[[Workspace, int], None]:
+    """`work` on a task of `together` parts that are looked at by themselves: what it found when
+    all of them were new stands, and `PartArrays` finds it there."""
+
+    def do(workspace: Workspace, task: int) -> None:
+        if _before(workspace, task, together) is None:
+            work(workspace, task)
+
+    return do
+
+
+def _before(workspace: Workspace, task: int, together: int) -> Workspace | None:
+    """Where the arrays of a task lie whose parts were all judged before; None if some were not."""
+    return workspace.before if (task + 1) * together <= workspace.first_part else None
+
+
 @dataclass(frozen=True)
 class PartArrays:
     """The arrays that each task of a phase saved under `<group>/<task>`."""
@@ -51,6 +70,8 @@ class PartArrays:
     tasks: int | None = None
     # How many of them lie in one file.
     together: int = 1
+    # Whether those of parts that were judged before are saved again as well, of one a part.
+    anew: bool = False
 
     def save(self, task: int, **arrays: NDArray[np.generic]) -> None:
         """Store the arrays of one task, all of them or none."""
@@ -62,9 +83,10 @@ class PartArrays:
 
     def all(self, task: int) -> Mapping[str, NDArray[Any]]:
         """The arrays of one task by name; of one part, where tasks have several."""
+        home = self._home(task // self.together)
         if self.together == 1:
-            return self.workspace.load_arrays(self._place(task))
-        return self.workspace.load_part(self._place(task // self.together), task % self.together)
+            return home.load_arrays(self._place(task))
+        return home.load_part(self._place(task // self.together), task % self.together)
 
     def every(self) -> Iterator[Mapping[str, NDArray[Any]]]:
         """`all` of each, in order."""
@@ -72,7 +94,7 @@ class PartArrays:
             yield from map(self.all, range(self._count()))
             return
         for file in range(math.ceil(self._count() / self.together)):
-            yield from self.workspace.load_parts(self._place(file))
+            yield from self._home(file).load_parts(self._place(file))
 
     def load(self, task: int, name: str, kind: type[Kind]) -> NDArray[Kind]:
         """One task's array, of the dtype `kind` that it was saved with."""
@@ -93,12 +115,24 @@ class PartArrays:
         starts = {
             name: np.cumsum([len(piece) for piece in pieces]) for name, pieces in found.items()
         }
-        arrays = {name: np.concatenate(found.pop(name)) for name in nothing}
+        arrays = {}
+        for name, none in nothing.items():
+            # One of nothing may be as wide as it likes.
+            full = [piece for piece in found.pop(name) if len(piece)]
+            arrays[name] = np.concatenate(full or [none])
         return Joined(arrays, starts)
 
     def rows(self, starts: NDArray[np.int64], name: str, kind: type[Kind]) -> PartRows[Kind]:
         """Rows of that array by their number over all tasks."""
         return PartRows(starts, lambda task: self.load(task, name, kind))
+
+    def _home(self, file: int) -> Workspace:
+        """Where a file of arrays lies."""
+        home = self.workspace
+        if self.tasks is None and not self.anew:
+            while (before := _before(home, file, self.together)) is not None:
+                home = before
+        return home
 
     def _count(self) -> int:
         return self.workspace.parts if self.tasks is None else self.tasks

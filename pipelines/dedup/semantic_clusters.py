@@ -43,8 +43,10 @@ from gristmill.pipelines.dedup.part_arrays import (
     NO_NUMBERS,
     PartArrays,
     PartRows,
+    of_new_parts,
     rows_of_parts,
 )
+from gristmill.pipelines.dedup.standing import Standing
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
 
@@ -150,9 +152,9 @@ class SemanticClusters(Global):
     def phases(self) -> tuple[Phase, ...]:
         """Vectors, centroids, assignment, neighbours by cluster, and what follows from them."""
         return (
-            Phase(name="vectors", count=lambda w: w.parts, work=self._vectors),
+            Phase(name="vectors", count=lambda w: w.parts, work=of_new_parts(self._vectors)),
             Phase(name="centroids", count=lambda _: 1, work=self._centroids),
-            Phase(name="assign", count=lambda w: w.parts, work=self._assign),
+            Phase(name="assign", count=lambda w: w.parts, work=of_new_parts(self._assign)),
             Phase(name="members", count=lambda _: 1, work=self._members),
             Phase(
                 name="neighbours",
@@ -197,21 +199,29 @@ class SemanticClusters(Global):
         )
 
     def _centroids(self, workspace: Workspace, _: int) -> None:
-        """All images' order of preference, and centroids learnt from a sample of them."""
+        """All images' order of preference, and centroids learnt from a sample of them; for a list
+        that was added they are those of the first."""
         preferred = np.zeros((0, len(self.prefer)))
         saved = PartArrays(workspace, "images").join(
             row_image=NO_NUMBERS, ids=NO_DIGESTS, preferred=preferred
         )
         workspace.save("starts", saved.starts["ids"])
-        workspace.save("row_starts", saved.starts["row_image"])
-        workspace.save("row_image", saved.numbered("row_image", "ids"))
+        row_starts, row_image = saved.starts["row_image"], saved.numbered("row_image", "ids")
+        workspace.save("row_starts", row_starts)
+        workspace.save("row_image", row_image)
         ids, preferred = saved["ids"], saved["preferred"]
         workspace.save("ids", ids)
+        stands = Standing(workspace, row_starts, row_image, len(ids)).rank
+        workspace.save("standing", stands)
         rank = np.empty(len(ids), np.int64)
-        rank[np.lexsort(preference(ids, preferred))] = np.arange(len(ids))
+        rank[np.lexsort([*preference(ids, preferred), stands])] = np.arange(len(ids))
         workspace.save("rank", rank)
         keys = random_keys(ids, self.seed)
         workspace.save("luck", keys)
+        learnt = workspace.before.load("centroids") if workspace.before else NO_DIGESTS
+        if len(learnt):
+            workspace.save("centroids", np.asarray(learnt))
+            return
         clusters = self.clusters or max(1, min(_MOST_CLUSTERS, len(ids) // _CLUSTER_IMAGES))
         clusters = max(1, min(clusters, len(ids)))
         # Chosen and ordered by digest, so that parts do not matter.
@@ -288,7 +298,8 @@ class SemanticClusters(Global):
         cluster = np.asarray(workspace.load("cluster"))
         centroids = np.asarray(workspace.load("centroids"))
         size = np.bincount(cluster, minlength=len(centroids))
-        place = places(cluster, [ids[:, 1], ids[:, 0], np.asarray(workspace.load("luck"))])
+        luck, stands = np.asarray(workspace.load("luck")), np.asarray(workspace.load("standing"))
+        place = places(cluster, [ids[:, 1], ids[:, 0], luck, stands])
         to_centroid = np.asarray(workspace.load("centroid_similarity"))
         density = density_shares(cluster, to_centroid, centroids, self.temperature, ids)
         facts = {

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
-from gristmill.pipelines.dedup.connected_components import components, leaders
+from gristmill.pipelines.dedup.connected_components import components, equal_rows, leaders
 from gristmill.pipelines.dedup.duplicate_columns import (
     DUPLICATE_GROUP,
     DUPLICATE_GROUP_SIZE,
@@ -39,9 +39,11 @@ from gristmill.pipelines.dedup.part_arrays import (
     PARTS_A_TASK,
     PartArrays,
     count_together,
+    of_new_parts,
     parts_together,
     rows_of_parts,
 )
+from gristmill.pipelines.dedup.standing import Standing
 from gristmill.pipelines.schema import ColumnFacts
 from gristmill.pipelines.stage import Global, Needs, Phase, Workspace, setting
 
@@ -56,7 +58,7 @@ class ClipDuplicates(Global):
     """Name, for every clip that is a copy or a part of another, the clip that stays.
 
     The survivor of a component is the longest, then the one of most pixels, then that with the best
-    `prefer` columns, then the lowest digest.
+    `prefer` columns, then the lowest digest; before all, one that was kept when others were added.
     """
 
     libraries: ClassVar[tuple[str, ...]] = ("scipy",)
@@ -119,7 +121,11 @@ class ClipDuplicates(Global):
     def phases(self) -> tuple[Phase, ...]:
         """Signatures, clips, verified pairs by band, components with winners."""
         return (
-            Phase(name="signatures", count=count_together, work=self._signatures),
+            Phase(
+                name="signatures",
+                count=count_together,
+                work=of_new_parts(self._signatures, PARTS_A_TASK),
+            ),
             Phase(name="clips", count=lambda _: 1, work=self._clips),
             Phase(name="pairs", count=self._count_tasks, work=self._pairs),
             Phase(name="winners", count=lambda _: 1, work=self._winners),
@@ -128,12 +134,12 @@ class ClipDuplicates(Global):
     def columns(self, workspace: Workspace, part: int) -> pa.Table:
         """What was decided, for each row of a part."""
         found = workspace.load_part("decided", part)
-        group, copy, overlap = hex_digests(found["group"]), found["is_copy"], found["overlap"]
+        survivor, copy, overlap = hex_digests(found["survivor"]), found["is_copy"], found["overlap"]
         return pa.table(
             [
-                pc.if_else(pa.array(copy), group, None),
+                pc.if_else(pa.array(copy), survivor, None),
                 pc.if_else(pa.array(overlap > 0), pa.array(overlap), None),
-                group,
+                hex_digests(found["group"]),
                 pa.array(found["size"]),
                 hex_digests(found["family"]),
             ],
@@ -224,28 +230,36 @@ class ClipDuplicates(Global):
         pairs = PartArrays(workspace, "edges", self._count_tasks(workspace))
         found = pairs.join(edges=np.zeros((0, 3)))["edges"]
         edges, share = found[:, :2].astype(np.int64), found[:, 2]
+        row_starts, row_clip = workspace.load("row_starts"), workspace.load("row_clip")
+        stands = Standing(workspace, row_starts, row_clip, n)
+        if workspace.first_part:
+            # Captions of one clip that came with several lists.
+            edges = np.concatenate([edges, equal_rows(ids)])
         label = components(edges, n)
         keys = preference(ids, np.asarray(workspace.load("preferred")))
         # Durations of copies differ by a frame; tenths of a second decide.
         length = np.round(np.asarray(workspace.load("duration")), 1)
-        survivor, size = leaders(label, [*keys, -np.asarray(workspace.load("area")), -length])
+        area = -np.asarray(workspace.load("area"))
+        survivor, size = leaders(label, [*keys, area, -length, stands.rank])
+        same_clip = (ids == ids[survivor]).all(axis=1) & (workspace.first_part > 0)
         best = np.zeros(n)
         for side in (0, 1):
-            np.maximum.at(best, edges[:, side], share)
+            np.maximum.at(best, found[:, side].astype(np.int64), share)
         parents = np.asarray(workspace.load("parents"))
         video = np.unique(parents, axis=0, return_inverse=True)[1].reshape(-1)
         eldest = np.unique(video, return_index=True)[1]
         siblings = np.stack([eldest[video], np.arange(n)], axis=1)
         families = components(np.concatenate([edges, siblings]), n)
-        family = leaders(families, preference(ids, np.zeros((n, 0))))[0]
+        family = leaders(families, [*preference(ids, np.zeros((n, 0))), stands.rank])[0]
         decided = rows_of_parts(
-            workspace.load("row_starts"),
-            workspace.load("row_clip"),
-            group=ids[survivor],
-            is_copy=survivor != np.arange(n),
+            row_starts,
+            row_clip,
+            group=stands.digests("duplicate_group", ids)[survivor],
+            survivor=ids[survivor],
+            is_copy=(survivor != np.arange(n)) & ~same_clip,
             overlap=best.round(5).astype(np.float32),
             size=size.astype(np.int32),
-            family=ids[family],
+            family=stands.digests("split_group", ids)[family],
         )
         workspace.save_parts("decided", decided)
 

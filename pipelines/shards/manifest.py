@@ -32,6 +32,14 @@ class SplitFacts(TypedDict):
     shards: list[ShardFact]
 
 
+class ListFacts(TypedDict):
+    """What one list of a run brought: shards of each split, whose numbers follow those of the lists
+    before it."""
+
+    name: str
+    shards: Mapping[str, int]
+
+
 class Manifest(TypedDict):
     """`manifest.json`. Sets of earlier versions lack `media` (image) and `pictures` (True)."""
 
@@ -43,5 +51,7 @@ class Manifest(TypedDict):
     # Samples whose picture download decoded, and those over whose structure it only walked; where
     # it was told to walk.
     verified: NotRequired[Mapping[str, int]]
+    # Of sets to which lists were added: the first, then these, in their order.
+    lists: NotRequired[list[ListFacts]]
     splits: Mapping[str, SplitFacts]
     files: list[FileFact]

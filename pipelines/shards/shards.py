@@ -35,7 +35,13 @@ from gristmill.pipelines.shards.files import (
     write_parquet,
     write_tar,
 )
-from gristmill.pipelines.shards.manifest import FileFact, Manifest, ShardFact, WrittenFile
+from gristmill.pipelines.shards.manifest import (
+    FileFact,
+    ListFacts,
+    Manifest,
+    ShardFact,
+    WrittenFile,
+)
 from gristmill.pipelines.shards.order import BLOCKS, ORDER, ORIGIN, cut_shards, with_order
 from gristmill.pipelines.shards.sidecars import (
     Described,
@@ -79,6 +85,7 @@ class Shards(Write):
 
     # 2: samples say the digest of their stored bytes. 3: neighbours are shuffled together.
     version: ClassVar[int] = 3
+    takes_additions: ClassVar[bool] = True
     # The last two decode and encode frames of clips.
     libraries: ClassVar[tuple[str, ...]] = ("pyarrow", "av", "opencv-python-headless")
 
@@ -155,20 +162,22 @@ class Shards(Write):
         """Plan, write each shard, and last the sidecars with the manifest."""
         return (
             Phase(name="plan", count=lambda _: 1, work=self._plan),
-            Phase(name="write", count=lambda w: int(w.load("shards").sum()), work=self._write),
+            Phase(name="write", count=lambda w: int(_new_shards(w).sum()), work=self._write),
             Phase(name="index", count=lambda _: 1, work=self._index),
         )
 
     # -- plan -----------------------------------------------------------------------------------
 
     def _plan(self, workspace: Workspace, _: int) -> None:
-        """Which sample lies in which shard, with all that will be written about it."""
+        """Which sample of the last list lies in which shard, with all that will be written about
+        it; shards are numbered on from those of the lists before."""
         names = self.resolve_columns(workspace.schema)
         machinery = [*ORDER.names, *(name for name in names if name in _MACHINERY)]
-        counts = dict.fromkeys(SPLITS, 0)
+        counts = dict(zip(SPLITS, _shards(workspace.before).tolist(), strict=True))
+        parts = range(workspace.first_part, workspace.parts)
         with open_database(workspace.scratch()) as database:
             entering = with_order(
-                workspace.batches(names),
+                workspace.batches(names, parts),
                 seed=self.seed,
                 together=min(self.shuffle_rows, self.samples_per_shard // BLOCKS),
                 by_group=self.split_by != "bytes",
@@ -192,8 +201,10 @@ class Shards(Write):
     # -- write ----------------------------------------------------------------------------------
 
     def _write(self, workspace: Workspace, index: int) -> None:
-        train = int(workspace.load("shards")[0])
+        train = int(_new_shards(workspace)[0])
+        there = _shards(workspace.before)
         split, number = ("train", index) if index < train else ("val", index - train)
+        number += int(there[SPLITS.index(split)])
         plan = workspace.load_table(f"plan/{split}-{number:08d}")
         lost: list[dict[str, str]] = []
         while True:
@@ -232,23 +243,26 @@ class Shards(Write):
     # -- index ----------------------------------------------------------------------------------
 
     def _index(self, workspace: Workspace, _: int) -> None:
-        shards = workspace.load("shards")
-        written = [
-            workspace.load_table(f"written/{i:08d}").to_pylist() for i in range(int(shards.sum()))
-        ]
         splits: dict[str, list[ShardFact]] = {split: [] for split in SPLITS}
         others: list[FileFact] = []
-        for facts in written:
-            splits[facts[0]["name"].partition("/")[0]].append(facts[0])
-            others += facts[1:]
+        lists: list[ListFacts] = []
+        for name, one in zip(workspace.lists, _lists(workspace), strict=True):
+            mine: dict[str, list[ShardFact]] = {split: [] for split in SPLITS}
+            for i in range(int(_new_shards(one).sum())):
+                facts = one.load_table(f"written/{i:08d}").to_pylist()
+                mine[facts[0]["name"].partition("/")[0]].append(facts[0])
+                others += facts[1:]
+            lists.append({"name": name, "shards": {key: len(s) for key, s in mine.items()}})
+            for split, found in mine.items():
+                splits[split] += found
         files = Files(workspace)
         for split, found in splits.items():
             if found:
                 files.write(f"{split}/sizes.json", sizes(found))
                 files.write(f"{split}/shardindex.json", wids_index(found, f"{self.title} {split}"))
-        described = _describe(workspace, shards)
+        described = _describe(workspace)
         files.write("croissant.json", croissant(self, splits, others, described["schema"]))
-        files.write("DATASET_CARD.md", card(self, splits, described))
+        files.write("DATASET_CARD.md", card(self, splits, described, lists))
         manifest: Manifest = {
             "gristmill": FORMAT_VERSION,
             "format": self.format,
@@ -260,6 +274,8 @@ class Shards(Write):
                 for fact in [*others, *files.facts]
             ],
         }
+        if len(lists) > 1:
+            manifest["lists"] = lists
         if described["verified"]:
             manifest["verified"] = described["verified"]
         files.write("manifest.json", seal(cast(Mapping[str, object], manifest)))
@@ -320,7 +336,31 @@ class Files:
             file.write(data)
 
 
-def _describe(workspace: Workspace, shards: NDArray[np.int64]) -> Described:
+def _lists(workspace: Workspace) -> list[Workspace]:
+    """What this node saw and saved as each list came, the first list first."""
+    before = workspace.before
+    return [*(_lists(before) if before else ()), workspace]
+
+
+def _shards(workspace: Workspace | None) -> NDArray[np.int64]:
+    """How many shards of each split there are with the last list; none without a list."""
+    return np.zeros(len(SPLITS), np.int64) if workspace is None else workspace.load("shards")
+
+
+def _new_shards(workspace: Workspace) -> NDArray[np.int64]:
+    """How many of them hold what the last list brought."""
+    return np.asarray(_shards(workspace) - _shards(workspace.before))
+
+
+def _plans(workspace: Workspace) -> Iterator[pa.Table]:
+    """What is written of each shard, of all lists."""
+    for one in _lists(workspace):
+        for split, first, end in zip(SPLITS, _shards(one.before), _shards(one), strict=True):
+            for number in range(int(first), int(end)):
+                yield one.load_table(f"plan/{split}-{number:08d}")
+
+
+def _describe(workspace: Workspace) -> Described:
     """What the card says: counts of sources and licences, ranges of numbers."""
     sources: dict[str, int] = {}
     licences: dict[str, int] = {}
@@ -328,24 +368,22 @@ def _describe(workspace: Workspace, shards: NDArray[np.int64]) -> Described:
     tls: dict[str, int] = {}
     ranges: dict[str, list[float]] = {}
     schema = pa.schema([])
-    for split, count in zip(SPLITS, shards, strict=True):
-        for number in range(int(count)):
-            table = workspace.load_table(f"plan/{split}-{number:08d}")
-            schema = table.schema
-            for counts, name in (
-                (sources, "source"), (licences, "licence"), (verified, "verified"), (tls, "tls"),
-            ):  # fmt: skip
-                nothing = "no TLS" if name == "tls" else "unknown"
-                for value in table[name].to_pylist() if name in table.column_names else ():
-                    counts[value or nothing] = counts.get(value or nothing, 0) + 1
-            for field in table.schema:
-                if pa.types.is_floating(field.type) or pa.types.is_integer(field.type):
-                    if field.name in ("part", *PLACE, "phash"):
-                        continue
-                    found = pa.compute.min_max(table[field.name]).as_py()
-                    if found["min"] is not None:
-                        low, high = ranges.get(field.name, [found["min"], found["max"]])
-                        ranges[field.name] = [min(low, found["min"]), max(high, found["max"])]
+    for table in _plans(workspace):
+        schema = table.schema
+        for counts, name in (
+            (sources, "source"), (licences, "licence"), (verified, "verified"), (tls, "tls"),
+        ):  # fmt: skip
+            nothing = "no TLS" if name == "tls" else "unknown"
+            for value in table[name].to_pylist() if name in table.column_names else ():
+                counts[value or nothing] = counts.get(value or nothing, 0) + 1
+        for field in table.schema:
+            if pa.types.is_floating(field.type) or pa.types.is_integer(field.type):
+                if field.name in ("part", *PLACE, "phash"):
+                    continue
+                found = pa.compute.min_max(table[field.name]).as_py()
+                if found["min"] is not None:
+                    low, high = ranges.get(field.name, [found["min"], found["max"]])
+                    ranges[field.name] = [min(low, found["min"]), max(high, found["max"])]
     names = [field for field in schema if field.name not in ("part", *PLACE, *MULTI_IMAGE_COLUMNS)]
     return {
         "sources": sources,

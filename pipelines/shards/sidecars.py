@@ -10,7 +10,7 @@ from typing import Any, NotRequired, Protocol, TypedDict
 
 import pyarrow as pa
 
-from gristmill.pipelines.shards.manifest import FileFact, ShardFact
+from gristmill.pipelines.shards.manifest import FileFact, ListFacts, ShardFact
 
 JsonValue = object
 """What `json.dumps` takes."""
@@ -227,8 +227,14 @@ def _croissant_type(kind: pa.DataType) -> dict[str, JsonValue]:
     return {"dataType": "sc:Float" if pa.types.is_floating(kind) else "sc:Text"}
 
 
-def card(stage: Titled, splits: Mapping[str, Sequence[ShardFact]], described: Described) -> bytes:
-    """DATASET_CARD.md, with the front matter that Hugging Face reads."""
+def card(
+    stage: Titled,
+    splits: Mapping[str, Sequence[ShardFact]],
+    described: Described,
+    lists: Sequence[ListFacts] = (),
+) -> bytes:
+    """DATASET_CARD.md, with the front matter that Hugging Face reads; `lists`: what each list
+    brought, where there are several."""
     ending = "tar" if stage.format == "webdataset" else "parquet"
     lines = ["---", "configs:", "- config_name: default", "  data_files:"]
     for split, shards in splits.items():
@@ -245,6 +251,7 @@ def card(stage: Titled, splits: Mapping[str, Sequence[ShardFact]], described: De
         samples = sum(fact["samples"] for fact in shards)
         size = sum(fact["bytes"] for fact in shards)
         lines.append(f"| {split} | {len(shards):,} | {samples:,} | {size:,} |")
+    lines += _added(splits, lists) if len(lists) > 1 else []
     looked = "How download looked at pictures (`structure`: it walked over them and decoded none)"
     trusted = "Certificates of servers (`unverified`: who sent the picture is not known)"
     for title, counted in (
@@ -268,6 +275,36 @@ def card(stage: Titled, splits: Mapping[str, Sequence[ShardFact]], described: De
         "",
     ]
     return "\n".join(lines).encode()
+
+
+def _added(splits: Mapping[str, Sequence[ShardFact]], lists: Sequence[ListFacts]) -> list[str]:
+    """Which shards came by which list, and what the later lists were judged by."""
+    lines = [
+        "",
+        "## Lists",
+        "",
+        "Lists that were added later lie in shards of their own; the shards before them kept their "
+        "bytes.",
+        "A picture of a later list that is a copy of one that was kept before was dropped. "
+        "Quantiles and",
+        "clusters are those of the first list.",
+        "",
+        "| list | split | shards | samples |",
+        "|---|---|---|---:|",
+    ]
+    starts = dict.fromkeys(splits, 0)
+    for one in lists:
+        for split, count in one["shards"].items():
+            found = splits[split][starts[split] : starts[split] + count]
+            starts[split] += count
+            if found:
+                ends = [fact["name"].rpartition("/")[2] for fact in (found[0], found[-1])]
+                which = ends[0] if count == 1 else " to ".join(ends)
+                samples = sum(fact["samples"] for fact in found)
+                lines.append(f"| {_inline(one['name'])} | {split} | {which} | {samples:,} |")
+        if not any(one["shards"].values()):
+            lines.append(f"| {_inline(one['name'])} | | none | 0 |")
+    return lines
 
 
 def _inline(text: str) -> str:

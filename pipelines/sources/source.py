@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import pyarrow as pa
 
@@ -305,6 +306,15 @@ class Source(Read):
             notes.append(f"{tars[0]} and the like: {skipped} {DOT_FILES} skipped")
         return notes
 
+    def absolute(self) -> Self:
+        """The same source, by paths that mean the same in any folder."""
+        paths = []
+        for path in split_paths(self.path, self._named_format):
+            rest = self._named_format(path)[1]
+            paths.append(path[: len(path) - len(rest)] + _absolute(rest))
+        images = _absolute(self.images) if self.images else ""
+        return dataclasses.replace(self, path=",".join(paths), images=images)
+
     def _folders(self) -> list[str]:
         """Folders that were given, rather than files."""
         urls = [
@@ -353,6 +363,10 @@ class Source(Read):
         taken = set(pictures)
         sidecars = {name: wanted[name] for name in shown if name in wanted and name not in taken}
         return pictures, sidecars, [n for n in names if n not in taken and n not in sidecars]
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(path)
 
 
 def _files_of(url: str) -> list[str]:

@@ -10,7 +10,7 @@ from run_damage import flip
 from toy_run import advance, lay, toy_dag
 
 from gristmill.dags.engine.product_losses import product_losses
-from gristmill.dags.engine.rows import node_workspace
+from gristmill.dags.engine.workspace import node_workspace
 from gristmill.errors import StorageError
 from gristmill.pipelines.patience import PATIENCE
 from gristmill.pipelines.shards.files import LOST_SCHEMA

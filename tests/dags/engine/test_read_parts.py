@@ -9,13 +9,8 @@ import pytest
 from toy_run import advance, captions, lay, toy_dag
 from toy_stages import ToyRows
 
-from gristmill.dags.engine.read_parts import (
-    TOO_MANY,
-    ScanOperator,
-    cut_parts,
-    parts_done,
-    scans,
-)
+from gristmill.dags.engine.cut_record import parts_done
+from gristmill.dags.engine.read_parts import TOO_MANY, ScanOperator, cut_parts, scans
 from gristmill.dags.engine.run_folder import DROPPED_ROWS, RunLayout
 from gristmill.errors import SourceError
 from gristmill.pipelines.schema import ROW

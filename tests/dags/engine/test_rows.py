@@ -11,10 +11,11 @@ import pytest
 from toy_run import advance, captions, lay, put, toy_dag
 from toy_stages import ToyDraw, ToyLength
 
-from gristmill.dags.engine.rows import NodeWorkspace, RowReader, node_workspace
+from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.engine.saved import load_saved_array
 from gristmill.dags.engine.tombstones import add_tombstones
+from gristmill.dags.engine.workspace import NodeWorkspace, node_workspace
 from gristmill.pipelines.storage import Folder
 
 

@@ -15,8 +15,8 @@ from xxhash import xxh3_128_hexdigest
 
 from gristmill.dags.engine import saved
 from gristmill.dags.engine.checked import what_is_wrong
-from gristmill.dags.engine.rows import NodeWorkspace, node_workspace
 from gristmill.dags.engine.saved import fact_name
+from gristmill.dags.engine.workspace import NodeWorkspace, node_workspace
 from gristmill.errors import StorageError
 from gristmill.pipelines.patience import PATIENCE
 from gristmill.pipelines.sealed import write_sealed

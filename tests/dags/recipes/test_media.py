@@ -36,6 +36,7 @@ from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.graph import Dag
 from gristmill.dags.reports.gather import gather_report
 from gristmill.dags.reports.report import render_html
+from gristmill.dags.runs.add import add
 from gristmill.dags.runs.forget import forget
 from gristmill.dags.runs.trace import trace_sample
 from gristmill.dags.runs.verify import verify_run
@@ -45,6 +46,7 @@ from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.pipelines.decode import decode_rgb, encode_jpeg
 from gristmill.pipelines.shards import files
 from gristmill.pipelines.shards.reader import ShardSet
+from gristmill.pipelines.stage import Read
 from gristmill.pipelines.videos.frames import moments_of, sample_frames
 from gristmill.pipelines.videos.video import VideoError
 
@@ -198,6 +200,31 @@ def test_killed_and_finished_on_ray_the_bytes_are_the_same(
             process.wait()
     run(made, out, "part_rows=7", runner="ray")
     assert digests(out) == digests(done)
+
+
+def test_a_list_is_added(made: Made, done: Path, tmp_path: Path) -> None:
+    """Half of the world, then all of it: the other half lies in shards of its own."""
+    out, rows = tmp_path / "run", json.loads((done / "summary.json").read_text())["rows_in"]
+    options = RunOptions(runner="local")
+    web = WebServer(Web(str(made.folder), made.port))
+    with web, make_progress(Console(file=io.StringIO()), True) as progress:
+        half = dataclasses.replace(options, limit=rows // 2)
+        first = execute(made.dag("part_rows=7"), str(out), half, progress)
+        shards = {
+            name: d for name, d in digests(out).items() if name.endswith((".tar", ".parquet"))
+        }
+        source = made.dag().stage("source")
+        assert isinstance(source, Read)
+        added = add(str(out), source, options, progress)
+    assert added.summary is not None and added.summary["rows_in"] == rows // 2 + rows
+    assert added.summary["dropped"]["source"]["repeated row"] >= rows // 2
+    assert shards.items() <= digests(out).items() and verify_run(str(out)) == []
+    samples = list(ShardSet(str(out / "shards")))
+    assert len(samples) > first["samples"]["train"] > 0
+    assert len({sample.uid for sample in samples}) == len(samples)
+    if made.kind == "video":
+        groups = [sample.columns["duplicate_group"] for sample in samples]
+        assert len(set(groups)) == len(groups)
 
 
 def test_samples_can_be_read_by_us_and_by_others(made: Made, done: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from gristmill.model.sample_history import sightings
 from gristmill.model.train import train
 from gristmill.model.train_log import TrainLog
 from gristmill.pipelines.keep import FORGOTTEN, Keep
+from gristmill.pipelines.sealed import read_sealed, write_sealed
 from gristmill.pipelines.shards.reader import ShardSet
 from gristmill.pipelines.shards.verify import verify_shards
 from gristmill.pipelines.sources.source import Source
@@ -179,6 +180,23 @@ def test_the_steps_that_saw_a_sample(world: World, tmp_path: Path) -> None:
     longer = dataclasses.replace(config, steps=8)
     train(longer, TrainLog(longer.out, quiet=True))
     assert sightings(longer.out, [seen]).seen[seen][: len(found.seen[seen])] == found.seen[seen]
+
+
+def test_a_training_goes_on_over_shards_that_were_added(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.shards, tmp_path / "shards")
+    config = world.config(tmp_path / "x", steps=3, save_every=3)
+    source = dataclasses.replace(config.data[0], url=str(tmp_path / "shards"))
+    config = dataclasses.replace(config, data=(source,))
+    train(config, TrainLog(config.out, quiet=True))
+    uids = [sample.uid for sample in ShardSet(world.shards)]
+    assert sightings(config.out, uids).seen
+    # Another manifest, as after an addition.
+    folder = Folder(source.url)
+    write_sealed(folder, "manifest.json", {**read_sealed(folder, "manifest.json"), "lists": []})
+    longer = dataclasses.replace(config, steps=6)
+    train(longer, TrainLog(longer.out, quiet=True))
+    found = sightings(longer.out, uids)
+    assert found.steps == 6 and not found.seen and "changed after step 3" in found.unknown
 
 
 def test_the_trainer_skips_what_is_forgotten(world: World, tmp_path: Path) -> None:
