@@ -4,9 +4,9 @@ HTML, pairs of pictures around an instruction."""
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urljoin
 
 from gristmill.errors import SourceError
@@ -56,6 +56,9 @@ PAIR_NAMES: dict[str, tuple[str, ...]] = {
 # Lists of wordings of one instruction (OmniEdit); other lists are the turns of one edit.
 WORDINGS = ("edited_prompt_list",)
 
+# Number of a picture among `images`, and whether its cell is a struct -> pointer.
+Embedded: TypeAlias = Callable[[int, bool], str]
+
 
 @dataclass(frozen=True)
 class DocumentImage:
@@ -99,17 +102,20 @@ def from_dict(values: Mapping[str, Any]) -> ParsedDocument:
     return ParsedDocument(**{**values, "images": images})
 
 
-def parse_document(values: Mapping[str, Any]) -> ParsedDocument:
-    """A document of a row in the form of MMC4 (`text_list`, `image_info`) or OBELICS (`texts`,
-    `images` of one length, one of them null at each place).
+def parse_document(values: Mapping[str, Any], embedded: Embedded | None = None) -> ParsedDocument:
+    """A document of a row in the form of MMC4 (`text_list`, `image_info`), OBELICS (`texts`,
+    `images` of one length, one of them null at each place) or FineVision (`images`, and turns of a
+    conversation as `texts`).
 
-    Raises `ValueError` with a countable reason for anything else.
+    `embedded` tells where a picture lies that is in the row itself. Raises `ValueError` with a
+    countable reason for anything else.
     """
     try:
         if "text_list" in values:
             return _mmc4(values)
         if "texts" in values and "images" in values:
-            return _obelics(values)
+            turns = any(isinstance(text, Mapping) for text in values["texts"] or ())
+            return _conversation(values, embedded) if turns else _obelics(values, embedded)
     except UnicodeDecodeError as error:
         raise ValueError(NOT_UTF8) from error
     except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
@@ -157,7 +163,27 @@ def _texts(values: object) -> list[str]:
     return found
 
 
-def _obelics(values: Mapping[str, Any]) -> ParsedDocument:
+def _conversation(values: Mapping[str, Any], embedded: Embedded | None) -> ParsedDocument:
+    """The pictures first, then what was said in turn."""
+    texts = [text for turn in values["texts"] for text in _said(turn)]
+    cells = enumerate(values["images"] or ())
+    images = [_obelics_image(cell, 0, "", at, embedded) for at, cell in cells if cell is not None]
+    return ParsedDocument(texts, images, url=text_of(values.get("url")))
+
+
+def _said(turn: object) -> list[str]:
+    """The texts of a turn: of a question and its answer, or of one speaker. Raises `TypeError` if
+    there are none."""
+    if not isinstance(turn, Mapping):
+        raise TypeError("a turn is no object")
+    names = ("user", "assistant") if "assistant" in turn else ("value", "content")
+    found = [text for name in names if isinstance(text := turn.get(name), str) and text.strip()]
+    if not found:
+        raise TypeError("a turn says nothing")
+    return found
+
+
+def _obelics(values: Mapping[str, Any], embedded: Embedded | None) -> ParsedDocument:
     if len(values["texts"]) != len(values["images"]):
         raise ValueError("texts and images differ in number")
     facts = values.get("metadata")
@@ -173,14 +199,21 @@ def _obelics(values: Mapping[str, Any]) -> ParsedDocument:
         if image is not None and image != "":
             fact = facts[i] if isinstance(facts, list) and i < len(facts) else None
             alt = text_of(fact.get("alt_text")) if isinstance(fact, Mapping) else None
-            images.append(_obelics_image(image, len(texts), alt or ""))
+            images.append(_obelics_image(image, len(texts), alt or "", i, embedded))
     url = general.get("url") if isinstance(general, Mapping) else None
     return ParsedDocument(texts, images, url=text_of(url or values.get("url")))
 
 
-def _obelics_image(value: object, place: int, alt: str) -> DocumentImage:
+def _obelics_image(
+    value: object, place: int, alt: str, number: int, embedded: Embedded | None
+) -> DocumentImage:
+    """A picture by its address, its name, or, in a Parquet file, its bytes."""
+    data = value.get("bytes") if isinstance(value, Mapping) else value
+    if isinstance(data, bytes) and embedded is not None:
+        pointer = embedded(number, isinstance(value, Mapping))
+        return DocumentImage(place=place, alt=alt, pointer=pointer)
     try:
-        url = text_of(value)
+        url = text_of(value.get("path") if isinstance(value, Mapping) else value)
     except UnicodeDecodeError:
         return DocumentImage(place=place, alt=alt, error=NOT_UTF8)
     return DocumentImage(place=place, url=url, alt=alt, error="" if url else URL_NOT_TEXT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -20,6 +20,7 @@ from gristmill.pipelines.sources.document_formats import (
     DOCUMENT_COLUMNS,
     WORDINGS,
     DocumentImage,
+    Embedded,
     ParsedDocument,
     check_pair,
     is_document,
@@ -151,7 +152,7 @@ class DocumentSource(Source):
             if self.kind == "pair":
                 document = _pair(values, self.columns, where, beside, place)
             else:
-                document = _located(parse_document(values), beside)
+                document = _located(parse_document(values, _embedded(place)), beside)
         except ValueError as error:
             content = sorted(values.items(), key=str)
             add_broken(rows, content, FAILED_TO_DECODE, str(error))
@@ -159,11 +160,7 @@ class DocumentSource(Source):
         parsed = document.as_dict()
         # What the document is, wherever it lies; embedded pictures count by their bytes.
         spoken = json.dumps(parsed, sort_keys=True, ensure_ascii=False)
-        embedded = [
-            hashlib.sha256(cell["bytes"]).hexdigest()
-            for cell in values.values()
-            if isinstance(cell, Mapping) and isinstance(cell.get("bytes"), bytes)
-        ]
+        embedded = [hashlib.sha256(data).hexdigest() for data in _bytes_in(values.values())]
         if embedded:
             spoken = json.dumps([document.texts, embedded], ensure_ascii=False)
         digest = hashlib.sha256(spoken.encode("utf-8", "replace")).hexdigest()
@@ -185,6 +182,26 @@ class DocumentSource(Source):
         if self.kind == "pair":
             used = set({**map_pair(list(values), {}, ""), **self.columns}.values())
         return {name: value for name, value in values.items() if name not in used}
+
+
+def _bytes_in(cells: Iterable[object]) -> Iterator[bytes]:
+    """The pictures that lie in a row."""
+    for cell in cells:
+        if isinstance(cell, list):
+            yield from _bytes_in(cell)
+            continue
+        data = cell.get("bytes") if isinstance(cell, Mapping) else cell
+        if isinstance(data, bytes):
+            yield data
+
+
+def _embedded(place: tuple[str, int, int] | None) -> Embedded | None:
+    """Where a picture of a row lies that is in its table; None for tables that can hold none."""
+    if place is None:
+        return None
+    return lambda number, is_struct: parquet_pointer(
+        *place, f"images[{number}]{'.bytes' if is_struct else ''}"
+    )
 
 
 def _located(document: ParsedDocument, beside: Beside) -> ParsedDocument:

@@ -25,6 +25,7 @@ from loopback import Loopback
 from source_files import bytes_of, jpeg, read
 
 from gristmill.errors import SourceError
+from gristmill.pipelines.sources.documents import DocumentSource
 from gristmill.pipelines.sources.formats import detect
 from gristmill.pipelines.sources.source import Source
 
@@ -307,3 +308,29 @@ def test_sidecars_of_phones_takeouts_and_trainers(tmp_path: Path) -> None:
     assert json.loads(found[4]["meta"]) == {"iso": 100}
     [note] = Source(path=str(tmp_path)).notes()
     assert "1 .AAE, 1 .MOV" in note and ".txt" not in note
+
+
+def test_several_pictures_in_a_row_are_a_document(tmp_path: Path) -> None:
+    """Turns of a conversation behind their pictures, and pictures between texts, in the table."""
+    turns = [{"user": "Which is larger?", "assistant": "The first."}]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = [{"bytes": jpeg(i), "path": None} for i in range(2)]
+    talk = pa.table({"images": pa.array([cells], pa.list_(kind)), "texts": [turns]})
+    between = pa.table({
+        "images": pa.array([[None, jpeg(3), None]], pa.list_(pa.binary())),
+        "texts": [["before", None, "after"]],
+    })  # fmt: skip
+    pq.write_table(talk, tmp_path / "talk.parquet")
+    pq.write_table(between, tmp_path / "between.parquet")
+    found = {}
+    for name in ("talk", "between"):
+        source = DocumentSource(path=str(tmp_path / f"{name}.parquet"))
+        source.check_columns()
+        [row] = [r for c in source.chunks() for t in source.read(c) for r in t.to_pylist()]
+        assert row["error"] is None
+        document = json.loads(row["meta"])["document"]
+        found[name] = document["texts"], [image["place"] for image in document["images"]]
+        pictures = bytes_of(document["images"])
+        assert pictures == ([jpeg(0), jpeg(1)] if name == "talk" else [jpeg(3)])
+    assert found["talk"] == (["Which is larger?", "The first."], [0, 0])
+    assert found["between"] == (["before", "after"], [1])
