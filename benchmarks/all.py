@@ -135,6 +135,11 @@ FIGURES = (
         ("storage_faults.py",),
     ),
     Figure(
+        "crawl archives",
+        ("crawl.py --pages 100 --times 2 --main-text 20",),
+        ("crawl.py",),
+    ),
+    Figure(
         "damaged sources",
         ("fuzz_sources.py --files 60 --videos 6",),
         ("fuzz_sources.py",),

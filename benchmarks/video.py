@@ -28,8 +28,9 @@ import pyarrow as pa
 
 from gristmill.dags.demos.video import joined, write_video
 from gristmill.pipelines.dedup.video_duplicates import overlap
+from gristmill.pipelines.videos.clip import Encoding
 from gristmill.pipelines.videos.clip_facts import ClipFacts
-from gristmill.pipelines.videos.cut_video import Encoding, encode_pieces
+from gristmill.pipelines.videos.cut_video import encode_pieces
 from gristmill.pipelines.videos.frames import decode_clip
 from gristmill.pipelines.videos.shots import Shots
 from gristmill.pipelines.videos.video import open_video, play, probe

@@ -23,6 +23,7 @@ from gristmill.errors import (
 )
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.schema import ROW_FACTS, ColumnFacts
+from gristmill.pipelines.sources.source_columns import SourceColumns
 from gristmill.pipelines.stage import Global, Map, Read, Score, Stage, Write, check_settings
 
 IMAGE = "image"
@@ -149,8 +150,16 @@ class Dag:
             facts.update(self.nodes[other].stage.describes())
         return facts
 
-    def range_warnings(self) -> list[str]:
-        """A line for each rule that compares a column with what it can never be."""
+    def warnings(self) -> list[str]:
+        """What a person should know of stages before they run, and a line for each rule that
+        compares a column with what it can never be; a source says by itself what it left aside."""
+        stages = [(name, self.nodes[name].stage) for name in self.order()]
+        return [
+            *(f"{n}: {note}" for n, s in stages if not isinstance(s, Read) for note in s.notes()),
+            *self._range_warnings(),
+        ]
+
+    def _range_warnings(self) -> list[str]:
         return [
             f"{name}: rule {reason!r}: {warning}"
             for name in self.order()
@@ -173,6 +182,7 @@ class Dag:
         _check_names_and_edges(self)
         self.order()
         _check_chain(self)
+        _check_written_once(self)
         for name in self.order():
             node = self.nodes[name]
             try:
@@ -238,6 +248,31 @@ def _check_names_and_edges(dag: Dag) -> None:
     reads = [name for name, node in dag.nodes.items() if isinstance(node.stage, Read)]
     if len(reads) != 1:
         raise GraphError(f"{dag.name} has {len(reads)} sources ({', '.join(reads)}); give it one")
+
+
+def _check_written_once(dag: Dag) -> None:
+    """A column that describes the same rows has one writer: of two, nobody could tell which is
+    read. After rows went through a node it may be found anew, but none of the source's."""
+    for name in dag.order():
+        writers: dict[str, str] = {}
+        for other in (*dag.upstream(name), name):
+            stage = dag.nodes[other].stage
+            if is_row_stage(stage):
+                of_source = {
+                    column: writer
+                    for column, writer in writers.items()
+                    if isinstance(dag.nodes[writer].stage, SourceColumns)
+                }
+                writers = of_source
+            elif isinstance(stage, (Score, Global)):
+                for column in stage.writes().names:
+                    # SQL knows no case.
+                    first = writers.setdefault(column.lower(), other)
+                    if first != other:
+                        raise GraphError(
+                            f"nodes {first!r} and {other!r} both write the column {column!r}; let "
+                            "one of them call it otherwise"
+                        )
 
 
 def _check_chain(dag: Dag) -> None:

@@ -25,15 +25,19 @@ def build_stage(cls: type, values: Mapping[str, Any], where: str) -> Stage:
     known: dict[str, Any] = {}
     for name, value in values.items():
         if name not in fields:
-            raise ConfigurationError(
-                f"{where}: {stage_name(cls)} has no field {name!r}; "
-                + nearest(name, sorted(fields))
-            )
+            raise ConfigurationError(f"{where}: {_no_field(cls, name, fields)}")
         known[name] = coerce(value, hints[name], f"{where}.{name}")
     stage = cls(**known)
     if not isinstance(stage, Stage):
         raise ConfigurationError(f"{where}: {stage_name(cls)} is not a stage")
     return stage
+
+
+def _no_field(cls: type, name: str, fields: Iterable[str]) -> str:
+    """What a field that there is none of is called now, or what is near it."""
+    former: Mapping[str, str] = getattr(cls, "FORMER", {})
+    hint = former.get(name) or nearest(name, sorted(fields))
+    return f"{stage_name(cls)} has no field {name!r}; {hint}"
 
 
 def apply_settings(dag: Dag, settings: Iterable[str]) -> Dag:
@@ -62,10 +66,7 @@ def _apply(dag: Dag, target: str, text: str) -> Dag:
     name, dot, key = name.partition(".")
     fields = {field.name for field in dataclasses.fields(stage)}
     if name not in fields:
-        raise ConfigurationError(
-            f"--set {target}: {stage_name(type(stage))} has no field {name!r}; "
-            + nearest(name, sorted(fields))
-        )
+        raise ConfigurationError(f"--set {target}: {_no_field(type(stage), name, fields)}")
     hint = typing.get_type_hints(type(stage))[name]
     # "1e5" and "007" are texts for a text field, whatever YAML makes of them.
     raw = text if hint is str else value

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +16,7 @@ from gristmill.run_arguments import (
     AsJson,
     Columns,
     Images,
+    KeepColumns,
     Limit,
     Metrics,
     NoLock,
@@ -25,6 +27,7 @@ from gristmill.run_arguments import (
     SourcePath,
     Without,
     Workers,
+    cautions_said,
     make_dag,
 )
 from gristmill.stop_signals import stopped_by_sigterm
@@ -40,6 +43,7 @@ app = typer.Typer(
 catalog_app = typer.Typer(help="Facts about public datasets.", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
 
+CatalogJson = Annotated[bool, typer.Option("--json", help="The same as JSON.")]
 RunFolder = Annotated[
     str, typer.Argument(metavar="RUN", help="Folder of a run, local or any fsspec URL.")
 ]
@@ -52,6 +56,7 @@ def run(
     source: SourcePath = None,
     images: Images = None,
     column: Columns = None,
+    keep_columns: KeepColumns = None,
     settings: Set = None,
     without: Without = None,
     limit: Limit = 0,
@@ -75,7 +80,7 @@ def run(
     from gristmill.dags.engine.supervision import Supervision
     from gristmill.dags.session import run_and_report
 
-    dag = make_dag(recipe, source, images, column, settings, without)
+    dag = make_dag(recipe, source, images, column, keep_columns, settings, without)
     options = RunOptions(
         runner="local" if debug else runner,
         address=address,
@@ -98,6 +103,7 @@ def plan(
     source: SourcePath = None,
     images: Images = None,
     column: Columns = None,
+    keep_columns: KeepColumns = None,
     settings: Set = None,
     without: Without = None,
     limit: Limit = 0,
@@ -127,7 +133,7 @@ def plan(
     from gristmill.dags.runs.plan import make_plan, render_plan
     from gristmill.dags.runs.price import cost_of, parse_prices, render_cost
 
-    dag = make_dag(recipe, source, images, column, settings, without)
+    dag = make_dag(recipe, source, images, column, keep_columns, settings, without)
     prices = parse_prices(price, pilot) if price else None
     if show_yaml:
         dag.validate()
@@ -252,12 +258,13 @@ cli_model.add_commands(app)
 @catalog_app.command("list")
 def catalog_list(
     modality: Annotated[
-        str, typer.Option(help="image-text, video-text, interleaved or edit.")
+        str, typer.Option(help="image-text, video-text, interleaved, edit or text.")
     ] = "",
     use: Annotated[
         str,
         typer.Option(
-            help="understanding, text-to-image, editing, interleaved, conditional or video."
+            help="understanding, text-to-image, editing, interleaved, conditional, video; or "
+            "evaluation: benchmarks."
         ),
     ] = "",
     license_text: Annotated[
@@ -266,18 +273,27 @@ def catalog_list(
     redistributable: Annotated[
         bool, typer.Option("--redistributable", help="Only content that may be passed on.")
     ] = False,
+    as_json: CatalogJson = False,
 ) -> None:
-    """The datasets that the catalog knows."""
+    """The datasets that the catalog knows, with the licences of index and pixels."""
     from rich.console import Console
 
-    from gristmill.catalogs.catalog import render_list, select
+    from gristmill.catalogs.catalog import select
+    from gristmill.catalogs.show import render_list, to_plain
 
     entries = select(
         modality=modality, use=use, license_text=license_text, redistributable=redistributable
     )
+    if as_json:
+        print(json.dumps([to_plain(entry) for entry in entries], indent=1, ensure_ascii=False))
+        return
     Console().print(render_list(entries))
-    unverified = sum(not entry.verified for entry in entries)
-    print(f"{len(entries)} datasets; facts of {unverified} were not checked against their homes")
+    benchmarks = sum(entry.is_benchmark() for entry in entries)
+    unchecked = sum(bool(entry.unchecked()) for entry in entries)
+    print(
+        f"\n{len(entries) - benchmarks} datasets and {benchmarks} benchmarks. {unchecked} have "
+        "facts that nobody could check; gristmill catalog show NAME says which"
+    )
 
 
 @catalog_app.command("check")
@@ -292,14 +308,22 @@ def catalog_check(
     name, at, _ = what.partition("@")
     problems = [problem for one in ([name] if name else names()) for problem in check(one)]
     if at and not problems:
+        from gristmill.dags.recipes.evaluations import evaluation_source
         from gristmill.dags.recipes.find import recipe
 
-        fields = resolve(f"catalog:{what}")
-        stage = recipe(load(name).recipe or "image-text")(**fields).stage("source")
-        first = next(iter(stage.read(stage.chunks()[0])))  # type: ignore[attr-defined]
+        entry = load(name)
+        stage: Any
+        if entry.is_benchmark():
+            stage = evaluation_source(f"catalog:{what}")
+        else:
+            with cautions_said():
+                fields = resolve(f"catalog:{what}")
+            stage = recipe(entry.recipe or "image-text")(**fields).stage("source")
+        first = next(iter(stage.read(stage.chunks()[0])))
         row = first.slice(0, 1).to_pylist()[0]
         print(f"first row: url {row['url'] or row['pointer']}, caption {row['caption']!r}")
-        if not first["caption"].drop_null():
+        described = entry.captions and (entry.recipe != "interleaved")
+        if described and not first["caption"].drop_null():
             problems.append(f"{what}: no caption in the first {len(first)} rows; see --column")
     for problem in problems:
         print(f"wrong: {problem}")
@@ -309,13 +333,21 @@ def catalog_check(
 
 
 @catalog_app.command("show")
-def catalog_show(name: Annotated[str, typer.Argument(help="Name of a dataset.")]) -> None:
-    """All that is known about one dataset."""
+def catalog_show(
+    name: Annotated[str, typer.Argument(help="Name of a dataset.")],
+    as_json: CatalogJson = False,
+) -> None:
+    """All that is known about one dataset, from where, and what nobody could check."""
     from rich.console import Console
 
-    from gristmill.catalogs.catalog import render_entry
+    from gristmill.catalogs.catalog import load
+    from gristmill.catalogs.show import render_entry, to_plain
 
-    Console().print(render_entry(name))
+    entry = load(name)
+    if as_json:
+        print(json.dumps(to_plain(entry), indent=1, ensure_ascii=False))
+    else:
+        Console().print(render_entry(entry))
 
 
 @app.callback(invoke_without_command=True)

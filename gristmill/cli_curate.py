@@ -261,6 +261,51 @@ def export(
     print(f"{rows:,} rows in {out}")
 
 
+def publish(
+    folder: Annotated[
+        str, typer.Argument(metavar="RUN", help="Folder of a finished run, or of shards alone.")
+    ],
+    to: Annotated[
+        str, typer.Argument(metavar="URL", help="hf://datasets/OWNER/NAME[@REVISION][/PATH].")
+    ],
+    public: Annotated[
+        bool,
+        typer.Option(
+            "--public",
+            help="Make a new repository public, or publish into one that is; else new "
+            "ones are private.",
+        ),
+    ] = False,
+    delete: Annotated[
+        bool,
+        typer.Option("--delete", help="Also delete files of an earlier publish that are no more."),
+    ] = False,
+    plain: Annotated[bool, typer.Option(help="Plain lines instead of bars.")] = False,
+) -> None:
+    """Publish shards as a dataset on the Hugging Face Hub, verified, with card and Croissant. The
+    same command goes on after a cut. The token is HF_TOKEN, or that of `hf auth login`."""
+    from rich.console import Console
+
+    from gristmill.dags.runs.publish import publish as publish_set
+    from gristmill.dags.runs.upload_progress import UploadProgress, size_text
+
+    console = Console(stderr=True)
+    with UploadProgress(None if plain or not console.is_terminal else console) as progress:
+        done = publish_set(folder, to, public=public, delete=delete, progress=progress)
+    if left := len(done.stale) - done.deleted:
+        print(
+            f"{left} files of an earlier publish are in the set no more and stay, {done.stale[0]} "
+            "first; --delete removes them"
+        )
+    if not done.commits:
+        print(f"{done.target.url}: nothing to do, all {done.reused} files are there")
+        return
+    print(
+        f"{done.target.url}: {done.sent} files ({size_text(done.sent_bytes)}) sent, {done.reused} "
+        f"were there, {done.deleted} deleted"
+    )
+
+
 def add(
     folder: RunFolder,
     source: SourcePath = None,
@@ -345,7 +390,7 @@ def clean(
 
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this file into the application."""
-    for command in (add, keep, forget, trace, export, repair, clean):
+    for command in (add, keep, forget, trace, export, publish, repair, clean):
         app.command()(command)
     app.command("train-head")(train_head)
     app.command("train-filter")(train_filter)

@@ -13,6 +13,7 @@ from gristmill.run_arguments import (
     AsJson,
     Columns,
     Images,
+    KeepColumns,
     Limit,
     Metrics,
     NoLock,
@@ -53,6 +54,7 @@ def submit(
     source: SourcePath = None,
     images: Images = None,
     column: Columns = None,
+    keep_columns: KeepColumns = None,
     settings: Set = None,
     without: Without = None,
     limit: Limit = 0,
@@ -83,7 +85,7 @@ def submit(
     from gristmill.dags.jobs.shipment import pack
 
     to = _address(address)
-    dag = make_dag(recipe, source, images, column, settings, without)
+    dag = make_dag(recipe, source, images, column, keep_columns, settings, without)
     dag.validate()
     for warning in require_reach(dag, out):
         _warn(warning)

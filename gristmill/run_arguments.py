@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +29,14 @@ Images = Annotated[str | None, typer.Option(help="Folder of the pictures that th
 Columns = Annotated[
     list[str] | None,
     typer.Option("--column", help="Odd column names: caption=TEXT; repeat for more."),
+]
+KeepColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep-columns",
+        help="Columns of the source that rules may name and shards carry: similarity,nsfw, or "
+        "OURS=NAME, or NAME:float64; repeat for more.",
+    ),
 ]
 Out = Annotated[str, typer.Option(help="Folder of the run, local or any fsspec URL.")]
 Set = Annotated[
@@ -60,15 +72,22 @@ def make_dag(
     source: str | None,
     images: str | None,
     columns: list[str] | None,
+    keep_columns: list[str] | None,
     settings: list[str] | None,
     without: list[str] | None,
 ) -> Dag:
-    """The Dag that a command names, with its source and its settings; nothing of it is read."""
+    """The Dag that a command names, with its source and its settings. Nothing of it is read but,
+    for columns that are kept and whose type nobody says, the first rows."""
+    from gristmill.dags.engine.source_types import with_source_columns
+    from gristmill.dags.recipes.evaluations import with_evaluations
     from gristmill.dags.recipes.find import find_dag
     from gristmill.dags.settings import apply_settings
 
     found = find_dag(recipe, source_fields(source, images, columns))
-    dag = apply_settings(found, settings or [])
+    if keep_columns:
+        found = with_source_columns(found, keep_columns)
+    with cautions_said():
+        dag = with_evaluations(apply_settings(found, settings or []))
     # A node that has nothing to do is out already.
     return dag.without(*(n for n in without or () if n in dag.nodes or n not in found.nodes))
 
@@ -79,7 +98,8 @@ def source_fields(
     """Fields of a source, as a command names them."""
     from gristmill.catalogs.catalog import resolve
 
-    fields: SourceFields = resolve(source) if source is not None else {}
+    with cautions_said():
+        fields: SourceFields = resolve(source) if source is not None else {}
     if images is not None:
         fields["images"] = images
     mapping = {}
@@ -89,3 +109,18 @@ def source_fields(
     if mapping:
         fields["columns"] = {**fields.get("columns", {}), **mapping}
     return fields
+
+
+@contextmanager
+def cautions_said() -> Iterator[None]:
+    """What the catalog warns of is a line for a person."""
+    from gristmill.catalogs.catalog import CatalogWarning
+
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", CatalogWarning)
+        yield
+    for one in found:
+        if issubclass(one.category, CatalogWarning):
+            print(f"warning: {one.message}", file=sys.stderr)
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)

@@ -10,10 +10,12 @@ from gristmill.pipelines.user_code import import_named
 # Name in a DAG file -> module. Imported on demand, so that `plan` never loads torch.
 STAGES = {
     "Source": "gristmill.pipelines.sources.source",
+    "SourceColumns": "gristmill.pipelines.sources.source_columns",
     "Download": "gristmill.pipelines.download.images",
     "ClipScore": "gristmill.pipelines.images.clip_score",
     "PerceptualHash": "gristmill.pipelines.images.perceptual_hash",
     "ImageFacts": "gristmill.pipelines.images.image_facts",
+    "LicenceFacts": "gristmill.pipelines.sources.licences",
     "CaptionFacts": "gristmill.pipelines.captions.caption_facts",
     "CleanCaptions": "gristmill.pipelines.captions.clean_captions",
     "CaptionLanguage": "gristmill.pipelines.captions.caption_language",
@@ -43,6 +45,7 @@ STAGES = {
     "DocumentTokens": "gristmill.pipelines.tokens.multi_image_tokens",
     "FrameTokens": "gristmill.pipelines.tokens.multi_image_tokens",
     "Keep": "gristmill.pipelines.keep",
+    "Prefilter": "gristmill.pipelines.keep",
     "Shards": "gristmill.pipelines.shards.shards",
 }
 

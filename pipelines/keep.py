@@ -373,4 +373,14 @@ class Keep(Global):
         return clauses
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prefilter(Keep):
+    """A Keep of rows of the source, so that what the source says is enough to drop is not fetched:
+    rules over its columns, or a subset. Without either there is none."""
+
+    def is_disabled(self) -> bool:
+        """Without rules and subset, and where all captions stay, there is nothing to decide."""
+        return not self.rules and not self.subset and self.captions == "all"
+
+
 _QUANTILES = pa.schema([pa.field("quantile", pa.string()), pa.field("value", pa.float64())])

@@ -21,6 +21,9 @@ from fsspec.core import has_magic
 from fsspec.dircache import DirCache
 from fsspec.utils import glob_translate
 
+from gristmill.errors import StorageError
+from gristmill.pipelines.hub import end_silence, refusal
+
 # Errors of names that can be nothing's.
 _NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
 # Ways to list all below a folder that pass over what cannot be listed.
@@ -41,6 +44,8 @@ def locate(url: str) -> tuple[Any, str]:
         if isinstance(cache := getattr(fs, "dircache", None), DirCache):
             cache.use_listings_cache = False
             cache.clear()
+        if fs.protocol == "hf":
+            end_silence()
         return fs, path
     # The name of one file, with `::` in it.
     protocol = first.partition("://")[0] if "://" in first else "file"
@@ -53,8 +58,32 @@ def locate(url: str) -> tuple[Any, str]:
 def open_url(url: str) -> Iterator[IO[bytes]]:
     """The bytes of a file, as they lie there."""
     fs, path = locate(url)
-    with fs.open(path, "rb") as file:
-        yield file
+    try:
+        with fs.open(path, "rb") as file:
+            yield file
+    except Exception as error:
+        refuse(url, error)
+        raise
+
+
+def refuse(url: str, error: BaseException) -> None:
+    """Raise `StorageError`, with the remedy, for an error by which a hub refuses what lies there;
+    its file systems call what they may not show not found."""
+    if said := refusal(error):
+        raise StorageError(f"{url} {said}") from error
+
+
+def exact(fs: Any) -> dict[str, str]:
+    """What `cat_file` of a range is told, so that no more of a file comes than was asked for: a
+    file of a hub is opened for it, and reads five million bytes ahead."""
+    return {"cache_type": "none"} if fs.protocol == "hf" else {}
+
+
+def forget_listings(url: str) -> None:
+    """Look anew at what a hub holds: its file system remembers listings as long as the process
+    lives."""
+    if url.startswith("hf://"):
+        locate(url)[0].invalidate_cache()
 
 
 def entry_type(fs: Any, path: str) -> str | None:
@@ -62,12 +91,20 @@ def entry_type(fs: Any, path: str) -> str | None:
     way raises: fsspec's own `exists` and `isdir` would say no."""
     try:
         return str(fs.info(path)["type"])
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        refuse(fs.unstrip_protocol(path), error)
         return None
     except OSError as error:
+        refuse(fs.unstrip_protocol(path), error)
         if error.errno in _NO_NAME:
             return None
         raise
+
+
+def is_folder(url: str) -> bool:
+    """Whether a URL leads to a folder."""
+    fs, path = locate(url)
+    return entry_type(fs, path) == "directory"
 
 
 def local_sizes(path: str) -> dict[str, int]:
@@ -146,8 +183,8 @@ def _path_of(fact: Mapping[str, Any]) -> str:
 
 
 def unpack(file: IO[bytes]) -> IO[bytes] | None:
-    """A file that is packed by gzip, bzip2, xz, Zstandard or zip (its first member), unpacked as it
-    is read; None for any other."""
+    """A file that is packed by gzip, bzip2, xz, Zstandard, LZ4 or zip (its first member), unpacked
+    as it is read; None for any other."""
     start = file.read(6)
     file.seek(0)
     if start.startswith(b"\x1f\x8b"):
@@ -158,6 +195,8 @@ def unpack(file: IO[bytes]) -> IO[bytes] | None:
         return cast("IO[bytes]", lzma.LZMAFile(file))
     if start.startswith(b"\x28\xb5\x2f\xfd"):
         return cast("IO[bytes]", pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))
+    if start.startswith(b"\x04\x22\x4d\x18"):
+        return cast("IO[bytes]", pa.CompressedInputStream(pa.PythonFile(file, "r"), "lz4"))
     if start.startswith(b"PK\3\4"):
         archive = zipfile.ZipFile(file)
         return archive.open(archive.namelist()[0])

@@ -9,6 +9,7 @@ and never about rows.
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 import queue
 import random
@@ -16,6 +17,8 @@ import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar, cast
+
+from gristmill.pipelines.hub import is_final
 
 _Found = TypeVar("_Found")
 
@@ -39,6 +42,7 @@ STORES = frozenset(
         "requests",
         "urllib3",
         "httpx",
+        "httpx2",
         "huggingface_hub",
         "adlfs",
         "azure",
@@ -97,9 +101,15 @@ def is_of_storage(error: BaseException) -> bool:
     return room in STORES or (isinstance(error, OSError) and room not in _DECODERS)
 
 
+def is_of_content(error: OSError) -> bool:
+    """Whether unpackers and Arrow say it of bytes that are not theirs: what a storage says has a
+    number, or is an error of its library's own."""
+    return error.errno is None and type(error) in (OSError, gzip.BadGzipFile)
+
+
 def may_heal(error: BaseException) -> bool:
     """Whether the same request may well be answered in a moment."""
-    if not is_of_storage(error) or isinstance(error, _FINAL_KINDS):
+    if not is_of_storage(error) or isinstance(error, _FINAL_KINDS) or is_final(error):
         return False
     return not (isinstance(error, OSError) and error.errno in _FINAL)
 

@@ -125,6 +125,10 @@ class Stage:
         """Whether its fields leave it nothing to do; such a node is left out of a run."""
         return False
 
+    def notes(self) -> list[str]:
+        """What a person should know, one line each; of a Read, what was left aside."""
+        return []
+
     def prepare(self) -> None:
         """Load what the stage needs, once per worker, before its deadlines start to count."""
 
@@ -181,10 +185,6 @@ class Read(Stage):
     def absolute(self) -> Self:
         """The same source, by paths that mean the same in any folder."""
         return self
-
-    def notes(self) -> list[str]:
-        """What a person should know about what was left aside, one line each."""
-        return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,8 +315,8 @@ def is_execution(field: dataclasses.Field[Any]) -> bool:
 
 
 def is_later_default(stage: Stage, field: dataclasses.Field[Any]) -> bool:
-    """Whether a field that came later says what was done before it was there."""
-    return bool(field.metadata.get("later")) and getattr(stage, field.name) == field.default
+    """Whether a field that came later says what was done before it was; of mappings: nothing."""
+    return bool(field.metadata.get("later")) and getattr(stage, field.name) in (field.default, {})
 
 
 def require_choice(stage: Stage, name: str) -> None:

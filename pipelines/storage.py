@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from fsspec.asyn import sync
 
 from gristmill.errors import DiskFullError, GristmillError, StorageError
-from gristmill.pipelines.locate import entry_type, files_below, local_sizes, locate
+from gristmill.pipelines.locate import entry_type, exact, files_below, local_sizes, locate, refuse
 from gristmill.pipelines.patience import WrongBytesError, is_of_storage, patiently
 
 # How tables are written: the same table gives the same bytes.
@@ -33,6 +33,7 @@ PARQUET: Any = {"compression": "zstd", "row_group_size": 65536}
 # Bytes up to which an object is put by one request.
 _ONE_PIECE = 64 * 2**20
 _DELETED_AT_ONCE = 1000
+_SAID_ALREADY = (FileNotFoundError, FileExistsError, GristmillError, pa.ArrowException)
 
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -60,6 +61,7 @@ class Folder:
         self._is_s3 = "s3" in protocols(self.fs)
         # Of `cat_file`: s3fs asks for the size of a file first, to fetch its pieces side by side.
         self._whole: dict[str, int] = {"max_concurrency": 1} if self._is_s3 else {}
+        self._exact = exact(self.fs)
 
     def __reduce__(self) -> tuple[type[Folder], tuple[str]]:
         return (Folder, (self.url,))
@@ -155,9 +157,10 @@ class Folder:
         """Raises `StorageError` for whatever goes wrong between us and the storage."""
         try:
             yield
-        except (FileNotFoundError, FileExistsError, GristmillError, pa.ArrowException):
-            raise
         except Exception as error:
+            refuse(self.url, error)
+            if isinstance(error, _SAID_ALREADY):
+                raise
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFullError(
                     f"no room left in {self.url}; everything committed stays: make room and run "
@@ -260,7 +263,7 @@ class Folder:
 
     @_patient
     def _piece(self, name: str, start: int, end: int) -> bytes:
-        return bytes(self.fs.cat_file(self.join(name), start=start, end=end))
+        return bytes(self.fs.cat_file(self.join(name), start=start, end=end, **self._exact))
 
     def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
         """Ranges of files as (name, start, size), fetched many at once; None for one that does not
@@ -270,7 +273,8 @@ class Folder:
         ends = [start + size for _, start, size in ranges]
 
         def read() -> list[bytes | Exception]:
-            found: list[bytes | Exception] = self.fs.cat_ranges(paths, starts, ends)
+            found: list[bytes | Exception]
+            found = self.fs.cat_ranges(paths, starts, ends, **self._exact)
             return found
 
         with self.reaching():
@@ -281,7 +285,8 @@ class Folder:
         """`size` bytes from `start`, no fewer: `StorageError` if the file ends before."""
 
         def read() -> bytes:
-            data = bytes(self.fs.cat_file(self.join(name), start=start, end=start + size))
+            path, end = self.join(name), start + size
+            data = bytes(self.fs.cat_file(path, start=start, end=end, **self._exact))
             if len(data) != size:
                 raise WrongBytesError(f"{len(data)} of {size} bytes from {start} of {name}")
             return data

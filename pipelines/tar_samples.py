@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import IO, Generic, Protocol, TypeVar
 
 from gristmill.pipelines.locate import unpack
+from gristmill.pipelines.patience import is_of_content
 
 NOT_A_TAR = "not a tar"
 BROKEN_TAR = "broken tar"
@@ -103,9 +104,8 @@ class TarMembers:
         except _UNREADABLE:
             self.problem = BROKEN_TAR if count or self.skipped else NOT_A_TAR
         except OSError as error:
-            if error.errno is not None:
+            if not is_of_content(error):
                 raise
-            # As unpackers say it of bytes that are not theirs.
             self.problem = BROKEN_TAR if count or self.skipped else NOT_A_TAR
 
     def _members(self, is_read: Callable[[str], bool]) -> Iterator[tuple[TarMember, bytes | None]]:

@@ -39,7 +39,8 @@ def build_place(place: Path) -> None:
     (place / "picture.jpg").write_bytes(encoded[0])
     urls = [f"http://pictures.test/{i}.jpg" for i in range(PICTURES)]
     pq.write_table(pa.table({"url": urls, "caption": texts}), place / "urls.parquet")
-    (place / "odd.csv").write_text("link,words\n" + "".join(f"{u},a dog\n" for u in urls))
+    scored = [f"{url},a dog,{i / PICTURES}\n" for i, url in enumerate(urls)]
+    (place / "odd.csv").write_text("".join(["link,words,similarity\n", *scored]))
     listed = [f"photos/{i:02d}.jpg,{text}" for i, text in enumerate(texts)]
     (place / "photos.csv").write_text("\n".join(["path,caption", *listed]))
     (place / "videos.csv").write_text("url,caption\nhttp://pictures.test/1.mp4,a dog runs\n")

@@ -183,6 +183,7 @@ def test_only_the_ray_runner_imports_ray() -> None:
     # The runner with its neighbours, and the Jobs API.
     assert importing == {
         "gristmill.dags.engine.on_ray",
+        "gristmill.dags.engine.on_ray_pace",
         "gristmill.dags.engine.on_ray_rows",
         "gristmill.dags.jobs.ray_jobs",
     }

@@ -106,31 +106,6 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.strip().endswith("[]")
 
 
-def test_catalog_entries_are_whole(tmp_path: Path) -> None:
-    from gristmill.catalogs.catalog import USES, check, load, names, resolve, select
-    from gristmill.dags.recipes.find import recipe
-    from gristmill.errors import ConfigurationError
-
-    assert len(names()) >= 60
-    for name in names():
-        assert check(name) == []
-        fields = resolve(f"catalog:{name}@/data/x")
-        assert fields["path"] == "/data/x" and fields["name"] == name
-        if load(name).recipe:
-            recipe(load(name).recipe)(**fields)
-    for use in USES:
-        assert len(select(use=use)) >= 5
-    assert {entry.name for entry in select(license_text="cc0")} >= {"diffusiondb", "pd12m"}
-    assert all(entry.redistributable for entry in select(redistributable=True))
-    with pytest.raises(ConfigurationError, match="choose one of"):
-        select(modality="smell")
-    assert "cc12m" in run("catalog", "list", "--use", "text-to-image").stdout
-    assert "arXiv 2102.08981" in run("catalog", "show", "cc12m").stdout
-    (tmp_path / "cc12m.tsv").write_text("https://a.test/1.jpg\ta dog\n")
-    tried = run("catalog", "check", f"cc12m@{tmp_path}/cc12m.tsv").stdout
-    assert "url https://a.test/1.jpg, caption 'a dog'" in tried and "all is well" in tried
-
-
 def test_the_wheel_holds_every_room_and_imports(tmp_path: Path) -> None:
     # Of a copy: a build leaves folders of its own beside the sources.
     copy = tmp_path / "checkout"

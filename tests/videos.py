@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -45,9 +46,13 @@ def encode(
     every: int = 250,
     sound: Any = None,
     rate: int = 16_000,
+    times: Sequence[int] | None = None,
+    keys: Collection[int] = (),
     **options: str,
 ) -> bytes:
-    """A video file; `sound`: samples of one channel, float32; `options` are the encoder's."""
+    """A video file; `sound`: samples of one channel, float32; `times`: milliseconds at which the
+    frames are shown, if not at one rate; `keys`: frames that are to be keyframes, besides those
+    that `every` makes; `options` are the encoder's."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=form) as output:
         stream: Any = output.add_stream(
@@ -55,6 +60,8 @@ def encode(
         )
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
         voice: Any = None
         if sound is not None:
             voice = output.add_stream("aac", rate=rate)
@@ -63,6 +70,10 @@ def encode(
         for i, frame in enumerate(frames):
             one = av.VideoFrame.from_ndarray(frame, format="rgb24")
             one.pts, one.time_base = i, Fraction(1, fps)
+            if times is not None:
+                one.pts, one.time_base = times[i], Fraction(1, 1000)
+            if i in keys:
+                one.pict_type = av.video.frame.PictureType.I
             packets += stream.encode(one)
         packets += stream.encode(None)
         if voice is not None:

@@ -32,6 +32,7 @@ from gristmill.dags.engine.operators import (
     PartOperator,
     PhaseOperator,
 )
+from gristmill.dags.engine.pace_keeper import is_paced
 from gristmill.dags.engine.part_size import PARTS
 from gristmill.dags.engine.progress import Progress
 from gristmill.dags.engine.read_parts import ScanOperator, ask_source, cut_parts, scans
@@ -122,7 +123,7 @@ def execute_layout(
     it said before.
     """
     dag, folder = layout.dag, layout.folder
-    for warning in dag.range_warnings():
+    for warning in dag.warnings():
         progress.warn(warning)
     with run_lock(folder, lock=options.lock, tell=progress.note) as lock:
         before = folder.read_many(["dag.yaml"]).get("dag.yaml", b"")
@@ -283,7 +284,10 @@ class _Execution:
             for node in nodes:
                 self.progress.start(node, len(every), self.rows - first_row(self.layout))
             watch = CommitWatch(self.layout, nodes, before, self.progress)
-            with self._running().listening(self.progress.within) as tell:
+            with contextlib.ExitStack() as stack:
+                if is_paced(self.dag, nodes):
+                    stack.enter_context(self._running().pacing())
+                tell = stack.enter_context(self._running().listening(self.progress.within))
                 for operator in operators:
                     operator.tell = tell
                 watch.reused(sorted(set(every) - set(todo)))

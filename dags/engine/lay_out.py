@@ -10,6 +10,7 @@ from gristmill.dags.engine.fingerprint import fingerprints
 from gristmill.dags.engine.part_size import with_part_size
 from gristmill.dags.engine.read_parts import ask_source
 from gristmill.dags.engine.run_folder import RunLayout
+from gristmill.dags.engine.source_types import with_source_types
 from gristmill.dags.engine.stage_code import is_of_users
 from gristmill.dags.graph import Dag
 from gristmill.errors import ConfigurationError
@@ -21,6 +22,9 @@ def lay_out(dag: Dag, out: str, limit: int = 0) -> RunLayout:
     """Validate a Dag and find where its nodes' parts lie. Reads the source's manifest, no rows."""
     if limit < 0:
         raise ConfigurationError(f"limit is {limit}; 0 means all rows")
+    if len([node for node in dag.nodes.values() if isinstance(node.stage, Read)]) == 1:
+        # Rules are tried on columns that have a type.
+        dag = ask_source(dag, partial(with_source_types, dag))
     dag.validate()
     source = dag.stage(dag.source)
     assert isinstance(source, Read)

@@ -240,7 +240,7 @@ def _fate(table: pa.Table, verdict: str, node: str) -> pa.Table:
 
 def paths(table: pa.Table) -> pa.ChunkedArray:
     """Where the bytes of rows lie, as a person would write it; null for rows without a pointer."""
-    return pc.replace_substring_regex(table["pointer"], r"^(file|tarz?|parquet):", "")
+    return pc.replace_substring_regex(table["pointer"], r"^(file|tarz?|warcz?|parquet):", "")
 
 
 def _fill(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -21,6 +21,7 @@ from typing import Protocol, TypeVar, cast
 import psutil
 
 from gristmill.dags.engine.flow import flow
+from gristmill.dags.engine.pace_keeper import keeping
 from gristmill.dags.engine.rows_done import RowsDone
 from gristmill.pipelines.child import Child
 from gristmill.pipelines.stage import Needs
@@ -71,6 +72,9 @@ class Runner(Protocol):
     def listening(self, hears: RowsDone) -> AbstractContextManager[RowsDone]:
         """Within the block, what operators tell to what it gives reaches `hears`."""
 
+    def pacing(self) -> AbstractContextManager[object]:
+        """Within the block, workers ask hosts at one pace, all of them together."""
+
     def everywhere(self, look: Callable[[], str]) -> list[str]:
         """What `look` says on each machine that workers may run on."""
 
@@ -103,6 +107,10 @@ class LocalRunner:
     def listening(self, hears: RowsDone) -> AbstractContextManager[RowsDone]:
         """Operators are here: nothing lies between."""
         return contextlib.nullcontext(hears)
+
+    def pacing(self) -> AbstractContextManager[object]:
+        """Counted in this process, which children of workers ask."""
+        return contextlib.nullcontext() if self.here else keeping()
 
     def everywhere(self, look: Callable[[], str]) -> list[str]:
         """What `look` says here."""

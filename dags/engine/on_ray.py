@@ -42,7 +42,9 @@ from gristmill.dags.engine.cluster_address import cluster_address
 from gristmill.dags.engine.flow import flow
 from gristmill.dags.engine.held_operators import Parcel, held_operator
 from gristmill.dags.engine.on_local import Operator
+from gristmill.dags.engine.on_ray_pace import count_for_all, pass_on
 from gristmill.dags.engine.on_ray_rows import listening
+from gristmill.dags.engine.operators import PartOperator
 from gristmill.dags.engine.ray_token import own_token
 from gristmill.dags.engine.rows_done import RowsDone
 from gristmill.dags.engine.stage_code import ShippedCode
@@ -140,6 +142,11 @@ class RayRunner:
     def listening(self, hears: RowsDone) -> AbstractContextManager[RowsDone]:
         """What operators tell is gathered by an actor, and fetched twice a second."""
         return listening(hears)
+
+    def pacing(self) -> AbstractContextManager[object]:
+        """Counted by an actor, which workers of all nodes ask."""
+        count_for_all()
+        return contextlib.nullcontext()
 
     def everywhere(self, look: Callable[[], str]) -> list[str]:
         """What `look` says on each node with a core, by a task there that takes none of them."""
@@ -293,6 +300,8 @@ def _do(parcel: Parcel, task: int) -> tuple[str, object]:
 
     def work() -> bool:
         with held_operator(parcel) as operator:
+            if isinstance(operator, PartOperator) and operator.is_paced:
+                pass_on()
             return operator(task)
 
     return _guarded(work)

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from gristmill.dags.engine.committed_together import commit_together
 from gristmill.dags.engine.cut_record import first_part
+from gristmill.dags.engine.pace_keeper import is_paced
 from gristmill.dags.engine.part_worker import stage_at
 from gristmill.dags.engine.records import CommitFacts, Record
 from gristmill.dags.engine.rows_done import RowsDone
@@ -74,6 +75,11 @@ class PartOperator:
             gpus=max(need.gpus for need in needs),
             memory_gb=shared + sum(max(need.memory_gb - shared, 0.0) for need in needs),
         )
+
+    @property
+    def is_paced(self) -> bool:
+        """Whether it asks hosts at a pace that all workers share."""
+        return is_paced(self.layout.dag, self.nodes)
 
     def fresh(self, node: str, part: int) -> Record | None:
         """The record of a part that is done and built on what lies above it now."""

@@ -14,6 +14,7 @@ from gristmill.pipelines.images.perceptual_hash import PerceptualHash
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.shards.shards import Shards
 from gristmill.pipelines.sources.documents import DocumentSource
+from gristmill.pipelines.sources.source_columns import SourceColumns
 from gristmill.pipelines.tokens.multi_image_tokens import DocumentTokens
 
 # Of single pictures; a pair that loses one is dropped as `image missing`.
@@ -53,7 +54,9 @@ def edit(**source: Any) -> Dag:
             "image_facts": Node(ImageFacts(), ("download",)),
             "keep_images": Node(Keep(rules=IMAGE_RULES), ("hash", "image_facts")),
             "pairs": Node(AssembleDocuments(min_images=2, complete=True), ("keep_images",)),
-            "facts": Node(EditFacts(), ("pairs",)),
+            # Idle until --keep-columns names some.
+            "source_columns": Node(SourceColumns(), ("pairs",)),
+            "facts": Node(EditFacts(), ("source_columns",)),
             "clip": Node(EditScore(embeddings=False), ("pairs",)),
             "caption_facts": Node(CaptionFacts(), ("pairs",)),
             "keep": Node(

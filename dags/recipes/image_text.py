@@ -19,9 +19,10 @@ from gristmill.pipelines.images.embedding_heads import EmbeddingHeads
 from gristmill.pipelines.images.image_facts import ImageFacts
 from gristmill.pipelines.images.local_features import LocalFeatures
 from gristmill.pipelines.images.perceptual_hash import PerceptualHash
-from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.keep import Keep, Prefilter
 from gristmill.pipelines.shards.shards import Shards
 from gristmill.pipelines.sources.source import Source
+from gristmill.pipelines.sources.source_columns import SourceColumns
 from gristmill.pipelines.tokens.tokens import Tokens
 
 # In this order: the first that a row breaks is its reason.
@@ -58,7 +59,11 @@ def image_text(**source: Any) -> Dag:
         name="image-text",
         nodes={
             "source": Node(Source(**source)),
-            "download": Node(Download(), ("source",)),
+            # Idle until --keep-columns names some.
+            "source_columns": Node(SourceColumns(), ("source",)),
+            # Of what is not even to be fetched; idle until it has rules or a subset.
+            "prefilter": Node(Prefilter(), ("source_columns",)),
+            "download": Node(Download(), ("prefilter",)),
             "captions": Node(CleanCaptions(), ("download",)),
             "clip": Node(ClipScore(), ("captions",)),
             # A second model, such as a filter network; idle until it is given one.

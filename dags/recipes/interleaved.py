@@ -17,6 +17,7 @@ from gristmill.pipelines.images.perceptual_hash import PerceptualHash
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.shards.shards import Shards
 from gristmill.pipelines.sources.documents import DocumentSource
+from gristmill.pipelines.sources.source_columns import SourceColumns
 from gristmill.pipelines.tokens.multi_image_tokens import DocumentTokens
 
 # Of pictures, in this order. MMC4 asks for 150 pixels, OBELICS for 150 and an aspect below 2.
@@ -59,7 +60,9 @@ def interleaved(**source: Any) -> Dag:
             "repeated": Node(RepeatedImages(), ("duplicates",)),
             "keep_images": Node(Keep(rules=IMAGE_RULES), ("clip", "image_facts", "repeated")),
             "documents": Node(AssembleDocuments(), ("keep_images",)),
-            "facts": Node(DocumentFacts(), ("documents",)),
+            # Idle until --keep-columns names some.
+            "source_columns": Node(SourceColumns(), ("documents",)),
+            "facts": Node(DocumentFacts(), ("source_columns",)),
             "language": Node(CaptionLanguage(), ("documents",)),
             "keep": Node(Keep(rules=DOCUMENT_RULES), ("facts", "language")),
             # Of what was kept only; idle until it is given a codec.

@@ -10,9 +10,10 @@ from gristmill.pipelines.captions.caption_language import CaptionLanguage
 from gristmill.pipelines.dedup.semantic_clusters import SemanticClusters
 from gristmill.pipelines.dedup.video_duplicates import ClipDuplicates
 from gristmill.pipelines.download.videos import DownloadVideo
-from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.keep import Keep, Prefilter
 from gristmill.pipelines.shards.shards import Shards
 from gristmill.pipelines.sources.source import Source
+from gristmill.pipelines.sources.source_columns import SourceColumns
 from gristmill.pipelines.tokens.multi_image_tokens import FrameTokens
 from gristmill.pipelines.videos.clip_facts import ClipFacts
 from gristmill.pipelines.videos.frame_clip_score import FrameClipScore
@@ -50,7 +51,11 @@ def video_text(**source: Any) -> Dag:
         name="video-text",
         nodes={
             "source": Node(Source(**{"kind": "video", **source})),
-            "download": Node(DownloadVideo(), ("source",)),
+            # Idle until --keep-columns names some.
+            "source_columns": Node(SourceColumns(), ("source",)),
+            # Of what is not even to be fetched; idle until it has rules or a subset.
+            "prefilter": Node(Prefilter(), ("source_columns",)),
+            "download": Node(DownloadVideo(), ("prefilter",)),
             "shots": Node(Shots(), ("download",)),
             "clips": Node(Clips(), ("shots",)),
             "clip": Node(FrameClipScore(), ("clips",)),

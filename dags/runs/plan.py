@@ -105,7 +105,7 @@ def _plan_of(layout: RunLayout) -> Plan:
     left = sum(1 for plan in nodes if plan.has_work)
     notes = [f"{left} of {len(nodes)} nodes have work to do" if left else "nothing to do"]
     notes += dag_notes(layout)
-    notes += [f"warning: {warning}" for warning in dag.range_warnings()]
+    notes += [f"warning: {warning}" for warning in dag.warnings()]
     notes += _disk(layout, parts)
     return Plan(f"{dag.name} -> {layout.url}", nodes, notes)
 
@@ -188,6 +188,11 @@ def require_finished(layout: RunLayout) -> None:
     """Raise `RunError` for a run that has no summary: it did not come to its end."""
     if not layout.folder.exists("summary.json"):
         raise RunError(f"{layout.url} has not come to its end; run the same command again")
+
+
+def has_work(layout: RunLayout, node: str) -> bool:
+    """Whether something of a node is left to do; its source is not looked at."""
+    return _node_plan(layout, node, parts_done(layout)).has_work
 
 
 def _node_plan(layout: RunLayout, node: str, parts: int | None) -> NodePlan:

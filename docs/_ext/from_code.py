@@ -15,6 +15,8 @@ from typing import Any
 
 import typer.main
 
+from gristmill.catalogs.catalog import select
+from gristmill.catalogs.show import fact_name, short_count
 from gristmill.cli import app as command_line_app
 from gristmill.dags.graph import Dag
 from gristmill.dags.recipes.find import RECIPES, recipe
@@ -233,7 +235,26 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+def catalog(use: str) -> str:
+    """Entries of the catalog for a use, with what of each nobody could check."""
+    lines = [
+        "| name | rows | gated | licence of the index | licence of the pixels | read by | nobody "
+        "could check |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for entry in select(use=use):
+        reader = "decontaminate" if entry.is_benchmark() else entry.recipe or "-"
+        gated = f"withdrawn: {', '.join(entry.instead)}" if entry.withdrawn else entry.gated
+        cells = [
+            f"[{entry.name}]({entry.home})", short_count(entry.size), gated, entry.index_license,
+            entry.content_license, reader, ", ".join(map(fact_name, entry.unchecked())) or "-",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(map(_cell, cells)) + " |")
+    return "\n".join(lines)
+
+
 MAKERS: dict[str, Callable[[str], str]] = {
+    "catalog": catalog,
     "command-line": commands,
     "stage-index": stage_index,
     "recipe-index": recipe_index,

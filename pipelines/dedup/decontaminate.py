@@ -84,6 +84,12 @@ class Decontaminate(Global):
     sources: tuple[str, ...] = ()
     # Column of ours -> theirs, for all of them.
     columns_map: Mapping[str, str] = field(default_factory=dict)
+    # Of one of them: its name as above -> column of ours -> theirs.
+    columns_of: Mapping[str, Mapping[str, str]] = field(
+        default_factory=dict, metadata={"later": True}
+    )
+    # Evaluation sets of prompts or captions alone: tables, JSON, or a text a line.
+    prompts: tuple[str, ...] = setting((), later=True)
     # Folder of the pictures that COCO files name.
     images: str = ""
     # Compare pictures: bytes, pixels, hash and thumbnail.
@@ -131,13 +137,17 @@ class Decontaminate(Global):
 
     def files(self) -> tuple[str, ...]:
         """Evaluation sets that lie on this machine."""
-        paths = [path.partition(":")[2] or path for path in self.sources]
-        both = [*self.sources, *paths, self.images]
+        named = self._all()
+        paths = [path.partition(":")[2] or path for path in named]
+        both = [*named, *paths, self.images]
         return tuple(path for path in both if path and os.path.exists(path))
 
     def is_disabled(self) -> bool:
         """No evaluation is named."""
-        return not self.sources
+        return not self._all()
+
+    def _all(self) -> tuple[str, ...]:
+        return (*self.sources, *self.prompts)
 
     def check(self) -> None:
         """Raise `SourceError` for an evaluation that cannot be read."""
@@ -146,18 +156,24 @@ class Decontaminate(Global):
                 f"threshold {self.threshold}, radius {self.radius}, shingle {self.shingle}: they "
                 "lie in (0, 1], 0 to 16, and from 1 on"
             )
-        for path in self.sources:
-            self._source(path).manifest()
+        for index in range(len(self._all())):
+            source = self._source(index)
+            # A benchmark of the catalog is resolved by the command line.
+            source.check()
+            source.manifest()
 
-    def _source(self, path: str) -> Source:
-        return Source(path=path, columns=self.columns_map, images=self.images)
+    def _source(self, index: int) -> Source:
+        path = self._all()[index]
+        columns = self.columns_of.get(path, self.columns_map)
+        kind = "image" if index < len(self.sources) else "text"
+        return Source(path=path, columns=columns, images=self.images, kind=kind)
 
     def phases(self) -> tuple[Phase, ...]:
         """The items of each evaluation, all of them together, and each part against them."""
         return (
             Phase(
                 name="items",
-                count=lambda w: 0 if w.before else len(self.sources),
+                count=lambda w: 0 if w.before else len(self._all()),
                 work=self._items,
             ),
             Phase(name="join", count=lambda _: 1, work=self._join),
@@ -172,9 +188,9 @@ class Decontaminate(Global):
 
     def _items(self, workspace: Workspace, index: int) -> None:
         """Names, captions and hashes of one evaluation's items."""
-        source = self._source(self.sources[index])
+        source = self._source(index)
         tables = [
-            self._described(rows, f"{self.sources[index]}")
+            self._described(rows, self._all()[index])
             for chunk in source.chunks()
             for rows in source.read(chunk)
         ]
@@ -198,7 +214,7 @@ class Decontaminate(Global):
         described: dict[str, Item] = {
             uid: {"name": name, "caption": caption} for uid, (name, caption) in found.items()
         }
-        if self.compare_images:
+        if self.compare_images and source in self.sources:
             for uid, facts in _pictures(rows):
                 described[uid] = {**described[uid], **facts}
         return pa.Table.from_pylist(list(described.values()), _ITEMS)
@@ -209,13 +225,13 @@ class Decontaminate(Global):
             for name in ("pictures", "texts"):
                 workspace.save_table(name, workspace.before.load_table(name))
             return
-        tables = [workspace.load_table(f"items/{i:06d}") for i in range(len(self.sources))]
+        tables = [workspace.load_table(f"items/{i:06d}") for i in range(len(self._all()))]
         items = pa.concat_tables(tables).combine_chunks()
         pictures = items.filter(pc.is_valid(items["phash"]))
         workspace.save_table("pictures", pictures)
         if self.compare_images and not len(pictures) and not self.compare_captions:
             raise ConfigurationError(
-                f"no picture of {', '.join(self.sources)} could be read; are the paths right?"
+                f"no picture of {', '.join(self._all())} could be read; are the paths right?"
             )
         texts: dict[str, str] = {}
         for name, caption in zip(

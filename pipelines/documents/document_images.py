@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,9 +29,15 @@ from gristmill.pipelines.schema import (
     normalise_url,
     with_columns,
 )
-from gristmill.pipelines.sources.document_formats import ParsedDocument, from_dict, parse_html
+from gristmill.pipelines.sources.document_formats import (
+    ParsedDocument,
+    StoredImage,
+    from_dict,
+    parse_html,
+)
 from gristmill.pipelines.sources.documents import DOCUMENT
 from gristmill.pipelines.sources.pointer import RETRYABLE, PointerError, read_pointers
+from gristmill.pipelines.sources.values import to_json
 from gristmill.pipelines.stage import Map, Needs, require_choice, setting
 
 _OF_IMAGE = pa.schema(
@@ -54,9 +61,14 @@ IMAGE_SCHEMA = pa.schema([*[ROW.field(name) for name in _CHANGED], *_OF_IMAGE])
 class DocumentImages(Map):
     """One row for each picture of a document; HTML is parsed here.
 
-    A document without pictures, or with more than `max_images`, ends here with the reason.
+    A picture that cannot be had ends by itself, with its reason; its document goes on with the
+    others. A document without pictures, or with more than `max_images`, ends here with the reason.
     """
 
+    # 2: what else the source says of a document goes with its pictures; those that are broken
+    # already do not count against `max_images`; pages are decoded as browsers do, and `<base>`
+    # counts.
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("trafilatura",)
 
     # Fewest pictures of a document.
@@ -104,41 +116,58 @@ class DocumentImages(Map):
 
     def map(self, table: pa.Table) -> Iterator[pa.Table]:
         """Yield the pictures of each document, a table a document."""
-        for row in range(len(table)):
+        rows = table.select(["uid", "url", "pointer", "status", "error", "meta"]).to_pylist()
+        metas = [_meta(values) for values in rows]
+        pages = [
+            row
+            for row, values in enumerate(rows)
+            if values["status"] == PENDING and DOCUMENT not in metas[row] and values["pointer"]
+        ]
+        # Archives that are read in turn give pages in their own order.
+        done: dict[int, pa.Table] = {}
+        read = self._read(table, rows, pages)
+        for row, values in enumerate(rows):
             one = table.slice(row, 1)
-            values = one.select(["uid", "url", "pointer", "status", "error", "meta"]).to_pylist()[0]
             if values["status"] != PENDING:
                 yield self._failed(one, values["status"], values["error"])
-                continue
-            try:
-                document = self._document(values)
-                self._check_counts(document)
-            except ValueError as error:
-                yield self._failed(one, FAILED_TO_DECODE, str(error))
-            except OSError as error:
-                yield self._failed(one, FAILED_TO_DOWNLOAD, str(error))
+            elif DOCUMENT in metas[row]:
+                yield self._pictures(one, values, partial(from_dict, metas[row][DOCUMENT]))
+            elif not values["pointer"]:
+                yield self._failed(one, FAILED_TO_DECODE, "not a document")
             else:
-                yield _explode(one, values["uid"], document)
+                while row not in done:
+                    done.update([next(read)])
+                yield done.pop(row)
+
+    def _read(
+        self, table: pa.Table, rows: list[Row], pages: list[int]
+    ) -> Iterator[tuple[int, pa.Table]]:
+        """The rows of HTML pages with their pictures, in the order that is cheap to read."""
+        pointers = [rows[row]["pointer"] for row in pages]
+        for at, data in read_pointers(pointers, self.max_bytes):
+            one, values = table.slice(pages[at], 1), rows[pages[at]]
+            if isinstance(data, PointerError):
+                yield pages[at], self._failed(one, FAILED_TO_DOWNLOAD, str(data))
+            else:
+                yield pages[at], self._pictures(one, values, partial(_page, values, data))
+
+    def _pictures(self, one: pa.Table, row: Row, parse: Callable[[], ParsedDocument]) -> pa.Table:
+        try:
+            document = parse()
+            self._check_counts(document)
+        except ValueError as error:
+            return self._failed(one, FAILED_TO_DECODE, str(error))
+        return _explode(one, row, document)
 
     def is_retryable(self, status: str, error: str) -> bool:
         """Whether a document that could not be read may be on another day."""
         return status == FAILED_TO_DOWNLOAD and error in RETRYABLE
 
-    def _document(self, values: Row) -> ParsedDocument:
-        meta = json.loads(values["meta"] or "{}")
-        if DOCUMENT in meta:
-            return from_dict(meta[DOCUMENT])
-        if not values["pointer"]:
-            raise ValueError("not a document")
-        _, data = next(read_pointers([values["pointer"]], self.max_bytes))
-        if isinstance(data, PointerError):
-            raise OSError(str(data))
-        return parse_html(data, values["url"])
-
     def _check_counts(self, document: ParsedDocument) -> None:
         if len(document.images) < self.min_images:
             raise ValueError("too few images")
-        if len(document.images) > self.max_images:
+        # Those that are broken already are on their way out.
+        if sum(not image.error for image in document.images) > self.max_images:
             raise ValueError("too many images")
         if len(document.texts) < self.min_texts:
             raise ValueError("too little text")
@@ -149,8 +178,22 @@ class DocumentImages(Map):
         return with_columns(one, {name: [value] for name, value in values.items()}, IMAGE_SCHEMA)
 
 
-def _explode(one: pa.Table, uid: str, document: ParsedDocument) -> pa.Table:
-    count = len(document.images)
+def _meta(values: Row) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(values["meta"] or "{}")
+    return found
+
+
+def _page(values: Row, data: bytes) -> ParsedDocument:
+    """An HTML page, with what an archive says of it."""
+    meta = _meta(values)
+    stored = {url: StoredImage(**lies) for url, lies in meta.get("pictures", {}).items()}
+    return parse_html(data, values["url"], meta.get("charset"), stored)
+
+
+def _explode(one: pa.Table, row: Row, document: ParsedDocument) -> pa.Table:
+    count, uid = len(document.images), row["uid"]
+    # What lies where in an archive is in the rows of pictures now.
+    meta = {name: value for name, value in _meta(row).items() if name not in (DOCUMENT, "pictures")}
     rows: dict[str, list[object]] = {name: [] for name in IMAGE_SCHEMA.names}
     for number, image in enumerate(document.images):
         locator = normalise_url(image.url) if image.url else image.pointer or ""
@@ -176,7 +219,7 @@ def _explode(one: pa.Table, uid: str, document: ParsedDocument) -> pa.Table:
             rows[name].append(value)
     repeated = one.take(pa.array(np.zeros(count, np.int64)))
     # The content of a document is in the columns now; once for each picture would be too often.
-    repeated = with_columns(repeated, {"meta": ["{}"] * count}, ROW)
+    repeated = with_columns(repeated, {"meta": [to_json(meta)] * count}, ROW)
     return with_columns(repeated, rows, IMAGE_SCHEMA)
 
 
@@ -194,6 +237,7 @@ _OF_DOCUMENT = pa.schema(
         pa.field("image_alts", pa.list_(pa.string())),
         pa.field("image_captions", pa.list_(pa.string())),
         pa.field("image_count", pa.int32()),
+        pa.field("images_lost", pa.int32()),
         pa.field("document_images", pa.int32()),
         pa.field("image_offsets", pa.list_(pa.int64())),
         pa.field("image_sizes", pa.list_(pa.int64())),
@@ -222,7 +266,8 @@ class AssembleDocuments(Map):
     """
 
     # 2: documents know the digests of their pictures' stored bytes.
-    version: ClassVar[int] = 2
+    # 3: documents know how many pictures they lost.
+    version: ClassVar[int] = 3
     group_by: ClassVar[str] = "document_uid"
 
     # Fewest pictures that must be left of a document.
@@ -258,6 +303,11 @@ class AssembleDocuments(Map):
             "image_alts": ColumnFacts("Alternative text of each picture."),
             "image_captions": ColumnFacts("Caption of each picture."),
             "image_count": ColumnFacts("Pictures that are left.", "pictures", low=0),
+            "images_lost": ColumnFacts(
+                "Pictures that it lost on the way; the line of each in the ledger says why.",
+                "pictures",
+                low=0,
+            ),
             "document_images": ColumnFacts("Pictures that the document had.", "pictures", low=0),
             "image_offsets": ColumnFacts("Where the bytes of each picture begin.", "bytes"),
             "image_sizes": ColumnFacts("How many bytes each picture has.", "bytes"),
@@ -331,6 +381,7 @@ class AssembleDocuments(Map):
             "image_alts": [image["image_alt"] for image in images],
             "image_captions": images[0]["image_captions"],
             "image_count": len(images),
+            "images_lost": lost,
             "document_images": images[0]["document_images"],
             "image_offsets": [image["blob_offset"] for image in images],
             "image_sizes": [image["blob_size"] for image in images],

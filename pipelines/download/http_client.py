@@ -5,116 +5,100 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import http.client
 import random
 import re
 import socket
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 import aiohttp
-import aiohttp.http_exceptions
 import yarl
 
-from gristmill import __version__
-from gristmill.pipelines.download.address import (
-    AddressRefused,
-    GuardedResolver,
-    check_literal,
-    check_port,
+from gristmill.pipelines.download.address import GuardedResolver, check_literal, check_port
+from gristmill.pipelines.download.fetch_failures import (
+    Refused,
+    address_refused,
+    breaks_rules,
+    reason_of,
+    retry_after,
+)
+from gristmill.pipelines.download.fetch_policy import (
+    NOT_ASKED,
+    RETRIED,
+    UNVERIFIED,
+    VERIFIED,
+    Fetched,
+    FetchPolicy,
 )
 from gristmill.pipelines.download.lenient_http import Answer, ask
-from gristmill.pipelines.download.robots import NO_AI, is_disallowed
+from gristmill.pipelines.download.pace import host_key
+from gristmill.pipelines.download.site_files import FILE_BYTES
+from gristmill.pipelines.download.site_wishes import SiteWishes
+from gristmill.pipelines.download.turns import Turns
 from gristmill.pipelines.download.urls import BadUrl, parse_url, redirect_target
-from gristmill.pipelines.stage import execution, setting
+from gristmill.pipelines.opt_outs import OPT_OUT_HEADERS, agent_token, header_opt_out
 
-AGENT = "gristmill"
-USER_AGENT = f"{AGENT}/{__version__} (dataset curation; respects X-Robots-Tag)"
 _REDIRECTS = (301, 302, 303, 307, 308)
+# Answers whose Retry-After is meant for the whole host.
+_BUSY = (429, 503)
+# Of a file that speaks for a host, as RFC 9309 has it.
+_SITE_REDIRECTS = 5
 _CHUNK = 64 * 1024
 # Bytes of one line of an answer's head, and how many lines: some sites send their whole policy.
 _HEADER_BYTES = 64 * 1024
 _HEADERS = 512
-_Ask = Callable[[yarl.URL], contextlib.AbstractAsyncContextManager[Answer]]
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-# Failures that another try may heal.
-TRANSIENT = (
-    "connection refused", "connection failed", "connection lost", "name not resolved", "timed out",
-    "truncated transfer", "http 408", "http 429", "http 500", "http 502", "http 503", "http 504",
-)  # fmt: skip
-# Of these, what is worth another try at once; a slow server is left alone, and a name has been
-# asked for several times.
-_RETRIED = tuple(
-    reason for reason in TRANSIENT if reason not in ("timed out", "http 408", "name not resolved")
-)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FetchLimits:
-    """Bounds and manners of a client that a stage lets its user choose."""
+@dataclass
+class _Try:
+    """One try of a transfer."""
 
-    # Of one transfer, inflated.
-    max_bytes: int = setting(50_000_000, unit="bytes", low=1)
-    # For one try: connection, redirects and the whole body; looking names up is not counted.
-    timeout_s: float = setting(15.0, unit="s", low=0)
-    # Redirects of one try; the address is checked at each.
-    max_redirects: int = setting(5, low=0)
-    # Further tries for what may heal: connection, 429 with Retry-After, 5xx.
-    retries: int = setting(2, low=0)
-    # "host" or "host:port" that may lie in a private network.
-    allow_hosts: tuple[str, ...] = ()
-    # "web": 80, 443, 8080, 8443, and what `allow_hosts` names; "any": every port.
-    ports: str = setting("web", choices=("web", "any"), later=True)
-    # URL of a trusted proxy; addresses are then the proxy's business.
-    proxy: str = ""
-    # What servers are told of who asks.
-    user_agent: str = USER_AGENT
-    # X-Robots-Tag directives that are respected; none: the header is ignored.
-    robots: tuple[str, ...] = NO_AI
-    # Transfers at once of one worker.
-    connections: int = execution(64, low=1)
-    # Transfers at once of one worker to one host and port.
-    per_host: int = execution(16, low=1)
+    clock: asyncio.Timeout
+    # One of the two files of a host, which nothing forbids; else what a row wants.
+    is_site_file: bool
+    # Whether TLS told who answered, so far.
+    tls: str | None = None
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The clock stands still: what takes time is not this server's doing."""
+        loop = asyncio.get_running_loop()
+        left = (self.clock.when() or 0.0) - loop.time()
+        self.clock.reschedule(None)
+        yield
+        self.clock.reschedule(loop.time() + left)
+
+    def saw(self, url: yarl.URL, tls: str) -> None:
+        """Take note of an answer; one of many that was not verified counts."""
+        if url.scheme == "https" and self.tls != UNVERIFIED:
+            self.tls = tls
 
 
-@dataclass(frozen=True, kw_only=True)
-class FetchPolicy(FetchLimits):
-    """All that a client keeps to."""
-
-    # Seconds before the second try; doubled each time, plus up to half of it at random.
-    backoff_s: float = 0.5
-    # A server's Retry-After is honoured up to this many seconds.
-    max_retry_after_s: float = 20.0
-    # Name servers, "address:port"; none: those of the machine.
-    name_servers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """The bytes of a URL, or why there are none."""
-
-    data: bytes | None
-    error: str | None = None
-
-
-class _Refused(Exception):
-    """A transfer that ends with a countable reason, and perhaps a time to wait."""
-
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
-        super().__init__(reason)
-        self.reason, self.retry_after = reason, retry_after
+_Ask = Callable[[yarl.URL, _Try], contextlib.AbstractAsyncContextManager[Answer]]
 
 
 class Fetcher:
-    """Fetches URLs, many at once. Use as an async context manager."""
+    """Fetches URLs, many at once. Use as an async context manager.
 
-    def __init__(self, policy: FetchPolicy, connector: aiohttp.BaseConnector | None = None) -> None:
-        self.policy = policy
+    `room`: what is awaited before the request of a row that had to wait for its host.
+    """
+
+    def __init__(
+        self,
+        policy: FetchPolicy,
+        connector: aiohttp.BaseConnector | None = None,
+        room: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self.policy, self._room = policy, room
         self._connector = connector
         self._session: aiohttp.ClientSession | None = None
+        # What robots files and headers call us.
+        self._agent = agent_token(policy.user_agent)
+        self._wishes = SiteWishes(self._site_file, self._agent, policy)
+        self.turns = Turns(policy)
         self._resolver = GuardedResolver(policy.allow_hosts, policy.name_servers)
         # Jitter spreads load; it never decides what is written.
         self._random = random.Random()
@@ -131,7 +115,7 @@ class Fetcher:
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers=self._headers(),
+            headers=policy.headers(),
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
             trust_env=False,
@@ -154,61 +138,87 @@ class Fetcher:
                 parsed = parse_url(url)
                 await self._resolver.resolve(parsed.raw_host or "", parsed.port or 0)
 
+    def must_wait(self, url: str) -> bool:
+        """Whether a row may have to wait for its host, longer than others should for it."""
+        if self.turns.is_paced:
+            return True
+        try:
+            return self.turns.has_paused and self.turns.is_paused(host_key(parse_url(url)))
+        except BadUrl:
+            return False
+
     async def fetch(self, url: str) -> Fetched:
         """Fetch a URL; never raises for what a server or a URL does."""
-        wait = self.policy.backoff_s
+        return await self._tries(url, is_site_file=False)
+
+    async def _site_file(self, url: str) -> Fetched:
+        return await self._tries(url, is_site_file=True)
+
+    async def _tries(self, url: str, *, is_site_file: bool) -> Fetched:
+        wait, said = self.policy.backoff_s, ""
         for attempt in range(self.policy.retries + 1):
             try:
-                return Fetched(await self._once(url))
-            except _Refused as refused:
-                last = attempt == self.policy.retries or refused.reason not in _RETRIED
-                if last:
-                    return Fetched(None, refused.reason)
+                return await self._once(url, is_site_file)
+            except Refused as refused:
+                if said and refused.reason in NOT_ASKED:
+                    # It was asked before: what it said then tells more.
+                    return Fetched(None, said)
+                said = refused.reason
+                if attempt == self.policy.retries or said not in RETRIED:
+                    return Fetched(None, said)
                 pause = wait + self._random.uniform(0, wait / 2)
                 if refused.retry_after is not None:
-                    if refused.retry_after > self.policy.max_retry_after_s:
-                        return Fetched(None, refused.reason)
+                    if refused.retry_after > self.policy.max_host_wait_s:
+                        return Fetched(None, said)
                     pause = max(refused.retry_after, 0.01)
-            await asyncio.sleep(pause)
+            await self.turns.sleep(pause)
             wait *= 2
         raise AssertionError("the last try returns")
 
-    async def _once(self, url: str) -> bytes:
+    async def _once(self, url: str, is_site_file: bool) -> Fetched:
         """One try, all redirects included, within the deadline."""
         try:
             async with asyncio.timeout(self.policy.timeout_s) as clock:
+                one = _Try(clock, is_site_file)
                 try:
-                    return await self._follow(url, self._strictly, clock)
+                    return Fetched(await self._follow(url, self._strictly, one), tls=one.tls)
                 except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
-                    if self.policy.proxy or not _breaks_rules(error):
+                    if self.policy.proxy or not breaks_rules(error):
                         raise
-                return await self._follow(url, self._leniently, clock)
-        except _Refused:
+                return Fetched(await self._follow(url, self._leniently, one), tls=one.tls)
+        except Refused:
             raise
         except (Exception, asyncio.CancelledError) as error:
-            reason = _reason(error)
+            reason = reason_of(error)
             if reason is None:
                 raise
-            raise _Refused(reason) from error
+            raise Refused(reason) from error
 
-    async def _follow(self, text: str, ask: _Ask, clock: asyncio.Timeout) -> bytes:
+    async def _follow(self, text: str, ask: _Ask, one: _Try) -> bytes:
         url = parse_url(text)
-        for hop in range(self.policy.max_redirects + 1):
-            async with self._get(url, ask, clock, redirected=hop > 0) as response:
+        hops = _SITE_REDIRECTS if one.is_site_file else self.policy.max_redirects
+        for hop in range(hops + 1):
+            async with self._get(url, ask, one, redirected=hop > 0) as response:
                 if response.status in _REDIRECTS and "Location" in response.headers:
                     url = redirect_target(url, response.headers["Location"])
                     continue
                 if not 200 <= response.status < 300 or not _is_whole(response):
-                    raise _Refused(f"http {response.status}", _retry_after(response))
-                tags = response.headers.getall("X-Robots-Tag", [])
-                if self.policy.robots and is_disallowed(tags, AGENT, self.policy.robots):
-                    raise _Refused("disallowed by robots header")
-                return await self._body(response)
-        raise _Refused("too many redirects")
+                    wait = retry_after(response.headers)
+                    if wait and response.status in _BUSY:
+                        await self.turns.pause(host_key(url), wait)
+                    raise Refused(f"http {response.status}", wait)
+                if self.policy.opt_out != "off" and not one.is_site_file:
+                    # Most answers say nothing: what they say is read only where one does.
+                    said = any(name in response.headers for name in OPT_OUT_HEADERS)
+                    wish = said and header_opt_out(response.headers.items(), self._agent)
+                    if wish:
+                        raise Refused(wish)
+                return await self._body(response, one)
+        raise Refused("too many redirects")
 
     @contextlib.asynccontextmanager
     async def _get(
-        self, url: yarl.URL, ask: _Ask, clock: asyncio.Timeout, *, redirected: bool
+        self, url: yarl.URL, ask: _Ask, one: _Try, *, redirected: bool
     ) -> AsyncIterator[Answer]:
         """One request to an address that is checked. A refusal says whether the address is the
         list's own or a server's idea: only the first can be allowed with good reason."""
@@ -220,46 +230,79 @@ class Fetcher:
             if policy.ports != "any":
                 check_port(host, port, policy.allow_hosts)
             if not policy.proxy:
-                await self._know(host, port, clock)
-            async with ask(url) as response:
+                with one.stopped():
+                    await self._resolver.resolve(host, port, socket.AF_UNSPEC)
+            if policy.opt_out == "robots" and not one.is_site_file:
+                await self._permit(url, one)
+            if self.turns.are_kept and self.turns.may_wait(host_key(url)):
+                with one.stopped():
+                    if self._room is not None:
+                        await self._room()
+                    await self.turns.take(host_key(url))
+            async with ask(url, one) as response:
                 yield response
         except Exception as error:
-            refused = _address_refused(error)
+            refused = address_refused(error)
             if refused is None:
                 raise
             prefix = "redirect to a " if redirected else ""
-            raise _Refused(f"{prefix}{refused}") from error
+            raise Refused(f"{prefix}{refused}") from error
 
-    def _strictly(self, url: yarl.URL) -> contextlib.AbstractAsyncContextManager[Answer]:
+    async def _permit(self, url: yarl.URL, one: _Try) -> None:
+        """Raises `Refused` for what the files of the host speak against."""
+        with one.stopped():
+            wishes = await self._wishes.of(f"{url.scheme}://{url.raw_authority}")
+        reason = wishes.opt_out(str(url))
+        if reason is not None:
+            raise Refused(reason)
+        self.turns.slow_down(host_key(url), wishes.robots.crawl_delay_s)
+
+    def _strictly(self, url: yarl.URL, one: _Try) -> contextlib.AbstractAsyncContextManager[Answer]:
         """Ask by aiohttp."""
         assert self._session is not None
+        if not self.policy.verify_tls:
+            return self._verified_or_not(url, one)
         return self._session.get(url, allow_redirects=False, proxy=self.policy.proxy or None)
 
     @contextlib.asynccontextmanager
-    async def _leniently(self, url: yarl.URL) -> AsyncIterator[Answer]:
+    async def _verified_or_not(self, url: yarl.URL, one: _Try) -> AsyncIterator[Answer]:
+        """Ask by aiohttp, again without verifying where that failed."""
+        assert self._session is not None
+        get, proxy = self._session.get, self.policy.proxy or None
+        tls = VERIFIED
+        try:
+            response = await get(url, allow_redirects=False, proxy=proxy)
+        except aiohttp.ClientConnectorCertificateError:
+            tls = UNVERIFIED
+            response = await get(url, allow_redirects=False, proxy=proxy, ssl=False)
+        async with response:
+            one.saw(url, tls)
+            yield response
+
+    @contextlib.asynccontextmanager
+    async def _leniently(self, url: yarl.URL, one: _Try) -> AsyncIterator[Answer]:
         """Ask by what forgives a server its faults."""
         places = await self._resolver.resolve(url.raw_host or "", url.port or 0, socket.AF_UNSPEC)
-        with contextlib.closing(
-            await ask(url, places, self._headers() | {"Accept": "*/*"}, self.policy.timeout_s)
-        ) as answer:
+        headers = self.policy.headers() | {"Accept": "*/*"}
+        tls = VERIFIED
+        try:
+            answer = await ask(url, places, headers, self.policy.timeout_s)
+        except ssl.SSLCertVerificationError:
+            if self.policy.verify_tls:
+                raise
+            tls = UNVERIFIED
+            answer = await ask(url, places, headers, self.policy.timeout_s, verify_tls=False)
+        with contextlib.closing(answer):
+            if not self.policy.verify_tls:
+                one.saw(url, tls)
             yield answer
 
-    def _headers(self) -> dict[str, str]:
-        return {"User-Agent": self.policy.user_agent, "Accept-Encoding": "identity"}
-
-    async def _know(self, host: str, port: int, clock: asyncio.Timeout) -> None:
-        """Have a name looked up with the clock stopped: how long that takes is not the server's
-        doing."""
-        loop = asyncio.get_running_loop()
-        left = (clock.when() or 0.0) - loop.time()
-        clock.reschedule(None)
-        await self._resolver.resolve(host, port, socket.AF_UNSPEC)
-        clock.reschedule(loop.time() + left)
-
-    async def _body(self, response: Answer) -> bytes:
-        limit = self.policy.max_bytes
-        if (response.content_length or 0) > limit:
-            raise _Refused("too large")
+    async def _body(self, response: Answer, one: _Try) -> bytes:
+        """The bytes of an answer; of a file of a host no more than its rules need."""
+        cut = one.is_site_file
+        limit = FILE_BYTES if cut else self.policy.max_bytes
+        if (response.content_length or 0) > limit and not cut:
+            raise Refused("too large")
         encoding = response.headers.get("Content-Encoding", "")
         inflate: zlib._Decompress | None = None
         pieces: list[bytes] = []
@@ -269,27 +312,21 @@ class Fetcher:
                 inflate = _inflater(encoding, piece)
             if inflate is not None:
                 piece = inflate.decompress(piece, limit - size + 1)
-                if inflate.unconsumed_tail:
-                    raise _Refused("decompression bomb")
             size += len(piece)
-            if size > limit:
-                raise _Refused("too large" if inflate is None else "decompression bomb")
             pieces.append(piece)
-        return b"".join(pieces)
+            if cut and size > limit:
+                break
+            if inflate is not None and inflate.unconsumed_tail:
+                raise Refused("decompression bomb")
+            if size > limit:
+                raise Refused("too large" if inflate is None else "decompression bomb")
+        return b"".join(pieces)[:limit]
 
 
 def _is_whole(response: Answer) -> bool:
     """Whether an answer is no part of a file, as far as it says."""
     said = _RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     return said is None or (said[1] == "0" and said[3] in ("*", str(int(said[2]) + 1)))
-
-
-def _retry_after(response: Answer) -> float | None:
-    text = response.headers.get("Retry-After", "")
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _inflater(encoding: str, begin: bytes) -> zlib._Decompress | None:
@@ -300,55 +337,3 @@ def _inflater(encoding: str, begin: bytes) -> zlib._Decompress | None:
     # RFC 1950: method 8, and a sum that 31 divides.
     is_deflate = name == "deflate" and begin[0] & 15 == 8 and not int.from_bytes(begin[:2]) % 31
     return zlib.decompressobj(wbits=47) if is_gzip or is_deflate else None
-
-
-def _breaks_rules(error: aiohttp.ClientError) -> bool:
-    """Whether an answer came that aiohttp does not take for HTTP; not: one that ends early."""
-    cause = error.__cause__
-    return isinstance(error, aiohttp.ClientResponseError) or (
-        isinstance(cause, aiohttp.http_exceptions.BadHttpMessage)
-        and not isinstance(cause, aiohttp.http_exceptions.ContentLengthError)
-    )
-
-
-def _address_refused(error: BaseException) -> AddressRefused | None:
-    """The refusal that an error of the client stands for: aiohttp wraps what a resolver raises."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, AddressRefused):
-        cause = cause.__cause__ or cause.__context__
-    return cause
-
-
-def _reason(error: BaseException) -> str | None:
-    """A short countable reason; None for what is not the web's doing."""
-    if isinstance(error, asyncio.CancelledError):
-        return None
-    if isinstance(error, BadUrl):
-        return str(error)
-    if isinstance(error, TimeoutError):
-        return "timed out"
-    if isinstance(error, (aiohttp.ClientConnectorDNSError, socket.gaierror)):
-        return "name not resolved"
-    if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
-        return "tls failure"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        refused = error.os_error.errno == errno.ECONNREFUSED
-        return "connection refused" if refused else "connection failed"
-    if isinstance(error, aiohttp.InvalidURL):
-        return "invalid url"
-    if isinstance(error, (aiohttp.ClientPayloadError, http.client.IncompleteRead)):
-        return "truncated transfer"
-    if isinstance(error, (aiohttp.ServerDisconnectedError, http.client.RemoteDisconnected)):
-        return "connection lost"
-    if isinstance(error, (aiohttp.ClientResponseError, http.client.HTTPException)):
-        return "broken http response"
-    if isinstance(error, (aiohttp.ClientError, OSError)):
-        return "connection lost"
-    if isinstance(error, (zlib.error, ValueError, UnicodeError)):
-        return "broken http response"
-    return None
-
-
-def is_transient(error: str, also: Sequence[str] = ()) -> bool:
-    """Whether a failure with this reason may heal."""
-    return error in TRANSIENT or error in also

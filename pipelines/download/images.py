@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.download.resize import (
+    NO_HEIC,
     Boxes,
     ResizedImage,
     ResizeSettings,
@@ -19,7 +20,7 @@ from gristmill.pipelines.download.resize import (
     quiet_worker,
     walked_through,
 )
-from gristmill.pipelines.download.transfer import FetchAndDecode, Opened
+from gristmill.pipelines.download.transfer import TLS, TLS_FACTS, FetchAndDecode, Opened
 from gristmill.pipelines.schema import ROW, ColumnFacts
 from gristmill.pipelines.stage import fields_of, require_choice, setting
 
@@ -46,8 +47,8 @@ class Download(Resizing, FetchAndDecode):
     are passed through. One that crashes, hangs or fills its decoder ends as `poisoned`, alone.
     """
 
-    # 2: what is no 8-bit sRGB is brought into it.
-    version: ClassVar[int] = 2
+    # 2: what is no 8-bit sRGB is brought into it. 3: all forms of an opt-out are respected.
+    version: ClassVar[int] = 3
     libraries: ClassVar[tuple[str, ...]] = (
         "img2dataset", "albumentations", "opencv-python-headless", "pillow",
     )  # fmt: skip
@@ -63,7 +64,8 @@ class Download(Resizing, FetchAndDecode):
 
     def writes(self) -> pa.Schema:
         """Status, sizes, digest and the picture."""
-        return SCHEMA.append(_VERIFIED) if self.verify == "structure" else SCHEMA
+        own = SCHEMA.append(_VERIFIED) if self.verify == "structure" else SCHEMA
+        return self.with_tls(own)
 
     def describes(self) -> Mapping[str, ColumnFacts]:
         """What the columns mean."""
@@ -74,8 +76,13 @@ class Download(Resizing, FetchAndDecode):
             _VERIFIED.name: ColumnFacts(
                 "How download looked at the picture: `decoded`, or its `structure` alone."
             ),
+            TLS.name: TLS_FACTS,
         }
         return {name: fact for name, fact in facts.items() if name in self.writes().names}
+
+    def is_retryable(self, status: str, error: str) -> bool:
+        """Whether a failed row may succeed on another day, or with what it lacks installed."""
+        return super().is_retryable(status, error) or error == NO_HEIC
 
     def reads(self) -> tuple[str, ...]:
         """The columns of a row."""

@@ -136,7 +136,12 @@ def _lines(sent: io.BufferedIOBase) -> list[bytes]:
 
 
 async def ask(
-    url: yarl.URL, places: Sequence[ResolveResult], headers: Mapping[str, str], timeout_s: float
+    url: yarl.URL,
+    places: Sequence[ResolveResult],
+    headers: Mapping[str, str],
+    timeout_s: float,
+    *,
+    verify_tls: bool = True,
 ) -> LenientAnswer:
     """GET a URL from the first of these addresses that answers.
 
@@ -147,7 +152,8 @@ async def ask(
         sock = socket.socket(place["family"], socket.SOCK_STREAM)
         sock.settimeout(timeout_s)
         try:
-            work = functools.partial(_ask, sock, (place["host"], place["port"]), url, headers)
+            address = place["host"], place["port"]
+            work = functools.partial(_ask, sock, address, url, headers, verify_tls)
             return await asyncio.to_thread(work)
         except OSError as failed:
             # Of several addresses one may not be reached from here, as those of IPv6 often are.
@@ -160,14 +166,27 @@ async def ask(
     raise error or OSError("no address")
 
 
+def _context(verify_tls: bool) -> ssl.SSLContext:
+    """What TLS asks of a server."""
+    context = ssl.create_default_context()
+    if not verify_tls:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 def _ask(
-    sock: socket.socket, address: tuple[str, int], url: yarl.URL, headers: Mapping[str, str]
+    sock: socket.socket,
+    address: tuple[str, int],
+    url: yarl.URL,
+    headers: Mapping[str, str],
+    verify_tls: bool,
 ) -> LenientAnswer:
     host, port = url.raw_host or "", url.port or 0
     sock.connect(address)
     if url.scheme == "https":
         # It takes the other's place, and closes itself where no connection comes of it.
-        sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+        sock = _context(verify_tls).wrap_socket(sock, server_hostname=host)
     connection = http.client.HTTPConnection(host, port)
     connection.sock = sock
     connection.response_class = _Response

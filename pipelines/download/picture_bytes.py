@@ -6,6 +6,7 @@ Foreign bytes: for supervised children only.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import warnings
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from typing import Any
 from gristmill.pipelines.download.colour_profiles import GREY
 from gristmill.pipelines.download.png_colours import profile_of_png
 from gristmill.pipelines.download.strip_metadata import format_of, is_truncated
+
+# Formats that OpenCV does not read, of those that have a mark of their own.
+_BY_PILLOW = ("DDS", "HEIF", "ICO", "PSD", "SGI")
 
 
 def looks_like_text(data: bytes) -> str | None:
@@ -42,12 +46,15 @@ class Header:
     profile: bytes | None = None
     # One of its colours is transparent, or several of its palette.
     keyed: bool = False
+    # OpenCV does not read it.
+    by_pillow: bool = False
 
 
 def read_header(data: bytes) -> Header | None:
     """What the beginning of the bytes says, without decoding; None if Pillow cannot tell."""
     import PIL.Image
 
+    _know_heif()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -64,11 +71,35 @@ def read_header(data: bytes) -> Header | None:
                     str(image.mode),
                     profile if isinstance(profile, bytes) and profile else None,
                     "transparency" in image.info,
+                    image.format in _BY_PILLOW,
                 )
         except MemoryError:
             raise
         except Exception:
             return None
+
+
+@functools.cache
+def _know_heif() -> None:
+    """Have Pillow read what phones take, where the extra `heif` is installed."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+def loads(data: bytes) -> bool:
+    """Whether Pillow decodes a picture to its end."""
+    import PIL.Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with PIL.Image.open(io.BytesIO(data)) as image:
+                image.load()
+        except (OSError, SyntaxError, ValueError):
+            return False
+    return True
 
 
 def _orientation(image: Any) -> int:
@@ -127,6 +158,8 @@ def decoded_size(data: bytes) -> tuple[int, int] | None:
     import numpy as np
 
     header = read_header(data)
+    if header is not None and header.by_pillow:
+        return (header.width, header.height) if loads(data) else None
     flags = cv2.IMREAD_UNCHANGED
     if header is not None and format_of(data) == "jpg":
         flags = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION

@@ -42,6 +42,7 @@ from gristmill.pipelines.stage import setting
 Boxes = list[list[float]]
 """[left, top, right, bottom] of the upright picture, each 0..1."""
 OUT_OF_MEMORY = "out of memory"
+NO_HEIC = "no decoder for heic"
 INTERPOLATIONS = (
     "nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4",
 )  # fmt: skip
@@ -171,6 +172,8 @@ class PictureWorker:
             orientation = header.orientation
             if header.width * header.height > self.settings.max_pixels:
                 return ResizedImage(FAILED_TO_DECODE, "decompression bomb")
+        elif format_of(data) == "heic":
+            return ResizedImage(FAILED_TO_DECODE, NO_HEIC)
         if ends_early(data):
             return ResizedImage(FAILED_TO_DECODE, "truncated image")
         try:

@@ -43,6 +43,8 @@ def srgb_pixels(data: bytes, header: Header | None) -> Pixels | None:
     kind = format_of(data)
     mode = header.mode if header else ""
     profile = header.profile if header and changes_colours(header.profile, mode) else None
+    if header and header.by_pillow:
+        return _read_by_pillow(data, profile)
     # OpenCV leaves out the transparent grey of a PNG.
     keyed = kind == "png" and header is not None and header.keyed and mode in ("1", "L", "I;16")
     deep = kind == "png" and data[24:25] == _DEEP_PNG

@@ -35,8 +35,13 @@ def format_of(data: bytes) -> str | None:
         return "bmp"
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "tif"
-    if data[4:12] in (b"ftypavif", b"ftypavis"):
-        return "avif"
+    if data[4:8] == b"ftyp":
+        # The brand, and those that it is compatible with: phones write mif1 before either.
+        brands = {data[8:12], *(data[at : at + 4] for at in range(16, min(data[3], 64), 4))}
+        if brands & {b"avif", b"avis"}:
+            return "avif"
+        if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}:
+            return "heic"
     if data[:10] == b"#?RADIANCE" or data[:6] == b"#?RGBE":
         return "hdr"
     return None

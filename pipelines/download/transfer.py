@@ -17,27 +17,32 @@ import pyarrow as pa
 
 from gristmill.errors import ConfigurationError, WorkerError
 from gristmill.pipelines.child import Child, ChildDied, ChildSilent
-from gristmill.pipelines.download.http_client import (
-    Fetcher,
+from gristmill.pipelines.download.fetch_policy import (
+    Fetched,
     FetchLimits,
     FetchPolicy,
     is_transient,
 )
+from gristmill.pipelines.download.fetching import Fetching
 from gristmill.pipelines.schema import (
     FAILED_TO_DECODE,
     FAILED_TO_DOWNLOAD,
     PENDING,
     POISONED,
+    ColumnFacts,
     with_columns,
 )
 from gristmill.pipelines.sources.pointer import RETRYABLE, PointerError, read_pointers
 from gristmill.pipelines.stage import Map, Needs, execution, fields_of, setting
 
+# What TLS told of who sent the bytes; a column where that is not a matter of course.
+TLS = pa.field("tls", pa.string())
+TLS_FACTS = ColumnFacts(
+    "Whether the certificate of who sent the bytes was `verified`, or `unverified`; null: no TLS."
+)
 # Finished results waiting to be written, and bytes waiting to be opened.
 _WAITING_RESULTS = 64
 _WAITING_BYTES = 256 * 2**20
-# Names that one worker has looked up at once: those that nobody answers for take 8 s each.
-_NAMES_AT_ONCE = 256
 # A decoder that raises over so many rows from the first on, always in one place, is broken.
 _FIRST_ROWS = 16
 # Children of this process that are free: configuration -> children.
@@ -85,6 +90,19 @@ class FetchAndDecode(FetchLimits, Map):
         """Whether a failed row may succeed on another day."""
         return status == FAILED_TO_DOWNLOAD and (is_transient(error) or error in RETRYABLE)
 
+    def is_paced(self) -> bool:
+        """Whether hosts are asked at a pace that all workers share: see `pace.Paced`."""
+        return self.per_host_rate > 0 or self.opt_out == "robots"
+
+    def notes(self) -> list[str]:
+        """What a person should know."""
+        if self.verify_tls:
+            return []
+        return [
+            "TLS is not verified (verify_tls=false): who sent what over a connection whose "
+            "certificate does not verify is not known; the column tls says unverified of such rows"
+        ]
+
     def check(self) -> None:
         """Validate the limits."""
         for name in ("timeout_s", "max_bytes", "connections", "per_host"):
@@ -112,7 +130,7 @@ class FetchAndDecode(FetchLimits, Map):
         return None
 
     def columns_of(self, opened: Opened) -> dict[str, object]:
-        """Values of `writes()`, less status, error, sha256 and received_bytes."""
+        """Values of `writes()`, less status, error, sha256, received_bytes and tls."""
         raise NotImplementedError
 
     # -- the work -------------------------------------------------------------------------------
@@ -131,14 +149,14 @@ class FetchAndDecode(FetchLimits, Map):
             yield self._as_they_came(table.take(pa.array(settled, pa.int64())))
         if not groups:
             return
-        for rows, opened, data in self._results(table, list(groups.values())):
-            yield self._finish(table.take(pa.array(rows, pa.int64())), opened, data)
+        for rows, opened, fetched in self._results(table, list(groups.values())):
+            yield self._finish(table.take(pa.array(rows, pa.int64())), opened, fetched)
 
     def _results(
         self, table: pa.Table, groups: list[list[int]]
-    ) -> Iterator[tuple[list[int], Opened, bytes]]:
-        """(rows, what became of them, received bytes) of each image, from a thread with its own
-        event loop."""
+    ) -> Iterator[tuple[list[int], Opened, Fetched]]:
+        """(rows, what became of them, what was received) of each image, from a thread with its own
+        event loop; no rows are a sign of life."""
         results: queue.Queue[Any] = queue.Queue(_WAITING_RESULTS)
         stop = threading.Event()
         work = _Work(self, table, groups, results, stop)
@@ -167,13 +185,19 @@ class FetchAndDecode(FetchLimits, Map):
                 rows = rows.append_column(field, pa.nulls(len(rows), field.type))
         return rows
 
-    def _finish(self, rows: pa.Table, opened: Opened, data: bytes) -> pa.Table:
+    def with_tls(self, schema: pa.Schema) -> pa.Schema:
+        """`writes()` of a stage, with what TLS told where that is asked."""
+        return schema if self.verify_tls else schema.append(TLS)
+
+    def _finish(self, rows: pa.Table, opened: Opened, fetched: Fetched) -> pa.Table:
         """Rows of one image with what became of it."""
+        data = fetched.data
         values = {
             "status": opened.status,
             "error": opened.error,
             "sha256": hashlib.sha256(data).hexdigest() if data else None,
             "received_bytes": len(data) if data else None,
+            TLS.name: fetched.tls,
             **self.columns_of(opened),
         }
         # In the order of the schema, so that all tables of a part have one.
@@ -249,54 +273,30 @@ class _Work:
         if here:
             await self._read_local(here)
         if away:
-            async with Fetcher(self.stage.policy()) as fetcher:
-                await self._fetch_all(fetcher, away)
+            urls = [self.urls[rows[0]] for rows in away]
+            policy = self.stage.policy()
+            fetching = Fetching(policy, self.stop, self._fetched, self._room, self._sign)
+            await fetching.run(list(zip(away, urls, strict=True)))
 
-    async def _fetch_all(self, fetcher: Fetcher, groups: list[list[int]]) -> None:
-        """Names are looked up ahead, many more at once than there are transfers: those that nobody
-        answers for keep nobody waiting."""
-        pending = iter(groups)
-        known: asyncio.Queue[list[int] | None] = asyncio.Queue(self.stage.connections)
-        async with asyncio.TaskGroup() as tasks:
-            lookers = [
-                tasks.create_task(self._look_up_some(fetcher, pending, known))
-                for _ in range(min(_NAMES_AT_ONCE, len(groups)))
-            ]
-            count = min(self.stage.connections, len(groups))
-            for _ in range(count):
-                tasks.create_task(self._fetch_some(fetcher, known))
-            await asyncio.gather(*lookers)
-            for _ in range(count):
-                await known.put(None)
+    async def _room(self) -> None:
+        """Wait until what came has been opened."""
+        while self.waiting_bytes > _WAITING_BYTES:
+            await asyncio.sleep(0.01)
 
-    async def _look_up_some(
-        self,
-        fetcher: Fetcher,
-        pending: Iterator[list[int]],
-        known: asyncio.Queue[list[int] | None],
-    ) -> None:
-        for rows in pending:
-            if self.stop.is_set():
-                return
-            await fetcher.look_up(self.urls[rows[0]])
-            await known.put(rows)
+    async def _sign(self) -> None:
+        """A sign of life."""
+        nothing = self.stage.failure(FAILED_TO_DOWNLOAD, "")
+        await asyncio.to_thread(self._put, ([], nothing, Fetched(None)))
+
+    async def _fetched(self, rows: list[int], fetched: Fetched) -> None:
+        if fetched.data is None:
+            failed = self.stage.failure(FAILED_TO_DOWNLOAD, fetched.error or "")
+            await asyncio.to_thread(self._put, (rows, failed, fetched))
+        else:
+            await self._open(rows, fetched)
 
     def _local(self, rows: list[int]) -> bool:
         return self.pointers[rows[0]] is not None
-
-    async def _fetch_some(self, fetcher: Fetcher, known: asyncio.Queue[list[int] | None]) -> None:
-        while (rows := await known.get()) is not None:
-            if self.stop.is_set():
-                # What is known already is taken, so that nobody waits to hand it over.
-                continue
-            while self.waiting_bytes > _WAITING_BYTES:
-                await asyncio.sleep(0.01)
-            fetched = await fetcher.fetch(self.urls[rows[0]])
-            if fetched.data is None:
-                failed = self.stage.failure(FAILED_TO_DOWNLOAD, fetched.error or "")
-                await asyncio.to_thread(self._put, (rows, failed, b""))
-            else:
-                await self._open(rows, fetched.data)
 
     async def _read_local(self, groups: list[list[int]]) -> None:
         """Rows whose bytes lie in their source, read in the order that is cheap."""
@@ -310,9 +310,9 @@ class _Work:
             index, data = item
             if isinstance(data, PointerError):
                 failed = self.stage.failure(FAILED_TO_DOWNLOAD, str(data))
-                await asyncio.to_thread(self._put, (groups[index], failed, b""))
+                await asyncio.to_thread(self._put, (groups[index], failed, Fetched(None)))
                 continue
-            running.add(asyncio.create_task(self._open(groups[index], data)))
+            running.add(asyncio.create_task(self._open(groups[index], Fetched(data))))
             if len(running) > 2 * self.count:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -320,30 +320,32 @@ class _Work:
         for task in running:
             await task
 
-    async def _open(self, rows: list[int], data: bytes) -> None:
+    async def _open(self, rows: list[int], fetched: Fetched) -> None:
         loop = asyncio.get_running_loop()
-        self.waiting_bytes += len(data)
+        size = len(fetched.data or b"")
+        self.waiting_bytes += size
         try:
-            await loop.run_in_executor(self.pool, self._open_and_put, rows, data)
+            await loop.run_in_executor(self.pool, self._open_and_put, rows, fetched)
         finally:
-            self.waiting_bytes -= len(data)
+            self.waiting_bytes -= size
 
-    def _open_and_put(self, rows: list[int], data: bytes) -> None:
+    def _open_and_put(self, rows: list[int], fetched: Fetched) -> None:
+        data = fetched.data or b""
         try:
             extra = self.stage.extra([self.meta[row] for row in rows] if self.meta else [])
         except ValueError as error:
-            self._put((rows, self.stage.failure(FAILED_TO_DECODE, str(error)), data))
+            self._put((rows, self.stage.failure(FAILED_TO_DECODE, str(error)), fetched))
             return
         here = self.stage.open_here(data)
         if here is not None:
-            self._put((rows, here, data))
+            self._put((rows, here, fetched))
             return
         child = self.children.get()
         try:
             opened = self._supervised(child, data, extra)
         finally:
             self.children.put(child)
-        self._put((rows, opened, data))
+        self._put((rows, opened, fetched))
 
     def _supervised(self, child: Child, data: bytes, extra: object) -> Opened:
         """Open in a child. A child that dies gets one more try: it may have been killed by

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from gristmill.errors import ConfigurationError
 from gristmill.pipelines.download.picture_bytes import looks_like_text
-from gristmill.pipelines.download.transfer import FetchAndDecode, Opened
+from gristmill.pipelines.download.transfer import TLS, TLS_FACTS, FetchAndDecode, Opened
 from gristmill.pipelines.schema import (
     FAILED_TO_DECODE,
     FAILED_TO_DOWNLOAD,
@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         pa.field("container", pa.string()),
         pa.field("codec", pa.string()),
         pa.field("fps", pa.float32()),
+        pa.field("fps_assumed", pa.bool_()),
         pa.field("duration_s", pa.float32()),
         pa.field("frames", pa.int32()),
         pa.field("keyframes", pa.int32()),
@@ -54,6 +55,9 @@ class DownloadVideo(FetchAndDecode):
     hangs or fills its reader ends as `poisoned`, alone.
     """
 
+    # 2: all forms of an opt-out are respected; streams without a container; frames a second and
+    # durations of a variable rate.
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("av",)
 
     # Of one transfer, inflated.
@@ -73,13 +77,18 @@ class DownloadVideo(FetchAndDecode):
 
     def writes(self) -> pa.Schema:
         """Status, sizes, what the file says of itself, and the file."""
-        return SCHEMA
+        return self.with_tls(SCHEMA)
 
     def describes(self) -> Mapping[str, ColumnFacts]:
         """What the columns mean."""
-        return {
+        own = {} if self.verify_tls else {TLS.name: TLS_FACTS}
+        return own | {
             "container": ColumnFacts("Container as received: mov, matroska, ..."),
             "codec": ColumnFacts("Codec as received: h264, hevc, av1, vp9, ..."),
+            "fps_assumed": ColumnFacts(
+                "Whether the file is a stream without a container (.h264, .hevc) that does not say "
+                "how many frames a second it has, so that 25 are taken."
+            ),
             "keyframes": ColumnFacts("Keyframes that the container holds.", "frames", low=0),
             "rotation": ColumnFacts(
                 "Turn that the file asks for, counter-clockwise; sizes are those once turned.",

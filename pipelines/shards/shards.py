@@ -365,15 +365,17 @@ def _describe(workspace: Workspace) -> Described:
     sources: dict[str, int] = {}
     licences: dict[str, int] = {}
     verified: dict[str, int] = {}
+    tls: dict[str, int] = {}
     ranges: dict[str, list[float]] = {}
     schema = pa.schema([])
     for table in _plans(workspace):
         schema = table.schema
         for counts, name in (
-            (sources, "source"), (licences, "licence"), (verified, "verified"),
+            (sources, "source"), (licences, "licence"), (verified, "verified"), (tls, "tls"),
         ):  # fmt: skip
+            nothing = "no TLS" if name == "tls" else "unknown"
             for value in table[name].to_pylist() if name in table.column_names else ():
-                counts[value or "unknown"] = counts.get(value or "unknown", 0) + 1
+                counts[value or nothing] = counts.get(value or nothing, 0) + 1
         for field in table.schema:
             if pa.types.is_floating(field.type) or pa.types.is_integer(field.type):
                 if field.name in ("part", *PLACE, "phash"):
@@ -387,6 +389,7 @@ def _describe(workspace: Workspace) -> Described:
         "sources": sources,
         "licences": licences,
         "verified": verified,
+        "tls": tls,
         "ranges": ranges,
         "schema": pa.schema(names),
     }

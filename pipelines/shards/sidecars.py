@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import pyarrow as pa
 
@@ -23,6 +23,8 @@ class Described(TypedDict):
     licences: dict[str, int]
     # How download looked at pictures; empty where it decoded all.
     verified: dict[str, int]
+    # Whether certificates of servers were verified; left out where all had to be.
+    tls: NotRequired[dict[str, int]]
     # Column -> smallest, largest.
     ranges: dict[str, list[float]]
     schema: pa.Schema
@@ -251,10 +253,12 @@ def card(
         lines.append(f"| {split} | {len(shards):,} | {samples:,} | {size:,} |")
     lines += _added(splits, lists) if len(lists) > 1 else []
     looked = "How download looked at pictures (`structure`: it walked over them and decoded none)"
+    trusted = "Certificates of servers (`unverified`: who sent the picture is not known)"
     for title, counted in (
         ("Whence", described["sources"]),
         ("Licences of the samples", described["licences"]),
         *([(looked, described["verified"])] if described["verified"] else []),
+        *([(trusted, described["tls"])] if described.get("tls") else []),
     ):
         lines += ["", f"## {title}", "", "| | samples |", "|---|---:|"]
         counts = sorted(counted.items(), key=lambda item: (-item[1], item[0]))

@@ -39,6 +39,8 @@ _UNREADABLE = (
     KeyError,
 )
 _TEXTS = ("json", "txt")
+# What no manifest names: itself, what is to be forgotten, what a set that was published has beside.
+_BESIDE = {"manifest.json", FORGOTTEN, "README.md", ".gitattributes"}
 
 
 def verify_shards(url: str) -> list[str]:
@@ -57,7 +59,7 @@ def verify_shards(url: str) -> list[str]:
         files = list(pool.map(functools.partial(_check_file, folder), manifest["files"]))
     problems = [problem for one in found for problem in one.of_file]
     problems += [problem for some in files for problem in some]
-    named = {fact["name"] for fact in [*shards, *manifest["files"]]} | {"manifest.json", FORGOTTEN}
+    named = {fact["name"] for fact in [*shards, *manifest["files"]]} | _BESIDE
     problems += [
         f"{url}/{name} is not in the manifest" for name in folder.walk() if name not in named
     ]

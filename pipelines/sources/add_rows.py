@@ -6,20 +6,30 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from gristmill.pipelines.schema import FAILED_TO_DECODE
+from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE
+from gristmill.pipelines.sources.cells import cell_of
 from gristmill.pipelines.sources.files import named_file_row
-from gristmill.pipelines.sources.reasons import LOCAL_PATH, NO_URL, no_picture
+from gristmill.pipelines.sources.listed_videos import is_page, listed_videos
+from gristmill.pipelines.sources.reasons import LOCAL_PATH, NO_TEXT, NO_URL, no_picture
 from gristmill.pipelines.sources.row_builder import ENDINGS, RowBuilder, SourceRow, url_row
-from gristmill.pipelines.sources.values import digest_of, ending_of, is_address
+from gristmill.pipelines.sources.values import digest_of, ending_of, is_address, texts_of
+
+# As img2dataset calls them.
+_FAILED = (FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE)
 
 
 def add_mapped(rows: RowBuilder, mapping: Mapping[str, str], values: Mapping[str, object]) -> None:
-    """Add a row that names a URL, or a file below the folder of `rows`."""
+    """Add a row that names a URL, a file below the folder of `rows`, or a video by its id; several
+    if it is about several stretches."""
     facts, meta = split_values(mapping, values)
+    if rows.kind == "text":
+        rows.add(text_row(facts.get("caption")).saying(facts, meta))
+        return
     path = facts.get("path")
     row = address_row(rows, facts.get("url"))
     if path is not None and row.error == NO_URL:
-        meta[mapping["path"]] = path
+        if mapping["path"] in values:
+            meta[mapping["path"]] = path
         if is_address(path):
             # A column that is usually of files may be of addresses.
             row = url_row(path)
@@ -27,7 +37,32 @@ def add_mapped(rows: RowBuilder, mapping: Mapping[str, str], values: Mapping[str
             row = named_file_row(rows.files, path.strip())
         else:
             row = replace(row, kind="path", locator=digest_of(path), error=LOCAL_PATH)
-    rows.add(row.saying(facts, meta))
+    add_addressed(rows, row, facts, meta)
+
+
+def add_addressed(
+    rows: RowBuilder,
+    row: SourceRow,
+    facts: Mapping[str, object],
+    meta: Mapping[str, object],
+) -> None:
+    """Add what a source says of an address; of a video, a row for each of its stretches."""
+    if rows.kind != "video":
+        rows.add(row.saying(facts, meta))
+        return
+    for video in listed_videos(rows, row, facts, meta):
+        rows.add(video)
+
+
+def text_row(text: object) -> SourceRow:
+    """The row of a text alone, known by it."""
+    row = SourceRow(kind="text", locator=digest_of(text))
+    try:
+        said = any(one.strip() for one in texts_of(text)[0])
+    except UnicodeDecodeError:
+        # Which it is told of when it is added.
+        said = True
+    return row if said else replace(row, status=FAILED_TO_DECODE, error=NO_TEXT)
 
 
 def address_row(rows: RowBuilder, address: object) -> SourceRow:
@@ -41,7 +76,7 @@ def address_row(rows: RowBuilder, address: object) -> SourceRow:
 def names_file(mapping: Mapping[str, str], values: Mapping[str, object], kind: str) -> bool:
     """Whether a line names a picture (or video) in its column of files: by an ending, or by an
     address after all."""
-    path = values.get(mapping.get("path", ""))
+    path = cell_of(values, mapping["path"]) if "path" in mapping else None
     named = isinstance(path, str) and ending_of(path.strip()) in ENDINGS[kind]
     return named or is_address(path)
 
@@ -65,8 +100,8 @@ def add_digest(
     digest: str | None,
     pointer: str | None,
 ) -> None:
-    """Add a row whose picture lies in the source: known by its URL if it has one, else by the
-    digest of its bytes; None if there are none."""
+    """Add a row whose picture lies in the source: known by its URL if it has one (and not only the
+    page on which it is watched), else by the digest of its bytes; None if there are none."""
     facts, meta = split_values(mapping, values)
     if digest is None:
         row = SourceRow(
@@ -75,11 +110,18 @@ def add_digest(
             status=FAILED_TO_DECODE,
             error=no_picture(rows.kind),
         )
+        status, reason = values.get("status"), values.get("error_message")
+        if status in _FAILED and isinstance(reason, str):
+            # What img2dataset says of a row that it could not have.
+            row = replace(row, status=str(status), error=reason)
     else:
         row = SourceRow(kind="bytes", locator=digest, sha256=digest, pointer=pointer)
     url = url_row(facts.get("url"))
-    if url.url:
+    if url.url and not (rows.kind == "video" and is_page(url.url)):
         row = replace(row, kind="url", locator=url.locator, url=url.url)
+    elif url.url:
+        # Of one page there may be many clips.
+        row = replace(row, url=url.url)
     rows.add(row.saying(facts, meta))
 
 
@@ -103,6 +145,6 @@ def split_values(
     mapping: Mapping[str, str], values: Mapping[str, object]
 ) -> tuple[dict[str, object], dict[str, object]]:
     """What is said under our names, and what else is said."""
-    facts = {ours: values.get(theirs) for ours, theirs in mapping.items()}
+    facts = {ours: cell_of(values, theirs) for ours, theirs in mapping.items()}
     used = set(mapping.values())
     return facts, {name: value for name, value in values.items() if name not in used}

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from gristmill.pipelines.locate import locate, open_url
-from gristmill.pipelines.sources.lines import elements_of, is_array
+from gristmill.pipelines.locate import locate, open_url, unpack
+from gristmill.pipelines.sources.lines import elements_of, is_array, object_in, values_of
 from gristmill.pipelines.sources.parquet import open_parquet
 
 # Bytes whose lines are counted to estimate those of a file.
@@ -61,12 +61,25 @@ def rows_of(chunk: Chunk) -> int | None:
             metadata = open_parquet(path, file).metadata
             groups = chunk.groups if chunk.groups[1] else (0, metadata.num_row_groups)
             return sum(int(metadata.row_group(i).num_rows) for i in range(*groups))
-    if chunk.format in ("csv", "tsv", "jsonl", "txt") and not path.endswith(".gz"):
-        fs, plain = locate(path)
+    if chunk.format in ("csv", "tsv", "jsonl", "txt"):
         if chunk.format == "jsonl" and is_array(path):
             some = [len(text) for text in itertools.islice(elements_of(path), _ELEMENTS)]
-            return round(fs.size(plain) * len(some) / sum(some)) if some else 0
-        head = fs.cat_file(plain, start=0, end=_HEAD)
+            head, share = _head(path)
+            return round(len(head) / share * len(some) / sum(some)) if some else 0
+        if chunk.format == "jsonl" and object_in(path) is not None:
+            return sum(1 for _ in values_of(path))
+        head, share = _head(path)
         lines = head.count(b"\n")
-        return round(fs.size(plain) * lines / len(head)) if lines else 1
+        return round(lines / share) if lines else 1
     return None
+
+
+def _head(path: str) -> tuple[bytes, float]:
+    """The first bytes of a file, unpacked, and what share of the file they are."""
+    fs, plain = locate(path)
+    size = fs.size(plain)
+    with open_url(path) as file:
+        unpacked = unpack(file)
+        head = (unpacked or file).read(_HEAD)
+        read = len(head) if unpacked is None else file.tell()
+    return head, max(read, 1) / max(size, read, 1)

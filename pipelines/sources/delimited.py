@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -13,7 +14,13 @@ import pyarrow as pa
 from gristmill.errors import SourceError
 from gristmill.pipelines.schema import FAILED_TO_DOWNLOAD
 from gristmill.pipelines.sources.add_rows import add_broken, add_mapped, names_file
-from gristmill.pipelines.sources.columns import ColumnMap, without_address
+from gristmill.pipelines.sources.columns import (
+    ColumnMap,
+    has_ids,
+    is_found,
+    without_address,
+    without_text,
+)
 from gristmill.pipelines.sources.lines import HEAD_LINES, Lines, is_utf8
 from gristmill.pipelines.sources.reasons import BROKEN_QUOTES, NOT_UTF8, wrong_cells
 from gristmill.pipelines.sources.row_builder import RowBuilder
@@ -30,7 +37,13 @@ def read_delimited(
 ) -> Iterator[pa.Table]:
     """Rows of a CSV or TSV file; a line with other cells than the first comes in failed. A file
     whose first line holds a URL has no header."""
-    records = _Records(url, delimiter)
+    with contextlib.closing(_Records(url, delimiter)) as records:
+        yield from _rows(url, records, delimiter, columns, rows)
+
+
+def _rows(
+    url: str, records: _Records, delimiter: str, columns: ColumnMap, rows: RowBuilder
+) -> Iterator[pa.Table]:
     first = next(records, None)
     if first is None:
         return
@@ -55,16 +68,17 @@ def read_delimited(
 def check_delimited(url: str, delimiter: str, columns: ColumnMap, rows: RowBuilder) -> None:
     """Raise `SourceError` if the first line names no column of addresses, or of files that are
     named in some of the first lines, or not what was named."""
-    records = _Records(url, delimiter)
-    first = next(records, None)
-    if first is None:
-        return
-    _, names, mapping = _header(url, first, delimiter, columns, rows)
-    if "url" in mapping or mapping["path"] in columns.given.values():
-        return
-    for cells in itertools.islice(records, HEAD_LINES):
-        if names_file(mapping, dict(zip(names, cells, strict=False)), rows.kind):
+    with contextlib.closing(_Records(url, delimiter)) as records:
+        first = next(records, None)
+        if first is None:
             return
+        _, names, mapping = _header(url, first, delimiter, columns, rows)
+        known = rows.kind == "text" or "url" in mapping or has_ids(mapping, names, rows.kind)
+        if known or mapping["path"] in columns.given.values():
+            return
+        for cells in itertools.islice(records, HEAD_LINES):
+            if names_file(mapping, dict(zip(names, cells, strict=False)), rows.kind):
+                return
     raise SourceError(without_address(url, "URL", names))
 
 
@@ -109,10 +123,15 @@ class _Records:
         # TSV dumps of web text hold bare quotes; in CSV quotes quote.
         self._quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
         self.lines = Lines(url)
-        self._feed = _Feed(iter(self.lines))
+        self._open = iter(self.lines)
+        self._feed = _Feed(self._open)
         self._reader = self._parse(self._feed)
         # Why the last record cannot be taken, if so.
         self.reason: str | None = None
+
+    def close(self) -> None:
+        """Close the file, if it was not read to its end."""
+        self._open.close()
 
     def _parse(self, lines: Iterator[str], *, strict: bool = False) -> _csv.Reader:
         return csv.reader(lines, delimiter=self._delimiter, quoting=self._quoting, strict=strict)
@@ -175,9 +194,11 @@ def _header(
         if not columns.given:
             columns = ColumnMap(_guess(url, first, addresses), rows.kind)
     mapping = columns.of_table(names, url)
-    if not {"url", "path"} & set(mapping):
+    if not is_found(mapping, rows.kind) and not has_ids(mapping, names, rows.kind):
         if len(names) == 1:
             _refuse_other_delimiter(url, names[0], delimiter)
+        if rows.kind == "text":
+            raise SourceError(without_text(url, names))
         raise SourceError(without_address(url, "URL", names))
     return bool(addresses), names, mapping
 

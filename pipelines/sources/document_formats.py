@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from urllib.parse import urljoin
 
 from gristmill.errors import SourceError
+from gristmill.pipelines.schema import normalise_url
+from gristmill.pipelines.sources.cells import missing_column
 from gristmill.pipelines.sources.columns import absent_column
 from gristmill.pipelines.sources.reasons import (
     BROKEN_DOCUMENT,
@@ -20,25 +22,39 @@ from gristmill.pipelines.sources.reasons import (
     URL_NOT_TEXT,
 )
 from gristmill.pipelines.sources.values import text_of, whole
+from gristmill.pipelines.sources.web_page import decode_page, image_of, joined
 
+# Of which a document is made (MMC4, OBELICS); the similarities are as many as texts times pictures.
+DOCUMENT_COLUMNS = (
+    "text_list", "image_info", "similarity_matrix", "texts", "images", "metadata",
+)  # fmt: skip
 # Names of the pictures before and after an edit, of the instruction, and of what each shows
-# (InstructPix2Pix, MagicBrush, HQ-Edit, UltraEdit, SEED-Data-Edit), in order.
+# (InstructPix2Pix, MagicBrush, HQ-Edit, UltraEdit, SEED-Data-Edit, ImgEdit, PromptFix, AnyEdit), in
+# order.
 PAIR_NAMES: dict[str, tuple[str, ...]] = {
     "source": (
         "original_image", "source_img", "source_image", "input_image", "src_img", "source",
-        "before", "input",
+        "input_images", "input_img", "image_file", "before", "input",
     ),
     "target": (
         "edited_image", "edited_img", "target_img", "target_image", "output_image", "trg_img",
-        "target", "after", "output", "edited",
+        "output_images", "processed_img", "edited_file", "target", "after", "output", "edited",
     ),
     "instruction": (
         "edit_prompt", "instruction", "edit", "edit_instruction", "prompt",
         "edited_prompt_list", "text", "caption",
     ),
-    "source_caption": ("original_prompt", "source_caption", "input_caption", "source_prompt"),
-    "target_caption": ("edited_prompt", "target_caption", "output_caption", "target_prompt"),
+    "source_caption": (
+        "original_prompt", "source_caption", "input_caption", "source_prompt",
+        "source_image_caption",
+    ),
+    "target_caption": (
+        "edited_prompt", "target_caption", "output_caption", "target_prompt",
+        "target_image_caption",
+    ),
 }  # fmt: skip
+# Lists of wordings of one instruction (OmniEdit); other lists are the turns of one edit.
+WORDINGS = ("edited_prompt_list",)
 
 
 @dataclass(frozen=True)
@@ -154,7 +170,7 @@ def _obelics(values: Mapping[str, Any]) -> ParsedDocument:
     for i, (text, image) in enumerate(zip(said, values["images"], strict=True)):
         if text:
             texts.append(text)
-        elif image:
+        if image is not None and image != "":
             fact = facts[i] if isinstance(facts, list) and i < len(facts) else None
             alt = text_of(fact.get("alt_text")) if isinstance(fact, Mapping) else None
             images.append(_obelics_image(image, len(texts), alt or ""))
@@ -170,21 +186,43 @@ def _obelics_image(value: object, place: int, alt: str) -> DocumentImage:
     return DocumentImage(place=place, url=url, alt=alt, error="" if url else URL_NOT_TEXT)
 
 
-def parse_html(data: bytes, url: str | None) -> ParsedDocument:
+@dataclass(frozen=True)
+class StoredImage:
+    """A picture that lies in the archive of its page, and why it may not be used, if so."""
+
+    pointer: str
+    refused: str = ""
+
+
+def parse_html(
+    data: bytes,
+    url: str | None,
+    charset: str | None = None,
+    stored: Mapping[str, StoredImage] | None = None,
+) -> ParsedDocument:
     """Main texts and pictures of a page in their order; what surrounds them is left out by
     trafilatura (Barbaresi 2021).
 
-    Raises `ValueError` if it finds no text.
+    `charset`: what its server said. `stored`: pictures that lie in the archive of the page, by
+    their addresses (`normalise_url`). Raises `ValueError` if it finds no text.
     """
     import trafilatura
 
+    tree = trafilatura.load_html(decode_page(data, charset))
+    if tree is None:
+        raise ValueError("no main text")
+    base_of_page = tree.find(".//base[@href]")
+    base = url if base_of_page is None else joined(url or "", base_of_page.get("href")) or url
+    title = tree.findtext(".//title") or ""
+    held = _name_stored(tree, base, stored or {})
+    # Its metadata take three quarters of its time, and nothing here uses them.
     found: Any = trafilatura.bare_extraction(
-        data,
-        url=url,
+        tree,
+        url=base,
         include_images=True,
         include_comments=False,
         include_tables=False,
-        with_metadata=True,
+        with_metadata=False,
     )
     if found is None or found.body is None:
         raise ValueError("no main text")
@@ -193,8 +231,10 @@ def parse_html(data: bytes, url: str | None) -> ParsedDocument:
     for element in found.body.iter():
         if element.tag == "graphic":
             address = element.get("src") or ""
-            absolute = _joined(url, address)
-            if absolute and not absolute.startswith("data:"):
+            absolute = _joined(base, address)
+            if image := held.get(address.rpartition("/")[2]):
+                images.append(replace(image, place=len(texts), alt=element.get("alt") or ""))
+            elif absolute and not absolute.startswith("data:"):
                 images.append(
                     DocumentImage(place=len(texts), url=absolute, alt=element.get("alt") or "")
                 )
@@ -206,7 +246,32 @@ def parse_html(data: bytes, url: str | None) -> ParsedDocument:
         texts += [text for piece in pieces if (text := " ".join((piece or "").split()))]
     if not texts:
         raise ValueError("no main text")
-    return ParsedDocument(texts, images, url=url, title=str(found.title or ""))
+    return ParsedDocument(texts, images, url=url, title=" ".join(title.split()))
+
+
+def _name_stored(
+    tree: Any, base: str | None, stored: Mapping[str, StoredImage]
+) -> dict[str, DocumentImage]:
+    """Pictures of a page that lie in its archive, by the names that they are given in the tree:
+    of those without a usual ending trafilatura takes none."""
+    held: dict[str, DocumentImage] = {}
+    for element in tree.iter("img") if stored else ():
+        for address in image_of(element.attrib, base or "").urls:
+            lies = stored.get(normalise_url(address))
+            if lies is None:
+                continue
+            name = f"picture-in-the-archive-{len(held)}.png"
+            held[name] = DocumentImage(
+                place=0,
+                url=address,
+                pointer=None if lies.refused else lies.pointer,
+                error=lies.refused,
+            )
+            for attribute in set(element.attrib) - {"alt", "title"}:
+                del element.attrib[attribute]
+            element.set("src", name)
+            break
+    return held
 
 
 def _joined(base: str | None, address: str) -> str:
@@ -237,8 +302,9 @@ def map_pair(available: Sequence[str], given: Mapping[str, str], where: str) -> 
     for ours, theirs in given.items():
         if ours not in PAIR_NAMES:
             raise SourceError(f"the column mapping: {ours!r} is none of {', '.join(PAIR_NAMES)}")
-        if theirs not in available:
-            raise SourceError(absent_column(where, theirs, available))
+        absent = missing_column(available, theirs)
+        if absent is not None:
+            raise SourceError(absent_column(where, absent, available))
         mapping[ours] = theirs
     for ours, usual in PAIR_NAMES.items():
         if ours not in mapping:

@@ -14,8 +14,11 @@ from gristmill.errors import SourceError
 from gristmill.pipelines.locate import open_url
 from gristmill.pipelines.schema import FAILED_TO_DECODE, normalise_url
 from gristmill.pipelines.sources.add_rows import add_broken
+from gristmill.pipelines.sources.cells import cell_of
 from gristmill.pipelines.sources.chunks import Chunk
 from gristmill.pipelines.sources.document_formats import (
+    DOCUMENT_COLUMNS,
+    WORDINGS,
     DocumentImage,
     ParsedDocument,
     check_pair,
@@ -25,6 +28,7 @@ from gristmill.pipelines.sources.document_formats import (
     parse_document,
 )
 from gristmill.pipelines.sources.files import file_row, resolve_inside
+from gristmill.pipelines.sources.formats import ARCHIVES
 from gristmill.pipelines.sources.lines import first_objects, objects_of
 from gristmill.pipelines.sources.parquet import open_parquet, rows_of_group
 from gristmill.pipelines.sources.pointer import file_pointer, parquet_pointer
@@ -32,6 +36,7 @@ from gristmill.pipelines.sources.reasons import BROKEN_ROW_GROUP, NOT_UTF8, OUTS
 from gristmill.pipelines.sources.row_builder import RowBuilder, SourceRow
 from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.sources.values import text_of, texts_of
+from gristmill.pipelines.sources.warc import check_archive, read_warc
 from gristmill.pipelines.stage import setting
 from gristmill.pipelines.storage import Folder
 
@@ -44,13 +49,17 @@ Beside = Callable[[str], str]
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentSource(Source):
-    """Documents: JSON lines or Parquet in the form of MMC4 or OBELICS, or a folder of HTML files.
+    """Documents: JSON lines or Parquet in the form of MMC4 or OBELICS, a folder of HTML files, or
+    the pages of crawl archives (WARC).
 
     With `kind="pair"`, edit pairs: Parquet or JSON lines with two pictures (embedded, or names of
-    files beside the table, or URLs) and an instruction, under the names that public datasets use.
+    files beside the table or below `images`, or URLs) and an instruction, under the names that
+    public datasets use.
     """
 
-    version: ClassVar[int] = 1
+    # 2: what else a line says stays beside the document; of a list of wordings of one edit the
+    # first is taken; pictures beside a text of one place, and those within the document.
+    version: ClassVar[int] = 2
 
     # What the rows are of.
     kind: str = setting("document", choices=("document", "pair"))
@@ -64,14 +73,19 @@ class DocumentSource(Source):
             return self._read_parquet(first, chunk.groups, rows)
         if chunk.format == "jsonl":
             return self._read_lines(first, rows)
+        if chunk.format == "warc" and self.kind == "document":
+            return read_warc(first, rows, documents=True, opt_out=self.opt_out == "header")
         raise SourceError(
             f"{first}: {self.kind}s come as .jsonl, .parquet"
-            + (" or a folder of .html" if self.kind == "document" else "")
+            + (", .warc or a folder of .html" if self.kind == "document" else "")
             + f", not as {chunk.format}"
         )
 
     def _check_columns(self, kind: str, path: str) -> None:
         """The columns of pairs by their names; that of the first lines any is a document."""
+        if kind in ARCHIVES:
+            check_archive(path, kind, self.kind)
+            return
         if kind in ("parquet", "hf"):
             with open_url(path) as opened:
                 names: list[str] = open_parquet(path, opened).schema_arrow.names
@@ -97,8 +111,12 @@ class DocumentSource(Source):
             yield from rows.take()
         yield from rows.take(all_rows=True)
 
+    def _files(self, table: str) -> Folder:
+        """Below which lie the files that a table names."""
+        return Folder(self.images or table.rpartition("/")[0] or ".")
+
     def _read_lines(self, url: str, rows: RowBuilder) -> Iterator[pa.Table]:
-        folder = Folder(url.rpartition("/")[0] or ".")
+        folder = self._files(url)
         for values in objects_of(url, rows, FAILED_TO_DECODE):
             if values is not None:
                 self._add(rows, values, url, lambda name: _beside(folder, name))
@@ -108,7 +126,7 @@ class DocumentSource(Source):
     def _read_parquet(
         self, url: str, groups: tuple[int, int], rows: RowBuilder
     ) -> Iterator[pa.Table]:
-        folder = Folder(url.rpartition("/")[0] or ".")
+        folder = self._files(url)
         with open_url(url) as opened:
             file = open_parquet(url, opened)
             for group in range(*groups):
@@ -157,13 +175,20 @@ class DocumentSource(Source):
                 locator=locator,
                 url=document.url,
                 caption=caption,
-                meta={DOCUMENT: parsed},
+                meta={**self._others(values), DOCUMENT: parsed},
             )
         )
 
+    def _others(self, values: Mapping[str, object]) -> dict[str, object]:
+        """What a line says beside its document."""
+        used = set(DOCUMENT_COLUMNS)
+        if self.kind == "pair":
+            used = set({**map_pair(list(values), {}, ""), **self.columns}.values())
+        return {name: value for name, value in values.items() if name not in used}
+
 
 def _located(document: ParsedDocument, beside: Beside) -> ParsedDocument:
-    """The same; pictures whose address is no URL are files beside the table."""
+    """The same; pictures whose address is no URL are files beside the table, or lie in it."""
     images = []
     for image in document.images:
         if image.url is not None and not image.url.startswith(("http://", "https://")):
@@ -187,7 +212,11 @@ def _pair(
     mapping = {**map_pair(list(values), {}, where), **given}
     images = []
     for at, name in enumerate(("source", "target")):
-        cell = values.get(mapping.get(name, ""))
+        cell = cell_of(values, mapping.get(name, ""))
+        if isinstance(cell, list):
+            if len(cell) > 1:
+                raise ValueError(f"several {name} images")
+            cell = cell[0] if cell else None
         url: str | None = None
         pointer: str | None = None
         if isinstance(cell, Mapping) and cell.get("bytes") is not None and place is not None:
@@ -202,10 +231,11 @@ def _pair(
             pointer = None if url else beside(path)
         images.append(DocumentImage(place=at, url=url, pointer=pointer, name=name))
     try:
-        # Several are the turns of one edit.
-        instruction = "; ".join(texts_of(values.get(mapping.get("instruction", "")))[0])
+        said = texts_of(cell_of(values, mapping.get("instruction", "")))[0]
+        # Several are the turns of one edit, or ways to say it.
+        instruction = said[0] if said and mapping["instruction"] in WORDINGS else "; ".join(said)
         captions = [
-            text_of(values.get(mapping.get(f"{name}_caption", ""))) or ""
+            text_of(cell_of(values, mapping.get(f"{name}_caption", ""))) or ""
             for name in ("source", "target")
         ]
     except UnicodeDecodeError as error:
@@ -214,7 +244,9 @@ def _pair(
 
 
 def _beside(folder: Folder, name: str) -> str:
-    """Pointer to a file that a table names, below the table's folder."""
+    """Pointer to a file that a table names, below the table's folder; a data URL is its own."""
+    if name[:5].lower() == "data:":
+        return f"data:{name[5:]}"
     url = resolve_inside(folder, name)
     if url is None:
         raise ValueError(OUTSIDE)

@@ -53,6 +53,15 @@ def _unless_linked_outside(folder: Folder, name: str) -> str | None:
     return folder.join_url(name)
 
 
+def sidecars_of(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the files beside a picture may be called that hold its caption, and those with facts,
+    the likeliest first: x.txt or x.jpg.txt of x.jpg, and as Google's Takeout writes them."""
+    stem = name.rpartition(".")[0] or name
+    texts = (f"{stem}.txt", f"{stem}.caption", f"{name}.txt")
+    facts = (f"{stem}.json", f"{name}.json", f"{name}.supplemental-metadata.json")
+    return texts, facts
+
+
 def read_folder(
     folder: Folder,
     names: list[str],
@@ -65,25 +74,29 @@ def read_folder(
     `sidecars`: name -> of how many pictures it may be.
     """
     for name in names:
-        stem = name.rpartition(".")[0] or name
+        texts, facts_files = sidecars_of(name)
+        text = next((one for one in texts if one in sidecars), "")
+        beside = next((one for one in facts_files if one in sidecars), "")
         values: dict[str, object] = {}
-        of = max(sidecars.get(f"{stem}.{ending}", 1) for ending in ("json", "txt"))
+        of = max(sidecars.get(one, 1) for one in (text, beside))
         reason = SHARED_SIDECAR if of > 1 else None
-        if f"{stem}.json" in sidecars:
+        if beside:
             try:
-                values = load_sidecar(folder.read_bytes(f"{stem}.json"))
+                values = load_sidecar(folder.read_bytes(beside))
             except BrokenJson:
                 values = {"sidecar_error": "broken json"}
-                if f"{stem}.txt" not in sidecars:
+                if not text:
                     # What it says of the picture is lost with it.
                     reason = reason or BROKEN_SIDECAR
-        mapping = columns.of(key for key in values if key != "url")
+        # A title that is but the file's name describes nothing.
+        bare = {"title"} if values.get("title") == name.rpartition("/")[2] else set()
+        mapping = columns.of(key for key in values if key != "url" and key not in bare)
         facts = {ours: values.get(theirs) for ours, theirs in mapping.items() if ours != "path"}
         used = {theirs for ours, theirs in mapping.items() if ours != "path"}
         meta = {key: value for key, value in values.items() if key not in used}
-        if f"{stem}.txt" in sidecars:
+        if text:
             try:
-                facts["caption"] = folder.read_bytes(f"{stem}.txt").decode("utf-8-sig").strip()
+                facts["caption"] = folder.read_bytes(text).decode("utf-8-sig").strip()
             except UnicodeDecodeError:
                 reason = reason or NOT_UTF8
         row = file_row(folder, name)

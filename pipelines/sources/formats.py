@@ -3,19 +3,27 @@ content."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Sequence
 
 from gristmill.errors import SourceError
-from gristmill.pipelines.locate import entry_type, locate, matching, open_url
-from gristmill.pipelines.sources.lines import is_array
+from gristmill.pipelines.locate import entry_type, is_folder, locate, matching, open_url, unpack
+from gristmill.pipelines.patience import is_of_content
+from gristmill.pipelines.sources.lines import json_format
 from gristmill.pipelines.sources.parquet import image_column, open_parquet
+from gristmill.pipelines.sources.row_builder import ENDINGS
+from gristmill.pipelines.sources.values import ending_of, is_address
 from gristmill.pipelines.storage import Folder
 from gristmill.pipelines.tar_samples import TAR_ENDINGS
 
 FORMATS = (
     "auto", "parquet", "hf", "csv", "tsv", "jsonl", "txt", "coco", "folder", "tars", "img2dataset",
+    "warc", "wat",
 )  # fmt: skip
+# Of web crawls.
+ARCHIVES = ("warc", "wat")
 _BY_ENDING = {
     ".parquet": "parquet",
     ".csv": "csv",
@@ -24,10 +32,18 @@ _BY_ENDING = {
     ".ndjson": "jsonl",
     ".json": "coco",
     ".txt": "txt",
+    # Before what a WAT's longer name ends in.
+    ".wat": "wat",
+    ".warc": "warc",
 }
 # What Hugging Face calls the table of a folder of pictures.
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-_PACKED = (".gz", ".bz2", ".xz", ".zst")
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
+_PARQUET = b"PAR1"
+# Thumbnails of a Synology, what a Mac packs, what Windows throws away.
+_OF_MACHINES = ("@eaDir", "__MACOSX", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini")
+# Bytes that tell the format of a file.
+_HEAD = 2**16
 
 
 def format_of(name: str) -> str | None:
@@ -35,11 +51,44 @@ def format_of(name: str) -> str | None:
     lower = name.lower()
     if lower.endswith(TAR_ENDINGS):
         return "tars"
-    for ending, found in _BY_ENDING.items():
-        packed = found in ("csv", "tsv", "jsonl", "txt")
-        if lower.endswith((ending, *(ending + end for end in _PACKED if packed))):
-            return found
-    return None
+    bare = next((lower.removesuffix(end) for end in PACKED if lower.endswith(end)), lower)
+    found = _BY_ENDING.get(bare[bare.rfind(".") :] if "." in bare else "")
+    # Parquet is packed within.
+    return None if found == "parquet" and bare != lower else found
+
+
+def format_by_content(url: str) -> str | None:
+    """The format of a file whose name tells none, such as `part-00000` or `list.gz`, by its first
+    bytes; None if these tell none either."""
+    with open_url(url) as file:
+        if file.read(len(_PARQUET)) == _PARQUET:
+            return "parquet"
+        file.seek(0)
+        try:
+            head = (unpack(file) or file).read(_HEAD)
+        except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, OSError) as error:
+            if isinstance(error, OSError) and not is_of_content(error):
+                raise
+            return None
+    if head[257:262] == b"ustar":
+        return "tars"
+    if head.startswith(b"WARC/"):
+        return "warc"
+    try:
+        # The last character may be cut.
+        text = head.decode("utf-8-sig", "strict" if len(head) < _HEAD else "ignore")
+    except UnicodeDecodeError:
+        return None
+    lines = [line for line in text.split("\n") if line.strip()]
+    if not lines or "\0" in text:
+        return None
+    if lines[0].lstrip()[0] in "{[":
+        return "jsonl"
+    if "\t" in lines[0]:
+        return "tsv"
+    if all(is_address(line) and len(line.split()) == 1 for line in lines):
+        return "txt"
+    return "csv" if "," in lines[0] else None
 
 
 def expand(path: str) -> list[str]:
@@ -47,13 +96,14 @@ def expand(path: str) -> list[str]:
     expanded, sorted, without dot files."""
     try:
         fs, plain = locate(path)
-    except (ImportError, ValueError) as error:
+        there = entry_type(fs, plain)
+    except (ImportError, NotImplementedError, ValueError) as error:
         raise SourceError(f"{path}: {error}") from error
-    if entry_type(fs, plain):
+    if there:
         found = [plain]
     elif any(mark in plain for mark in "*?["):
-        shown = plain.rpartition("/")[2].startswith(".")
-        found = [name for name in matching(fs, plain) if shown or not is_hidden(name)]
+        shown = plain.rpartition("/")[2].startswith((".", "_"))
+        found = [name for name in matching(fs, plain) if shown or not is_mark(name)]
         if not found:
             raise SourceError(f"no file matches {path}")
     else:
@@ -63,14 +113,17 @@ def expand(path: str) -> list[str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is hidden by a dot, as a Mac's `._0.parquet` is."""
-    return name.rstrip("/").rpartition("/")[2].startswith(".")
+    """Whether a file or folder is hidden by a dot, as a Mac's `._0.parquet` is, or is a machine's
+    own."""
+    base = name.rstrip("/").rpartition("/")[2]
+    return base.startswith(".") or base in _OF_MACHINES
 
 
-def is_folder(url: str) -> bool:
-    """Whether a URL leads to a folder."""
-    fs, path = locate(url)
-    return entry_type(fs, path) == "directory"
+def is_mark(name: str) -> bool:
+    """Whether it is hidden, or a mark that writers of tables leave beside them: `_SUCCESS`,
+    `_metadata`, `_delta_log`."""
+    base = name.rstrip("/").rpartition("/")[2]
+    return is_hidden(base) or (base.startswith("_") and "." not in base)
 
 
 def split_paths(path: str, named_format: Callable[[str], tuple[str, str]]) -> list[str]:
@@ -95,10 +148,11 @@ def detect(kind: str, url: str) -> list[tuple[str, str]]:
         return _detect_folder(kind, url)
     if kind not in ("auto", "parquet"):
         return [(kind, url)]
-    found = kind if kind != "auto" else format_of(url)
+    found = kind if kind != "auto" else format_of(url) or format_by_content(url)
     if found is None:
         raise SourceError(
-            f"{url}: the format cannot be told from its ending; write e.g. parquet:{url} "
+            f"{url}: the format cannot be told, neither by its ending nor by what is in it; write "
+            f"e.g. csv:{url} "
             f"(formats: {', '.join(FORMATS[1:])})"
         )
     if found == "parquet":
@@ -106,9 +160,7 @@ def detect(kind: str, url: str) -> list[tuple[str, str]]:
             schema = open_parquet(url, file).schema_arrow
         found = "hf" if image_column(schema) is not None else "parquet"
     if found == "coco" and kind == "auto":
-        if is_array(url):
-            return [("jsonl", url)]
-        _check_coco(url)
+        found = json_format(url)
     return [(found, url)]
 
 
@@ -116,21 +168,43 @@ def _detect_folder(kind: str, url: str) -> list[tuple[str, str]]:
     folder = Folder(url)
     if kind in ("folder", "img2dataset"):
         return [(kind, url)]
-    names = [name for name in folder.names() if not is_hidden(name)]
+    names = [name for name in folder.names() if not is_mark(name)]
     files = _without_folders(folder, names)
     tars = [name for name in files if name.endswith(TAR_ENDINGS)]
     parquets = [name for name in names if name.endswith(".parquet")]
     if kind == "auto" and (tables := _metadata(folder, names, files)):
         return [pair for name in tables for pair in detect("auto", folder.join_url(name))]
-    if kind == "auto" and tars and any(f"{n.rpartition('.')[0]}.parquet" in names for n in tars):
+    if kind == "auto" and _pairs(names, set(names) - set(files)):
         return [("img2dataset", url)]
     if kind == "tars" or (kind == "auto" and tars):
         return [("tars", folder.join_url(name)) for name in tars]
     if kind in ("parquet", "hf") or (kind == "auto" and parquets):
         return [pair for name in parquets for pair in detect("auto", folder.join_url(name))]
-    if kind in ("csv", "tsv", "jsonl", "txt", "coco"):
+    for archive in ARCHIVES if kind == "auto" else ():
+        # A WAT says again what the WARC beside it holds.
+        if any(format_of(name) == archive for name in files):
+            kind = archive
+            break
+    if kind in ("csv", "tsv", "jsonl", "txt", "coco", *ARCHIVES):
         return [(kind, folder.join_url(name)) for name in files if format_of(name) == kind]
-    return [("folder", url)]
+    return (_below(folder) if kind == "auto" else []) or [("folder", url)]
+
+
+def _below(folder: Folder) -> list[tuple[str, str]]:
+    """Tars, else tables, below a folder without pictures, as datasets lie on a hub
+    (`data/train-00000-of-00003.parquet`, `train/00000.tar`) or as Spark writes them."""
+    names = [name for name in folder.walk() if not any(map(is_mark, name.split("/")))]
+    if any(ending_of(name) in ENDINGS[kind] for name in names for kind in ENDINGS):
+        return []
+    for kind in ("tars", "parquet"):
+        holding = sorted({name.rpartition("/")[0] for name in names if format_of(name) == kind})
+        found = (_detect_folder("auto", folder.join_url(below)) for below in holding)
+        if holding:
+            return [pair for pairs in found for pair in pairs]
+    for kind in ("jsonl", "csv", "tsv"):
+        if tables := sorted(name for name in names if format_of(name) == kind):
+            return [(kind, folder.join_url(name)) for name in tables]
+    return []
 
 
 def _metadata(folder: Folder, names: list[str], files: list[str]) -> list[str]:
@@ -158,25 +232,22 @@ def _without_folders(folder: Folder, names: list[str]) -> list[str]:
     return [name for name in names if name not in folders]
 
 
-def _check_coco(url: str) -> None:
-    with open_url(url) as file:
-        try:
-            document = json.load(file)
-        except (ValueError, RecursionError):
-            document = None
-    if not isinstance(document, dict) or "images" not in document:
-        raise SourceError(
-            f"{url} is JSON, but neither an array of rows nor a COCO captions file; JSON lines end "
-            "in .jsonl"
-        )
-
-
 def img2dataset_pairs(url: str) -> list[tuple[str, str]]:
-    """(tar, parquet) of each shard of an img2dataset output folder."""
+    """(tar, or folder of files, and parquet) of each shard of an img2dataset output folder."""
     folder = Folder(url)
     names = [name for name in folder.names() if not is_hidden(name)]
+    folders = set(names) - set(_without_folders(folder, names))
     return [
-        (folder.join_url(name), folder.join_url(f"{name.rpartition('.')[0]}.parquet"))
-        for name in names
-        if name.endswith(".tar") and f"{name.rpartition('.')[0]}.parquet" in names
+        (folder.join_url(shard), folder.join_url(table)) for shard, table in _pairs(names, folders)
     ]
+
+
+def _pairs(names: Sequence[str], folders: Collection[str]) -> list[tuple[str, str]]:
+    """What img2dataset writes side by side: 00000.parquet, and 00000.tar or a folder 00000."""
+    found = []
+    for table in names:
+        stem, dot, ending = table.rpartition(".")
+        if dot and ending == "parquet" and table not in folders:
+            shards = [n for n in (f"{stem}.tar", stem) if (n in folders) == (n == stem)]
+            found += [(shard, table) for shard in shards if shard in names][:1]
+    return found

@@ -10,16 +10,31 @@ import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import IO, cast
 
 import pyarrow as pa
 
 from gristmill.errors import SourceError
 from gristmill.pipelines.locate import open_url, unpack
+from gristmill.pipelines.patience import is_of_content
 from gristmill.pipelines.schema import FAILED_TO_DOWNLOAD
-from gristmill.pipelines.sources.add_rows import add_broken, add_mapped, address_row, names_file
-from gristmill.pipelines.sources.columns import ColumnMap, without_address
+from gristmill.pipelines.sources.add_rows import (
+    add_addressed,
+    add_broken,
+    add_mapped,
+    address_row,
+    names_file,
+    text_row,
+)
+from gristmill.pipelines.sources.columns import (
+    ColumnMap,
+    has_ids,
+    is_found,
+    without_address,
+    without_text,
+)
+from gristmill.pipelines.sources.json_tables import is_coco, rows_of_object
 from gristmill.pipelines.sources.reasons import NOT_UTF8
 from gristmill.pipelines.sources.row_builder import RowBuilder
 from gristmill.pipelines.sources.values import BrokenJson, load_json, load_object
@@ -49,7 +64,7 @@ class Lines:
         self.bad = self._good = self._first_bad = 0
         self._encoding = "latin1"
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Generator[str, None, None]:
         with open_url(self.url) as file:
             raw = cast("io.RawIOBase", unpack(file) or file)
             buffered = io.BufferedReader(raw, _HEAD)
@@ -64,7 +79,7 @@ class Lines:
                         self._look_at(line)
                     yield line.replace("\0", "")
             except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None:
+                if isinstance(error, OSError) and not is_of_content(error):
                     raise
                 raise SourceError(
                     f"{self.url} cannot be unpacked after line {self.number} ({error}); it is cut "
@@ -107,8 +122,8 @@ def is_utf8(line: str) -> bool:
 
 
 def read_json_lines(url: str, columns: ColumnMap, rows: RowBuilder) -> Iterator[pa.Table]:
-    """Rows of JSON lines, or of an array of objects; a line that is not JSON becomes a failed
-    row."""
+    """Rows of JSON lines, of an array of objects, or of an object that holds a table; a line that
+    is not JSON becomes a failed row."""
     for values in objects_of(url, rows, FAILED_TO_DOWNLOAD):
         if values is not None:
             add_mapped(rows, columns.of(values), values)
@@ -117,20 +132,61 @@ def read_json_lines(url: str, columns: ColumnMap, rows: RowBuilder) -> Iterator[
 
 
 def values_of(url: str) -> Iterator[str]:
-    """The JSON values of a file as texts: one a line, or those of the array that it is."""
-    return elements_of(url) if is_array(url) else (line for line in Lines(url) if line.strip())
+    """The JSON values of a file as texts: one a line, or those of the array that it is, or the rows
+    of the object that a .json file is."""
+    if is_array(url):
+        return elements_of(url)
+    held = object_in(url)
+    if held is not None:
+        return map(json.dumps, rows_of_object(held))
+    return (line for line in Lines(url) if line.strip())
+
+
+def json_format(url: str) -> str:
+    """What a .json file is: `coco`, or rows in whichever form, `jsonl`. Raises `SourceError` if it
+    is no JSON."""
+    if is_array(url):
+        return "jsonl"
+    held = object_in(url)
+    if held == {}:
+        raise SourceError(f"{url} is JSON, but neither holds rows nor a COCO captions file")
+    if held is not None:
+        return "coco" if is_coco(held) else "jsonl"
+    for line in values_of(url):
+        with contextlib.suppress(BrokenJson):
+            object_of(line)
+            return "jsonl"
+        break
+    raise SourceError(
+        f"{url} is neither JSON nor lines of JSON; it may be cut off or damaged: fetch it again"
+    )
 
 
 def is_array(url: str) -> bool:
     """Whether a file is one JSON array, and not lines of JSON, each of which may be one."""
+    return _is_one_value(url, "[")
+
+
+def _is_one_value(url: str, sign: str) -> bool:
+    """Whether a file is one JSON value that begins so, and not lines of JSON."""
     first = list(itertools.islice((line for line in Lines(url) if line.strip()), 2))
-    if not first or not first[0].lstrip().startswith("["):
+    if not first or not first[0].lstrip().startswith(sign):
         return False
     try:
         load_json(first[0])
     except BrokenJson:
         return True
     return len(first) == 1
+
+
+def object_in(url: str) -> Mapping[str, object] | None:
+    """The JSON object that a .json file is; None for lines, and for other endings, where a line
+    alone is a row."""
+    if not re.search(r"\.json(\.\w+)?$", url.lower()) or not _is_one_value(url, "{"):
+        return None
+    with contextlib.suppress(BrokenJson):
+        return load_object("".join(Lines(url)))
+    return None
 
 
 def elements_of(url: str) -> Iterator[str]:
@@ -209,19 +265,26 @@ def check_json_lines(url: str, columns: ColumnMap, rows: RowBuilder) -> None:
     """Raise `SourceError` if none of the first lines has an address or a file's name, or what was
     named."""
     names: dict[str, None] = {}
-    wanted = set(columns.given.values())
     for line in itertools.islice(values_of(url), HEAD_LINES):
         try:
             values = object_of(line)
         except BrokenJson:
             continue
         names |= dict.fromkeys(values)
-        if wanted <= names.keys() and (
-            "url" in columns.of(names) or names_file(columns.of(values), values, rows.kind)
-        ):
+        if columns.absent(names) is not None:
+            continue
+        found = columns.of(names)
+        if rows.kind == "text":
+            known = is_found(found, rows.kind)
+        else:
+            known = "url" in found or has_ids(found, names, rows.kind)
+            known = known or names_file(columns.of(values), values, rows.kind)
+        if known:
             return
     if names:
         columns.check_given(list(names), url)
+        if rows.kind == "text":
+            raise SourceError(without_text(url, list(names)))
         raise SourceError(without_address(url, "URL", list(names)))
 
 
@@ -237,12 +300,14 @@ def first_objects(url: str, count: int = 100) -> list[dict[str, object]]:
 
 
 def read_url_list(url: str, rows: RowBuilder) -> Iterator[pa.Table]:
-    """Rows of a text file with one URL, or one file's name, a line."""
+    """Rows of a text file with one URL, one file's name or, of texts, one text a line."""
     for line in Lines(url):
         text = line.strip()
         if text and not is_utf8(text):
             add_broken(rows, text, FAILED_TO_DOWNLOAD, NOT_UTF8)
+        elif text and rows.kind == "text":
+            rows.add(text_row(text).saying({"caption": text}, {}))
         elif text:
-            rows.add(address_row(rows, text))
+            add_addressed(rows, address_row(rows, text), {}, {})
         yield from rows.take()
     yield from rows.take(all_rows=True)

@@ -11,20 +11,26 @@ import pyarrow.parquet as pq
 
 from gristmill.errors import SourceError
 from gristmill.pipelines.locate import open_url
+from gristmill.pipelines.patience import is_of_content
 from gristmill.pipelines.schema import FAILED_TO_DECODE
 from gristmill.pipelines.sources.add_rows import add_broken, add_bytes, add_mapped
 from gristmill.pipelines.sources.columns import (
     ColumnMap,
+    absent_column,
     check_repeated,
+    has_ids,
+    is_found,
     without_address,
+    without_text,
 )
 from gristmill.pipelines.sources.pointer import parquet_pointer
-from gristmill.pipelines.sources.reasons import BROKEN_ROW_GROUP
+from gristmill.pipelines.sources.reasons import BROKEN_ROW_GROUP, SEVERAL_IN_ROW
 from gristmill.pipelines.sources.row_builder import RowBuilder
+from gristmill.pipelines.sources.values import is_address
 
 # Row groups are read together up to this many rows.
 CHUNK_ROWS = 100_000
-_BLOB_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "bytes", "video", "mp4")
+_BLOB_NAMES = ("image", "images", "jpg", "jpeg", "png", "webp", "img", "bytes", "video", "mp4")
 
 
 def parquet_chunks(url: str) -> list[tuple[int, int]]:
@@ -55,38 +61,45 @@ def open_parquet(url: str, file: IO[bytes]) -> pq.ParquetFile:
 
 def is_damage(error: Exception) -> bool:
     """Whether Arrow speaks of the file's content, rather than the storage of itself."""
-    return isinstance(error, pa.ArrowException) or (type(error) is OSError and error.errno is None)
+    return not isinstance(error, OSError) or is_of_content(error)
 
 
 def image_column(schema: pa.Schema) -> str | None:
-    """The column that holds pictures: a struct with `bytes` as Hugging Face writes, or binary."""
-    for field in schema:
-        if _holds_bytes_in_struct(field.type):
-            return str(field.name)
-    for name in _BLOB_NAMES:
-        index = schema.get_field_index(name)
-        if index >= 0 and _is_binary(schema.field(index).type):
-            return name
-    return None
+    """The column that holds pictures: a struct with `bytes` as Hugging Face writes, a list of such,
+    or binary; one of a usual name before others."""
+    found = image_columns(schema)
+    return next((name for name in (*_BLOB_NAMES, *found) if name in found), None)
+
+
+def image_columns(schema: pa.Schema) -> list[str]:
+    """All columns that may hold pictures."""
+    return [
+        field.name
+        for field in schema
+        if _holds_bytes_in_struct(_element(field.type))
+        or (field.name in _BLOB_NAMES and _is_binary(_element(field.type)))
+    ]
 
 
 def _only_image(url: str, schema: pa.Schema) -> str | None:
     """The column that holds pictures. Raises `SourceError` if that may be either of several."""
-    found = image_column(schema)
-    structs = [field.name for field in schema if _holds_bytes_in_struct(field.type)]
-    if len(structs) < 2:
-        return found
-    named = [name for name in _BLOB_NAMES if name in structs]
-    if not named:
+    found = image_columns(schema)
+    if len(found) > 1 and not set(found) & set(_BLOB_NAMES):
         raise SourceError(
-            f"{url} has pictures in the columns {', '.join(structs)}; name the one that is meant "
-            f"with --column image={structs[0]}"
+            f"{url} has pictures in the columns {', '.join(found)}; name the one that is meant "
+            f"with --column image={found[0]}"
         )
-    return named[0]
+    return image_column(schema)
+
+
+def _element(kind: pa.DataType) -> pa.DataType:
+    """The type itself, or of what is in a list."""
+    of_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return kind.value_type if of_list else kind
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
-    return _is_binary(kind) or _holds_bytes_in_struct(kind)
+    return _is_binary(_element(kind)) or _holds_bytes_in_struct(_element(kind))
 
 
 def _holds_bytes_in_struct(kind: pa.DataType) -> bool:
@@ -196,7 +209,15 @@ def _parquet_mapping(
     """The column that holds pictures, if any, and our column -> theirs for the others."""
     check_repeated(schema.names, url)
     columns.check_given(schema.names, url)
+    if rows.kind == "text":
+        mapping = dict(columns.of(schema.names))
+        if not is_found(mapping, rows.kind):
+            raise SourceError(without_text(url, schema.names))
+        return None, mapping
     image = columns.given.get("image") or _only_image(url, schema)
+    if image is not None and image not in schema.names:
+        # What lies within a cell can be a caption, and no picture.
+        raise SourceError(absent_column(url, image, schema.names))
     if image is not None and not _holds_bytes(schema.field(image).type):
         raise SourceError(
             f"{url}: column {image!r} holds {schema.field(image).type}, not the bytes of "
@@ -204,7 +225,8 @@ def _parquet_mapping(
         )
     others = ColumnMap({k: v for k, v in columns.given.items() if k != "image"}, rows.kind)
     mapping = dict(others.of(name for name in schema.names if name != image))
-    if image is None and "url" not in mapping and "path" not in mapping:
+    found = {"url", "path"} & set(mapping) or has_ids(mapping, schema.names, rows.kind)
+    if image is None and not found:
         raise SourceError(without_address(url, f"URL or {rows.kind}", schema.names))
     return image, mapping
 
@@ -217,10 +239,21 @@ def _add_embedded(
     place: tuple[str, int, int],
     schema: pa.Schema,
 ) -> None:
-    cell = values[image]
+    cell, kind, path = values[image], schema.field(image).type, image
     others = {name: value for name, value in values.items() if name != image}
-    struct = pa.types.is_struct(schema.field(image).type)
+    if isinstance(cell, list):
+        if len(cell) > 1:
+            content = (*place, sorted(others.items(), key=str))
+            add_broken(rows, content, FAILED_TO_DECODE, SEVERAL_IN_ROW, others)
+            return
+        cell, kind, path = cell[0] if cell else None, _element(kind), f"{image}[0]"
     data = cell.get("bytes") if isinstance(cell, dict) else cell
     assert data is None or isinstance(data, bytes)
-    pointer = parquet_pointer(*place, f"{image}.bytes" if struct else image)
-    add_bytes(rows, mapping, others, data, pointer)
+    name = cell.get("path") if isinstance(cell, dict) else None
+    if data is None and isinstance(name, str) and (rows.is_wanted(name) or is_address(name)):
+        # Pictures that were not put into the table, only named.
+        add_mapped(rows, {**mapping, "path": image}, {**others, image: name})
+        return
+    if pa.types.is_struct(kind):
+        path += ".bytes"
+    add_bytes(rows, mapping, others, data, parquet_pointer(*place, path))

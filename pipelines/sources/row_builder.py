@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -25,12 +26,18 @@ from gristmill.pipelines.sources.reasons import (
     STRETCHES_DIFFER,
     URL_NOT_TEXT,
 )
+from gristmill.pipelines.sources.stretches import (
+    BadStretch,
+    Stretch,
+    seconds_of,
+    stretches_of,
+    zipped,
+)
 from gristmill.pipelines.sources.values import (
+    digest_of,
     ending_of,
     first_answer,
     listed,
-    pairs_of,
-    seconds,
     text_of,
     texts_of,
     to_json,
@@ -38,19 +45,26 @@ from gristmill.pipelines.sources.values import (
 )
 from gristmill.pipelines.storage import Folder
 
+if TYPE_CHECKING:
+    from gristmill.pipelines.sources.listed_videos import FilesById
+
 TABLE_ROWS = 5_000
 
 _IMAGE_ENDINGS = (
     "avif bmp dds dib exr fli flc gif heic heif ico j2k jfif jp2 jpeg jpg jpx msp pbm pcx pgm png "
     "pnm ppm psd qoi sgi spider svg tga tif tiff webp xbm xpm"
 )
-_VIDEO_ENDINGS = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv"
+_VIDEO_ENDINGS = (
+    "264 265 3g2 3gp asf avi f4v flv gif h264 h265 hevc ivf m1v m2ts m2v m4v mkv mov mp4 mpeg mpg "
+    "mts mxf ogv ts vob webm wmv"
+)
 # What the files of a source must end in to be taken for what they are to be.
 ENDINGS = {
     "image": frozenset(_IMAGE_ENDINGS.split()),
     "video": frozenset(_VIDEO_ENDINGS.split()),
     "document": frozenset(("html", "htm", "xhtml")),
     "pair": frozenset[str](),
+    "text": frozenset[str](),
 }
 
 
@@ -73,11 +87,14 @@ class SourceRow:
     width: object = None
     height: object = None
     licence: object = None
-    # The stretch of a video that the row is about, in seconds or h:mm:ss; part of its uid.
+    # The stretch of a video that the row is about, in seconds or h:mm:ss; part of its uid. Or a
+    # list of starts, and one of ends.
     start: object = None
     end: object = None
     # A list of such stretches, beside a list of as many captions or one for all: a row each.
     stretches: object = None
+    # Whether the source has a place for starts, so that one without is a hole.
+    has_start: bool = False
     # Whatever else is said.
     meta: Mapping[str, object] = field(default_factory=dict)
 
@@ -94,8 +111,71 @@ class SourceRow:
             start=facts.get("start"),
             end=facts.get("end"),
             stretches=facts.get("stretches"),
+            has_start="start" in facts,
             meta=meta,
         )
+
+    def stretched(self) -> list[SourceRow]:
+        """A row for each stretch that this one names; itself if it names at most one, by two times,
+        or if what it names cannot be read, which is its error then."""
+        if self.start is None and self.end is None and self.stretches is None:
+            return [self]
+        try:
+            listing = zipped(self.start, self.end)
+            found = (listing, True) if listing else stretches_of(self.stretches)
+        except BadStretch as error:
+            place = f"{self.locator}#t={digest_of([self.start, self.end, self.stretches])}"
+            return [replace(self._failed(str(error)), locator=place)]
+        if found is None:
+            # A column of such a name that says something else.
+            more = {} if self.stretches is None else {"stretches": self.stretches}
+            return [replace(self, stretches=None, meta={**self.meta, **more})]
+        stretches, is_list = found
+        captions = listed(self.caption) if is_list else None
+        if captions is None:
+            captions = [self.caption] * len(stretches)
+        if len(captions) != len(stretches):
+            return [replace(self._failed(STRETCHES_DIFFER), caption=captions)]
+        return [self._about(one, caption) for one, caption in zip(stretches, captions, strict=True)]
+
+    def _about(self, stretch: Stretch, caption: object) -> SourceRow:
+        """The row of one stretch."""
+        return replace(
+            self,
+            start=stretch.start,
+            end=stretch.end,
+            stretches=None,
+            has_start=True,
+            caption=stretch.caption if stretch.has_caption else caption,
+            meta={**self.meta, **stretch.facts},
+        )
+
+    def _failed(self, reason: str) -> SourceRow:
+        """The same, which cannot be done; what was wrong before counts."""
+        return replace(
+            self,
+            start=None,
+            end=None,
+            stretches=None,
+            pointer=None,
+            status=FAILED_TO_DOWNLOAD if self.error is None else self.status,
+            error=self.error or reason,
+        )
+
+    def timed(self) -> SourceRow:
+        """The same with its stretch in seconds, also as `start` and `end` of what is said of it; or
+        why it has none."""
+        if self.start is None and self.end is None:
+            return self
+        try:
+            times = seconds_of(self.start, self.end, from_start=not self.has_start)
+        except BadStretch as error:
+            place = f"{self.locator}#t={digest_of([self.start, self.end])}"
+            return replace(self._failed(str(error)), locator=place)
+        if times is None:
+            return replace(self, start=None, end=None)
+        first, last = times
+        return replace(self, start=first, end=last, meta={**self.meta, "start": first, "end": last})
 
 
 def url_row(url: object) -> SourceRow:
@@ -128,13 +208,21 @@ def _is_path(text: str) -> bool:
 
 
 class RowBuilder:
-    """Collects rows of one kind (image or video) and hands them out as tables with the schema
+    """Collects rows of one kind (image, video, text) and hands them out as tables with the schema
     `ROW`."""
 
-    def __init__(self, source: str, kind: str = "image", files: Folder | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        kind: str = "image",
+        files: Folder | None = None,
+        by_id: FilesById | None = None,
+    ) -> None:
         self.source, self.kind = source, kind
         # Below which lie the files that a table names; None: it can name none.
         self.files = files
+        # Videos that somebody has fetched, by their ids; None: there are none.
+        self.by_id = by_id
         self._columns: dict[str, list[object]] = {name: [] for name in ROW.names}
         self._count = 0
 
@@ -144,14 +232,11 @@ class RowBuilder:
 
     def add(self, row: SourceRow) -> None:
         """Add one row, or one for each of its stretches or captions."""
-        pairs = pairs_of(row.stretches)
-        if pairs is not None:
-            self._add_stretches(row, pairs)
-            return
+        for one in row.stretched():
+            self._add_one(one.timed())
+
+    def _add_one(self, row: SourceRow) -> None:
         meta = dict(row.meta)
-        if row.stretches is not None:
-            # A column of such a name that says something else.
-            meta["stretches"] = row.stretches
         try:
             captions, other = texts_of(row.caption)
             licence, odd = texts_of(row.licence)
@@ -179,11 +264,8 @@ class RowBuilder:
         self, row: SourceRow, text: str | None, licence: str | None, meta: Mapping[str, object]
     ) -> None:
         place = row.locator
-        last = seconds(row.end)
-        if last is not None:
-            first = seconds(row.start) or 0.0
-            place = f"{row.locator}#t={first:g},{last:g}"
-            meta = {**meta, "start": first, "end": last}
+        if isinstance(row.start, float) and isinstance(row.end, float):
+            place = f"{row.locator}#t={_spelt(row.start)},{_spelt(row.end)}"
         values: dict[str, object] = {
             "uid": make_uid(row.kind, place, text),
             "image_id": make_image_id(row.kind, row.locator),
@@ -207,30 +289,18 @@ class RowBuilder:
             self._columns[name].append(value)
         self._count += 1
 
-    def _add_stretches(self, row: SourceRow, pairs: Sequence[tuple[object, object]]) -> None:
-        captions = listed(row.caption)
-        if captions is None:
-            captions = [row.caption] * len(pairs)
-        if len(captions) != len(pairs):
-            self.add(
-                replace(
-                    row,
-                    status=FAILED_TO_DOWNLOAD,
-                    error=STRETCHES_DIFFER,
-                    caption=captions,
-                    stretches=None,
-                )
-            )
-            return
-        for (start, end), text in zip(pairs, captions, strict=True):
-            self.add(replace(row, caption=text, start=start, end=end, stretches=None))
-
     def take(self, *, all_rows: bool = False) -> Iterator[pa.Table]:
         """A table if enough rows are waiting (or any, with `all_rows`)."""
         waiting = len(self._columns["uid"])
         if waiting >= TABLE_ROWS or (all_rows and waiting):
             columns, self._columns = self._columns, {name: [] for name in ROW.names}
             yield pa.table(columns, schema=ROW)
+
+
+def _spelt(time: float) -> str:
+    """Seconds, as short as they can be told from others."""
+    short = f"{time:g}"
+    return short if float(short) == time else repr(time)
 
 
 def is_utf8_name(text: str) -> bool:

@@ -6,33 +6,36 @@ import dataclasses
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import pyarrow as pa
 
 from gristmill.errors import ConfigurationError, SourceError
-from gristmill.pipelines.locate import locate
+from gristmill.pipelines.locate import forget_listings, is_folder, locate
 from gristmill.pipelines.sources.chunks import Chunk, first_rows, rows_of, spread
 from gristmill.pipelines.sources.coco import ImageFiles, read_coco
 from gristmill.pipelines.sources.columns import ColumnMap
 from gristmill.pipelines.sources.delimited import check_delimited, read_delimited
-from gristmill.pipelines.sources.files import is_taken, read_folder, sidecar_names
+from gristmill.pipelines.sources.files import is_taken, read_folder, sidecar_names, sidecars_of
 from gristmill.pipelines.sources.formats import (
+    ARCHIVES,
     FORMATS,
     METADATA,
     detect,
     expand,
     img2dataset_pairs,
-    is_folder,
+    is_hidden,
     split_paths,
 )
+from gristmill.pipelines.sources.left_aside import counted, other_files, other_pictures
 from gristmill.pipelines.sources.lines import (
     check_json_lines,
     read_json_lines,
     read_url_list,
 )
+from gristmill.pipelines.sources.listed_videos import FilesById
 from gristmill.pipelines.sources.parquet import (
     check_parquet,
     parquet_chunks,
@@ -45,6 +48,8 @@ from gristmill.pipelines.sources.tars import (
     read_tar,
     skipped_members,
 )
+from gristmill.pipelines.sources.warc import check_archive, read_warc
+from gristmill.pipelines.sources.wat import read_wat
 from gristmill.pipelines.stage import ManifestEntry, Read, require_choice, setting
 from gristmill.pipelines.storage import Folder
 from gristmill.pipelines.tar_samples import DOT_FILES
@@ -59,8 +64,12 @@ _SIDECARS = 100
 _FOLDER_CHUNK = 2_000
 
 
+# What a file system may say of when a file changed, or which version it is; a hub: its object's id.
+_CHANGED = ("mtime", "ETag", "LastModified", "blob_id")
 # What rows may be of, and how many make a part of a large source.
-_LARGEST_PART = {"image": 10_000, "video": 200, "document": 1_000, "pair": 5_000}
+_LARGEST_PART = {
+    "image": 10_000, "video": 200, "document": 1_000, "pair": 5_000, "text": 10_000
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,24 +82,29 @@ class Source(Read):
 
     # 2: the columns of each line are found by its own names; each caption of a list is a row.
     # 3: tables name files; conversations have their first answer as caption.
-    version: ClassVar[int] = 3
+    # 4: lists of videos name ids, frames and objects; what is no stretch is no whole video.
+    version: ClassVar[int] = 4
 
     # File, folder, glob or fsspec URL.
     path: str = ""
     # "auto" goes by ending and content.
     format: str = setting("auto", choices=FORMATS)
-    # Folder of the pictures that a table or a COCO file names; a table's may lie beside it.
+    # Folder of the pictures that a table or a COCO file names; a table's may lie beside it. Videos
+    # lie there also under the ids that a list has.
     images: str = ""
     # Our column -> theirs, for odd names: {"caption": "TEXT", "url": "link"}.
     columns: Mapping[str, str] = field(default_factory=dict)
     # Name in the `source` column; the path's stem if empty.
     name: str = ""
     # What the rows are of.
-    kind: str = setting("image", choices=("image", "video"))
+    kind: str = setting("image", choices=("image", "video", "text"))
     # Endings that count as pictures (or videos) in a folder; none: the usual ones; "*": every file.
     extensions: tuple[str, ...] = ()
     # Most captions of one image, the first of them; 0: all. They come to lie in one part.
     captions_per_image: int = setting(1_000, unit="captions", low=0, later=True)
+    # Pages of crawl archives, and pictures in them, whose headers or meta tags forbid training come
+    # in failed; "off": they are taken.
+    opt_out: str = setting("header", choices=("header", "off"), later=True)
     # Only about so many rows, the first of places spread over the source; 0: all.
     sample: int = setting(0, unit="rows", low=0)
 
@@ -98,6 +112,7 @@ class Source(Read):
         """Validate the fields."""
         require_choice(self, "format")
         require_choice(self, "kind")
+        require_choice(self, "opt_out")
         if not self.path:
             raise ConfigurationError("the source has no path; give one with --source")
         if not is_utf8_name(self.path):
@@ -126,12 +141,14 @@ class Source(Read):
     def manifest(self) -> list[ManifestEntry]:
         """Name, size and time of each file, sorted. Raises `SourceError` if there is none."""
         entries: list[ManifestEntry] = []
+        for path in (*split_paths(self.path, self._named_format), *filter(None, [self.images])):
+            forget_listings(self._named_format(path)[1])
         for url in self._all_files():
             fs, path = locate(url)
             info = fs.info(path)
-            modified = info.get("mtime") or info.get("ETag") or info.get("LastModified") or ""
+            modified = next((str(info[name]) for name in _CHANGED if info.get(name)), "")
             name = url.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-            entries.append({"name": name, "size": info.get("size"), "modified": str(modified)})
+            entries.append({"name": name, "size": info.get("size"), "modified": modified})
         return sorted(entries, key=lambda entry: entry["name"])
 
     def chunks(self) -> list[Chunk]:
@@ -148,7 +165,7 @@ class Source(Read):
         tables = [
             (kind, path)
             for kind, path in self._inputs()
-            if kind in ("parquet", "hf", "csv", "tsv", "jsonl")
+            if kind in ("parquet", "hf", "csv", "tsv", "jsonl", *ARCHIVES)
         ]
         for kind, path in spread(tables, _PLACES):
             self._check_columns(kind, path)
@@ -177,6 +194,8 @@ class Source(Read):
             check_parquet(path, columns, rows)
         elif kind == "jsonl":
             check_json_lines(path, columns, rows)
+        elif kind in ARCHIVES:
+            check_archive(path, kind, self.kind)
         else:
             check_delimited(path, "\t" if kind == "tsv" else ",", columns, rows)
 
@@ -192,21 +211,32 @@ class Source(Read):
         return total
 
     def _all_chunks(self) -> list[Chunk]:
-        found: list[Chunk] = []
+        found = list(self._each_chunk())
+        if not found:
+            raise SourceError(f"{self.path} has nothing to read; is the path right?")
+        return found
+
+    def _each_chunk(self) -> Iterator[Chunk]:
         for kind, path in self._inputs():
             if kind == "folder":
                 names, _, _ = self._folder_names(path)
                 for i in range(0, len(names), _FOLDER_CHUNK):
-                    found.append(Chunk(kind, (path, *names[i : i + _FOLDER_CHUNK])))
+                    yield Chunk(kind, (path, *names[i : i + _FOLDER_CHUNK]))
             elif kind == "img2dataset":
-                found += [Chunk(kind, pair) for pair in img2dataset_pairs(path)]
+                yield from (Chunk(kind, pair) for pair in img2dataset_pairs(path))
             elif kind in ("parquet", "hf"):
-                found += [Chunk(kind, (path,), groups) for groups in parquet_chunks(path)]
+                yield from (Chunk(kind, (path,), groups) for groups in parquet_chunks(path))
             else:
-                found.append(Chunk(kind, (path,)))
-        if not found:
-            raise SourceError(f"{self.path} has nothing to read; is the path right?")
-        return found
+                yield Chunk(kind, (path,))
+
+    def first_tables(self) -> Iterator[pa.Table]:
+        """Tables of rows from the beginning on; only files that are asked for are opened."""
+        for chunk in self._each_chunk():
+            yield from self.read(chunk)
+
+    def is_of_text(self) -> bool:
+        """Whether values are texts whatever they mean, as in a CSV."""
+        return self._inputs()[0][0] in ("csv", "tsv")
 
     def read(self, chunk: Chunk) -> Iterator[pa.Table]:
         """Tables of rows; memory is bounded by one picture, or one COCO file."""
@@ -215,7 +245,8 @@ class Source(Read):
 
     def _read(self, chunk: Chunk) -> Iterator[pa.Table]:
         first = chunk.files[0]
-        rows = RowBuilder(self.title(), self.kind, self._named_files(first))
+        by_id = FilesById(Folder(self.images)) if self.images and self.kind == "video" else None
+        rows = RowBuilder(self.title(), self.kind, self._named_files(first), by_id)
         columns = ColumnMap(self.columns, self.kind)
         if chunk.format == "folder":
             _, sidecars, _ = self._folder_names(first)
@@ -231,6 +262,10 @@ class Source(Read):
             return read_url_list(first, rows)
         if chunk.format == "coco":
             return read_coco(first, ImageFiles(Folder(self.images)) if self.images else None, rows)
+        if chunk.format == "warc":
+            return read_warc(first, rows, opt_out=self.opt_out == "header")
+        if chunk.format == "wat":
+            return read_wat(first, rows, opt_out=self.opt_out == "header")
         if chunk.format == "img2dataset":
             return read_img2dataset(first, chunk.files[1], columns, rows)
         return read_tar(first, columns, rows)
@@ -252,7 +287,7 @@ class Source(Read):
         for path in self._folders():
             if ("folder", path) in inputs:
                 _, _, ignored = self._folder_names(path)
-                counts = _counted(ignored)
+                counts = counted(ignored)
                 if counts:
                     notes.append(
                         f"{path}: not taken for {self.kind}s: {counts} "
@@ -260,8 +295,11 @@ class Source(Read):
                     )
             elif tables := [url for _, url in inputs if url.rpartition("/")[2] in METADATA]:
                 notes.append(f"{path}: only pictures that {', '.join(tables)} names are read")
-            elif counts := _counted(self._other_files(path)):
+            elif counts := counted(other_files(path, self._all_files())):
                 notes.append(f"{path}: not read: {counts}")
+        table = next((url for kind, url in inputs if kind == "hf"), None)
+        if table is not None:
+            notes += other_pictures(table, self.columns.get("image"), self.kind)
         tars = [url for kind, url in inputs if kind == "tars"][:_TARS]
         skipped = sum(map(skipped_members, tars))
         if skipped:
@@ -286,18 +324,6 @@ class Source(Read):
         ]
         return [url for url in urls if is_folder(url)]
 
-    def _other_files(self, path: str) -> list[str]:
-        """Names in a folder of tables or tars that are none of those that are read."""
-        folder = Folder(path)
-        taken = {url.rpartition("/")[2] for url in self._all_files()}
-        return [
-            name
-            for name in folder.names()
-            if name not in taken
-            and not name.endswith("_stats.json")
-            and not is_folder(folder.join_url(name))
-        ]
-
     def _inputs(self) -> list[tuple[str, str]]:
         """(format, URL) of each file or folder, in order."""
         found: list[tuple[str, str]] = []
@@ -319,32 +345,23 @@ class Source(Read):
         files: list[str] = []
         for kind, path in self._inputs():
             if kind == "folder":
-                folder = Folder(path)
-                files += [folder.join_url(name) for name in folder.walk()]
+                files += _files_of(path)
             elif kind == "img2dataset":
-                files += [file for pair in img2dataset_pairs(path) for file in pair]
+                for shard, table in img2dataset_pairs(path):
+                    files += [*_files_of(shard), table]
             else:
                 files.append(path)
-        if self.images:
-            images = Folder(self.images)
-            files += [images.join_url(name) for name in images.walk()]
-        return files
+        return files + (_files_of(self.images) if self.images else [])
 
     def _folder_names(self, path: str) -> tuple[list[str], dict[str, int], list[str]]:
         """Pictures, sidecars (each with the number of pictures that it may be of) and what is
         ignored in a folder."""
         names = Folder(path).walk()
-        shown = [name for name in names if not any(p.startswith(".") for p in name.split("/"))]
+        shown = [name for name in names if not any(map(is_hidden, name.split("/")))]
         pictures = [name for name in shown if is_taken(name, self.extensions, self.kind)]
-        stems = Counter(name.rpartition(".")[0] or name for name in pictures)
+        wanted = Counter(n for name in pictures for files in sidecars_of(name) for n in files)
         taken = set(pictures)
-        sidecars = {
-            name: stems[name.rpartition(".")[0]]
-            for name in shown
-            if name not in taken
-            and name.endswith((".txt", ".json"))
-            and name.rpartition(".")[0] in stems
-        }
+        sidecars = {name: wanted[name] for name in shown if name in wanted and name not in taken}
         return pictures, sidecars, [n for n in names if n not in taken and n not in sidecars]
 
 
@@ -352,16 +369,12 @@ def _absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)
 
 
-def _counted(names: Sequence[str]) -> str:
-    """How many files of each ending there are among names."""
-    counts: dict[str, int] = {}
-    for name in names:
-        base = name.rpartition("/")[2]
-        ending = base[base.rfind(".") :] if "." in base else "without ending"
-        if any(piece.startswith(".") for piece in name.split("/")):
-            ending = "dot files"
-        counts[ending] = counts.get(ending, 0) + 1
-    return ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
+def _files_of(url: str) -> list[str]:
+    """A file itself, or all below a folder."""
+    if not is_folder(url):
+        return [url]
+    folder = Folder(url)
+    return [folder.join_url(name) for name in folder.walk()]
 
 
 def _stem(path: str) -> str:

@@ -11,14 +11,16 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from gristmill.pipelines.locate import open_url
+from gristmill.pipelines.locate import is_folder, open_url
 from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, SUCCESS
 from gristmill.pipelines.sources.add_rows import add_broken, add_digest, broken_row, split_values
+from gristmill.pipelines.sources.cells import cell_of
 from gristmill.pipelines.sources.columns import ColumnMap
 from gristmill.pipelines.sources.parquet import open_parquet, rows_of_group
 from gristmill.pipelines.sources.pointer import (
     PointerError,
     compressed_tar_pointer,
+    file_pointer,
     read_pointers,
     tar_pointer,
 )
@@ -40,6 +42,7 @@ from gristmill.pipelines.tar_samples import (
     TarSample,
     kind_of_text,
     samples_of,
+    split_name,
 )
 
 # Facts of somebody else's pipeline that would be taken for ours.
@@ -109,6 +112,19 @@ class _Tar:
         if self.is_wanted(link.extension):
             return replace(link, digest=hashlib.sha256(data).hexdigest())
         return replace(link, text=data)
+
+
+class _Files:
+    """Files of a shard that img2dataset wrote as files; what is in them is not looked at here."""
+
+    def __init__(self, url: str) -> None:
+        self._folder = Folder(url)
+        self.problem: str | None = None
+
+    def __iter__(self) -> Iterator[_Member]:
+        for name in self._folder.names():
+            if found := split_name(name):
+                yield _Member(*found, file_pointer(self._folder.join_url(name)))
 
 
 def skipped_members(url: str) -> int:
@@ -218,12 +234,12 @@ def _unpacked(member: _Member) -> bytes:
 def read_img2dataset(
     tar: str, parquet: str, columns: ColumnMap, rows: RowBuilder
 ) -> Iterator[pa.Table]:
-    """Rows of one img2dataset shard: facts from the Parquet, bytes from the tar, failures
-    included."""
-    members = _Tar(tar, rows)
+    """Rows of one img2dataset shard: facts from the Parquet, bytes from the tar, or the folder of
+    files, failures included."""
+    members = _Files(tar) if is_folder(tar) else _Tar(tar, rows)
     pictures: dict[str, list[_Member]] = {}
     for member in members:
-        if members.is_wanted(member.extension):
+        if rows.is_wanted(f"x.{member.extension}"):
             pictures.setdefault(member.key, []).append(member)
     with open_url(parquet) as opened:
         file = open_parquet(parquet, opened)
@@ -251,7 +267,7 @@ def _add_img2dataset(
     pictures: list[_Member],
     problem: str | None,
 ) -> None:
-    facts = {ours: values.get(theirs) for ours, theirs in mapping.items()}
+    facts = {ours: cell_of(values, theirs) for ours, theirs in mapping.items()}
     used = (*mapping.values(), "status", "error_message")
     meta = {name: value for name, value in values.items() if name not in used}
     status = _said(values, "status") or SUCCESS
@@ -261,7 +277,7 @@ def _add_img2dataset(
     if status != SUCCESS:
         row = replace(row, status=status, error=_said(values, "error_message") or status)
     elif len(pictures) == 1 and pictures[0].pointer:
-        row = replace(row, pointer=pictures[0].pointer, sha256=pictures[0].digest)
+        row = replace(row, pointer=pictures[0].pointer, sha256=pictures[0].digest or None)
     else:
         error = REPEATED_MEMBER if pictures else problem or no_member(rows.kind)
         row = replace(row, status=FAILED_TO_DOWNLOAD, error=error)

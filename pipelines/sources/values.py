@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import datetime
 import decimal
 import hashlib
 import json
 import math
+import re
 import warnings
 from collections.abc import Mapping
 
@@ -82,13 +84,13 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 # Where sets of instructions keep their turns (LLaVA and ShareGPT, OpenAI, FineVision), and whose
 # turn answers.
-_TURNS = ("conversations", "messages", "conversation", "texts")
+TURNS = ("conversations", "messages", "conversation", "texts")
 _ANSWERS = frozenset(("gpt", "assistant", "model", "chatgpt", "bot"))
 
 
 def first_answer(values: Mapping[str, object]) -> str | None:
     """The first answer of a conversation, if a row has one."""
-    for name in _TURNS:
+    for name in TURNS:
         for turn in _turns(values.get(name)):
             said = turn.get("from") or turn.get("role")
             if isinstance(said, str) and said.lower() in _ANSWERS:
@@ -127,36 +129,64 @@ def ending_of(name: str) -> str:
     return base.rpartition(".")[2].lower() if "." in base else ""
 
 
-def seconds(value: object) -> float | None:
-    """Seconds from a number, or from h:mm:ss, mm:ss; None for anything else."""
-    total = 0.0
+def spelt(value: object) -> object:
+    """A list or an object, also one that is spelt out as JSON or as Python does; anything else as
+    it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "(", "{"):
+        return value
+    text = value.strip()
     try:
-        for part in (text_of(value) or "").split(":"):
-            total = total * 60 + float(part)
-    except ValueError:
-        return None
-    return total if math.isfinite(total) and total >= 0 else None
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        with warnings.catch_warnings():
+            # Backslashes in captions are no escapes.
+            warnings.simplefilter("ignore")
+            found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return value
+    return found if isinstance(found, (list, tuple, Mapping)) else value
 
 
 def listed(value: object) -> list[object] | None:
-    """A list, also one that is spelt out as Python does; None for anything else."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
+    """A list, also one that is spelt out; None for anything else."""
+    found = spelt(value)
+    return list(found) if isinstance(found, (list, tuple)) else None
+
+
+def is_nothing(value: object) -> bool:
+    """Whether a cell is left blank."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+# Clocks (1:02:03.5, 02:03,5), also behind days as pandas writes them, and durations of ISO 8601.
+_CLOCK = re.compile(r"(?:(\d+) days?,? )?(?:(?:(\d+):)?(\d+):)?(\d+(?:[.,]\d*)?|[.,]\d+)")
+_DURATION = re.compile(r"P(?:(\d+)D)?T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:[.,]\d+)?)S)?")
+
+
+def seconds(value: object) -> float | None:
+    """Seconds from a number, a time, or a text: h:mm:ss, mm:ss, PT1H2M3S; None for anything
+    else."""
+    if isinstance(value, datetime.timedelta):
+        value = value.total_seconds()
+    if isinstance(value, datetime.time):
+        value = value.isoformat()
+    try:
+        text = (text_of(value) or "").strip()
+    except UnicodeDecodeError:
+        return None
+    found = _CLOCK.fullmatch(text) or _DURATION.fullmatch(text)
+    if found and any(found.groups()):
+        pieces = (float((piece or "0").replace(",", ".")) for piece in found.groups())
+        total = sum(piece * unit for piece, unit in zip(pieces, (86400, 3600, 60, 1), strict=True))
+    else:
         try:
-            with warnings.catch_warnings():
-                # Backslashes in captions are no escapes.
-                warnings.simplefilter("ignore")
-                value = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            # As numbers are written, such as 1e3; float() would take 1_000 as well.
+            total = float(text.replace("_", "?"))
+        except ValueError:
             return None
-    return list(value) if isinstance(value, (list, tuple)) else None
-
-
-def pairs_of(value: object) -> list[tuple[object, object]] | None:
-    """A list of (start, end), each a time; None for anything else."""
-    pairs = [listed(pair) or [] for pair in listed(value) or ()]
-    times = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
-    known = all(seconds(time) is not None for pair in times for time in pair)
-    return times if times and known and len(times) == len(pairs) else None
+    return total if math.isfinite(total) and total >= 0 else None
 
 
 def whole(value: object) -> int | None:

@@ -34,7 +34,8 @@ class Shots(Score):
 
     media: ClassVar[Media | None] = FILE
     # 2: frames of AVI files have their true times.
-    version: ClassVar[int] = 2
+    # 3: the last frame is shown as long as its file says; streams without a container.
+    version: ClassVar[int] = 3
     libraries: ClassVar[tuple[str, ...]] = ("av", "scenedetect-headless")
 
     # adaptive: change against that of the frames around; content: change alone.
@@ -113,7 +114,7 @@ class Shots(Score):
                 small = pixels(frame.raw, self.side, "bgr24")
                 for cuts, detector in zip(found, detectors, strict=True):
                     cuts += [_number(cut) for cut in detector.process_frame(position, small)]
-                step = frame.time - end if frame.index else step
+                step = frame.lasts or (frame.time - end if frame.index else step)
                 times.append(frame.time)
                 count, end = frame.index + 1, frame.time
         for cuts, detector in zip(found, detectors, strict=True):

@@ -24,7 +24,8 @@ from gristmill.pipelines.schema import (
     with_columns,
 )
 from gristmill.pipelines.stage import Map, Needs, require_choice, setting
-from gristmill.pipelines.videos.cut_video import Clip, Encoding, copy_pieces, encode_pieces
+from gristmill.pipelines.videos.clip import Clip, Encoding
+from gristmill.pipelines.videos.cut_video import copy_pieces, encode_pieces
 from gristmill.pipelines.videos.video import VideoError
 
 _OWN = pa.schema(
@@ -57,6 +58,10 @@ SCHEMA = pa.schema(
 
 
 NOT_ENCODED = "not encodable"
+OUTSIDE_VIDEO = "stretch outside the video"
+BEYOND_VIDEO = "stretch ends beyond the video"
+# Lists round their times, and some count the sound.
+_BEYOND_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +75,8 @@ class Clips(Map):
 
     takes_bytes: ClassVar[bool] = True
     # 2: clips of AVI files are in the order shown; open groups of pictures end where they do.
-    version: ClassVar[int] = 2
+    # 3: variable frame rates; stretches that end beyond the video fail.
+    version: ClassVar[int] = 3
     libraries: ClassVar[tuple[str, ...]] = ("av",)
 
     # "exact": encoded again, exact to the frame. "keyframe": packets are copied, many times faster,
@@ -147,10 +153,11 @@ class Clips(Map):
             yield from self._clips(one, one.to_pylist()[0])
 
     def _clips(self, table: pa.Table, row: Row) -> Iterator[pa.Table]:
-        shots = self._shots(row)
-        if not shots:
-            yield self._row(table, row, 0, error="stretch outside the video")
+        wrong = _outside(segment_of(row["meta"]), row["decoded_s"] or 0.0)
+        if wrong:
+            yield self._row(table, row, 0, error=wrong)
             return
+        shots = self._shots(row)
         plans: list[_Plan] = []
         for number, (start, end) in enumerate(shots):
             plans += self._plan(number, start, end, row["fps"] or 25.0)
@@ -168,8 +175,6 @@ class Clips(Map):
         if segment is None:
             return list(itertools.pairwise(edges))
         start, stop = segment[0], min(segment[1], end)
-        if start >= stop:
-            return []
         inner = [t for t in row["cut_times"] if start < t < stop] if self.split_segments else []
         edges = [start, *inner, stop]
         return list(itertools.pairwise(edges))
@@ -260,6 +265,15 @@ class _Plan:
     start_s: float
     end_s: float
     error: str | None
+
+
+def _outside(segment: tuple[float, float] | None, end_s: float) -> str | None:
+    """Why a stretch is none of a video of which so many seconds decode."""
+    if segment is None:
+        return None
+    if not 0 <= segment[0] < min(segment[1], end_s):
+        return OUTSIDE_VIDEO
+    return BEYOND_VIDEO if segment[1] > end_s + _BEYOND_S else None
 
 
 def segment_of(meta: str | None) -> tuple[float, float] | None:

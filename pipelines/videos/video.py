@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -15,6 +16,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from gristmill.pipelines.decode import DecodeError, Image
+from gristmill.pipelines.videos.clip import average_rate
 
 # Containers that are opened. Playlists (HLS, DASH, concat) are not among them: they name other
 # files and hosts, and the library would fetch them.
@@ -24,6 +26,10 @@ FORMATS = (
 )
 # Seconds that are rather decoded than jumped over.
 _JUMP_S = 4.0
+# Streams without a container, whose frames have no times; where one has, they are made up.
+_RAW = frozenset(("h264", "hevc", "m4v", "mpegvideo"))
+# Frames a second where nothing says how many, as ffmpeg takes them.
+_ASSUMED_RATE = Fraction(25)
 # What these transfer functions hold needs more than 8 bits to be shown as meant: PQ and HLG.
 _HDR_TRANSFERS = (16, 18)
 
@@ -43,6 +49,8 @@ class Probe:
     height: int
     # Frames a second, on average.
     fps: float
+    # Nothing in the file says when its frames are shown: 25 a second were taken.
+    fps_assumed: bool
     duration_s: float
     # Frames that the container holds.
     frames: int
@@ -62,6 +70,8 @@ class Frame:
     time: float
     pts: int
     raw: av.VideoFrame
+    # Seconds for which it is shown, as the file says; 0 where it does not.
+    lasts: float = 0.0
 
 
 def open_video(data: bytes) -> InputContainer:
@@ -97,25 +107,26 @@ def probe(data: bytes) -> Probe:
         stream = video_stream(container)
         name = str(container.format.name)
         sound = bool(container.streams.audio)
-        first, last, frames, keyframes = math.inf, -math.inf, 0, 0
-        step = 0
-        try:
+        rate, assumed = frame_rate(container)
+        counted = counts_frames(container)
+        times, last, frames, keyframes = array("q"), None, 0, 0
+        with contextlib.suppress(av.error.FFmpegError):
+            # Where the tail is cut off, what came before may still be of use.
             for packet in container.demux(stream):
-                if packet.pts is None or not packet.size:
+                if not packet.size or (packet.pts is None and not counted):
                     continue
                 frames += 1
                 keyframes += bool(packet.is_keyframe)
-                first, last = min(first, packet.pts), max(last, packet.pts)
-                step = packet.duration or step
-        except av.error.FFmpegError:
-            # The tail is cut off; what came before may still be of use.
-            pass
+                if not counted:
+                    times.append(packet.pts or 0)
+                    if last is None or times[-1] >= (last.pts or 0):
+                        last = packet
         if frames == 0:
             raise VideoError("no frames")
         if frames == 1:
             raise VideoError("still image")
-        base = float(stream.time_base or 0)
-        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        lasting = lasting_of(stream, last, frames - 1) if last is not None else 0
+        duration = frames / float(rate) if counted else _shown_s(times, lasting, stream.time_base)
     with open_video(data) as container:
         frame = next(play(container), None)
         if frame is None:
@@ -124,15 +135,14 @@ def probe(data: bytes) -> Probe:
         codec = video_stream(container).codec_context
         hdr = codec.color_trc in _HDR_TRANSFERS
         codec_name = str(codec.codec.canonical_name)
-    duration = (last - first + step) * base
-    fps = fps or (frames / duration if duration else 0.0)
     return Probe(
         container=name.split(",")[0],
         codec=codec_name,
         width=width,
         height=height,
-        fps=round(fps, 5),
-        duration_s=round(duration or frames / max(fps, 1e-6), 5),
+        fps=round(average_rate(frames, duration, rate), 5),
+        fps_assumed=assumed,
+        duration_s=round(duration or frames / float(rate), 5),
         frames=frames,
         keyframes=keyframes,
         rotation=_turn_of(frame.raw),
@@ -141,9 +151,47 @@ def probe(data: bytes) -> Probe:
     )
 
 
+def _shown_s(times: array[int], lasting: int, base: Fraction | None) -> float:
+    """Seconds from the first of these moments to the end of the last, which is shown for as long as
+    it says, else as the one before."""
+    shown = sorted(times)
+    return float((shown[-1] - shown[0] + (lasting or shown[-1] - shown[-2])) * (base or 0))
+
+
+def lasting_of(stream: VideoStream, shown: av.Packet[Any] | av.VideoFrame, number: int) -> int:
+    """For how long the frame with a number, from 0, is shown, in the stream's clock, as the file
+    says; 0 where it does not. Of the last it is what is left: an mp4 says when the next is decoded,
+    which is in another order."""
+    lasting = int(shown.duration or 0)
+    if number + 1 != stream.frames or None in (shown.pts, stream.start_time, stream.duration):
+        return lasting
+    left = (stream.start_time or 0) + (stream.duration or 0) - (shown.pts or 0)
+    return left if left > 0 else lasting
+
+
+def is_raw(container: InputContainer) -> bool:
+    """Whether it is a stream without a container, as cameras write (.h264, .hevc)."""
+    return container.format.name in _RAW
+
+
+def frame_rate(container: InputContainer) -> tuple[Fraction, bool]:
+    """Frames a second as the file says, in its stream where it has no container; and whether
+    nothing says so, and 25 are taken."""
+    stream = video_stream(container)
+    said = (
+        stream.codec_context.framerate
+        if is_raw(container)
+        else stream.average_rate or stream.guessed_rate
+    )
+    return (Fraction(said), False) if said else (_ASSUMED_RATE, True)
+
+
 def counts_frames(container: InputContainer) -> bool:
-    """Whether the times that a file gives are those of decoding, though frames are shown in another
-    order: AVI knows no other, so that its frames, which come at one rate, are counted."""
+    """Whether frames are counted, as they come at one rate, because a file gives no times at which
+    they are shown: streams without a container, and AVI whose times are those of decoding, though
+    frames are shown in another order."""
+    if is_raw(container):
+        return True
     stream = video_stream(container)
     return container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
 
@@ -154,17 +202,19 @@ def play(container: InputContainer) -> Iterator[Frame]:
     base = stream.time_base
     first: int | None = None
     index = 0
-    rate = stream.average_rate or stream.guessed_rate
-    counted = counts_frames(container) and rate and base
+    rate, _ = frame_rate(container)
+    counted = counts_frames(container) and base
     try:
         for raw in container.decode(stream):
             if base is None or (raw.pts is None and not counted):
                 continue
             pts = raw.pts or 0
-            if counted and rate:
+            lasts = float(lasting_of(stream, raw, index) * base)
+            if counted:
                 pts = (first or 0) + round(index / (rate * base))
+                lasts = float(1 / rate)
             first = pts if first is None else first
-            yield Frame(index, float((pts - first) * base), pts, raw)
+            yield Frame(index, float((pts - first) * base), pts, raw, lasts)
             index += 1
     except av.error.FFmpegError:
         return
@@ -172,28 +222,41 @@ def play(container: InputContainer) -> Iterator[Frame]:
 
 def play_from(data: bytes, start_s: float) -> Iterator[Frame]:
     """Frames in the order shown from `start_s` on, or from somewhat before. What lies far before is
-    jumped over, where the file allows it; `index` is then told from the time."""
+    jumped over, where the file allows it; its packets are counted then, and not decoded."""
     if start_s > _JUMP_S:
         with open_video(data) as container:
             stream = video_stream(container)
             zero = next(play(container), None)
-            rate, base = stream.average_rate, stream.time_base
-            if zero is not None and rate and base and not counts_frames(container):
+            base = stream.time_base
+            if zero is not None and base and not counts_frames(container):
                 # A file that cannot be jumped in is played on from where it is.
                 with contextlib.suppress(av.error.FFmpegError):
                     container.seek(zero.pts + int(start_s / base), stream=stream)
-                arrived = False
+                number: int | None = None
                 for frame in play(container):
                     time = float((frame.pts - zero.pts) * base)
                     # Some files are jumped in only roughly; those are played from their beginning.
-                    if not arrived and time > start_s:
+                    if number is None and time > start_s:
                         break
-                    arrived = True
-                    yield Frame(round(time * rate), time, frame.pts, frame.raw)
-                if arrived:
+                    if number is None:
+                        number = _shown_before(data, zero.pts, frame.pts)
+                    yield Frame(number + frame.index, time, frame.pts, frame.raw, frame.lasts)
+                if number is not None:
                     return
     with open_video(data) as container:
         yield from play(container)
+
+
+def _shown_before(data: bytes, first: int, pts: int) -> int:
+    """How many frames are shown from the one at `first` until `pts`."""
+    count = 0
+    with open_video(data) as container, contextlib.suppress(av.error.FFmpegError):
+        for packet in container.demux(video_stream(container)):
+            if packet.size and packet.pts is not None:
+                count += first <= packet.pts < pts
+                if packet.dts is not None and packet.dts >= pts:
+                    break
+    return count
 
 
 def _turn_of(frame: av.VideoFrame) -> int:

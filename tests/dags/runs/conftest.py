@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hub_double import HubDouble
+from hub_here import hub_here
 from run_world import copy_home, make_home, run_here, wide_dag
+from shard_set import build
 
 from gristmill.dags.runs.forget import forget
 from gristmill.pipelines.shards.reader import ShardSet
@@ -37,3 +41,16 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_here(home, wide_dag())
     shutil.copytree(home, home.parent / "kept")
     return home
+
+
+@pytest.fixture
+def hub() -> Iterator[HubDouble]:
+    """A hub on loopback, as the one that this process knows."""
+    with hub_here() as double:
+        yield double
+
+
+@pytest.fixture(scope="session")
+def tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shards to train, one to validate. Not to be changed."""
+    return build(tmp_path_factory.mktemp("tars"), [20], licence="CC-BY-4.0")

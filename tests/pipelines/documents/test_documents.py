@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import functools
 import json
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from aiohttp import web
+from loopback import Loopback, serving
 from memory_workspace import MemoryWorkspace, run_global
 
 from gristmill.errors import SourceError
 from gristmill.pipelines.documents.document_facts import DocumentFacts
 from gristmill.pipelines.documents.document_images import AssembleDocuments, DocumentImages
 from gristmill.pipelines.documents.repeated_images import RepeatedImages
+from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.images.edit_facts import EditFacts
 from gristmill.pipelines.schema import ROW
 from gristmill.pipelines.sources.document_formats import (
@@ -227,6 +235,129 @@ def test_a_table_without_pairs_is_refused_with_the_remedy(tmp_path: Path) -> Non
     with pytest.raises(SourceError, match=r"come as \.jsonl"):
         (tmp_path / "p.csv").write_text("a,b\n1,2\n")
         read(DocumentSource(path=str(tmp_path / "p.csv"), kind="pair"))
+
+
+class _Deadly:
+    """A decoder that a picture of one byte kills."""
+
+    def __init__(self, make_sound: Callable[[], Any]) -> None:
+        self.sound = make_sound()
+
+    def process(self, data: bytes, extra: Any) -> Any:
+        if data == b"!":
+            os._exit(3)
+        return self.sound.process(data, extra)
+
+
+class DeadlyDownload(Download):
+    def make_worker(self) -> Any:
+        return functools.partial(_Deadly, super().make_worker())
+
+
+def inline(data: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+
+
+# A picture of a document, and why it goes.
+BAD_PICTURES: dict[str, tuple[object, str]] = {
+    "undownloadable": ("WEB/none.jpg", "http 404"),
+    "a page": ("WEB/page.jpg", "html instead of image"),
+    "opted out": ("WEB/noai.jpg", "disallowed by robots header"),
+    "endless": ("WEB/endless.jpg", "too many redirects"),
+    "undecodable": ("WEB/cut.jpg", "not decodable"),
+    "too small": ("WEB/small.jpg", "image too small"),
+    "poisoned": ("WEB/poison.jpg", "decoder crashed"),
+    "no address": ("http://[x", "invalid url"),
+    "no host": ("https:///x", "invalid url"),
+    "rubbish of base64": ("data:image/png;base64,%%%", "broken data url"),
+    "base64 of rubbish": (inline(b"rubbish" * 2_000), "not decodable"),
+    "base64 without a scheme": ("A" * 5_000, "file not found"),
+    "no such file": ("none.jpg", "file not found"),
+    "a file for a folder": ("whole.jpg/b.jpg", "file not found"),
+    "a folder": ("below", "not a file"),
+    "an empty file": ("empty.jpg", "empty body"),
+    "a link to itself": ("itself.jpg", "file not found"),
+    "a link out": ("out.jpg", "path leaves the folder"),
+    "above": ("../whole.jpg", "path leaves the folder"),
+    "elsewhere": ("/etc/passwd", "path leaves the folder"),
+    "another scheme": ("ftp://a.test/b.jpg", "path leaves the folder"),
+    "a name with a null": ("a\0b.jpg", "path leaves the folder"),
+    "an object": ({"src": "whole.jpg"}, "url is not text"),
+    "a list": ([], "url is not text"),
+    "a truth": (True, "url is not text"),
+}
+
+
+@pytest.fixture(scope="module")
+def web_and_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Loopback, Path]]:
+    folder = tmp_path_factory.mktemp("documents")
+    (folder / "whole.jpg").write_bytes(jpeg(picture(1)))
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "below").mkdir()
+    (folder / "itself.jpg").symlink_to("itself.jpg")
+    (folder / "out.jpg").symlink_to("/etc/hostname")
+
+    async def opted_out(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=jpeg(picture(2)), headers={"X-Robots-Tag": "noai"})
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPFound(request.path)
+
+    with serving() as server:
+        server.pages |= {
+            "/whole.jpg": jpeg(picture(0)), "/page.jpg": b"<!doctype html><html>log in</html>",
+            "/cut.jpg": jpeg(picture(0))[:200], "/small.jpg": jpeg(picture(0, 8)),
+            "/noai.jpg": opted_out, "/endless.jpg": endless, "/poison.jpg": b"!",
+        }  # fmt: skip
+        yield server, folder
+
+
+@pytest.mark.parametrize("form", ["mmc4", "obelics"])
+@pytest.mark.parametrize("bad", BAD_PICTURES)
+def test_a_bad_picture_goes_and_its_document_stays(
+    bad: str, form: str, web_and_folder: tuple[Loopback, Path]
+) -> None:
+    server, folder = web_and_folder
+    value, reason = BAD_PICTURES[bad]
+    if isinstance(value, str):
+        value = value.replace("WEB", server.url(""))
+    images = [inline(jpeg(picture(3))), value, server.url("/whole.jpg")]
+    if form == "obelics":
+        row = {
+            "texts": ["a", None, None, "b", None],
+            "images": [None, *images[:2], None, images[2]],
+        }
+    else:
+        if value in ([], True) or isinstance(value, dict):
+            reason = "no url"
+        places = [{"raw_url": url, "matched_text_index": i // 2} for i, url in enumerate(images)]
+        row = {"text_list": ["a", "b"], "image_info": places}
+    (folder / "d.jsonl").write_text(json.dumps(row))
+    table = DocumentImages()(read(DocumentSource(path=str(folder / "d.jsonl"))))
+    done = DeadlyDownload(allow_hosts=(server.host,), retries=0, min_image_size=16)(table)
+    rows = sorted(done.to_pylist(), key=lambda row: row["image_number"])
+    assert [row["error"] for row in rows] == [None, reason, None]
+    left = done.filter(pc.equal(done["status"], "success")).drop_columns(["format"])
+    (document,) = (
+        row for row in AssembleDocuments()(fetched(left)).to_pylist() if row["status"] == "success"
+    )
+    assert document["texts"] == ["a", "b"] and document["image_urls"][1] == images[2]
+    assert document["image_places"] == ([1, 2] if form == "obelics" else [0, 1])
+    assert (document["image_count"], document["images_lost"]) == (2, 1)
+    assert document["document_images"] == 3 and document["image_names"] == ["0", "1"]
+
+
+def test_pictures_that_are_broken_already_do_not_make_a_document_too_large() -> None:
+    infos: list[Any] = [7, 8, {"raw_url": "http://i.test/0.jpg", "matched_text_index": 0}]
+    document = parse_document({"text_list": ["a"], "image_info": infos})
+    assert DocumentImages(max_images=1)(rows_of([document]))["error"].to_pylist() == [
+        "broken entry", "broken entry", None,
+    ]  # fmt: skip
+
+
+def test_a_picture_beside_a_text_is_not_lost() -> None:
+    document = parse_document({"texts": ["a", "b"], "images": ["http://i.test/0.jpg", None]})
+    assert document.texts == ["a", "b"] and [i.place for i in document.images] == [1]
 
 
 # -- to pictures and back -----------------------------------------------------------------------

@@ -12,13 +12,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 from loopback import Loopback, serving
+from loopback_client import answering, fetch, first, policy, redirect_to
 from name_server import GONE, SILENT, answering_names
 
 from gristmill.pipelines.download import names as names_module
 from gristmill.pipelines.download.address import GuardedResolver, refusal
-from gristmill.pipelines.download.http_client import Fetched, Fetcher, FetchPolicy
+from gristmill.pipelines.download.http_client import FetchPolicy
 from gristmill.pipelines.download.names import Names
-from gristmill.pipelines.download.robots import is_disallowed
 
 # Every way to say 127.0.0.1 or ::1 that some resolver or client takes.
 LOOPBACKS = (
@@ -50,26 +50,6 @@ PRIVATE = {
 }
 
 
-def policy(server: Loopback, **fields: Any) -> FetchPolicy:
-    quick = {
-        "timeout_s": 2.0,
-        "backoff_s": 0.01,
-        "retries": 1,
-        "max_bytes": 100_000,
-        "ports": "any",
-    }
-    return FetchPolicy(**{"allow_hosts": (server.host,), **quick, **fields})
-
-
-def fetch(rules: FetchPolicy, *urls: str, connector: Any = None) -> list[Fetched]:
-    async def run() -> list[Fetched]:
-        made = connector() if connector else None
-        async with Fetcher(rules, made) as fetcher:
-            return list(await asyncio.gather(*[fetcher.fetch(url) for url in urls]))
-
-    return asyncio.run(run())
-
-
 def reasons(rules: FetchPolicy, *urls: str) -> list[str | None]:
     return [fetched.error for fetched in fetch(rules, *urls)]
 
@@ -87,13 +67,6 @@ def test_no_spelling_of_loopback_reaches_a_server(server: Loopback) -> None:
     hopped = "redirect to a loopback address"
     assert set(found) <= {*unread, "loopback address"} and set(hops) <= {*unread, hopped}
     assert found.count("loopback address") >= 18 and hops.count(hopped) >= 18
-
-
-def redirect_to(url: str, status: int = 302) -> Any:
-    async def answer(request: web.Request) -> web.Response:
-        return web.Response(status=status, headers={"Location": url})
-
-    return answer
 
 
 class RecordingConnector(aiohttp.TCPConnector):
@@ -260,14 +233,6 @@ def test_every_transfer_is_bounded(server: Loopback) -> None:
     assert found[4].data == bytes(1000) and found[-2].data == b"data"
 
 
-def answering(status: int = 200, body: bytes = b"data", **headers: str) -> Any:
-    async def answer(request: web.Request) -> web.Response:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return web.Response(status=status, body=body, headers=named)
-
-    return answer
-
-
 def test_an_encoding_nobody_asked_for_is_undone_or_left_to_the_decoder(server: Loopback) -> None:
     picture = b"\xff\xd8\xff picture"
     server.pages = {
@@ -333,23 +298,14 @@ def test_looking_a_name_up_takes_nothing_from_the_transfer(
 
 
 def test_only_what_can_heal_is_tried_again(server: Loopback) -> None:
-    def first(status: int, headers: dict[str, str] | None = None) -> Any:
-        async def answer(request: web.Request) -> web.Response:
-            if server.hits.count(request.path) == 1:
-                return web.Response(status=status, headers=headers)
-            return web.Response(body=b"data")
-
-        return answer
-
     server.pages = {
-        "/busy": first(429, {"Retry-After": "0"}),
-        "/broken": first(503),
-        "/patience": first(429, {"Retry-After": "86400"}),
-        "/gone": first(410),
+        "/busy": first(server, 429, {"Retry-After": "0"}),
+        "/broken": first(server, 503),
+        "/gone": first(server, 410, {"Retry-After": "5"}),
     }
     found = fetch(policy(server), *[server.url(path) for path in server.pages])
-    assert [one.error for one in found] == [None, None, "http 429", "http 410"]
-    assert [server.hits.count(path) for path in server.pages] == [2, 2, 1, 1]
+    assert [one.error for one in found] == [None, None, "http 410"]
+    assert [server.hits.count(path) for path in server.pages] == [2, 2, 1]
 
 
 def test_nobody_listening_is_refused(server: Loopback) -> None:
@@ -377,22 +333,3 @@ def test_an_honest_user_agent_and_no_credentials(server: Loopback) -> None:
 @pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111"])
 def test_public_addresses_are_not_refused(address: str) -> None:
     assert refusal(address) is None
-
-
-@pytest.mark.parametrize(
-    ("header", "disallowed"),
-    [
-        ("noai", True),
-        ("NoImageAI, nofollow", True),
-        ("none", True),
-        ("gristmill: noindex", True),
-        ("*: noai", True),
-        ("otherbot: noai", False),
-        ("nofollow", False),
-        ("unavailable_after: 25 Jun 2010 15:00:00 PST", False),
-        ("max-snippet: 10, noai", True),
-        ("", False),
-    ],
-)
-def test_robots_headers(header: str, disallowed: bool) -> None:
-    assert is_disallowed([header], "gristmill") is disallowed

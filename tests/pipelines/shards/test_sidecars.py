@@ -85,6 +85,7 @@ def test_a_card_adds_up_and_foreign_text_does_not_break_its_tables() -> None:
             "sources": {"web|site": 4},
             "licences": {"unknown": 3, "cc0": 1},
             "verified": {"structure": 3, "decoded": 1},
+            "tls": {"verified": 3, "unverified": 1},
             "ranges": {"width": [64, 256]},
             "schema": pa.schema([]),
         },
@@ -92,5 +93,5 @@ def test_a_card_adds_up_and_foreign_text_does_not_break_its_tables() -> None:
     assert "| train | 2 | 4 | 30 |" in text and "| val | 0 | 0 | 0 |" in text
     assert "| web\\|site | 4 |" in text and "<b>" not in text
     assert "| width | 64 | 256 |" in text and "path: train/*.tar" in text and "val/*" not in text
-    assert "| structure | 3 |" in text
+    assert "| structure | 3 |" in text and "| unverified | 1 |" in text
     assert text.index("| unknown | 3 |") < text.index("| cc0 | 1 |")

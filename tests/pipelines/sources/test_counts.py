@@ -7,12 +7,15 @@ import gzip
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from source_files import jpeg, read, write_tar
+from warc_files import Answer, count_records, html_page, wat_of, write_warc, write_wat
 
 ROWS = 120
 # As a plain counter counts: lines that are not blank, rows of the metadata, pictures, entries.
@@ -146,11 +149,41 @@ def files(folder: Path, rng: random.Random) -> Counted:
     return folder, len(list(folder.glob("*.jpg"))), {}
 
 
+def crawl(folder: Path, rng: random.Random) -> Counted:
+    answers = []
+    for i in range(ROWS):
+        page = Answer(f"http://h/{i}", html_page(f"src={i}.jpg alt=boat"))
+        torn = [
+            replace(page, status="404 Not Found"), replace(page, kind="revisit"),
+            replace(page, body=b"no pictures"), replace(page, type="application/pdf"),
+            replace(page, headers=[("X-Robots-Tag", "noai")]), replace(page, body=b""),
+            replace(page, body=html_page("src=x.jpg")), replace(page, type="image/png"),
+            replace(page, body=b"\x1f\x8b", headers=[("Content-Encoding", "gzip")]),
+        ]  # fmt: skip
+        answers.append(rng.choice(torn) if broken(rng, i) else page)
+    path = write_warc(folder / "a.warc.gz", answers, asked=True)
+    return path, count_records(path), {}
+
+
+def metadata_of_crawl(folder: Path, rng: random.Random) -> Counted:
+    envelopes: list[Any] = []
+    for i in range(ROWS):
+        page = Answer(f"http://h/{i}", html_page(f"src={i}.jpg alt=boat"))
+        torn = [
+            b"{", b"", {"Envelope": {"WARC-Header-Metadata": {}}}, wat_of(replace(page, body=b"")),
+            wat_of(replace(page, type="text/plain")),
+        ]  # fmt: skip
+        envelopes.append(rng.choice(torn) if broken(rng, i) else wat_of(page))
+    path = write_wat(folder / "a.wat.gz", envelopes)
+    return path, count_records(path, ["metadata"]), {}
+
+
 FORMATS = {
     "csv": delimited(".csv", b","), "csv.gz": delimited(".csv.gz", b","),
     "tsv": delimited(".tsv", b"\t"),
     "jsonl": json_lines, "txt": url_list, "parquet": parquet, "hf": pictures, "tar": tar("tar"),
     "tar.gz": tar("tar.gz"), "img2dataset": img2dataset, "coco": coco, "folder": files,
+    "warc": crawl, "wat": metadata_of_crawl,
 }  # fmt: skip
 
 

@@ -29,16 +29,21 @@ def test_endings_and_what_a_parquet_holds(here: Path) -> None:
     assert detect("auto", "urls.parquet") == [("parquet", "urls.parquet")]
     assert detect("auto", "pictures.parquet") == [("hf", "pictures.parquet")]
     assert detect("txt", "list.odd") == [("txt", "list.odd")]
-    with pytest.raises(SourceError, match=r"write e\.g\. parquet:list\.odd"):
+    (here / "list.odd").write_bytes(b"\0")
+    with pytest.raises(SourceError, match=r"write e\.g\. csv:list\.odd"):
         detect("auto", "list.odd")
 
 
-def test_json_is_coco_or_refused(here: Path) -> None:
+def test_json_is_coco_or_rows_or_refused(here: Path) -> None:
     (here / "coco.json").write_text(json.dumps({"images": [], "annotations": []}))
     (here / "lines.json").write_text('{"url": "http://h/1"}\n{"url": "http://h/2"}\n')
+    (here / "table.json").write_text('{"info": {},\n "annotations": [{"url": "http://h/1"}]}')
+    (here / "broken.json").write_text('{"url": "http://h/1", ')
     assert detect("auto", "coco.json") == [("coco", "coco.json")]
-    with pytest.raises(SourceError, match="JSON lines end in"):
-        detect("auto", "lines.json")
+    assert detect("auto", "lines.json") == [("jsonl", "lines.json")]
+    assert detect("auto", "table.json") == [("jsonl", "table.json")]
+    with pytest.raises(SourceError, match="neither JSON nor lines of JSON"):
+        detect("auto", "broken.json")
 
 
 def test_folders_are_what_is_in_them(here: Path) -> None:

@@ -113,7 +113,7 @@ def test_dot_files_are_no_shards_and_are_counted(tmp_path: Path) -> None:
     for path in (tmp_path, f"{tmp_path}/*.parquet", f"parquet:{tmp_path}"):
         assert len(read(path)) == 1
     (note,) = Source(path=str(tmp_path)).notes()
-    assert "2 dot files" in note and "1 .csv" in note and "1 .md" in note and "2 without" in note
+    assert "2 hidden files" in note and "1 .csv" in note and "1 .md" in note and "2 without" in note
 
 
 def test_members_of_no_sample_are_counted(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from source_files import jpeg, read, write_tar
+from warc_files import HTML, Answer, write_warc
 
 from gristmill.pipelines import tar_samples
 from gristmill.pipelines.sources import reasons
 from gristmill.pipelines.sources.documents import DocumentSource
+from gristmill.pipelines.sources.warc import LARGEST_PAGE
 
 DOCS = Path(__file__).parents[3] / "docs" / "formats.md"
 
@@ -28,6 +30,10 @@ def lines(text: str | bytes, **fields: Any) -> Callable[[Path], list[dict[str, A
         return read(folder / "a.jsonl", **fields)
 
     return make
+
+
+def video(values: str) -> Callable[[Path], list[dict[str, Any]]]:
+    return lines(f'{{"url": "http://h/v.mp4", {values}}}', kind="video")
 
 
 def table(text: str) -> Callable[[Path], list[dict[str, Any]]]:
@@ -55,6 +61,24 @@ def coco(images: list[Any], captions: list[Any], *files: str) -> Any:
             (folder / name).write_bytes(jpeg())
         (folder / "c.json").write_text(json.dumps({"images": images, "annotations": captions}))
         return read(folder / "c.json", images=str(folder / "im"))
+
+    return make
+
+
+def archive(body: bytes, type: str = HTML, cut: bool = False, harm: int = 0, **said: Any) -> Any:
+    """A crawl archive of a sound page and such a record; `harm`: a byte of it that is not so."""
+
+    def make(folder: Path) -> list[dict[str, Any]]:
+        answers = [
+            Answer("http://h.test/a", b"<img src=c alt=c>"),
+            Answer("http://h.test/b", body, type, **said),
+        ]
+        path = write_warc(folder / "a.warc.gz", answers)
+        data = bytearray(path.read_bytes())
+        if harm:
+            data[harm] ^= 0xFF
+        path.write_bytes(data[:-40] if cut else data)
+        return read(path)
 
     return make
 
@@ -89,6 +113,12 @@ def broken_group(folder: Path) -> list[dict[str, Any]]:
 
 def no_image(folder: Path) -> list[dict[str, Any]]:
     pq.write_table(pa.table({"image": pa.array([None], pa.binary())}), folder / "a.parquet")
+    return read(folder / "a.parquet")
+
+
+def several_in_row(folder: Path) -> list[dict[str, Any]]:
+    cells = pa.array([[jpeg(), jpeg(1)]], pa.list_(pa.binary()))
+    pq.write_table(pa.table({"image": cells}), folder / "a.parquet")
     return read(folder / "a.parquet")
 
 
@@ -128,15 +158,25 @@ MADE = {
     reasons.NOT_UTF8: lines(b'{"url": "http://h/\xe9"}'),
     reasons.BROKEN_QUOTES: table('http://h/1,"a\nhttp://h/2,"b, c"\n'),
     reasons.BROKEN_ROW_GROUP: broken_group,
+    reasons.SEVERAL_IN_ROW: several_in_row,
     reasons.wrong_cells(3, 2): table("http://h/1,a,b\n"),
     reasons.NO_URL: table(",a\n"),
     reasons.LOCAL_PATH: lines('{"path": 7}'),
     reasons.URL_NOT_TEXT: lines('{"url": ["http://h/1"]}'),
+    reasons.NO_TEXT: lines('{"prompt": " "}', kind="text"),
     reasons.BROKEN_SIDECAR: folder_of("a.jpg", b"{"),
     reasons.SHARED_SIDECAR: shared_sidecar,
     reasons.STRETCHES_DIFFER: lines(
         '{"url": "http://h/v", "timestamps": [[0, 1], [1, 2]], "caption": ["a"]}', kind="video"
     ),
+    reasons.BAD_TIMES: video('"start": "soon", "end": 7'),
+    reasons.REVERSED_TIMES: video('"timestamp": [["0:00:07.5", "0:00:07.5"]]'),
+    reasons.NO_START: video('"start": null, "end": 7'),
+    reasons.NO_END: video('"start": 7'),
+    reasons.NO_STRETCHES: video('"clip": []'),
+    reasons.NO_RATE: video('"start_frame": 0, "end_frame": 50'),
+    reasons.VIDEO_PAGE: lines('{"video_id": "aaaaaaaaaa0"}', kind="video"),
+    reasons.NO_FILE_OF_ID: lines('{"vid": "7-Scene-1"}', kind="video"),
     reasons.OUTSIDE: coco([{"id": 0, "file_name": "../x.jpg"}], []),
     reasons.NAME_NOT_UTF8: folder_of(os.fsdecode(b"\xe9.jpg")),
     reasons.AMBIGUOUS_NAME: coco([{"file_name": "1.jpg"}], [], "im/a/1.jpg", "im/b/1.jpg"),
@@ -156,6 +196,16 @@ MADE = {
     tar_samples.REPEATED_MEMBER: tar(("0.jpg", b"x"), ("0.jpg", b"y")),
     tar_samples.SEVERAL_PICTURES: tar(("0.jpg", b"x"), ("0.png", b"y")),
     tar_samples.DEAD_LINK: tar(("0.jpg", "none.jpg")),
+    reasons.BROKEN_RECORD: archive(b"", harm=-8),
+    reasons.TRUNCATED_RECORD: archive(b"", cut=True),
+    reasons.BROKEN_PAYLOAD: archive(b"\x1f\x8b\x08", headers=[("Content-Encoding", "gzip")]),
+    reasons.LARGE_PAGE: archive(b" " * (LARGEST_PAGE + 1)),
+    reasons.NOT_A_PAGE: archive(b"%PDF", "application/pdf"),
+    reasons.REVISIT: archive(b"", kind="revisit"),
+    reasons.NO_IMG: archive(b"<html>"),
+    reasons.NO_ALT: archive(b"<img src=a.jpg>"),
+    reasons.NOT_WEB: archive(b"<img src=data:x alt=y>"),
+    reasons.OF_NO_PAGE: archive(b"x", "image/jpeg"),
 }
 
 

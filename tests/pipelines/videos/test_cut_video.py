@@ -10,13 +10,8 @@ import pytest
 from videos import encode, numbered, numbers_of, videos
 
 from gristmill.pipelines.videos import split_clips
-from gristmill.pipelines.videos.cut_video import (
-    Clip,
-    Encoding,
-    _decode_times,
-    copy_pieces,
-    encode_pieces,
-)
+from gristmill.pipelines.videos.clip import Clip, Encoding
+from gristmill.pipelines.videos.cut_video import _decode_times, copy_pieces, encode_pieces
 from gristmill.pipelines.videos.split_clips import Clips
 from gristmill.pipelines.videos.video import VideoError, open_video, play, play_from
 

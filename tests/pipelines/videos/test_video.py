@@ -23,8 +23,9 @@ from gristmill.pipelines.download.videos import DownloadVideo
 from gristmill.pipelines.sources.row_builder import RowBuilder, url_row
 from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.sources.values import seconds
+from gristmill.pipelines.videos.clip import Encoding
 from gristmill.pipelines.videos.clip_facts import ClipFacts
-from gristmill.pipelines.videos.cut_video import Encoding, copy_pieces, encode_pieces
+from gristmill.pipelines.videos.cut_video import copy_pieces, encode_pieces
 from gristmill.pipelines.videos.frames import decode_clip, moments_of
 from gristmill.pipelines.videos.shots import Shots
 from gristmill.pipelines.videos.split_clips import Clips, segment_of
