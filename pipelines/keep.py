@@ -270,7 +270,10 @@ class Keep(Global):
         with open_database(workspace.scratch(), memory=MEMORY, is_locked=True) as database:
             made = "CREATE TEMP TABLE kept AS SELECT * FROM candidates"
             read_stream(database, "candidates", self._candidates(workspace, bucket), made)
-            made = "CREATE TEMP TABLE standing AS SELECT * FROM earlier"
+            made = (
+                "CREATE TEMP TABLE standing AS SELECT * FROM earlier "
+                f"WHERE hash(image_id) % {self._buckets(workspace)} = {bucket}"
+            )
             read_stream(database, "earlier", self._standing(workspace), made)
             result = database.sql(
                 "SELECT part, place, coalesce(standing.uid, first) AS chosen FROM ("

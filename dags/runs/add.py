@@ -147,8 +147,7 @@ def _next(layout: RunLayout, source: Read | None, limit: int) -> RunLayout | str
     layout = dataclasses.replace(layout, additions=(*stays, found))
     check_source(layout)
     if found not in there:
-        for node in [layout.dag.source]:
-            folder.remove(layout.last_folder(node))
+        folder.remove(layout.last_folder(layout.dag.source))
         write_additions(folder, layout.additions)
     return layout
 

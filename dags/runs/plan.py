@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gristmill.dags.dag_yaml import load_dag
-from gristmill.dags.engine.additions import load_additions, read_additions
+from gristmill.dags.engine.additions import list_title, load_additions, read_additions
 from gristmill.dags.engine.barriers import owner_name
 from gristmill.dags.engine.cut_record import parts_done, rows_of_source
 from gristmill.dags.engine.lay_out import check_source, lay_out
@@ -113,7 +113,9 @@ def _plan_of(layout: RunLayout) -> Plan:
 def dag_notes(layout: RunLayout) -> list[str]:
     """What was left out of the Dag, and what its source wants a person to know."""
     stage = layout.dag.stage(layout.dag.source)
-    return [*layout.dag.left_out, *(stage.notes() if isinstance(stage, Read) else ())]
+    names = ", ".join(list_title(one.reading) for one in layout.lists)
+    lists = [f"lists, one after the other: {names}"] if layout.additions else []
+    return [*layout.dag.left_out, *lists, *(stage.notes() if isinstance(stage, Read) else ())]
 
 
 def _needed(layout: RunLayout, plan: Plan) -> list[str]:

@@ -192,8 +192,10 @@ class RobustCopies(Global):
         workspace.save("row_image", saved.numbered("row_image", "ids"))
         ids = saved["ids"]
         workspace.save("ids", ids)
-        if workspace.before is not None:
-            workspace.save("words", np.asarray(workspace.before.load("words")))
+        learnt = np.asarray(workspace.before.load("words")) if workspace.before else NO_NUMBERS
+        # Not so where nothing of it had a keypoint.
+        if learnt.any():
+            workspace.save("words", learnt)
             return
         counts = PartArrays(workspace, "features").each("counts", np.int16)
         total = sum(int(array.sum()) for array in counts)

@@ -40,7 +40,12 @@ from gristmill.dags.runs.trace import trace_sample
 from gristmill.dags.runs.verify import verify_run
 from gristmill.errors import ConfigurationError, RunError, SourceError
 from gristmill.pipelines.dedup.caption_duplicates import CaptionDuplicates
+from gristmill.pipelines.dedup.decontaminate import Decontaminate
+from gristmill.pipelines.dedup.local_feature_duplicates import RobustCopies
 from gristmill.pipelines.dedup.semantic_clusters import SemanticClusters
+from gristmill.pipelines.download.images import Download
+from gristmill.pipelines.images.local_features import LocalFeatures
+from gristmill.pipelines.images.perceptual_hash import PerceptualHash
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.shards.reader import ShardSet, read_manifest
 from gristmill.pipelines.sources.source import Source
@@ -434,3 +439,33 @@ def test_what_is_broken_is_found_and_made_again(grown: Path, tmp_path: Path, pat
         found = repair(str(out), options(), progress)
     assert found.found and not found.left and not found.otherwise
     assert product(out) == before and captions(out) == KEPT | NEW
+
+
+def test_local_features_and_evaluation_items_are_those_of_the_first_list(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    draw(home / "evaluation", (70, 71), side=160)
+    draw(home / "large", range(2, 8), side=160)
+    (home / "light.txt").write_text("on")
+    dag = small_dag()
+    nodes = dag.nodes | {
+        "source": Node(Source(path="large")),
+        "download": Node(Download(image_size=160), ("source",)),
+        "hash": Node(PerceptualHash(), ("download",)),
+        "features": Node(LocalFeatures(count=64), ("download",)),
+        "robust": Node(RobustCopies(prefer=()), ("features",)),
+        "seen": Node(Decontaminate(sources=("evaluation",), compare_captions=False), ("hash",)),
+        "keep": Node(
+            Keep(rules={"copy": "copy_of IS NOT NULL", "seen": "contaminated_by IS NOT NULL"}),
+            ("robust", "seen"),
+        ),
+    }
+    dag = Dag("robust", {name: nodes[name] for name in nodes if name != "light"}, part_rows=4)
+    run_here(home, dag)
+    shutil.rmtree(home / "evaluation")
+    draw(home / "more", (25,), as_of=20, side=200)
+    draw(home / "more", (71, 80), side=160)
+    assert summary_of(home, "more")["rows_in"] == 9
+    now = {name: line["reason"] for name, line in lines(home / "run").items()}
+    assert [now[f"more/{i}.png"] for i in (25, 71, 80)] == ["copy", "seen", None]
+    assert {now[f"large/{i:02d}.png"] for i in range(2, 8)} == {None}
+    assert verify_run(str(home / "run")) == []

@@ -320,3 +320,15 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(SourceError, match=message):
             Source(path=str(tmp_path / path)).chunks()
+
+
+def test_paths_that_mean_the_same_in_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = Source(path="coco:a/captions.json, b/c.csv", images="pictures")
+    found = source.absolute()
+    where = str(tmp_path)
+    assert found.path == f"coco:{where}/a/captions.json,{where}/b/c.csv"
+    assert found.images == f"{where}/pictures" and found.absolute() == found
+    assert Source(path="memory://x/*.tar").absolute() == Source(path="memory://x/*.tar")
