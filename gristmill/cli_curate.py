@@ -327,12 +327,15 @@ def add(
 ) -> None:
     """Add another list to a finished run: its rows go into new shards, old ones stay as they are,
     and what is kept already wins. Without --source, go on with a list that was stopped."""
+    from gristmill.dags.engine.cluster_address import cluster_address
     from gristmill.dags.engine.execute import RunOptions
     from gristmill.dags.runs.add import added_source
     from gristmill.dags.runs.plan import open_run
     from gristmill.dags.session import add_and_report
     from gristmill.errors import ConfigurationError
 
+    if runner != "local":
+        cluster_address(address)
     given = [name for name, one in (("--images", images), ("--column", column),
                                     ("--set", settings), ("--limit", limit)) if one]  # fmt: skip
     if source is None and given:

@@ -15,6 +15,7 @@ from gristmill.errors import ConfigurationError
 # Command -> the least that it takes. Each command with --address is here, or the test fails.
 DRIVERS = {
     "run": ["image-text", "--source", "nowhere.parquet", "--out", "nowhere"],
+    "add": ["nowhere", "--source", "nowhere.parquet"],
     "train": ["tiny", "--data", "nowhere", "--out", "nowhere"],
 }
 JOBS = {
