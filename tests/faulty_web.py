@@ -35,6 +35,7 @@ ONLY_OURS = {
     "hints in advance": {"early hints"},
     "more than 100 headers": {"many headers", "set-cookie of 40 kB"},
     "lines before the head": {"line before the head"},
+    "read by Pillow": {"icon"},
 }
 ONLY_THEIRS = {
     "too many redirects": {"eight redirects"},

@@ -205,7 +205,7 @@ def test_headers_of_globs_and_catalog_entries_are_looked_at_and_few(
     common = ("image-text", "--out", "run", "--source")
     assert "59.csv has no URL column" in one_line(gristmill("plan", *common, "*.csv"))
     table(tmp_path / "a.parquet", {"URLS": ["https://a.test/1"], "TEXT": ["a dog"]})
-    said = one_line(gristmill("run", *common, "catalog:laion-400m@a.parquet"))
+    said = one_line(gristmill("run", *common, "catalog:relaion400m@a.parquet"))
     assert "has no column 'URL'; did you mean 'URLS'" in said and not (tmp_path / "run").exists()
     opened: list[str] = []
     with pytest.MonkeyPatch.context() as patch:

@@ -306,14 +306,11 @@ class _Execution:
             self.reused[node] += sum(before[node].get(n) == name for n, name in files.items())
 
     def _operator(self, group: Sequence[str]) -> PartOperator:
-        supervision = self.options.supervision
+        options = self.options
+        again = options.retry_failed
         if isinstance(self.dag.stage(group[0]), Map):
-            return MapOperator(
-                self.layout, group[0], supervision, retry_failed=self.options.retry_failed
-            )
-        return ScoreOperator(
-            self.layout, group, supervision, retry_failed=self.options.retry_failed
-        )
+            return MapOperator(self.layout, group[0], options.supervision, retry_failed=again)
+        return ScoreOperator(self.layout, group, options.supervision, retry_failed=again)
 
     def _run_barrier(self, barrier: Barrier) -> None:
         node = barrier.node

@@ -30,6 +30,8 @@ class Chunk:
     groups: tuple[int, int] = (0, 0)
     # Its first rows only; 0: all.
     rows: int = 0
+    # Where the files that it names lie among the places of the source; empty if there is one.
+    place: str = ""
 
 
 _T = TypeVar("_T")

@@ -67,7 +67,7 @@ class DocumentSource(Source):
 
     def _read(self, chunk: Chunk) -> Iterator[pa.Table]:
         first = chunk.files[0]
-        rows = RowBuilder(self.title(), self.kind)
+        rows = RowBuilder(self.title(), self.kind, place=chunk.place)
         if chunk.format == "folder":
             return self._read_pages(Folder(first), chunk.files[1:], rows)
         if chunk.format in ("parquet", "hf"):

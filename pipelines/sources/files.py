@@ -53,6 +53,25 @@ def _unless_linked_outside(folder: Folder, name: str) -> str | None:
     return folder.join_url(name)
 
 
+def place_of(kind: str, url: str) -> str:
+    """The folder that the names of files start from: a folder itself, or that of a table."""
+    return url.rstrip("/") if kind == "folder" else url.rpartition("/")[0]
+
+
+def told_apart(places: Iterable[str]) -> dict[str, str]:
+    """What tells each place from the others: the way to it from the folder that holds them all;
+    empty if it is the only one."""
+    found = set(places)
+    if len(found) < 2:
+        return dict.fromkeys(found, "")
+    first, last = min(found).split("/"), max(found).split("/")
+    shared = 0
+    # What the first and the last in order share, all share.
+    while shared < min(len(first), len(last)) and first[shared] == last[shared]:
+        shared += 1
+    return {place: "/".join(place.split("/")[shared:]) for place in found}
+
+
 def sidecars_of(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What the files beside a picture may be called that hold its caption, and those with facts,
     the likeliest first: x.txt or x.jpg.txt of x.jpg, and as Google's Takeout writes them."""

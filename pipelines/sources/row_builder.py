@@ -217,8 +217,12 @@ class RowBuilder:
         kind: str = "image",
         files: Folder | None = None,
         by_id: FilesById | None = None,
+        place: str = "",
     ) -> None:
         self.source, self.kind = source, kind
+        # Where the files lie among the places of a source that has several: one name may be in
+        # more than one of them.
+        self.place = place
         # Below which lie the files that a table names; None: it can name none.
         self.files = files
         # Videos that somebody has fetched, by their ids; None: there are none.
@@ -232,6 +236,8 @@ class RowBuilder:
 
     def add(self, row: SourceRow) -> None:
         """Add one row, or one for each of its stretches or captions."""
+        if self.place and row.kind == "path":
+            row = replace(row, locator=f"{self.place}/{row.locator}")
         for one in row.stretched():
             self._add_one(one.timed())
 

@@ -18,7 +18,14 @@ from gristmill.pipelines.sources.chunks import Chunk, first_rows, rows_of, sprea
 from gristmill.pipelines.sources.coco import ImageFiles, read_coco
 from gristmill.pipelines.sources.columns import ColumnMap
 from gristmill.pipelines.sources.delimited import check_delimited, read_delimited
-from gristmill.pipelines.sources.files import is_taken, read_folder, sidecar_names, sidecars_of
+from gristmill.pipelines.sources.files import (
+    is_taken,
+    place_of,
+    read_folder,
+    sidecar_names,
+    sidecars_of,
+    told_apart,
+)
 from gristmill.pipelines.sources.formats import (
     ARCHIVES,
     FORMATS,
@@ -217,17 +224,22 @@ class Source(Read):
         return found
 
     def _each_chunk(self) -> Iterator[Chunk]:
-        for kind, path in self._inputs():
+        inputs = self._inputs()
+        places = told_apart(() if self.images else (place_of(*one) for one in inputs))
+        for kind, path in inputs:
+            place = places.get(place_of(kind, path), "")
             if kind == "folder":
                 names, _, _ = self._folder_names(path)
                 for i in range(0, len(names), _FOLDER_CHUNK):
-                    yield Chunk(kind, (path, *names[i : i + _FOLDER_CHUNK]))
+                    files = (path, *names[i : i + _FOLDER_CHUNK])
+                    yield Chunk(kind, files, place=place)
             elif kind == "img2dataset":
                 yield from (Chunk(kind, pair) for pair in img2dataset_pairs(path))
             elif kind in ("parquet", "hf"):
-                yield from (Chunk(kind, (path,), groups) for groups in parquet_chunks(path))
+                for groups in parquet_chunks(path):
+                    yield Chunk(kind, (path,), groups, place=place)
             else:
-                yield Chunk(kind, (path,))
+                yield Chunk(kind, (path,), place=place)
 
     def first_tables(self) -> Iterator[pa.Table]:
         """Tables of rows from the beginning on; only files that are asked for are opened."""
@@ -246,7 +258,8 @@ class Source(Read):
     def _read(self, chunk: Chunk) -> Iterator[pa.Table]:
         first = chunk.files[0]
         by_id = FilesById(Folder(self.images)) if self.images and self.kind == "video" else None
-        rows = RowBuilder(self.title(), self.kind, self._named_files(first), by_id)
+        files = self._named_files(first)
+        rows = RowBuilder(self.title(), self.kind, files, by_id, chunk.place)
         columns = ColumnMap(self.columns, self.kind)
         if chunk.format == "folder":
             _, sidecars, _ = self._folder_names(first)

@@ -64,7 +64,7 @@ def _write_former_checkpoint(config: TrainConfig, out: str) -> None:
     save(renamed, checkpoint_id=there)
     facts = json.loads((there / "state.json").read_text())
     # Lost samples were not counted then.
-    for later in ("documents", "lost"):
+    for later in ("documents", "lost", "data_from"):
         del facts[later]
     (there / "state.json").write_text(json.dumps(facts))
     assert set(facts) == {"format", "step", "config", "stream", "data"}

@@ -69,9 +69,8 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def packed(recipe: str, folder: Path, package: str = "image", *options: str) -> Shipment:
     folder.mkdir()
-    return pack(
-        recipe, make_dag(recipe, None, None, None, None, None), "s3://b/r", options, package, folder
-    )
+    dag = make_dag(recipe, None, None, None, None, None, None)
+    return pack(recipe, dag, "s3://b/r", options, package, folder)
 
 
 def names(folder: Path) -> set[str]:

@@ -25,6 +25,7 @@ from loopback import Loopback
 from source_files import bytes_of, jpeg, read
 
 from gristmill.errors import SourceError
+from gristmill.pipelines.schema import make_uid
 from gristmill.pipelines.sources.documents import DocumentSource
 from gristmill.pipelines.sources.formats import detect
 from gristmill.pipelines.sources.source import Source
@@ -334,3 +335,45 @@ def test_several_pictures_in_a_row_are_a_document(tmp_path: Path) -> None:
         assert pictures == ([jpeg(0), jpeg(1)] if name == "talk" else [jpeg(3)])
     assert found["talk"] == (["Which is larger?", "The first."], [0, 0])
     assert found["between"] == (["before", "after"], [1])
+
+
+# -- files of one name in several places --------------------------------------------------------
+
+
+def places(home: Path) -> dict[str, str]:
+    """Sources with `0.jpg` in two places, which hold other pictures."""
+    for i, split in enumerate(("train", "test")):
+        for form in ("tables", "folders", "lists"):
+            (home / form / split).mkdir(parents=True)
+            (home / form / split / "0.jpg").write_bytes(jpeg(i))
+        (home / "tables" / split / "metadata.csv").write_text("file_name,text\n0.jpg,a\n")
+        (home / "lists" / split / "list.jsonl").write_text('{"path": "0.jpg", "caption": "a"}\n')
+    return {
+        "tables": str(home / "tables"),
+        "folders": f"{home / 'folders/train'},{home / 'folders/test'}",
+        "lists": f"{home}/lists/*/list.jsonl",
+    }
+
+
+@pytest.mark.parametrize("form", ["tables", "folders", "lists"])
+def test_files_of_one_name_in_several_places_are_several_pictures(
+    tmp_path: Path, form: str
+) -> None:
+    """Their rows had one `image_id`: of the two pictures one was fetched for both, or one row was
+    dropped as repeated."""
+    rows = read(places(tmp_path)[form])
+    assert {*bytes_of(rows)} == {jpeg(0), jpeg(1)}
+    assert len({row["image_id"] for row in rows}) == len({row["uid"] for row in rows}) == 2
+    alone = read(tmp_path / form / "train")
+    assert alone[0]["uid"] == make_uid("path", "0.jpg", alone[0]["caption"]), "as it always was"
+
+
+def test_where_the_places_lie_is_nothing(tmp_path: Path) -> None:
+    for name in ("here", "there"):
+        places(tmp_path / name)
+    for form, source in places(tmp_path / "third").items():
+        uids = {
+            tuple(row["uid"] for row in read(source.replace("third", name)))
+            for name in ("here", "there")
+        }
+        assert len(uids) == 1, form
