@@ -28,7 +28,7 @@ STAGES = {
     "Decontaminate": "gristmill.pipelines.dedup.decontaminate",
     "DocumentSource": "gristmill.pipelines.sources.documents",
     "DocumentImages": "gristmill.pipelines.documents.document_images",
-    "AssembleDocuments": "gristmill.pipelines.documents.document_images",
+    "AssembleDocuments": "gristmill.pipelines.documents.assemble_documents",
     "TextMatch": "gristmill.pipelines.documents.text_match",
     "RepeatedImages": "gristmill.pipelines.documents.repeated_images",
     "DocumentFacts": "gristmill.pipelines.documents.document_facts",

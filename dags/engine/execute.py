@@ -278,8 +278,7 @@ class _Execution:
         nodes = [node for group in chain.groups for node in group]
         before = {node: self._names(node) for node in nodes}
         every = list(range(self.first, self.parts))
-        again = self.options.retry_failed
-        todo = every if again else parts_left(self.layout, nodes, every)
+        todo = every if self.options.retry_failed else parts_left(self.layout, nodes, every)
         if todo:
             for node in nodes:
                 self.progress.start(node, len(every), self.rows - first_row(self.layout))

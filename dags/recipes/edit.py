@@ -6,7 +6,8 @@ from typing import Any
 
 from gristmill.dags.graph import Dag, Node
 from gristmill.pipelines.captions.caption_facts import CaptionFacts
-from gristmill.pipelines.documents.document_images import AssembleDocuments, DocumentImages
+from gristmill.pipelines.documents.assemble_documents import AssembleDocuments
+from gristmill.pipelines.documents.document_images import DocumentImages
 from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.images.edit_facts import EditFacts, EditScore
 from gristmill.pipelines.images.image_facts import ImageFacts

@@ -7,8 +7,9 @@ from typing import Any
 from gristmill.dags.graph import Dag, Node
 from gristmill.pipelines.captions.caption_language import CaptionLanguage
 from gristmill.pipelines.dedup.image_duplicates import Duplicates
+from gristmill.pipelines.documents.assemble_documents import AssembleDocuments
 from gristmill.pipelines.documents.document_facts import DocumentFacts
-from gristmill.pipelines.documents.document_images import AssembleDocuments, DocumentImages
+from gristmill.pipelines.documents.document_images import DocumentImages
 from gristmill.pipelines.documents.repeated_images import RepeatedImages
 from gristmill.pipelines.documents.text_match import TextMatch
 from gristmill.pipelines.download.images import Download

@@ -21,8 +21,9 @@ from loopback import Loopback, serving
 from memory_workspace import MemoryWorkspace, run_global
 
 from gristmill.errors import SourceError
+from gristmill.pipelines.documents.assemble_documents import AssembleDocuments
 from gristmill.pipelines.documents.document_facts import DocumentFacts
-from gristmill.pipelines.documents.document_images import AssembleDocuments, DocumentImages
+from gristmill.pipelines.documents.document_images import DocumentImages
 from gristmill.pipelines.documents.repeated_images import RepeatedImages
 from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.images.edit_facts import EditFacts

@@ -19,7 +19,8 @@ from gristmill.dags.engine.progress import make_progress
 from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.graph import Dag, Node
 from gristmill.errors import SourceError
-from gristmill.pipelines.documents.document_images import AssembleDocuments, DocumentImages
+from gristmill.pipelines.documents.assemble_documents import AssembleDocuments
+from gristmill.pipelines.documents.document_images import DocumentImages
 from gristmill.pipelines.download.images import Download
 from gristmill.pipelines.opt_outs import CONTENT_USAGE, ROBOTS_HEADER, ROBOTS_META, TDM_HEADER
 from gristmill.pipelines.opt_outs import TDM_META as TDM_TAG
