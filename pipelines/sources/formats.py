@@ -138,6 +138,9 @@ def split_paths(path: str, named_format: Callable[[str], tuple[str, str]]) -> li
 
 
 def _is_there(pieces: Sequence[str], named_format: Callable[[str], tuple[str, str]]) -> bool:
+    if any("://" in piece for piece in pieces[1:]):
+        # Where another URL begins, another path does.
+        return False
     fs, plain = locate(named_format(",".join(pieces).strip())[1])
     return entry_type(fs, plain) is not None
 

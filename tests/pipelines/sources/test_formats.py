@@ -11,7 +11,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from gristmill.errors import SourceError
-from gristmill.pipelines.sources.formats import detect, expand, img2dataset_pairs
+from gristmill.pipelines.sources.formats import detect, expand, img2dataset_pairs, split_paths
 from gristmill.pipelines.sources.source import Source
 
 
@@ -57,6 +57,15 @@ def test_folders_are_what_is_in_them(here: Path) -> None:
     assert [[path.rpartition("/")[2] for path in pair] for pair in pairs] == [
         ["0.tar", "0.parquet"]
     ]
+
+
+def test_paths_of_several_storages_are_told_apart(here: Path) -> None:
+    """`a.csv,https` is no storage, and was a traceback."""
+    for name in ("a.csv", "b,c.csv"):
+        (here / name).write_text("url\n")
+    listed = "b,c.csv,a.csv,https://h/b.csv"
+    found = split_paths(listed, lambda path: ("auto", path))
+    assert found == ["b,c.csv", "a.csv", "https://h/b.csv"]
 
 
 def test_globs_are_sorted_and_must_match(here: Path) -> None:
