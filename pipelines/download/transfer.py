@@ -124,6 +124,10 @@ class FetchAndDecode(FetchLimits, Map):
         """What stands for bytes that could not be had or opened."""
         raise NotImplementedError
 
+    def refusal(self, url: str) -> str | None:
+        """Why an address is not even asked for, a countable reason; None for most."""
+        return None
+
     def extra(self, metas: list[str | None]) -> object:
         """What the child is told of the rows of one image beside the bytes. Raises `ValueError`,
         with a countable reason, where they lack what they need."""
@@ -272,6 +276,11 @@ class _Work:
         away = [rows for rows in self.groups if id(rows) not in local]
         if here:
             await self._read_local(here)
+        refused = {id(rows): self.stage.refusal(self.urls[rows[0]]) for rows in away}
+        for rows in away:
+            if why := refused[id(rows)]:
+                await self._fetched(rows, Fetched(None, why))
+        away = [rows for rows in away if not refused[id(rows)]]
         if away:
             urls = [self.urls[rows[0]] for rows in away]
             policy = self.stage.policy()

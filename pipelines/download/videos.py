@@ -22,6 +22,7 @@ from gristmill.pipelines.schema import (
     SUCCESS,
     ColumnFacts,
 )
+from gristmill.pipelines.sources.listed_videos import is_page
 from gristmill.pipelines.stage import setting
 from gristmill.pipelines.videos.video import Probe, VideoError, probe
 
@@ -44,6 +45,8 @@ SCHEMA = pa.schema(
         pa.field("image", pa.binary()),
     ]
 )
+
+VIDEO_PAGE = "page of a video, not a file"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,10 @@ class DownloadVideo(FetchAndDecode):
     def writes(self) -> pa.Schema:
         """Status, sizes, what the file says of itself, and the file."""
         return self.with_tls(SCHEMA)
+
+    def refusal(self, url: str) -> str | None:
+        """Pages on which a video is watched are no files of videos."""
+        return VIDEO_PAGE if is_page(url) else None
 
     def describes(self) -> Mapping[str, ColumnFacts]:
         """What the columns mean."""

@@ -16,7 +16,6 @@ from gristmill.pipelines.sources.reasons import (
     NO_FILE_OF_ID,
     NO_RATE,
     NO_URL,
-    VIDEO_PAGE,
 )
 from gristmill.pipelines.sources.row_builder import ENDINGS, RowBuilder, SourceRow
 from gristmill.pipelines.sources.values import (
@@ -144,7 +143,8 @@ def _with_file(rows: RowBuilder, row: SourceRow, named: Mapping[str, object]) ->
         return row
     if row.error and video and _YOUTUBE_ID.fullmatch(video):
         page = f"https://www.youtube.com/watch?v={video}"
-        row = replace(row, url=page, locator=normalise_url(page))
+        locator = normalise_url(page)
+        row = replace(row, kind="url", url=page, locator=locator, status=PENDING, error=None)
     watched = youtube_id(row.url)
     stretched = not (is_nothing(row.start) and is_nothing(row.end))
     if rows.by_id is not None:
@@ -160,10 +160,12 @@ def _with_file(rows: RowBuilder, row: SourceRow, named: Mapping[str, object]) ->
                 return _found(rows.by_id.folder, row, found, is_clip=is_clip)
     if row.pointer is not None or (row.error is None and not is_page(row.url)):
         return row
-    reason = VIDEO_PAGE if rows.by_id is None and row.url else NO_FILE_OF_ID
+    if rows.by_id is None and row.url:
+        # The download says that it is a page; whoever has a way to its video may take the row.
+        return row
     if not row.url:
         row = replace(row, kind="path", locator=clip or video or row.locator)
-    return replace(row, status=FAILED_TO_DOWNLOAD, error=reason)
+    return replace(row, status=FAILED_TO_DOWNLOAD, error=NO_FILE_OF_ID)
 
 
 def _found(folder: Folder, row: SourceRow, names: list[str], *, is_clip: bool) -> SourceRow:

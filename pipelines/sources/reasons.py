@@ -26,7 +26,6 @@ NO_START = "stretch without a start"
 NO_END = "stretch without an end"
 NO_STRETCHES = "empty list of stretches"
 NO_RATE = "frame numbers without fps"
-VIDEO_PAGE = "page of a video, not a file"
 NO_FILE_OF_ID = "no file of that id"
 # Of files.
 OUTSIDE = "path leaves the folder"

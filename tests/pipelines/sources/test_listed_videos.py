@@ -15,6 +15,8 @@ from source_files import read, write_tar
 
 from gristmill.catalogs import catalog
 from gristmill.errors import SourceError
+from gristmill.pipelines.download.videos import VIDEO_PAGE, DownloadVideo
+from gristmill.pipelines.schema import ROW
 from gristmill.pipelines.sources import reasons
 from gristmill.pipelines.sources.listed_videos import is_page, youtube_id
 from gristmill.pipelines.sources.source import Source
@@ -144,12 +146,16 @@ def said(path: Path, form: str, *lines: dict[str, Any], **fields: Any) -> list[t
 
 
 @pytest.mark.parametrize("name", ["internvid", "hd-vila-100m", "howto100m", "panda-70m"])
-def test_pages_are_not_fetched_and_say_so(name: str, tmp_path: Path) -> None:
+def test_pages_are_not_fetched_and_the_download_says_so(name: str, tmp_path: Path) -> None:
     form, line, expected, _ = SETS[name]
     fields = catalog.resolve(f"catalog:{name}@{write(tmp_path / 'l', form, [of(line, IDS[0])])}")
     rows = read(**fields, kind="video")
-    assert [row["error"] for row in rows] == [reasons.VIDEO_PAGE] * len(expected)
+    assert [(row["status"], row["error"]) for row in rows] == [("pending", None)] * len(expected)
     assert {row["url"] for row in rows} == {WATCH + IDS[0]}
+    fetched = DownloadVideo()(pa.Table.from_pylist(rows, ROW)).to_pylist()
+    assert {(row["status"], row["error"]) for row in fetched} == {
+        ("failed_to_download", VIDEO_PAGE)
+    }
     assert [segment_of(row["meta"]) for row in rows] == [times for times, _ in expected]
     images = folder_of(tmp_path / "videos", "other.mp4", f"{IDS[0]}.txt")
     rows = read(**fields, kind="video", images=images)
@@ -317,7 +323,9 @@ def test_an_id_may_be_named_and_lie_within_objects(tmp_path: Path) -> None:
 def test_a_list_of_pages_without_anything_else(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(f"{WATCH}{IDS[0]}\n{V}\n")
     rows = read(tmp_path / "a.txt", kind="video")
-    assert [row["error"] for row in rows] == [reasons.VIDEO_PAGE, None]
+    assert [row["error"] for row in rows] == [None, None]
+    assert DownloadVideo().refusal(rows[0]["url"]) == VIDEO_PAGE
+    assert DownloadVideo().refusal(rows[1]["url"]) is None
 
 
 def test_clips_of_one_page_that_lie_in_a_tar_are_several(tmp_path: Path) -> None:

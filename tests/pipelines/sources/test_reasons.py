@@ -175,7 +175,6 @@ MADE = {
     reasons.NO_END: video('"start": 7'),
     reasons.NO_STRETCHES: video('"clip": []'),
     reasons.NO_RATE: video('"start_frame": 0, "end_frame": 50'),
-    reasons.VIDEO_PAGE: lines('{"video_id": "aaaaaaaaaa0"}', kind="video"),
     reasons.NO_FILE_OF_ID: lines('{"vid": "7-Scene-1"}', kind="video"),
     reasons.OUTSIDE: coco([{"id": 0, "file_name": "../x.jpg"}], []),
     reasons.NAME_NOT_UTF8: folder_of(os.fsdecode(b"\xe9.jpg")),
