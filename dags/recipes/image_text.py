@@ -21,6 +21,7 @@ from gristmill.pipelines.images.local_features import LocalFeatures
 from gristmill.pipelines.images.perceptual_hash import PerceptualHash
 from gristmill.pipelines.keep import Keep, Prefilter
 from gristmill.pipelines.shards.shards import Shards
+from gristmill.pipelines.sources.licences import LicenceFacts
 from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.sources.source_columns import SourceColumns
 from gristmill.pipelines.tokens.tokens import Tokens
@@ -61,8 +62,10 @@ def image_text(**source: Any) -> Dag:
             "source": Node(Source(**source)),
             # Idle until --keep-columns names some.
             "source_columns": Node(SourceColumns(), ("source",)),
+            # Idle until licences.enabled=true: SPDX identifiers, for rules.
+            "licences": Node(LicenceFacts(enabled=False), ("source",)),
             # Of what is not even to be fetched; idle until it has rules or a subset.
-            "prefilter": Node(Prefilter(), ("source_columns",)),
+            "prefilter": Node(Prefilter(), ("source_columns", "licences")),
             "download": Node(Download(), ("prefilter",)),
             "captions": Node(CleanCaptions(), ("download",)),
             "clip": Node(ClipScore(), ("captions",)),

@@ -12,6 +12,7 @@ from gristmill.pipelines.dedup.video_duplicates import ClipDuplicates
 from gristmill.pipelines.download.videos import DownloadVideo
 from gristmill.pipelines.keep import Keep, Prefilter
 from gristmill.pipelines.shards.shards import Shards
+from gristmill.pipelines.sources.licences import LicenceFacts
 from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.sources.source_columns import SourceColumns
 from gristmill.pipelines.tokens.multi_image_tokens import FrameTokens
@@ -53,8 +54,10 @@ def video_text(**source: Any) -> Dag:
             "source": Node(Source(**{"kind": "video", **source})),
             # Idle until --keep-columns names some.
             "source_columns": Node(SourceColumns(), ("source",)),
+            # Idle until licences.enabled=true: SPDX identifiers, for rules.
+            "licences": Node(LicenceFacts(enabled=False), ("source",)),
             # Of what is not even to be fetched; idle until it has rules or a subset.
-            "prefilter": Node(Prefilter(), ("source_columns",)),
+            "prefilter": Node(Prefilter(), ("source_columns", "licences")),
             "download": Node(DownloadVideo(), ("prefilter",)),
             "shots": Node(Shots(), ("download",)),
             "clips": Node(Clips(), ("shots",)),

@@ -103,6 +103,13 @@ class LicenceFacts(Score):
 
     media: ClassVar[Media | None] = None
 
+    # False: the node has nothing to do.
+    enabled: bool = True
+
+    def is_disabled(self) -> bool:
+        """Whether nobody asked for it."""
+        return not self.enabled
+
     def reads(self) -> tuple[str, ...]:
         """What the source says."""
         return ("licence",)
