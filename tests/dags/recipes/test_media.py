@@ -202,6 +202,8 @@ def test_killed_and_finished_on_ray_the_bytes_are_the_same(
     assert digests(out) == digests(done)
 
 
+# Minutes more: the same is tried of pictures alone in tests/dags/runs/test_add.py.
+@pytest.mark.drill
 def test_a_list_is_added(made: Made, done: Path, tmp_path: Path) -> None:
     """Half of the world, then all of it: the other half lies in shards of its own."""
     out, rows = tmp_path / "run", json.loads((done / "summary.json").read_text())["rows_in"]
