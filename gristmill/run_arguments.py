@@ -85,6 +85,10 @@ def make_dag(
 
     found = find_dag(recipe, source_fields(source, images, columns))
     if keep_columns:
+        # The first rows are read as they will be read.
+        of_source = [one for one in settings or [] if one.startswith(f"{found.source}.")]
+        node = found.source
+        found = found.replace(node, apply_settings(found, of_source).stage(node))
         found = with_source_columns(found, keep_columns)
     with cautions_said():
         dag = with_evaluations(apply_settings(found, settings or []))

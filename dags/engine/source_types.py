@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from gristmill.dags.engine.read_parts import ask_source
 from gristmill.dags.graph import Dag
-from gristmill.errors import ConfigurationError
+from gristmill.errors import ConfigurationError, SourceError
 from gristmill.pipelines.sources.source import Source
 from gristmill.pipelines.sources.source_columns import SourceColumns, parse_columns
 from gristmill.pipelines.stage import Read
@@ -49,6 +49,25 @@ def with_source_types(dag: Dag) -> Dag:
             where = getattr(source, "path", "") or type(source).__name__
             dag = dag.replace(name, stage.settled(_first_rows(source), where, of_text=of_text))
     return dag
+
+
+def check_list(dag: Dag, source: Read) -> None:
+    """Raise `SourceError` for a list that is to be added and lacks a column that the run carries,
+    or has values of another type there: they would have no value, and rules would drop them."""
+    for node in dag.nodes.values():
+        stage = node.stage
+        if not isinstance(stage, SourceColumns):
+            continue
+        where = getattr(source, "path", "") or type(source).__name__
+        of_text = isinstance(source, Source) and source.is_of_text()
+        bare = SourceColumns(columns=stage.columns)
+        found = bare.settled(_first_rows(source), where, of_text=of_text).types
+        for name, kind in stage.types.items():
+            if kind not in (found[name], "string") and (kind, found[name]) != ("float64", "int64"):
+                raise SourceError(
+                    f"{where}: {stage.columns[name]!r} holds {found[name]}, and in this run it is "
+                    f"{kind}; bring the list into that type"
+                )
 
 
 def _first_rows(source: Read) -> Iterator[pa.Table]:

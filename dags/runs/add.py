@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gristmill.dags.engine.additions import (
@@ -22,6 +23,7 @@ from gristmill.dags.engine.progress import Progress
 from gristmill.dags.engine.read_parts import ask_source
 from gristmill.dags.engine.run_folder import RunLayout
 from gristmill.dags.engine.run_lock import run_lock
+from gristmill.dags.engine.source_types import check_list
 from gristmill.dags.engine.summary import RunSummary
 from gristmill.dags.runs.plan import open_run, require_finished, where_it_ran
 from gristmill.dags.settings import apply_settings
@@ -146,6 +148,7 @@ def _next(layout: RunLayout, source: Read | None, limit: int) -> RunLayout | str
         return "nothing to add: this very list is in the run already"
     layout = dataclasses.replace(layout, additions=(*stays, found))
     check_source(layout)
+    ask_source(layout.dag, partial(check_list, layout.dag, source))
     if found not in there:
         folder.remove(layout.last_folder(layout.dag.source))
         write_additions(folder, layout.additions)

@@ -100,6 +100,9 @@ class Fetcher:
         self._wishes = SiteWishes(self._site_file, self._agent, policy)
         self.turns = Turns(policy)
         self._resolver = GuardedResolver(policy.allow_hosts, policy.name_servers)
+        # Whoever waits for a connection of ours waits before its clock runs.
+        self._connections = asyncio.Semaphore(policy.connections)
+        self._of_host: dict[str, asyncio.Semaphore] = {}
         # Jitter spreads load; it never decides what is written.
         self._random = random.Random()
 
@@ -239,7 +242,7 @@ class Fetcher:
                     if self._room is not None:
                         await self._room()
                     await self.turns.take(host_key(url))
-            async with ask(url, one) as response:
+            async with self._connection(host_key(url), one), ask(url, one) as response:
                 yield response
         except Exception as error:
             refused = address_refused(error)
@@ -247,6 +250,16 @@ class Fetcher:
                 raise
             prefix = "redirect to a " if redirected else ""
             raise Refused(f"{prefix}{refused}") from error
+
+    @contextlib.asynccontextmanager
+    async def _connection(self, host: str, one: _Try) -> AsyncIterator[None]:
+        """Hold one of the connections that there may be, to a host and at all."""
+        own = self._of_host.setdefault(host, asyncio.Semaphore(self.policy.per_host))
+        async with contextlib.AsyncExitStack() as held:
+            with one.stopped():
+                await held.enter_async_context(own)
+                await held.enter_async_context(self._connections)
+            yield
 
     async def _permit(self, url: yarl.URL, one: _Try) -> None:
         """Raises `Refused` for what the files of the host speak against."""

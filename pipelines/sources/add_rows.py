@@ -10,7 +10,13 @@ from gristmill.pipelines.schema import FAILED_TO_DECODE, FAILED_TO_DOWNLOAD, FAI
 from gristmill.pipelines.sources.cells import cell_of
 from gristmill.pipelines.sources.files import named_file_row
 from gristmill.pipelines.sources.listed_videos import is_page, listed_videos
-from gristmill.pipelines.sources.reasons import LOCAL_PATH, NO_TEXT, NO_URL, no_picture
+from gristmill.pipelines.sources.reasons import (
+    LOCAL_PATH,
+    NO_TEXT,
+    NO_URL,
+    SEVERAL_IN_ROW,
+    no_picture,
+)
 from gristmill.pipelines.sources.row_builder import ENDINGS, RowBuilder, SourceRow, url_row
 from gristmill.pipelines.sources.values import digest_of, ending_of, is_address, texts_of
 
@@ -25,8 +31,12 @@ def add_mapped(rows: RowBuilder, mapping: Mapping[str, str], values: Mapping[str
     if rows.kind == "text":
         rows.add(text_row(facts.get("caption")).saying(facts, meta))
         return
-    path = facts.get("path")
-    row = address_row(rows, facts.get("url"))
+    path, url = _only(facts.get("path")), _only(facts.get("url"))
+    if isinstance(url, list) or (isinstance(path, list) and url is None):
+        content = sorted(values.items(), key=str)
+        add_broken(rows, content, FAILED_TO_DOWNLOAD, SEVERAL_IN_ROW, values)
+        return
+    row = address_row(rows, url)
     if path is not None and row.error == NO_URL:
         if mapping["path"] in values:
             meta[mapping["path"]] = path
@@ -38,6 +48,13 @@ def add_mapped(rows: RowBuilder, mapping: Mapping[str, str], values: Mapping[str
         else:
             row = replace(row, kind="path", locator=digest_of(path), error=LOCAL_PATH)
     add_addressed(rows, row, facts, meta)
+
+
+def _only(cell: object) -> object:
+    """What a list of one holds; a list of several stays one."""
+    if isinstance(cell, list) and len(cell) < 2:
+        return cell[0] if cell else None
+    return cell
 
 
 def add_addressed(
@@ -146,5 +163,7 @@ def split_values(
 ) -> tuple[dict[str, object], dict[str, object]]:
     """What is said under our names, and what else is said."""
     facts = {ours: cell_of(values, theirs) for ours, theirs in mapping.items()}
-    used = set(mapping.values())
+    # A column of names of files says something besides where the picture has an address, or lies
+    # in the source.
+    used = {theirs for ours, theirs in mapping.items() if ours != "path"}
     return facts, {name: value for name, value in values.items() if name not in used}

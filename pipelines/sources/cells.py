@@ -59,7 +59,11 @@ def _one(values: Mapping[str, object], name: str) -> object:
     pieces, at = [], 0
     for hole in _HOLE.finditer(name):
         cell = _one(values, hole[1])
-        said = None if _says_nothing(cell) else text_of(cell)
+        try:
+            said = None if _says_nothing(cell) else text_of(cell)
+        except UnicodeDecodeError:
+            # Bytes are no part of a text.
+            said = None
         if said is None:
             return None
         if hole[3]:

@@ -150,7 +150,9 @@ def named_file_row(folder: Folder, name: str) -> SourceRow:
     url = resolve_inside(folder, name)
     if url is None:
         return _failed(name, FAILED_TO_DOWNLOAD, OUTSIDE)
-    return SourceRow(kind="path", locator=name, pointer=file_pointer(url))
+    # However it is spelt, one file has one name: `1.jpg`, `./1.jpg`, `/data/set/1.jpg`.
+    place = url.removeprefix(f"{folder.url}/")
+    return SourceRow(kind="path", locator=place, pointer=file_pointer(url))
 
 
 def _failed(name: str, status: str, reason: str) -> SourceRow:

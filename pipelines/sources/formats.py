@@ -94,6 +94,8 @@ def format_by_content(url: str) -> str | None:
 def expand(path: str) -> list[str]:
     """URLs that a path stands for. What exists under the very name is meant; else globs are
     expanded, sorted, without dot files."""
+    if not path.strip():
+        raise SourceError("a source without a path; write one behind its format, as csv:list.csv")
     try:
         fs, plain = locate(path)
         there = entry_type(fs, plain)
@@ -134,7 +136,8 @@ def split_paths(path: str, named_format: Callable[[str], tuple[str, str]]) -> li
         count = next((n for n in longer if _is_there(pieces[:n], named_format)), 1)
         found.append(",".join(pieces[:count]).strip())
         pieces = pieces[count:]
-    return found
+    # Nothing between two commas is no path, least of all the folder that we are in.
+    return [one for one in found if one]
 
 
 def _is_there(pieces: Sequence[str], named_format: Callable[[str], tuple[str, str]]) -> bool:
@@ -173,8 +176,8 @@ def _detect_folder(kind: str, url: str) -> list[tuple[str, str]]:
         return [(kind, url)]
     names = [name for name in folder.names() if not is_mark(name)]
     files = _without_folders(folder, names)
-    tars = [name for name in files if name.endswith(TAR_ENDINGS)]
-    parquets = [name for name in names if name.endswith(".parquet")]
+    tars = [name for name in files if format_of(name) == "tars"]
+    parquets = [name for name in names if format_of(name) == "parquet"]
     if kind == "auto" and (tables := _metadata(folder, names, files)):
         return [pair for name in tables for pair in detect("auto", folder.join_url(name))]
     if kind == "auto" and _pairs(names, set(names) - set(files)):
@@ -199,7 +202,7 @@ def _below(folder: Folder) -> list[tuple[str, str]]:
     names = [name for name in folder.walk() if not any(map(is_mark, name.split("/")))]
     if any(ending_of(name) in ENDINGS[kind] for name in names for kind in ENDINGS):
         return []
-    for kind in ("tars", "parquet"):
+    for kind in ("tars", "parquet", *ARCHIVES):
         holding = sorted({name.rpartition("/")[0] for name in names if format_of(name) == kind})
         found = (_detect_folder("auto", folder.join_url(below)) for below in holding)
         if holding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from gristmill.pipelines.locate import is_folder, open_url
+from gristmill.pipelines.locate import open_url
 from gristmill.pipelines.sources.formats import is_hidden
 from gristmill.pipelines.sources.parquet import image_column, image_columns, open_parquet
 from gristmill.pipelines.storage import Folder
@@ -25,13 +25,11 @@ def counted(names: Sequence[str]) -> str:
 def other_files(path: str, taken: Collection[str]) -> list[str]:
     """Names in a folder of tables or tars that are none of those that are read (`taken`, URLs)."""
     folder = Folder(path)
-    bases = {url.rpartition("/")[2] for url in taken}
+    urls = set(taken)
     return [
         name
-        for name in folder.names()
-        if name not in bases
-        and not name.endswith("_stats.json")
-        and not is_folder(folder.join_url(name))
+        for name in folder.walk()
+        if folder.join_url(name) not in urls and not name.endswith("_stats.json")
     ]
 
 

@@ -45,6 +45,7 @@ _NAMED = {
     "openrail": "", "unsplash": "", "pexels": "", "pixabay": "",
 }  # fmt: skip
 _ADDRESSED = {
+    "opensource.org/licenses/mit-0": "MIT-0",
     "opensource.org/licenses/mit": "MIT",
     "www.apache.org/licenses/license-2.0": "Apache-2.0",
     "apache.org/licenses/license-2.0": "Apache-2.0",
@@ -89,6 +90,9 @@ _NOISE = re.compile(
     r"\b(?:the|creative\s+commons?|cc|licen[sc]ed?|public\s+licen[sc]e|international|unported|"
     r"generic|universal|deed|legalcode|under|and|a)\b|[()\[\]/,:;\"'_–-]"
 )
+
+# "Apache-2.0 OR MIT", "CC BY 4.0 / CC BY-NC 4.0"; not "GPL-3.0-or-later".
+_CHOICE = re.compile(r"\s(?:or|/)\s(?!later|any)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,15 +144,16 @@ def spdx(licence: str | None) -> str | None:
     text = " ".join((licence or "").split()).strip(" .;,")
     if not text or len(text) > 300:
         return None
-    whole = _one(text)
-    if whole is not None:
-        return whole
-    parts = [part for part in re.split(r"[;,|]|\sAND\s", text) if part.strip()]
+    if _CHOICE.search(text):
+        # A choice between several is none of them.
+        return None
+    parts = [part for part in re.split(r"[;,|&]|\sand\s", text, flags=re.I) if part.strip()]
     found = [_one(part.strip()) for part in parts]
     names = [name for name in found if name is not None]
-    if len(parts) < 2 or len(names) < len(found):
-        return None
-    return " AND ".join(dict.fromkeys(names))
+    # Of several, before their terms are taken for those of one.
+    if len(parts) > 1 and len(names) == len(found):
+        return " AND ".join(dict.fromkeys(names))
+    return _one(text)
 
 
 def _one(text: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 from collections import Counter
@@ -55,6 +56,7 @@ from gristmill.pipelines.sources.tars import (
     read_tar,
     skipped_members,
 )
+from gristmill.pipelines.sources.values import is_address
 from gristmill.pipelines.sources.warc import check_archive, read_warc
 from gristmill.pipelines.sources.wat import read_wat
 from gristmill.pipelines.stage import ManifestEntry, Read, require_choice, setting
@@ -88,15 +90,15 @@ class Source(Read):
     """
 
     # 2: the columns of each line are found by its own names; each caption of a list is a row.
-    # 3: tables name files; conversations have their first answer as caption.
-    # 4: lists of videos name ids, frames and objects; what is no stretch is no whole video.
+    # 3: tables name files; conversations have their first answer as caption. 4: lists of videos
+    # name ids, frames and objects; what is no stretch is no whole video; files of many places.
     version: ClassVar[int] = 4
 
     # File, folder, glob or fsspec URL.
     path: str = ""
     # "auto" goes by ending and content.
     format: str = setting("auto", choices=FORMATS)
-    # Folder of the pictures that a table or a COCO file names; a table's may lie beside it. Videos
+    # Folder of the pictures that a table (beside which they lie else) or a COCO file names; videos
     # lie there also under the ids that a list has.
     images: str = ""
     # Our column -> theirs, for odd names: {"caption": "TEXT", "url": "link"}.
@@ -229,10 +231,9 @@ class Source(Read):
         for kind, path in inputs:
             place = places.get(place_of(kind, path), "")
             if kind == "folder":
-                names, _, _ = self._folder_names(path)
+                names = self._folder_names(path)[0]
                 for i in range(0, len(names), _FOLDER_CHUNK):
-                    files = (path, *names[i : i + _FOLDER_CHUNK])
-                    yield Chunk(kind, files, place=place)
+                    yield Chunk(kind, (path, *names[i : i + _FOLDER_CHUNK]), place=place)
             elif kind == "img2dataset":
                 yield from (Chunk(kind, pair) for pair in img2dataset_pairs(path))
             elif kind in ("parquet", "hf"):
@@ -247,8 +248,8 @@ class Source(Read):
             yield from self.read(chunk)
 
     def is_of_text(self) -> bool:
-        """Whether values are texts whatever they mean, as in a CSV."""
-        return self._inputs()[0][0] in ("csv", "tsv")
+        """Whether values are texts whatever they mean."""
+        return next(self._each_chunk()).format in ("csv", "tsv")
 
     def read(self, chunk: Chunk) -> Iterator[pa.Table]:
         """Tables of rows; memory is bounded by one picture, or one COCO file."""
@@ -256,18 +257,15 @@ class Source(Read):
         return first_rows(tables, chunk.rows) if chunk.rows else tables
 
     def _read(self, chunk: Chunk) -> Iterator[pa.Table]:
-        first = chunk.files[0]
-        by_id = FilesById(Folder(self.images)) if self.images and self.kind == "video" else None
-        files = self._named_files(first)
-        rows = RowBuilder(self.title(), self.kind, files, by_id, chunk.place)
-        columns = ColumnMap(self.columns, self.kind)
+        first, columns = chunk.files[0], ColumnMap(self.columns, self.kind)
+        named = self._named_files(first), self._by_id, chunk.place
+        rows = RowBuilder(self.title(), self.kind, *named)
         if chunk.format == "folder":
             _, sidecars, _ = self._folder_names(first)
             return read_folder(Folder(first), list(chunk.files[1:]), sidecars, columns, rows)
         if chunk.format in ("parquet", "hf"):
             return read_parquet(first, chunk.groups, columns, rows)
-        if chunk.format in ("csv", "tsv"):
-            delimiter = "\t" if chunk.format == "tsv" else ","
+        if delimiter := {"csv": ",", "tsv": "\t"}.get(chunk.format):
             return read_delimited(first, delimiter, columns, rows)
         if chunk.format == "jsonl":
             return read_json_lines(first, columns, rows)
@@ -283,14 +281,18 @@ class Source(Read):
             return read_img2dataset(first, chunk.files[1], columns, rows)
         return read_tar(first, columns, rows)
 
+    @functools.cached_property
+    def _by_id(self) -> FilesById | None:
+        """One for all chunks: its folder is walked once."""
+        return FilesById(Folder(self.images)) if self.images and self.kind == "video" else None
+
     def _named_files(self, table: str) -> Folder | None:
         """Below which lie the files that a table names: what was given, else where it lies itself.
         What a web server says of its own files is for the download."""
         if self.images:
             return Folder(self.images)
-        web = table.startswith(("http://", "https://"))
         above, slash, _ = table.rpartition("/")
-        return None if web else Folder(above or slash or ".")
+        return None if is_address(table) else Folder(above or slash or ".")
 
     def notes(self) -> list[str]:
         """Files of a folder that were taken neither for what the rows are of nor for sidecars, and

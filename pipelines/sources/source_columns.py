@@ -118,7 +118,11 @@ class SourceColumns(Score):
         for ours, theirs in self.columns.items():
             if ours in types:
                 continue
-            if all(missing_column(values, theirs) for values in objects):
+            # Of what lies within a column only its values tell that it is there.
+            within = not any(theirs in values for values in objects)
+            if all(missing_column(values, theirs) for values in objects) or (
+                within and all(cell_of(values, theirs) is None for values in objects)
+            ):
                 names = list(dict.fromkeys(name for values in objects for name in values))
                 raise SourceError(
                     absent_column(f"{where}, in its first {len(objects)} rows,", theirs, names)
@@ -149,7 +153,11 @@ def parse_columns(texts: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]
                 f"--keep-columns {text!r}: write NAME, OURS=NAME or NAME:TYPE (types: "
                 f"{', '.join(TYPES)})"
             )
-        columns[ours] = theirs
+        if columns.setdefault(ours, theirs) != theirs:
+            raise ConfigurationError(
+                f"--keep-columns: {columns[ours]!r} and {theirs!r} would both be called {ours!r}; "
+                f"call one otherwise: other_{ours}={theirs}"
+            )
         if kind:
             types[ours] = kind
     return columns, types
@@ -169,7 +177,8 @@ def _type_of(values: Iterable[object], *, of_text: bool) -> str:
         if isinstance(value, bool):
             kinds.add("bool")
         elif isinstance(value, int):
-            kinds.add("int64" if -(2**63) <= value < 2**63 else "float64")
+            # Beyond 64 bits it is an id or a hash: a float would make several one.
+            kinds.add("int64" if -(2**63) <= value < 2**63 else "string")
         elif isinstance(value, float):
             kinds.add("float64")
         elif isinstance(value, str) and of_text:
@@ -184,8 +193,8 @@ def _type_of(values: Iterable[object], *, of_text: bool) -> str:
 def _type_of_text(text: str) -> str:
     if text.lower() in _TRUTH:
         return "bool"
-    if _WHOLE.fullmatch(text) and -(2**63) <= int(text) < 2**63:
-        return "int64"
+    if _WHOLE.fullmatch(text):
+        return "int64" if len(text) < 21 and -(2**63) <= int(text) < 2**63 else "string"
     leading_zero = re.match(r"[+-]?0\d", text)
     return "float64" if _NUMBER.fullmatch(text) and not leading_zero else "string"
 
@@ -205,12 +214,13 @@ def _typed(value: object, kind: str) -> object:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
+        if kind == "int64" and (isinstance(value, int) or _WHOLE.fullmatch(str(value))):
+            # Never by way of a float, which tells no two large ids apart.
+            whole = int(value)
+            return whole if -(2**63) <= whole < 2**63 else None
         number = float(value)
-        if kind == "float64":
-            return number if math.isfinite(number) else None
-        whole = (
-            int(value) if isinstance(value, int) or _WHOLE.fullmatch(str(value)) else int(number)
-        )
     except (ValueError, OverflowError):
         return None
-    return whole if whole == number and -(2**63) <= whole < 2**63 else None
+    if kind == "float64":
+        return number if math.isfinite(number) else None
+    return int(number) if number.is_integer() and -(2**63) <= number < 2**63 else None

@@ -37,6 +37,7 @@ _DECLARED = re.compile(
 _BREAKS = re.compile("[\t\n\r]")
 _SPACES = " \t\n\r\f"
 _ABSOLUTE = re.compile("https?://[^/?#]", re.IGNORECASE)
+_NAMES = re.compile("[/.?]")
 _EMBEDDED = re.compile("(?:data|blob|about|javascript):", re.IGNORECASE)
 # Of an address that begins with a slash, what makes it more than that of a file of the same host.
 _NOT_PLAIN = re.compile(r"^//|/\.|#|\?$")
@@ -177,8 +178,10 @@ def image_of(attributes: Mapping[str, str], base: str) -> PageImage:
     """An `<img>` by its attributes: where pictures are loaded late, that address is the picture's,
     then `src`, then what `srcset` has, the largest first."""
     given = attributes.get("src", "")
-    found = [attributes[name] for name in _LATE if name in attributes]
-    found.append(given)
+    # A flag (`data-lazy="true"`) is no address.
+    found = [text for name in _LATE if _NAMES.search(text := attributes.get(name, ""))]
+    # Beside such an address, `src` is what stands in for the picture, and never the picture.
+    found = [text for text in found if joined(base, text)] or [given]
     for name in _SETS:
         if name in attributes:
             found += _of_set(attributes[name])

@@ -15,7 +15,11 @@ from gristmill.dags.dag_yaml import dump_dag, load_dag
 from gristmill.dags.engine.execute import RunOptions, execute
 from gristmill.dags.engine.lay_out import lay_out
 from gristmill.dags.engine.progress import make_progress
-from gristmill.dags.engine.source_types import with_source_columns, with_source_types
+from gristmill.dags.engine.source_types import (
+    check_list,
+    with_source_columns,
+    with_source_types,
+)
 from gristmill.dags.graph import Dag, Node
 from gristmill.dags.recipes.edit import edit
 from gristmill.dags.recipes.image_text import image_text
@@ -103,3 +107,18 @@ def test_without_columns_recipes_are_what_they_were(recipe: Callable[..., Dag]) 
     dag = recipe(path="x").without_idle()
     assert not any(isinstance(node.stage, SourceColumns) for node in dag.nodes.values())
     assert not any(isinstance(node.stage, Prefilter) for node in dag.nodes.values())
+
+
+def test_a_list_of_other_types_is_refused_before_anything_is_read(
+    listed: Path, tmp_path: Path
+) -> None:
+    dag = with_source_types(load_dag(DAG.format(path=listed), "test"))
+    fits, other, bare = (tmp_path / f"{name}.csv" for name in ("fits", "other", "bare"))
+    fits.write_text("url,similarity,nsfw\nhttp://a/1,1,UNLIKELY\n")
+    other.write_text("url,similarity,nsfw\nhttp://a/1,high,UNLIKELY\n")
+    bare.write_text("url,similarity\nhttp://a/1,0.5\n")
+    check_list(dag, Source(path=str(fits)))
+    with pytest.raises(SourceError, match="holds string, and in this run it is float64"):
+        check_list(dag, Source(path=str(other)))
+    with pytest.raises(SourceError, match="no column 'nsfw'"):
+        check_list(dag, Source(path=str(bare)))

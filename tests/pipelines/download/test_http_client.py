@@ -333,3 +333,20 @@ def test_an_honest_user_agent_and_no_credentials(server: Loopback) -> None:
 @pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111"])
 def test_public_addresses_are_not_refused(address: str) -> None:
     assert refusal(address) is None
+
+
+def test_who_waits_for_a_connection_of_ours_is_not_timed_out(server: Loopback) -> None:
+    """Two at a time, each well within its time, and all of them beyond it: the others waited in the
+    pool of connections with their clocks running, and ended as `timed out`."""
+
+    async def slowly(request: web.Request) -> web.Response:
+        await asyncio.sleep(0.2)
+        return web.Response(body=b"data")
+
+    server.pages = {f"/{i}": slowly for i in range(24)}
+    urls = [server.url(path) for path in server.pages]
+    for limits in ({"per_host": 2}, {"connections": 2}):
+        found = fetch(policy(server, retries=0, **limits), *urls)
+        assert {one.error for one in found} == {None}
+        assert len(server.hits) == len(urls)
+        server.hits.clear()

@@ -89,3 +89,18 @@ def test_a_rule_can_name_it() -> None:
     rule = "licence_spdx IS NULL OR licence_spdx LIKE '%NC%'"
     left = duckdb.sql(f'SELECT licence_spdx FROM "table" WHERE NOT ({rule})').fetchall()
     assert left == [("CC-BY-4.0",), ("CC0-1.0",)]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("CC-BY-NC-4.0,CC-BY-4.0", "CC-BY-NC-4.0 AND CC-BY-4.0"),
+        ("MIT and Apache-2.0", "MIT AND Apache-2.0"),
+        ("https://opensource.org/licenses/mit-0", "MIT-0"),
+        ("CC-BY-4.0 OR CC-BY-NC-4.0", None),
+        ("CC BY 4.0 / CC BY-NC 4.0", None),
+        ("Apache-2.0 or MIT", None),
+    ],
+)
+def test_of_several_none_is_made_of_the_terms_of_all(said: str, expected: str | None) -> None:
+    assert spdx(said) == expected

@@ -41,7 +41,7 @@ def read_rows(path: Path) -> list[dict[str, object]]:
         (b'{"file_name": "/etc/own.png", "url": null}', "path leaves the folder"),
         (b'{"url": null}', "no url"),
         (b'{"url": "  "}', "no url"),
-        (b'{"url": ["http://h/1"]}', "url is not text"),
+        (b'{"url": {"at": "http://h/1"}}', "url is not text"),
         (b'{"url": {"href": "http://h/1"}}', "url is not text"),
     ],
 )

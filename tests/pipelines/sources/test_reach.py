@@ -25,7 +25,7 @@ from loopback import Loopback
 from source_files import bytes_of, jpeg, read
 
 from gristmill.errors import SourceError
-from gristmill.pipelines.schema import make_uid
+from gristmill.pipelines.schema import make_image_id, make_uid
 from gristmill.pipelines.sources.documents import DocumentSource
 from gristmill.pipelines.sources.formats import detect
 from gristmill.pipelines.sources.source import Source
@@ -380,3 +380,50 @@ def test_where_the_places_lie_is_nothing(tmp_path: Path) -> None:
             for name in ("here", "there")
         }
         assert len(uids) == 1, form
+
+
+def test_nothing_between_commas_is_not_the_folder_that_we_are_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.csv", "b.csv", "other.csv"):
+        (tmp_path / name).write_text(f"url\nhttp://h/{name}\n")
+    assert [row["url"] for row in read("a.csv,,b.csv,")] == ["http://h/a.csv", "http://h/b.csv"]
+    with pytest.raises(SourceError, match="a source without a path"):
+        read("csv:")
+
+
+def test_capitals_are_no_other_format(tmp_path: Path) -> None:
+    """They were a recursion without end."""
+    pq.write_table(pa.table({"url": ["http://h/1"]}), tmp_path / "A.PARQUET")
+    assert read(tmp_path)[0]["url"] == "http://h/1"
+
+
+def test_what_lies_below_tables_is_noted(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    for path in (tmp_path / "a.parquet", tmp_path / "more/b.parquet"):
+        pq.write_table(pa.table({"url": ["http://h/1"]}), path)
+    assert len(read(tmp_path)) == 1
+    assert "not read: 1 .parquet" in Source(path=str(tmp_path)).notes()[0]
+
+
+def test_one_file_has_one_name_however_it_is_spelt(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(jpeg())
+    spelt = ["1.jpg", "./1.jpg", str(tmp_path / "1.jpg")]
+    (tmp_path / "a.txt").write_text("\n".join(spelt))
+    rows = read(tmp_path / "a.txt")
+    assert {row["image_id"] for row in rows} == {make_image_id("path", "1.jpg")}
+
+
+def test_lists_of_one_in_cells_are_that_one(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(jpeg())
+    cells = [
+        {"image": ["1.jpg"]},
+        {"url": ["http://h/1"]},
+        {"image": ["1.jpg", "2.jpg"]},
+        {"image": []},
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, cells)))
+    rows = read(tmp_path / "a.jsonl")
+    errors = [None, None, "several pictures in one row", "no url"]
+    assert [row["error"] for row in rows] == errors and bytes_of(rows[:1]) == [jpeg()]

@@ -162,7 +162,7 @@ MADE = {
     reasons.wrong_cells(3, 2): table("http://h/1,a,b\n"),
     reasons.NO_URL: table(",a\n"),
     reasons.LOCAL_PATH: lines('{"path": 7}'),
-    reasons.URL_NOT_TEXT: lines('{"url": ["http://h/1"]}'),
+    reasons.URL_NOT_TEXT: lines('{"url": {"at": "http://h/1"}}'),
     reasons.NO_TEXT: lines('{"prompt": " "}', kind="text"),
     reasons.BROKEN_SIDECAR: folder_of("a.jpg", b"{"),
     reasons.SHARED_SIDECAR: shared_sidecar,

@@ -144,3 +144,50 @@ def test_columns_as_they_are_typed() -> None:
     )
     with pytest.raises(ConfigurationError, match="write NAME, OURS=NAME or NAME:TYPE"):
         parse_columns(["a,,b"])
+
+
+IDS = [1234567890123456789, 9007199254740993, -(2**63)]
+HASHES = [2**63 + 1, 2**63 + 2, 3]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_ids_are_what_they_were_to_the_last_digit(tmp_path: Path, form: str) -> None:
+    """They went by way of a float: most were null, and several hashes became one."""
+    path = tmp_path / f"list.{form}"
+    values: dict[str, list[object]] = {"id": [*IDS], "hash": [*HASHES]}
+    if form == "csv":
+        lines_ = [f"http://a/{i},{a},{b}" for i, (a, b) in enumerate(zip(IDS, HASHES, strict=True))]
+        path.write_text("\n".join(["url,id,hash", *lines_]))
+    elif form == "jsonl":
+        lines(path, values)
+    else:
+        hashes = pa.array(HASHES, pa.uint64())
+        urls = [f"http://a/{i}" for i in range(3)]
+        pq.write_table(pa.table({"url": urls, "id": IDS, "hash": hashes}), path)
+    stage, found = carried(path, SourceColumns(columns={"id": "id", "hash": "hash"}))
+    assert found["id"] == IDS and stage.types["id"] == "int64"
+    assert [str(value) for value in found["hash"]] == [str(value) for value in HASHES]
+    assert len({*found["hash"]}) == 3
+
+
+def test_a_number_of_five_thousand_digits_is_a_text(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(f"url,n\nhttp://a/0,{'7' * 5000}\n")
+    stage, found = carried(tmp_path / "list.csv", SourceColumns(columns={"n": "n"}))
+    assert stage.types == {"n": "string"} and found == {"n": ["7" * 5000]}
+
+
+def test_what_a_row_was_not_taken_by_can_be_carried(tmp_path: Path) -> None:
+    path = lines(tmp_path / "list.jsonl", {"filename": ["a.jpg", "b.jpg"]})
+    _, found = carried(path, SourceColumns(columns={"filename": "filename"}))
+    assert found == {"filename": ["a.jpg", "b.jpg"]}
+
+
+def test_a_name_within_a_column_must_be_somewhere(tmp_path: Path) -> None:
+    path = lines(tmp_path / "list.jsonl", VALUES)
+    with pytest.raises(SourceError, match=r"no column 'deep\.scor'"):
+        carried(path, SourceColumns(columns={"x": "deep.scor"}))
+
+
+def test_two_columns_of_one_name_are_not_one() -> None:
+    with pytest.raises(ConfigurationError, match="would both be called 'a_b'"):
+        parse_columns(["a-b,a_b"])

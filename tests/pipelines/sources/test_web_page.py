@@ -34,7 +34,8 @@ def pictures(html: str, url: str = URL) -> list[tuple[str, list[str]]]:
         ("src=http://[broken", []),
         ("src=https:///", []),
         # Loaded late: that address is the picture's, `src` what stands in for it.
-        ("src=grey.gif data-src=/c.jpg", ["https://h.test/c.jpg", "https://h.test/a/grey.gif"]),
+        ("src=grey.gif data-src=/c.jpg", ["https://h.test/c.jpg"]),
+        ("src=/c.jpg data-lazy=true", ["https://h.test/c.jpg"]),
         ("src=data:x data-original=/c.jpg", ["https://h.test/c.jpg"]),
         ("data-lazy-src=/c.jpg", ["https://h.test/c.jpg"]),
         ("src=/c.jpg data-src=data:x", ["https://h.test/c.jpg"]),
