@@ -187,7 +187,7 @@ def pages(timeout_s: float, large: int) -> dict[str, Answer]:
         "huge picture": whole(_huge_png()),
         "huge body": whole(jpeg + bytes(large)),
         "wrong type": whole(jpeg, "Content-Type: text/plain"),
-        "gzip": whole(gzip.compress(jpeg), "Content-Encoding: gzip"),
+        "gzip": whole(gzip.compress(jpeg, mtime=0), "Content-Encoding: gzip"),
         "deflate": whole(zlib.compress(jpeg), "Content-Encoding: deflate"),
         "gzip in name only": whole(jpeg, "Content-Encoding: gzip"),
         "unknown encoding": whole(jpeg, "Content-Encoding: aws-chunked"),

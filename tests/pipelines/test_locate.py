@@ -53,7 +53,7 @@ def test_packed_files_are_known_by_their_bytes() -> None:
     with zipfile.ZipFile(archive, "w") as opened:
         opened.writestr("x.txt", "text")
     packed = [
-        gzip.compress(b"text"), bz2.compress(b"text"), lzma.compress(b"text"),
+        gzip.compress(b"text", mtime=0), bz2.compress(b"text"), lzma.compress(b"text"),
         zstd.getvalue().to_pybytes(), archive.getvalue(),
     ]  # fmt: skip
     for data in packed:

@@ -84,7 +84,7 @@ def test_a_tar_and_a_parquet_without_ending(tmp_path: Path) -> None:
         tar.addfile(info, io.BytesIO(jpeg()))
     assert read(tmp_path / "table")[0]["url"] == "http://h/1"
     assert bytes_of(read(tmp_path / "shard")) == [jpeg()]
-    (tmp_path / "shard.gz").write_bytes(gzip.compress((tmp_path / "shard").read_bytes()))
+    (tmp_path / "shard.gz").write_bytes(gzip.compress((tmp_path / "shard").read_bytes(), mtime=0))
     assert bytes_of(read(tmp_path / "shard.gz")) == [jpeg()]
 
 
@@ -101,7 +101,7 @@ def test_marks_of_writers_and_machines_are_no_rows(tmp_path: Path) -> None:
     (spark / "_delta_log").mkdir(parents=True)
     for i in range(2):
         data = b"".join(written("jsonl").splitlines(keepends=True)[i : i + 1])
-        (spark / f"part-0000{i}-tid-1.json.gz").write_bytes(gzip.compress(data))
+        (spark / f"part-0000{i}-tid-1.json.gz").write_bytes(gzip.compress(data, mtime=0))
     for name in ("_SUCCESS", "_committed_1", "_started_1", "._part-00000", ".part-0.json.crc"):
         (spark / name).write_bytes(b"\0\5\x16\7")
     (spark / "_delta_log/00000.json").write_text("{}")

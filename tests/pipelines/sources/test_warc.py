@@ -98,7 +98,7 @@ def test_pictures_of_the_archive_are_taken_from_it(name: str, tmp_path: Path) ->
         Answer("https://h.test/again.jpg", b"", "image/jpeg", kind="revisit",
                record=[("refers", "https://h.test/a/boat.jpg")]),
         Answer("https://h.test/l.jpg", jpeg(2), "image/jpeg"),
-        Answer("https://h.test/packed", gzip.compress(jpeg(3)), "image/jpeg", packed),
+        Answer("https://h.test/packed", gzip.compress(jpeg(3), mtime=0), "image/jpeg", packed),
         Answer("https://h.test/gone.jpg", b"nothing", "image/jpeg", status="404 Not Found"),
         Answer("https://h.test/file.jpg", jpeg(4), "image/jpeg", kind="resource"),
         Answer("https://h.test/unseen.jpg", jpeg(5), "image/jpeg"),
@@ -164,7 +164,7 @@ def test_pages_as_they_were_sent(tmp_path: Path) -> None:
     latin = "<img src=c.jpg alt='Brücke'>".encode("latin1")
     answers = [
         Answer(PAGE, chunked, "text/html", [("Transfer-Encoding", "chunked")]),
-        Answer(PAGE, gzip.compress(latin), "text/html; charset=ISO-8859-1",
+        Answer(PAGE, gzip.compress(latin, mtime=0), "text/html; charset=ISO-8859-1",
                [("Content-Encoding", "gzip")]),
     ]  # fmt: skip
     assert [row["caption"] for row in pages(tmp_path, *answers)] == ["日本の橋", "Brücke"]
@@ -176,7 +176,7 @@ def test_a_page_beyond_the_bound_is_refused(
     monkeypatch.setattr(warc, "LARGEST_PAGE", 10_000)
     packed = [("Content-Encoding", "gzip")]
     large = html_page(BOAT) + b" " * 10_000
-    answers = [Answer(PAGE, large), Answer(PAGE, gzip.compress(large), headers=packed)]
+    answers = [Answer(PAGE, large), Answer(PAGE, gzip.compress(large, mtime=0), headers=packed)]
     rows = pages(tmp_path, *answers, Answer(PAGE, html_page(BOAT)))
     assert errors(rows) == ["page too large", "page too large", None]
 
