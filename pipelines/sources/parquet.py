@@ -94,8 +94,8 @@ def _only_image(url: str, schema: pa.Schema) -> str | None:
 
 def _element(kind: pa.DataType) -> pa.DataType:
     """The type itself, or of what is in a list."""
-    of_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return kind.value_type if of_list else kind
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return kind.value_type if any(is_one(kind) for is_one in lists) else kind
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
@@ -108,7 +108,8 @@ def _holds_bytes_in_struct(kind: pa.DataType) -> bool:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return any(is_one(kind) for is_one in kinds)
 
 
 def read_parquet(

@@ -427,3 +427,11 @@ def test_lists_of_one_in_cells_are_that_one(tmp_path: Path) -> None:
     rows = read(tmp_path / "a.jsonl")
     errors = [None, None, "several pictures in one row", "no url"]
     assert [row["error"] for row in rows] == errors and bytes_of(rows[:1]) == [jpeg()]
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.binary(), 1), pa.list_(pa.binary_view())])
+def test_lists_of_a_fixed_size_and_views_are_lists_of_bytes(
+    kind: pa.DataType, tmp_path: Path
+) -> None:
+    pq.write_table(pa.table({"image": pa.array([[jpeg(4)]], kind)}), tmp_path / "a.parquet")
+    assert bytes_of(read(tmp_path / "a.parquet")) == [jpeg(4)]
