@@ -63,7 +63,7 @@ class _Answer(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         # Whoever is not answered hears that the line is closed, and does not ask the host.
-        # What no client of ours would say, and a pace that is lost, are such; a fault of ours is not.
+        # That is so of what no client of ours says and of a pace that is lost, not of our own faults.
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             for line in self.rfile:
                 asked = json.loads(line)
