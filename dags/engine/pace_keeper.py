@@ -63,7 +63,7 @@ class _Answer(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         # Whoever is not answered hears that the line is closed, and does not ask the host.
-        # That is so of what no client of ours says and of a pace that is lost, not of our own faults.
+        # So are those who say what no client of ours does; faults of our own are not hidden.
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             for line in self.rfile:
                 asked = json.loads(line)
