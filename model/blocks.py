@@ -46,7 +46,7 @@ PLACE_FEATURES = 16
 def place_features(pos: Tensor) -> Tensor:
     """[B, L, 3] -> [B, L, 16]: cosines and sines of row and column, of periods from 4 to 256."""
     frequencies = math.tau / 4.0 ** torch.arange(1, 5, device=pos.device, dtype=torch.float32)
-    angles = (pos[:, :, 1:, None].float() * frequencies).flatten(2)
+    angles = ((pos[:, :, 1:] - pos[:, :, :1])[..., None].float() * frequencies).flatten(2)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

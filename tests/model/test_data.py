@@ -21,9 +21,9 @@ from gristmill.model.batch import PackedBatch
 from gristmill.model.codecs.patches import KMeansCodec
 from gristmill.model.codecs.registry import load_codec, save_codec
 from gristmill.model.dataloader import Loader, PackedRowBuilder
-from gristmill.model.documents import TextSegment
 from gristmill.model.image_tokenizer import ImageTokenizer
 from gristmill.model.planner import StreamConfig, StreamState
+from gristmill.model.segments import TextSegment
 from gristmill.model.shard_sources import DataSource, SampleOrder, open_samples
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.training_setup import TrainingSetup, make_setup
