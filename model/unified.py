@@ -201,7 +201,7 @@ def load(folder: str, device: str = "") -> Unified:
     layout = facts["layout"]
     for name in ("grid", "semantic_grid"):
         layout[name] = tuple(layout[name])
-    config = ModelConfig(**facts["model"])
+    config = ModelConfig.from_facts(facts["model"])
     bundle = ModelBundle(
         config,
         Vocabulary(**facts["vocabulary"]),
