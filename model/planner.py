@@ -313,7 +313,9 @@ class Planner:
             number = self.stored_number(source, columns, number)
         return self.image_tokenizer.grid_of(columns, number, size)
 
-    def picture_size(self, source: int, shard: int, row: int, number: int) -> tuple[int, int] | None:
+    def picture_size(
+        self, source: int, shard: int, row: int, number: int
+    ) -> tuple[int, int] | None:
         return None
 
     def stored_number(self, source: int, columns: SampleColumns, number: int) -> int:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from torch import Tensor
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.checkpoint import CODEC_FILE, barrier, rank
+from gristmill.model.checkpoint import CODEC_FILE, FORMAT, barrier, rank
 from gristmill.model.codecs.base import Codec, balancing_weights
 from gristmill.model.codecs.registry import load_codec
 from gristmill.model.configurations import describe, find_size, flops_per_token, for_paradigm
@@ -89,7 +89,7 @@ class TrainingSetup(ModelBundle):
     def to_dict(self, config: TrainConfig, step: int) -> ModelFacts:
         """What `unified.load` reads, as plain values."""
         return {
-            "format": 1,
+            "format": FORMAT,
             "step": step,
             "model": asdict(self.model_config),
             "paradigm": self.paradigm.name,

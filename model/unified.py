@@ -23,7 +23,6 @@ from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import find_paradigm
 from gristmill.model.picture_grid import PictureGrid
 from gristmill.model.planner import Planner
-from gristmill.model.renamed_parameters import present_name
 from gristmill.model.samplers import IMAGE_SAMPLERS, TEXT_SAMPLERS
 from gristmill.model.sampling import DecodingSession, Sampling, to_pictures
 from gristmill.model.segments import Content, Segment, TextSegment
@@ -231,6 +230,7 @@ def load(folder: str, device: str = "") -> Unified:
         raise TrainingError(f"no model in {folder}; {hint}") from None
     except json.JSONDecodeError as error:
         raise TrainingError(f"{path} is broken: {error}") from error
+    checkpoint.require_format(facts["format"], path)
     codec_path = os.path.join(folder, checkpoint.CODEC_FILE)
     codec = load_codec(codec_path)
     if codec.digest != facts["codec_digest"]:
@@ -238,7 +238,7 @@ def load(folder: str, device: str = "") -> Unified:
     paradigm = find_paradigm(facts["paradigm"])
     encoder = SemanticEncoder(facts["encoder"]) if facts["encoder"] else None
     layout = DocumentLayout(**facts["layout"])
-    config = ModelConfig(**facts["model"])
+    config = ModelConfig.from_facts(facts["model"])
     bundle = ModelBundle(
         config,
         Vocabulary(**facts["vocabulary"]),
@@ -259,7 +259,7 @@ def _weights(path: str, model: Transformer) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     try:
-        weights = {present_name(name): value for name, value in load_file(path).items()}
+        weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"{path} cannot be read: {error}; export it again") from error
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}

@@ -188,7 +188,7 @@ def test_rows_that_stay_empty_say_how_long_they_should_be(world: World, tmp_path
     config = dataclasses.replace(config, data=(alike,), guidance_dropout=0.0)
     planner = make_setup(config).planner
     plans, _ = planner.block(planner.start())
-    lengths = [planner.writer.length(plan.segments) for row in plans for plan in row]
+    lengths = [planner.writer.length(plan.segments, plan.grids) for row in plans for plan in row]
     assert "--row-length" not in planner.packing() and "filled to 9" in planner.packing()
     wasteful = 2 * min(lengths) - 1
     assert wasteful > max(lengths)

@@ -203,7 +203,7 @@ def test_positions_are_those_of_m_rope(name: str) -> None:
     # <bos> <image> rows columns: the picture begins at 4.
     assert pos[:4, 0].tolist() == [0, 1, 2, 3]
     inside = pos[~plain & (document.attn_mode < NOISE)][: GRID.places]
-    first = GRID.image if "semantic" != PARADIGMS[name].image_inputs[0] else GRID.semantic
+    first = GRID.semantic if PARADIGMS[name].image_inputs[0] == "semantic" else GRID.image
     expected = [[4, 4 + r, 4 + c] for r in range(first[0]) for c in range(first[1])]
     assert inside[: len(expected)].tolist() == expected
     # 3 rows and 4 columns: the end of the picture stands at 8.

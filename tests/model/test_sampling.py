@@ -52,8 +52,10 @@ def test_cached_logits_are_teacher_forced_logits(
     ]
     hidden, _ = model.model.hidden(pack([[document] for document in whole], 64))
     forced = model.model.logits(hidden).view(2, 64, -1)
-    opened = [bundle.writer.write(drawing(text), [Content(model.grid())], rng, prompt=True)
-        for text in prompts]
+    opened = [
+        bundle.writer.write(drawing(text), [Content(model.grid())], rng, prompt=True)
+        for text in prompts
+    ]
     session = DecodingSession(model.model, bundle, opened, Sampling())
     assert torch.allclose(
         model.model.logits(session.last),
@@ -84,7 +86,10 @@ def test_cached_velocities_are_those_of_training(
     hidden, _ = model.model.hidden(batch)
     expected = model.model.velocity(batch, hidden)
     opened = bundle.writer.write(
-        drawing("a small red circle"), [Content(model.grid())], np.random.default_rng(1), prompt=True
+        drawing("a small red circle"),
+        [Content(model.grid())],
+        np.random.default_rng(1),
+        prompt=True,
     )
     session = DecodingSession(model.model, bundle, [opened], Sampling())
     noisy = model.model.noisy(batch)[None]
@@ -138,7 +143,9 @@ def test_guidance_moves_away_from_what_is_drawn_without_a_prompt(
 @torch.no_grad()
 def test_flows_end_at_the_data_when_the_velocity_is_exact(world: World, tmp_path: Path) -> None:
     model = _model(world, tmp_path, "flow")
-    opened = model.bundle.writer.write(drawing(""), [Content(model.grid())], np.random.default_rng(0), prompt=True)
+    opened = model.bundle.writer.write(
+        drawing(""), [Content(model.grid())], np.random.default_rng(0), prompt=True
+    )
     target = torch.randn(1, 16, 8)
     noise = torch.randn(1, 16, 8, generator=torch.Generator().manual_seed(0))
     for solver in ("euler", "heun"):
