@@ -37,6 +37,8 @@ class Tokens(Score):
     of `gristmill.model`.
     """
 
+    # 2: pictures keep their ratio, `image_grid` says their rows and columns.
+    version: ClassVar[int] = 2
     media: ClassVar[Media | None] = PICTURE
     libraries: ClassVar[tuple[str, ...]] = ("torch", "tokenizers", "opencv-python-headless")
 
