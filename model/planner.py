@@ -22,6 +22,7 @@ from gristmill.errors import ConfigurationError, ShardError
 from gristmill.model.batch import best_fit
 from gristmill.model.documents import DocumentWriter, ImageSegment, Segment, TextSegment
 from gristmill.model.facts import SampleColumns, StreamFacts
+from gristmill.model.picture_sizes import size_of
 from gristmill.model.shard_sources import (
     TOKEN_COLUMNS,
     DataSource,
@@ -169,6 +170,13 @@ class Planner:
         known = len(there) if there is not None else min(columns.get("frames") or 1, FRAMES)
         return max(1, min(self.sources[source].frames, known))
 
+    def picture_size(
+        self, source: int, shard: int, row: int, number: int = 0
+    ) -> tuple[int, int] | None:
+        """Height and width of a sample's picture as it decodes, upright; None where it is not
+        known."""
+        return size_of(self.columns(source, shard, row), number)
+
     def place(self, source: int, uid: str | None) -> tuple[int, int] | None:
         """Shard and row of a sample of a source; None for one that it does not have."""
         if source not in self._places:
@@ -194,6 +202,10 @@ class Planner:
             "source_uid",
             "texts",
             "image_places",
+            "height",
+            "width",
+            "image_heights",
+            "image_widths",
             "frames",
             "frame_index",
             "picture_frames",
