@@ -313,13 +313,13 @@ def _decoded(bundle: ModelBundle, content: Content) -> Image:
 
 def require_pictures(paths: Sequence[str]) -> list[Image]:
     """Decoded files; raises `ConfigurationError` naming the one that is no picture."""
-    from gristmill.pipelines.decode import decode_rgb
+    from gristmill.model.picture_files import decode_upright
 
     pictures = []
     for path in paths:
         try:
             with open(path, "rb") as file:
-                pictures.append(decode_rgb(file.read()))
+                pictures.append(decode_upright(file.read()))
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"{path} is not a picture: {error}") from error
     return pictures
