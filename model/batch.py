@@ -50,6 +50,7 @@ class Document:
     latent_t: Float32[np.ndarray, " latents"]
     latent_loss: Float32[np.ndarray, " latents"]
     latent_eps: Float32[np.ndarray, "latents channels"]
+    latent_place: Int32[np.ndarray, "latents 2"]
     semantic: Float32[np.ndarray, "patches semantic_width"]
     semantic_idx: Int64[np.ndarray, " patches"]
     # Patches of each picture.
@@ -91,6 +92,8 @@ class PackedBatch:
     latent_t: Float32[Tensor, " latents"]
     latent_loss: Float32[Tensor, " latents"]
     latent_eps: Float32[Tensor, "latents channels"]
+    # Row and column in its picture.
+    latent_place: Int32[Tensor, "latents 2"]
     # Semantic patches, their flat indices, and where each picture's begin, with the end of all.
     semantic: Float32[Tensor, "patches semantic_width"]
     semantic_idx: Int64[Tensor, " patches"]
@@ -136,6 +139,7 @@ class PackedBatch:
             latent_t=self.latent_t[latent],
             latent_loss=self.latent_loss[latent],
             latent_eps=self.latent_eps[latent],
+            latent_place=self.latent_place[latent],
             semantic=self.semantic[semantic],
             semantic_idx=self.semantic_idx[semantic] - first,
             semantic_cu_seqlens=cu,
@@ -203,7 +207,8 @@ def pack(rows: Sequence[Sequence[Document]], length: int) -> PackedBatch:
 
 
 _LOOSE = (
-    "latent", "latent_idx", "latent_t", "latent_loss", "latent_eps", "semantic", "semantic_idx",
+    "latent", "latent_idx", "latent_t", "latent_loss", "latent_eps", "latent_place",
+    "semantic", "semantic_idx",
 )  # fmt: skip
 
 

@@ -349,6 +349,8 @@ class DocumentWriter:
         out.add_loose("latent_idx", index, np.int64)
         out.add_loose("latent_t", np.full(len(values), time), np.float32)
         out.add_loose("latent_loss", np.full(len(values), loss), np.float32)
+        places = np.indices(content.latents.shape[:2]).reshape(2, -1).T
+        out.add_loose("latent_place", places, np.int32)
 
     def _continuous(
         self, out: Columns, count: int, attn_mode: int, expert: int
@@ -400,6 +402,7 @@ class DocumentWriter:
             "latent_idx": np.zeros(0, np.int64),
             "latent_t": np.zeros(0, np.float32),
             "latent_loss": np.zeros(0, np.float32),
+            "latent_place": np.zeros((0, 2), np.int32),
             "semantic": np.zeros((0, self.layout.semantic_width), np.float32),
             "semantic_idx": np.zeros(0, np.int64),
         }

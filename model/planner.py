@@ -34,7 +34,7 @@ from gristmill.model.shard_sources import (
     chosen_rows,
     open_samples,
 )
-from gristmill.model.tasks import TASKS, find_questions, segments_for
+from gristmill.model.tasks import TASKS, GuidanceDropout, find_questions, segments_for
 from gristmill.pipelines.videos.frames import FRAMES
 
 BLOCK = 512
@@ -92,8 +92,8 @@ class StreamConfig:
     rows_per_step: int
     row_length: int
     seed: int = 0
-    # Share of drawings whose prompt is left out, for classifier-free guidance.
-    guidance_dropout: float = 0.1
+    # What is left out of documents that draw, for guidance.
+    dropout: GuidanceDropout = field(default_factory=GuidanceDropout)
     # Of a sample with several captions: one drawn anew each time (all), the first, or that with the
     # highest of `caption_scores` (best; without scores the first).
     captions: str = "all"
@@ -385,7 +385,7 @@ class Planner:
                 columns,
                 rng,
                 questions=self._questions[source],
-                guidance_dropout=self.config.guidance_dropout,
+                dropout=self.config.dropout,
                 turns=self._turns(source),
             )
             if segments is not None:

@@ -127,6 +127,7 @@ class DecodingSession:
             latent_loss=time,
             # Mixed with itself, a noisy latent stays what it is.
             latent_eps=values,
+            latent_place=torch.zeros(len(values), 2, dtype=torch.int32, device=self.device),
             semantic=torch.zeros(0, self.bundle.layout.semantic_width, device=self.device),
             semantic_idx=index[:0],
             semantic_cu_seqlens=torch.zeros(1, dtype=torch.int32, device=self.device),

@@ -25,6 +25,7 @@ from gristmill.model.paradigms import Paradigm, find_paradigm
 from gristmill.model.picture_encoding import encode_pictures
 from gristmill.model.planner import Planner, StreamConfig
 from gristmill.model.shard_sources import DataSource, open_samples
+from gristmill.model.tasks import GuidanceDropout, find_questions
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.vision_encoder import SemanticEncoder
 from gristmill.model.vocabulary import Vocabulary, check_text, train_text
@@ -145,7 +146,7 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
         rows_per_step=config.rows_per_step,
         row_length=config.row_length,
         seed=config.seed,
-        guidance_dropout=config.guidance_dropout,
+        dropout=GuidanceDropout(text=config.guidance_dropout, pictures=config.picture_dropout),
         captions=config.captions,
     )
     weights = balancing_weights(codec, layout.code_balance).numpy()
@@ -185,8 +186,6 @@ def caption_texts(sources: Sequence[DataSource]) -> list[str]:
 
     Raises `ConfigurationError` if there are none.
     """
-    from gristmill.model.tasks import find_questions
-
     texts: list[str] = []
     for source in sources:
         samples = open_samples(source)
