@@ -204,7 +204,7 @@ def load(folder: str, device: str = "") -> Unified:
     config = ModelConfig.from_facts(facts["model"])
     bundle = ModelBundle(
         config,
-        Vocabulary(**facts["vocabulary"]),
+        Vocabulary.from_facts(facts["vocabulary"]),
         paradigm,
         DocumentLayout(**layout),
         codec,
