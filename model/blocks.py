@@ -23,16 +23,17 @@ class Rotary(nn.Module):
 
     def __init__(self, head_dim: int, base: float, side_base: float) -> None:
         super().__init__()
+        # On the CPU, also where weights are made on the meta device: nobody would fill them.
         pairs = head_dim // 2
         side = pairs // 3
         counts = (pairs - 2 * side, side, side)
         frequencies = [
-            start ** (-torch.arange(count, dtype=torch.float32) / count)
+            start ** (-torch.arange(count, dtype=torch.float32, device="cpu") / count)
             for start, count in zip((base, side_base, side_base), counts, strict=True)
         ]
         self.register_buffer("frequencies", torch.cat(frequencies), persistent=False)
         axis = [number for number, count in enumerate(counts) for _ in range(count)]
-        self.register_buffer("axis", torch.tensor(axis), persistent=False)
+        self.register_buffer("axis", torch.tensor(axis, device="cpu"), persistent=False)
 
     def forward(self, pos: Tensor) -> tuple[Tensor, Tensor]:
         """pos [B, L, 3] -> cosines and sines, [B * L, 1, pairs]."""
@@ -99,6 +100,8 @@ class Context:
     sin: Tensor
     expert: Tensor | None  # [N]
     sorting: Sorting | None
+    # [N]: False for padding, which learned experts need not share out among them.
+    real: Tensor
 
 
 class Attention(nn.Module):
@@ -156,8 +159,9 @@ class FeedForward(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """Learned top-k of many feed-forward experts; no token is dropped. The balance term is that of
-    Switch (Fedus et al. 2021), per layer: experts * sum(share of tokens * share of weight)."""
+    """Learned top-k of many feed-forward experts; no token is dropped. Beside the output it gives
+    what the balance term is made of, [2, experts], padding not counted: places of tokens that each
+    expert got, and the sum of its shares."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -177,8 +181,11 @@ class MixtureOfExperts(nn.Module):
         out = self.down(F.silu(gate) * up, sorting)[sorting.inverse]
         out = out.view(len(x), self.top_k, -1)
         mixed = (out * weights.to(out.dtype)[:, :, None]).sum(dim=1)
-        used = sorting.counts.float() / (len(x) * self.top_k)
-        return mixed, self.experts * (used * shares.mean(dim=0)).sum()
+        real = context.real.to(shares.dtype)
+        routed = torch.zeros_like(shares[0]).scatter_add(
+            0, chosen.reshape(-1), real.repeat_interleave(self.top_k)
+        )
+        return mixed, torch.stack([routed, (real[:, None] * shares).sum(dim=0)])
 
 
 class Block(nn.Module):
@@ -202,8 +209,8 @@ class Block(nn.Module):
         cache: Cache | None = None,
         layer: int = 0,
     ) -> tuple[Tensor, Tensor | None]:
-        """x: [N, width] -> the same, and the balance term if there is one."""
+        """x: [N, width] -> the same, and the load of learned experts if there are any."""
         normed = self.attention_norm(x, context.expert)
         x = x + self.attention(normed, shape, context, cache, layer)
-        out, balance = self.feed_forward(self.forward_norm(x, context.expert), context)
-        return x + out, balance
+        out, load = self.feed_forward(self.forward_norm(x, context.expert), context)
+        return x + out, load

@@ -23,6 +23,7 @@ from gristmill.model.planner import (
     StreamState,
     generator,
 )
+from gristmill.stop_signals import ignore_stops
 
 
 class PackedRowBuilder(torch.utils.data.Dataset[list[Document]]):
@@ -125,6 +126,8 @@ class Loader:
             prefetch_factor=4 if workers else None,
             persistent_workers=workers > 0,
             multiprocessing_context="spawn" if workers else None,
+            # The step that is at work when a scheduler signals needs its rows yet.
+            worker_init_fn=ignore_stops,
         )
 
     def plans(self) -> Iterator[list[RowPlan]]:
