@@ -30,7 +30,7 @@ class _Block(nn.Module):
 
 
 class _AutoEncoder(Codec):
-    """Patches of `stem` px -> width -> blocks -> features of the bottleneck -> blocks -> patches."""
+    """Patches of `stem` px -> width -> blocks -> bottleneck -> blocks -> patches."""
 
     def __init__(
         self,

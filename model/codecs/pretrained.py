@@ -53,7 +53,7 @@ class FrozenCodec(Codec):
 
 
 class _OfDiffusers(FrozenCodec):
-    """A network of diffusers; a place of its grid is `latent_patch` of its latents high and wide."""
+    """A network of diffusers; a place of its grid is `latent_patch` of its latents each way."""
 
     network_name: str
 

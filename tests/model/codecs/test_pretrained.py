@@ -84,8 +84,8 @@ def test_latents_of_few_pictures_are_those_of_many(
         unit = to_unit(_pictures(48)[:5])
         together = codec.encode(unit)
         seen: list[int] = []
-        codec.network.encoder.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-        codec.network.decoder.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+        for half in (codec.network.encoder, codec.network.decoder):
+            half.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(len(given[0])))
         monkeypatch.setattr(pretrained, "_PIXELS", 2 * 48 * 48)
         apart = codec.encode(unit)
         decoded = codec.decode(apart)
@@ -158,10 +158,9 @@ folder, side, tile = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 codec = PretrainedVae(side=256, source=folder, tile=tile)
 pictures = torch.rand(3, 3, 256, 256) * 2 - 1
 codec.fit(pictures, 0)
-for height, width in ((side, side), (side, side * 3 // 4)):
-    grid = codec.encode(torch.rand(1, 3, height, width) * 2 - 1)
-    assert grid.shape == (1, height // 16, width // 16, codec.channels)
-    assert codec.decode(grid).shape == (1, 3, height, width)
+grid = codec.encode(torch.rand(1, 3, side, side) * 2 - 1)
+assert grid.shape == (1, side // 16, side // 16, codec.channels)
+assert codec.decode(grid).shape == (1, 3, side, side)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
@@ -181,8 +180,8 @@ def test_a_large_picture_goes_through_autoencoders_of_their_shape(
     )  # fmt: skip
     diffusers.AutoencoderKL(
         **shape, down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(16, 32, 64, 64),
-        layers_per_block=2, norm_num_groups=8,
+        up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(16, 16, 32, 32),
+        layers_per_block=1, norm_num_groups=8,
     ).save_pretrained(tmp_path / form)  # fmt: skip
     peak = {}
     for side, tile in ((256, 0), (1024, 0), (1024, 256)):
@@ -191,8 +190,9 @@ def test_a_large_picture_goes_through_autoencoders_of_their_shape(
             capture_output=True, text=True, check=True, timeout=600,
         )  # fmt: skip
         peak[side, tile] = float(ran.stdout)
-    assert peak[1024, 0] < peak[256, 0] + 1200
-    assert peak[1024, 256] < peak[256, 0] + 200
+    # A layer of the whole picture takes 64 MB, of a tile 4.
+    assert peak[1024, 0] < peak[256, 0] + 600
+    assert peak[1024, 256] < peak[256, 0] + 100
 
 
 def test_pictures_of_any_ratio(sources: dict[str, str]) -> None:

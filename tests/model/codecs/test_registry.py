@@ -27,9 +27,7 @@ MADE = {
     "kmeans": lambda: KMeansCodec(side=24, patch=4, sizes=(128, 32)),
     "fsq": lambda: FsqCodec(side=24, patch=4, width=16, blocks=1, levels=((4, 4), (8, 5))),
     "vae": lambda: VaeCodec(side=24, patch=4, width=16, blocks=1, latent=6),
-    "packed vae": lambda: VaeCodec(
-        side=24, patch=4, width=16, blocks=1, latent=6, latent_patch=2
-    ),
+    "packed vae": lambda: VaeCodec(side=24, patch=4, width=16, blocks=1, latent=6, latent_patch=2),
     "raw": lambda: RawPatches(side=24, patch=4),
     "pca": lambda: WhitenedPatches(side=24, patch=4, components=12),
 }
