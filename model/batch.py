@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float32, Int32, Int64, UInt8
 from torch import Tensor
 
-CAUSAL, FULL, NOISE = 0, 1, 2
-"""`attn_mode`: sees what came before; sees its whole span; is seen by its span alone."""
+CAUSAL, FULL, NOISE, DRAFT = 0, 1, 2, 3
+"""`attn_mode`: sees what came before; sees its whole span; the same, and is seen by its span alone;
+sees what came before, and is seen by its span alone."""
 UNDERSTAND, GENERATE = 0, 1
 """`expert` of a position: which of the two of a mixture of transformers."""
 IGNORE = -100
@@ -58,6 +59,27 @@ class Document:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def after(self, start: int) -> Document:
+        """The positions from `start` on, where no span may be cut."""
+        latent, semantic = self.latent_idx >= start, self.semantic_idx >= start
+        firsts = np.cumsum([0, *self.semantic_spans])[:-1]
+        return Document(
+            **{name: getattr(self, name)[start:] for name in _PLACED if name != "doc"},
+            **{
+                name: getattr(self, name)[latent]
+                for name in ("latent", "latent_t", "latent_loss", "latent_eps", "latent_place")
+            },
+            latent_idx=self.latent_idx[latent] - start,
+            semantic=self.semantic[semantic],
+            semantic_idx=self.semantic_idx[semantic] - start,
+            semantic_spans=[
+                count
+                for first, count in zip(firsts, self.semantic_spans, strict=True)
+                if semantic[first]
+            ],
+            source=self.source,
+        )
 
 
 @dataclass

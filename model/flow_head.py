@@ -37,6 +37,15 @@ def at_least_single(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+@torch.no_grad()
+def open_gates(modulate: nn.Linear, parts: int) -> None:
+    """Start shifts, scales and gates, by threes, alike at all times. Gates start open: a shallow
+    head learns faster than from a plain identity."""
+    nn.init.zeros_(modulate.weight)
+    nn.init.zeros_(modulate.bias)
+    modulate.bias.view(parts, -1)[2::3] = 1
+
+
 class _Layer(nn.Module):
     """Self-attention and feed-forward, shifted and scaled by the time (adaLN-zero, DiT)."""
 
@@ -83,13 +92,7 @@ class FlowHead(nn.Module):
         nn.init.zeros_(self.latent_out.weight)
         for layer in self.layers:
             assert isinstance(layer, _Layer)
-            nn.init.zeros_(layer.modulate.weight)
-            # Gates start open a little: a shallow head learns faster than from a plain identity.
-            nn.init.zeros_(layer.modulate.bias)
-            width = layer.modulate.out_features // 6
-            with torch.no_grad():
-                layer.modulate.bias[2 * width : 3 * width] = 1
-                layer.modulate.bias[5 * width :] = 1
+            open_gates(layer.modulate, parts=6)
 
     def packed(
         self,

@@ -11,7 +11,7 @@ from gristmill.model.choices import require_known
 from gristmill.model.rotary import NO_SCALING, RopeScaling, axis_of_pairs
 
 EXPERTS = ("dense", "mot", "moe")
-FLOW_HEADS = ("none", "linear", "query")
+FLOW_HEADS = ("none", "linear", "query", "token")
 
 
 @dataclass(frozen=True, kw_only=True)
