@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float32, Int32, Int64, UInt8
 from torch import Tensor
 
+from gristmill.model.picture_encoding import RawPicture
+
 CAUSAL, FULL, NOISE, DRAFT = 0, 1, 2, 3
 """`attn_mode`: sees what came before; sees its whole span; the same, and is seen by its span alone;
 sees what came before, and is seen by its span alone."""
@@ -55,6 +57,8 @@ class Document:
     # Patches of each picture.
     semantic_spans: list[int]
     source: int
+    # Pictures that the step is to encode; their ids, labels and latents are not known yet.
+    raw: list[RawPicture] = dataclasses.field(default_factory=list)
     lost: LostSample | None = dataclasses.field(default=None, init=False)
 
     def __len__(self) -> int:
@@ -64,6 +68,7 @@ class Document:
         """The positions from `start` on, where no span may be cut."""
         latent, semantic = self.latent_idx >= start, self.semantic_idx >= start
         firsts = np.cumsum([0, *self.semantic_spans])[:-1]
+        raw = [picture.after(start, int((~latent).sum())) for picture in self.raw]
         return Document(
             **{name: getattr(self, name)[start:] for name in _PLACED if name != "doc"},
             **{
@@ -79,6 +84,7 @@ class Document:
                 if semantic[first]
             ],
             source=self.source,
+            raw=[picture for picture in raw if not picture.goes_nowhere],
         )
 
 
@@ -120,15 +126,17 @@ class PackedBatch:
     source: list[list[int]]
     # Of the documents that learn nothing because they could not be read; of the whole batch alone.
     lost: list[LostSample] = dataclasses.field(default_factory=list)
+    # Pictures that the step is to encode, see `picture_encoding`; they stay on the host.
+    raw: list[RawPicture] = dataclasses.field(default_factory=list)
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same on another device."""
         moved = {
             field.name: getattr(self, field.name).to(device, non_blocking=True)
             for field in dataclasses.fields(self)
-            if field.name not in ("source", "lost")
+            if field.name not in ("source", "lost", "raw")
         }
-        return PackedBatch(**moved, source=self.source, lost=self.lost)
+        return PackedBatch(**moved, source=self.source, lost=self.lost, raw=self.raw)
 
     def split(self, rows: int) -> list[PackedBatch]:
         """Batches of at most `rows` rows, for gradient accumulation."""
@@ -137,7 +145,8 @@ class PackedBatch:
         ]
 
     def rows(self, start: int, stop: int) -> PackedBatch:
-        """Some of the rows."""
+        """Some of the rows, whose pictures are encoded."""
+        assert not self.raw, "pictures must be encoded before a batch is split"
         length = self.ids.shape[1]
         first, last = start * length, stop * length
         latent = (self.latent_idx >= first) & (self.latent_idx < last)
@@ -189,6 +198,8 @@ def pack(rows: Sequence[Sequence[Document]], length: int) -> PackedBatch:
     }
     loose: dict[str, list[Array]] = {name: [] for name in _LOOSE}
     spans: list[int] = []
+    raw: list[RawPicture] = []
+    latents = 0
     for number, row in enumerate(rows):
         at = first_span = 0
         for count, document in enumerate(row):
@@ -205,6 +216,8 @@ def pack(rows: Sequence[Sequence[Document]], length: int) -> PackedBatch:
                 value = getattr(document, name)
                 loose[name].append(value + first if name.endswith("_idx") else value)
             spans += document.semantic_spans
+            raw += [picture.moved(first, latents) for picture in document.raw]
+            latents += len(document.latent)
             at = end
     tensors = {name: torch.from_numpy(value) for name, value in placed.items()}
     tensors |= {name: torch.from_numpy(_joined(parts)) for name, parts in loose.items()}
@@ -213,6 +226,7 @@ def pack(rows: Sequence[Sequence[Document]], length: int) -> PackedBatch:
         **tensors,
         source=[[d.source for d in row] for row in rows],
         lost=[d.lost for row in rows for d in row if d.lost is not None],
+        raw=raw,
     )
 
 

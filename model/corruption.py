@@ -35,9 +35,7 @@ def draw_times(
 
 
 def draw_noise(
-    latents: Float32[np.ndarray, "rows columns channels"] | None, rng: np.random.Generator
-) -> Float32[np.ndarray, "places channels"]:
+    places: int, channels: int, rng: np.random.Generator
+) -> Float32[np.ndarray, "{places} {channels}"]:
     """Noise for each latent of a picture."""
-    assert latents is not None
-    shape = (latents.shape[0] * latents.shape[1], latents.shape[2])
-    return rng.standard_normal(shape, np.float32)
+    return rng.standard_normal((places, channels), np.float32)

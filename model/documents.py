@@ -16,7 +16,7 @@ from gristmill.model.picture_grid import PictureGrid
 from gristmill.model.picture_writer import PictureWriter
 from gristmill.model.segments import Content, ImageSegment, Segment
 from gristmill.model.text_writer import TextWriter
-from gristmill.model.vocabulary import BOS, PAD, Vocabulary
+from gristmill.model.vocabulary import PAD, Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class DocumentWriter:
         With `prompt`, the last segment is only opened: what a model is to write or draw comes next.
         """
         out = Columns()
-        out.plain([BOS])
+        out.plain([self.vocabulary.bos])
         for segment, then in _with_next(segments):
             if prompt and then is None:
                 self._open(out, segment, pictures)
@@ -136,8 +136,9 @@ class DocumentWriter:
             "semantic_idx": np.zeros(0, np.int64),
         }
         return Document(
-            **{**empty, **out.arrays()}, semantic_spans=out.semantic_spans, source=source
-        )
+            **{**empty, **out.arrays()}, semantic_spans=out.semantic_spans, source=source,
+            raw=list(out.raw.values()),
+        )  # fmt: skip
 
 
 def _with_next(segments: Sequence[Segment]) -> Iterator[tuple[Segment, Segment | None]]:

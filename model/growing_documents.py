@@ -16,7 +16,7 @@ from gristmill.model.segments import Content, ImageSegment, Segment, TextSegment
 from gristmill.model.tasks import compared
 from gristmill.model.training_setup import ModelBundle
 from gristmill.model.transformer import Transformer
-from gristmill.model.vocabulary import EOS, IMAGE
+from gristmill.model.vocabulary import IMAGE
 from gristmill.pipelines.decode import Image
 
 Asked: TypeAlias = tuple[list[Segment], list[Content]]
@@ -72,7 +72,7 @@ class GrowingDocuments:
         for segments in self._segments:
             segments.append(TextSegment(""))
         session = self._read(1)
-        written = TEXT_SAMPLERS[self._bundle.paradigm.text_objective](session, (EOS, IMAGE))
+        written = TEXT_SAMPLERS[self._bundle.paradigm.text_objective](session, opens=True)
         texts: list[str | None] = []
         for row, ids in enumerate(written):
             text = self._bundle.vocabulary.decode(ids)

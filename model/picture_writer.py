@@ -16,7 +16,7 @@ from gristmill.model.document_builder import Columns, bind_queries
 from gristmill.model.paradigms import Paradigm
 from gristmill.model.picture_grid import PictureGrid
 from gristmill.model.segments import Content, ImageSegment
-from gristmill.model.vocabulary import IMAGE, IMAGE_END, Vocabulary
+from gristmill.model.vocabulary import IMAGE, IMAGE_END, MASK, Vocabulary
 
 if TYPE_CHECKING:
     from gristmill.model.documents import DocumentLayout
@@ -111,20 +111,36 @@ class PictureWriter:
         """Codes of a place share its position."""
         out.stand_in_grid(content.grid.image, repeat=len(self.vocabulary.codebooks))
 
-    def _balance(self, codes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Weights of codes given as ids."""
-        if self._code_weights is None or not len(codes):
+    def _balance(self, content: Content, codes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Weights of a picture's codes, given as ids; one where the step will tell them."""
+        if self._code_weights is None or content.codes is None:
             return np.ones(len(codes), np.float32)
         return self._code_weights[codes - self.vocabulary.code_starts[0]]
 
     def _code_ids(self, content: Content) -> NDArray[np.int64]:
-        assert content.codes is not None
+        """Ids of a picture's codes; the first of each codebook where the step will tell them."""
         starts = np.array(self.vocabulary.code_starts, np.int64)
+        if content.codes is None:
+            assert content.pixels is not None
+            return np.tile(starts, content.grid.places)
         return (content.codes.astype(np.int64) + starts).reshape(-1)
 
+    @staticmethod
+    def _tell_codes(
+        out: Columns, content: Content, ids: NDArray[np.int64], labels: NDArray[np.int64] | None
+    ) -> None:
+        """Where a copy's codes go once the step knows them: positions in order, -1 for none."""
+        if content.codes is None:
+            assert content.pixels is not None
+            raw = out.raw_picture(content.pixels)
+            raw.code_ids.append(ids)
+            raw.code_labels.append(np.full(len(ids), -1) if labels is None else labels)
+
     def _codes(self, out: Columns, content: Content) -> None:
-        out.spanned(self._code_ids(content), self.paradigm.input_attn_mode, GENERATE)
+        ids, at = self._code_ids(content), len(out.ids)
+        out.spanned(ids, self.paradigm.input_attn_mode, GENERATE)
         self._stand_as_codes(out, content)
+        self._tell_codes(out, content, at + np.arange(len(ids)), None)
 
     def _latents(self, out: Columns, content: Content) -> None:
         index = self._place_latents(out, content, self.paradigm.input_attn_mode, GENERATE)
@@ -154,7 +170,9 @@ class PictureWriter:
         ids = self._code_ids(content)
         each = weight / math.sqrt(len(ids))
         # The position before the first code, which says the columns, emits it.
-        per = (each * self._balance(ids)).tolist()
+        per = (each * self._balance(content, ids)).tolist()
+        places = len(out.ids) + np.arange(len(ids))
+        self._tell_codes(out, content, places, places - 1)
         out.emit(int(ids[0]), per[0])
         labels = [*ids[1:].tolist(), IGNORE]
         out.spanned(ids, self.paradigm.drawn_attn_mode, GENERATE, labels, [*per[1:], 0.0])
@@ -167,7 +185,7 @@ class PictureWriter:
         the position before (MAR, Li et al. 2024), each at a time of its own."""
         index = self._place_latents(out, content, self.paradigm.drawn_attn_mode, GENERATE)
         self._add_latents(out, content, index)
-        eps = draw_noise(content.latents, rng)
+        eps = draw_noise(content.grid.places, self.layout.latent_channels, rng)
         # Alone, a latent does not show through noise as neighbours show one another.
         times = draw_times(self.layout.time_mean, 1.0, rng, count=len(index))
         self._add_latents(out, content, index - 1, times, eps, weight)
@@ -179,7 +197,10 @@ class PictureWriter:
         share = math.cos(math.pi / 2 * rng.uniform())
         codes = self._code_ids(content)
         ids, labels, per = mask_tokens(codes, rng, weight * math.sqrt(len(codes)), share)
-        per *= self._balance(codes)
+        per *= self._balance(content, codes)
+        places = len(out.ids) + np.arange(len(ids))
+        known, learnt = np.where(ids == MASK, -1, places), np.where(labels == IGNORE, -1, places)
+        self._tell_codes(out, content, known, learnt)
         mode = self.paradigm.drawn_attn_mode
         out.spanned(ids, mode, GENERATE, labels.tolist(), per.tolist())
         self._stand_as_codes(out, content)
@@ -188,7 +209,7 @@ class PictureWriter:
         self, out: Columns, content: Content, rng: np.random.Generator, weight: float
     ) -> None:
         time = self._one_time(content, rng)
-        eps = draw_noise(content.latents, rng)
+        eps = draw_noise(content.grid.places, self.layout.latent_channels, rng)
         index = self._place_latents(out, content, self.paradigm.drawn_attn_mode, GENERATE)
         self._add_latents(out, content, index, time, eps, weight)
 
@@ -196,7 +217,7 @@ class PictureWriter:
         self, out: Columns, content: Content, rng: np.random.Generator, weight: float
     ) -> None:
         time = self._one_time(content, rng)
-        eps = draw_noise(content.latents, rng)
+        eps = draw_noise(content.grid.places, self.layout.latent_channels, rng)
         at = len(out.ids)
         bound, places = bind_queries(len(eps), self.layout.queries(len(eps)))
         ids = self.vocabulary.query_start + np.arange(len(places))
@@ -227,9 +248,15 @@ class PictureWriter:
         eps: NDArray[np.float32] | None = None,
         loss: float = 0.0,
     ) -> None:
-        assert content.latents is not None
-        values = content.latents.reshape(-1, content.latents.shape[-1])
-        places = np.indices(content.latents.shape[:2]).reshape(2, -1).T
+        channels = self.layout.latent_channels
+        if content.latents is None:
+            assert content.pixels is not None
+            out.raw_picture(content.pixels).latent_rows.append(out.latents)
+            values = np.zeros((content.grid.places, channels), np.float32)
+        else:
+            values = content.latents.reshape(-1, channels)
+        out.latents += len(values)
+        places = np.indices(content.grid.image).reshape(2, -1).T
         out.add_loose("latent", values, np.float32)
         out.add_loose("latent_eps", eps if eps is not None else np.zeros_like(values), np.float32)
         out.add_loose("latent_idx", index, np.int64)

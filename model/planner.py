@@ -24,6 +24,7 @@ from gristmill.model.documents import DocumentWriter
 from gristmill.model.facts import SampleColumns, StreamFacts
 from gristmill.model.image_tokenizer import ImageTokenizer
 from gristmill.model.picture_grid import PictureGrid
+from gristmill.model.picture_sizes import size_of
 from gristmill.model.segments import ImageSegment, Segment, TextSegment
 from gristmill.model.shard_sources import (
     TOKEN_COLUMNS,
@@ -179,6 +180,13 @@ class Planner:
         known = len(there) if there is not None else min(columns.get("frames") or 1, FRAMES)
         return max(1, min(self.sources[source].frames, known))
 
+    def picture_size(
+        self, source: int, shard: int, row: int, number: int = 0
+    ) -> tuple[int, int] | None:
+        """Height and width of a sample's picture as it decodes, upright; None where it is not
+        known."""
+        return size_of(self.columns(source, shard, row), number)
+
     def place(self, source: int, uid: str | None) -> tuple[int, int] | None:
         """Shard and row of a sample of a source; None for one that it does not have."""
         if source not in self._places:
@@ -204,6 +212,10 @@ class Planner:
             "source_uid",
             "texts",
             "image_places",
+            "height",
+            "width",
+            "image_heights",
+            "image_widths",
             "frames",
             "frame_index",
             "picture_frames",
@@ -312,11 +324,6 @@ class Planner:
         if not self.image_tokenizer.needs_pixels(columns):
             number = self.stored_number(source, columns, number)
         return self.image_tokenizer.grid_of(columns, number, size)
-
-    def picture_size(
-        self, source: int, shard: int, row: int, number: int
-    ) -> tuple[int, int] | None:
-        return None
 
     def stored_number(self, source: int, columns: SampleColumns, number: int) -> int:
         """Which of the pictures whose tokens are stored is meant by a number."""

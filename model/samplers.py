@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -14,45 +14,47 @@ from torch import Tensor
 from gristmill.model.batch import CAUSAL, GENERATE, NOISE, UNDERSTAND
 from gristmill.model.document_builder import bind_queries
 from gristmill.model.sampling import DecodingSession
-from gristmill.model.vocabulary import EOS, MASK
+from gristmill.model.vocabulary import IMAGE, MASK
 
 
-def generate_text_ar(session: DecodingSession, ends: Collection[int] = (EOS,)) -> list[list[int]]:
-    """Text token by token, until one of `ends`; if it is not EOS, it is the last id."""
-    vocabulary, model = session.bundle.vocabulary, session.model
-    banned = _no_text(session, ends)
+def text_steps(session: DecodingSession, *, opens: bool = False) -> Iterator[list[int | None]]:
+    """Text token by token: at each step an id for each row, None for a row that has ended. With
+    `opens`, a row may end by opening a picture, and `<image>` is its last id."""
+    ends = torch.tensor(session.bundle.vocabulary.ends, device=session.device)
+    banned = _no_text(session, opens)
     done = torch.zeros(session.given_rows, dtype=torch.bool, device=session.device)
-    written: list[list[int]] = [[] for _ in range(session.given_rows)]
     hidden = session.given(session.last)
-    for _ in range(session.sampling.longest):
-        logits = model.logits(hidden, 0, len(banned)).masked_fill(banned, -math.inf)
-        ids = session.choose(logits)
-        for row, token in enumerate(ids.tolist()):
-            if not done[row] and token != EOS:
-                written[row].append(token)
-        done |= ids < vocabulary.text_start
-        if bool(done.all()):
-            break
+    for step in range(session.sampling.longest):
+        logits = session.model.logits(hidden, 0, len(banned))
+        ids = session.choose(logits.masked_fill(banned, -math.inf))
+        silent = done | torch.isin(ids, ends)
+        done = silent | (ids == IMAGE)
+        if not bool(silent.all()):
+            pairs = zip(ids.tolist(), silent.tolist(), strict=True)
+            yield [None if quiet else i for i, quiet in pairs]
+        if bool(done.all()) or step + 1 == session.sampling.longest:
+            return
         out = session.read(
-            session.repeated(ids)[:, None],
-            session.line_pos(1),
-            attn_mode=CAUSAL,
-            expert=UNDERSTAND,
-            span=-1,
-            commit=True,
-        )
+            session.repeated(ids)[:, None], session.line_pos(1),
+            attn_mode=CAUSAL, expert=UNDERSTAND, span=-1, commit=True,
+        )  # fmt: skip
         hidden = session.given(out[:, 0])
         session.time = session.time + 1
-    return written
 
 
-def generate_text_masked(
-    session: DecodingSession, ends: Collection[int] = (EOS,)
-) -> list[list[int]]:
+def generate_text_ar(session: DecodingSession, *, opens: bool = False) -> list[list[int]]:
+    """Text token by token until its end."""
+    steps = list(text_steps(session, opens=opens))
+    return [[i for i in row if i is not None] for row in zip(*steps, strict=True)] or [
+        [] for _ in range(session.given_rows)
+    ]
+
+
+def generate_text_masked(session: DecodingSession, *, opens: bool = False) -> list[list[int]]:
     """The same in blocks, each unmasked with the surest tokens first (low-confidence remasking,
     LLaDA), until a block holds an end."""
-    block = session.bundle.layout.text_block
-    banned = _no_text(session, ends)
+    block, ends = session.bundle.layout.text_block, session.bundle.vocabulary.ends
+    banned = _no_text(session, opens)
     written: list[list[int]] = [[] for _ in range(session.given_rows)]
     done = [False] * session.given_rows
     for _ in range(math.ceil(session.sampling.longest / block)):
@@ -60,9 +62,9 @@ def generate_text_masked(
         for row, tokens in enumerate(ids.tolist()):
             if done[row]:
                 continue
-            at = next((i for i, token in enumerate(tokens) if token in ends), block)
+            at = next((i for i, token in enumerate(tokens) if token in (*ends, IMAGE)), block)
             done[row] = at < block
-            written[row] += [token for token in tokens[: at + 1] if token != EOS]
+            written[row] += [token for token in tokens[: at + 1] if token not in ends]
         if all(done):
             break
         # What follows sees a clean copy, as it sees any text.
@@ -92,12 +94,13 @@ def _unmasked_block(session: DecodingSession, block: int, banned: Tensor) -> Ten
     return ids
 
 
-def _no_text(session: DecodingSession, ends: Collection[int]) -> Bool[Tensor, " ids"]:
+def _no_text(session: DecodingSession, opens: bool) -> Bool[Tensor, " ids"]:
     """The grammar: what is neither text nor an end, of the ids up to the last of text."""
     vocabulary = session.bundle.vocabulary
     text_end = vocabulary.text_start + vocabulary.text_size
     banned = torch.arange(text_end, device=session.device) < vocabulary.text_start
-    banned[list(ends)] = False
+    banned[list(vocabulary.ends)] = False
+    banned[IMAGE] = not opens
     return banned
 
 

@@ -65,6 +65,9 @@ class Sampling:
         """Raise `ConfigurationError` for what cannot be sampled."""
         if self.solver not in ("euler", "heun"):
             raise ConfigurationError(f"solver {self.solver!r}; choose euler or heun")
+        for name in ("guidance", "picture_guidance"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; give a number")
         if self.steps < 1 or self.longest < 1 or self.temperature < 0 or self.top_k < 0:
             raise ConfigurationError(
                 f"steps {self.steps}, longest {self.longest}, temperature {self.temperature}, "
@@ -111,6 +114,7 @@ class DecodingSession:
             new.append(prompt.after(len(before)))
         if length := max(map(len, new)):
             batch = pack([[document] for document in new], length).to(self.device)
+            batch = self.bundle.encode_pictures(batch)
             hidden = self.model.extend(batch, self.cache)
             counts = torch.tensor([len(document) for document in new], device=self.device)
             rows = counts.nonzero()[:, 0]
@@ -228,6 +232,6 @@ def to_pictures(
     """What was drawn, codes or latents in raster order, decoded to RGB."""
     from gristmill.model.codecs.base import to_bytes
 
-    shaped = drawn.cpu().view(len(drawn), *grid, -1)
+    shaped = drawn.view(len(drawn), *grid, -1)
     with torch.no_grad():
-        return to_bytes(bundle.codec.decode(shaped)).numpy()
+        return to_bytes(bundle.codec.to(shaped.device).decode(shaped)).cpu().numpy()

@@ -12,7 +12,7 @@ from gristmill.model.corruption import mask_tokens
 from gristmill.model.document_builder import Columns
 from gristmill.model.paradigms import Paradigm
 from gristmill.model.segments import ImageSegment, Segment, TextSegment
-from gristmill.model.vocabulary import EOS, IMAGE, MASK, Vocabulary
+from gristmill.model.vocabulary import IMAGE, MASK, Vocabulary
 
 if TYPE_CHECKING:
     from gristmill.model.documents import DocumentLayout
@@ -46,7 +46,9 @@ class TextWriter:
     ) -> None:
         """One text; its labels, if it is learnt, have sqrt(length) times `weight` in all."""
         special = [] if segment.special_token is None else [segment.special_token]
-        text = self.vocabulary.encode(segment.text) + ([EOS] if segment.ends else [])
+        text = self.vocabulary.encode(segment.text) + (
+            [self.vocabulary.eos] if segment.ends else []
+        )
         if not (segment.is_target and text):
             out.plain([*special, *text])
         elif self._in_blocks:
@@ -81,7 +83,7 @@ class TextWriter:
         said = [*text, *([IMAGE] if opens else [])]
         stop = block * math.ceil(len(said) / block)
         learnt = stop if segment.ends or opens else len(said)
-        said += [EOS] * (learnt - len(said))
+        said += [self.vocabulary.eos] * (learnt - len(said))
         each = weight / math.sqrt(learnt)
         for start in range(0, stop, block):
             here = np.array(said[start : start + block])

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from torch import Tensor
 
 from gristmill.errors import ConfigurationError
+from gristmill.model.batch import PackedBatch
 from gristmill.model.checkpoint import CODEC_FILE, FORMAT, barrier, rank
 from gristmill.model.codecs.base import Codec, balancing_weights
 from gristmill.model.codecs.registry import load_codec
@@ -21,6 +22,7 @@ from gristmill.model.image_tokenizer import ImageTokenizer
 from gristmill.model.made_of import data_digest, remember, serves
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import Paradigm, find_paradigm
+from gristmill.model.picture_encoding import encode_pictures
 from gristmill.model.planner import Planner, StreamConfig
 from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.model.tasks import GuidanceDropout, find_questions
@@ -55,6 +57,13 @@ class ModelBundle:
     def code_weights(self) -> Tensor:
         """What the labels of codes were weighted with, of all codebooks."""
         return balancing_weights(self.codec, self.layout.code_balance)
+
+    def encode_pictures(self, batch: PackedBatch) -> PackedBatch:
+        """The batch with what the codec makes of its pictures, on the batch's device."""
+        if not batch.raw:
+            return batch
+        codec = self.codec.to(batch.ids.device)
+        return encode_pictures(batch, codec, self.vocabulary.code_starts, self.code_weights)
 
 
 @dataclass(frozen=True)
