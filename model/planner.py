@@ -386,7 +386,7 @@ class Planner:
                 rng,
                 questions=self._questions[source],
                 dropout=self.config.dropout,
-                turns=self._turns(source),
+                turns=self.sources[source].turns,
             )
             if segments is not None:
                 if task != "interleaved":
@@ -394,11 +394,6 @@ class Planner:
                 places = self._pictures(source, shard, row, segments)
                 return self._window(segments, [self.grid(source, *at) for at in places], rng)
         return None
-
-    def _turns(self, source: int) -> int:
-        """Most questions of one picture: one, if its answer is unmasked in any order."""
-        masked = self.writer.paradigm.text_objective == "masked"
-        return 1 if masked else self.sources[source].turns
 
     def _window(
         self, segments: list[Segment], grids: Sequence[PictureGrid], rng: np.random.Generator
