@@ -30,6 +30,8 @@ class SampleColumns(TypedDict, total=False):
     width: int | None
     image_heights: Sequence[int] | None
     image_widths: Sequence[int] | None
+    # What each picture of a document was before.
+    image_uids: Sequence[str] | None
     # Frames of a clip, and those of which tokens or pictures are stored.
     frames: int | None
     frame_index: NDArray[np.int64] | None

@@ -28,7 +28,8 @@ class Sightings:
 
 
 def sightings(folder: str, uids: Collection[str], product: str = "") -> Sightings:
-    """Steps of the training in `folder` that saw these samples; of `product` alone, if given.
+    """Steps of the training in `folder` that saw these samples, also as the picture before an edit
+    or as one of a document; of `product` alone, if given.
 
     Exact as long as the shards are those of the training, as they are found by their digest.
     Raises `ConfigurationError` for a folder that holds no training.
@@ -76,9 +77,8 @@ def _replay(
             return
         for document in plan:
             if document.source in sources and not document.left_out:
-                uid = planner.columns(document.source, document.shard, document.row)["uid"]
-                if uid in uids:
-                    step = number // config.rows_per_step + 1
+                step = number // config.rows_per_step + 1
+                for uid in uids & planner.uids(document):
                     at = found.seen.setdefault(uid, [])
                     if step not in at:
                         at.append(step)
