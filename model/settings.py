@@ -55,7 +55,8 @@ def train_config(
     patches: int,
     rate: float,
     seed: int,
-    settings: Sequence[str],
+    accept_changed_data: bool = False,
+    settings: Sequence[str] = (),
 ) -> TrainConfig:
     """A training's settings. Without a codec that fits the paradigm, one is trained first."""
     sources = tuple(
@@ -68,6 +69,7 @@ def train_config(
         "out": out, "data": sources, "codec": codec, "size": size, "paradigm": paradigm,
         "experts": experts, "steps": steps, "rows_per_step": rows, "row_length": row_length,
         "patches": patches, "rate": rate, "seed": seed,
+        "accept_changed_data": accept_changed_data,
     }  # fmt: skip
     wanted = find_paradigm(paradigm)
     if "semantic" in wanted.image_inputs:
