@@ -216,6 +216,7 @@ class Planner:
             "width",
             "image_heights",
             "image_widths",
+            "image_uids",
             "frames",
             "frame_index",
             "picture_frames",
@@ -276,15 +277,19 @@ class Planner:
         """The document of a sample; None if it has nothing for any task. What is left out keeps its
         place, so that all else stays where it was."""
         segments = self._segments(source, shard, row, seed)
-        left_out = self._left_out(source, shard, row)
+        left_out = self.left_out(source, shard, row)
         if segments is None and left_out in ("", FORGOTTEN):
             return None
         segments = segments or [TextSegment("")]
         pictures = self._pictures(source, shard, row, segments)
         for place in pictures:
-            left_out = left_out or self._left_out(source, *place[:2])
+            left_out = left_out or self.left_out(source, *place[:2])
         grids = tuple(self.grid(source, *place) for place in pictures)
-        return DocumentPlan(source, shard, row, tuple(segments), seed, pictures, grids, left_out)
+        plan = DocumentPlan(source, shard, row, tuple(segments), seed, pictures, grids, left_out)
+        gone = self.samples[source].forgotten
+        if gone and not left_out and not gone.isdisjoint(self.uids(plan)):
+            return replace(plan, left_out=FORGOTTEN)
+        return plan
 
     def packing(self) -> str:
         """How full the first rows are, and what row length would fill them better if they are
@@ -333,7 +338,21 @@ class Planner:
         # Of more frames than are asked for, those that are spread as evenly.
         return int((number + 0.5) * len(there) / self.frames(source, columns))
 
-    def _left_out(self, source: int, shard: int, row: int) -> str:
+    def uids(self, plan: DocumentPlan) -> set[str]:
+        """Of the samples that a document shows: its own, that of each of its pictures, and what
+        each picture was before it became part of a document."""
+        found = {self.columns(plan.source, plan.shard, plan.row)["uid"]}
+        shown = {s.number for s in plan.segments if isinstance(s, ImageSegment)}
+        for picture in shown:
+            shard, row, number = plan.pictures[picture]
+            columns = self.columns(plan.source, shard, row)
+            found.add(columns["uid"])
+            pieces = columns.get("image_uids")
+            if pieces is not None and number < len(pieces):
+                found.add(pieces[number])
+        return found
+
+    def left_out(self, source: int, shard: int, row: int) -> str:
         """Why nothing may be learnt of a sample; empty if it may."""
         gone = self.samples[source].forgotten
         columns = self.columns(source, shard, row)

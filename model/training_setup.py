@@ -187,7 +187,8 @@ def _text(config: TrainConfig) -> str:
 
 
 def caption_texts(sources: Sequence[DataSource]) -> list[str]:
-    """Captions of all sources, and the questions made of them; at most a million.
+    """Captions of all sources, less those of what is forgotten, and the questions made of them; at
+    most a million.
 
     Raises `ConfigurationError` if there are none.
     """
@@ -199,8 +200,9 @@ def caption_texts(sources: Sequence[DataSource]) -> list[str]:
             table = samples.table(shard)
             if "caption" not in table.column_names:
                 continue
-            for caption in table["caption"].to_pylist():
-                if caption:
+            gone = [uid in samples.forgotten for uid in table["uid"].to_pylist()]
+            for caption, forgotten in zip(table["caption"].to_pylist(), gone, strict=True):
+                if caption and not forgotten:
                     texts.append(caption)
                     for question, answer in questions(caption) if questions else []:
                         texts += [question, answer]

@@ -312,6 +312,8 @@ def sample_sheet(model: Unified, planner: Planner, count: int = 8) -> Image | No
     captions: list[str] = []
     contents: list[Content] = []
     for row in range(len(table)):
+        if planner.left_out(0, 0, row):
+            continue
         with contextlib.suppress(SampleError):
             contents.append(builder.content(0, 0, row, 0, planner.grid(0, 0, row, 0)))
             captions.append(table["caption"][row].as_py() or "")
