@@ -110,8 +110,8 @@ def _turns(turn: object) -> Iterator[Turn]:
     speaker = turn.get("from") or turn.get("role")
     if speaker is None:
         pairs = (("user", "assistant"), ("human", "assistant"), *PAIRS)
-        said = {name for name, value in turn.items() if value is not None}
-        found = next((pair for pair in pairs if said.issuperset(pair)), None)
+        there = {name for name, value in turn.items() if value is not None}
+        found = next((pair for pair in pairs if there.issuperset(pair)), None)
         if found is None:
             raise BrokenConversation(BROKEN_TURN)
         yield Turn("user", _said(turn[found[0]]))
