@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -12,48 +11,7 @@ from torch import Tensor, nn
 from gristmill.model.attention import Mask, TokenMeta, attend, kernel_dtype
 from gristmill.model.experts import ExpertLinear, ExpertNorm, Sorting
 from gristmill.model.model_config import ModelConfig
-
-
-class Rotary(nn.Module):
-    """Rotary positions (Su et al. 2021) on time, row and column: each axis has its own share of
-    the pairs of a head."""
-
-    frequencies: Tensor
-    axis: Tensor
-
-    def __init__(self, head_dim: int, base: float, side_base: float) -> None:
-        super().__init__()
-        pairs = head_dim // 2
-        side = pairs // 3
-        counts = (pairs - 2 * side, side, side)
-        frequencies = [
-            start ** (-torch.arange(count, dtype=torch.float32) / count)
-            for start, count in zip((base, side_base, side_base), counts, strict=True)
-        ]
-        self.register_buffer("frequencies", torch.cat(frequencies), persistent=False)
-        axis = [number for number, count in enumerate(counts) for _ in range(count)]
-        self.register_buffer("axis", torch.tensor(axis), persistent=False)
-
-    def forward(self, pos: Tensor) -> tuple[Tensor, Tensor]:
-        """pos [B, L, 3] -> cosines and sines, [B * L, 1, pairs]."""
-        angles = pos.float()[:, :, self.axis].flatten(0, 1)[:, None] * self.frequencies
-        return angles.cos(), angles.sin()
-
-
-PLACE_FEATURES = 16
-
-
-def place_features(pos: Tensor) -> Tensor:
-    """[B, L, 3] -> [B, L, 16]: cosines and sines of row and column, of periods from 4 to 256."""
-    frequencies = math.tau / 4.0 ** torch.arange(1, 5, device=pos.device, dtype=torch.float32)
-    angles = (pos[:, :, 1:, None].float() * frequencies).flatten(2)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """[N, H, D] turned by the angles of each pair."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+from gristmill.model.rotary import rotate
 
 
 class Cache:

@@ -10,6 +10,7 @@ import torch
 from gristmill.model.choices import require_known
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import Paradigm
+from gristmill.model.rotary import RopeScaling
 from gristmill.model.transformer import Transformer
 
 
@@ -32,7 +33,9 @@ class Changes(TypedDict, total=False):
     flow_head_width: int
     flow_head_layers: int
     rope_base: float
-    rope_side_base: float
+    rope_sections: tuple[int, ...]
+    rope_interleaved: bool
+    rope_scaling: RopeScaling
     checkpointing: bool
 
 

@@ -37,6 +37,7 @@ def draw_noise(
     """The time of a flow, shifted towards noise as the layout says, and the noise itself."""
     assert latents is not None
     t = 1 / (1 + math.exp(-(layout.time_mean + rng.standard_normal())))
-    t = layout.time_shift * t / (1 + (layout.time_shift - 1) * t)
     shape = (latents.shape[0] * latents.shape[1], latents.shape[2])
+    shift = layout.shift(shape[0])
+    t = shift * t / (1 + (shift - 1) * t)
     return t, rng.standard_normal(shape, np.float32)

@@ -29,9 +29,10 @@ class SampleColumns(TypedDict, total=False):
     frames: int | None
     frame_index: NDArray[np.int64] | None
     picture_frames: NDArray[np.int64] | None
-    # Flat, of one picture after the other; the digest of their codec.
+    # Flat, of one picture after the other; rows and columns of each; the digest of their codec.
     image_codes: NDArray[np.int64] | None
     image_latents: NDArray[np.float32] | None
+    image_grid: NDArray[np.int64] | None
     image_codec: str | None
     # All captions of the sample, where there are several.
     captions: Sequence[str] | None

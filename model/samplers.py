@@ -11,7 +11,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from gristmill.model.batch import CAUSAL, FULL, GENERATE, NOISE, UNDERSTAND
-from gristmill.model.sampling import DecodingSession, time_axis
+from gristmill.model.document_builder import bind_queries
+from gristmill.model.sampling import DecodingSession
 from gristmill.model.vocabulary import EOS, MASK
 
 
@@ -141,9 +142,8 @@ def generate_image_flow(session: DecodingSession) -> Float[Tensor, "rows places 
     """Latents by integrating velocities of positions in place."""
     paradigm = session.bundle.paradigm
     attn_mode = NOISE if paradigm.clean_copy else FULL
-    rows, columns = session.bundle.layout.grid
     pos = session.grid_pos()
-    ids = torch.full((session.rows, rows * columns), -1, device=session.device)
+    ids = torch.full((session.rows, session.places), -1, device=session.device)
 
     def velocity(x: Tensor, time: float) -> Tensor:
         hidden = session.read(
@@ -158,17 +158,17 @@ def generate_image_flow(session: DecodingSession) -> Float[Tensor, "rows places 
 def generate_image_query(session: DecodingSession) -> Float[Tensor, "rows places channels"]:
     """Latents by the flow head on what the queries found out, which is found out once."""
     layout, vocabulary = session.bundle.layout, session.bundle.vocabulary
-    count, places = layout.queries, layout.grid[0] * layout.grid[1]
-    queries = torch.arange(count, device=session.device)
-    ids = (vocabulary.query_start + queries).expand(session.rows, count)
-    pos = session.time[:, None, None] * time_axis(session.device) + torch.stack(
-        [torch.zeros_like(queries), torch.zeros_like(queries), queries], dim=1
-    )
+    places = session.places
+    count = layout.queries(places)
+    ids = vocabulary.query_start + torch.arange(count, device=session.device)
+    ids = ids.expand(session.rows, count)
+    nearest, first = bind_queries(places, count)
+    pos = session.grid_pos()[:, first]
     hidden = session.read(
         ids, pos, attn_mode=FULL, expert=GENERATE, span=session.spans, commit=False
     ).reshape(session.rows * count, -1)
     row = torch.arange(session.rows, device=session.device)
-    bound = torch.arange(places, device=session.device) * count // places
+    bound = torch.from_numpy(nearest).to(session.device)
     index = (row[:, None] * count + bound).reshape(-1)
     # Rows are told apart by their number here: nothing lies between them.
     doc = row.repeat_interleave(places)
@@ -186,9 +186,9 @@ def _integrate(session: DecodingSession, velocity: Callable[[Tensor, float], Ten
     """From noise at time 1 to latents at time 0, in steps that are shifted as in training."""
     layout, sampling = session.bundle.layout, session.sampling
     rows = session.rows if sampling.guidance == 1 else session.rows // 2
-    shape = (rows, layout.grid[0] * layout.grid[1], layout.latent_channels)
+    shape = (rows, session.places, layout.latent_channels)
     x = torch.randn(shape, generator=session.generator, device=session.device)
-    shift = layout.time_shift
+    shift = layout.shift(session.places)
     times = [1 - i / sampling.steps for i in range(sampling.steps + 1)]
     times = [shift * t / (1 + (shift - 1) * t) for t in times]
 

@@ -52,6 +52,7 @@ def train_config(
     steps: int,
     rows: int,
     row_length: int,
+    patches: int,
     rate: float,
     seed: int,
     settings: Sequence[str],
@@ -66,7 +67,7 @@ def train_config(
     fields: dict[str, Any] = {
         "out": out, "data": sources, "codec": codec, "size": size, "paradigm": paradigm,
         "experts": experts, "steps": steps, "rows_per_step": rows, "row_length": row_length,
-        "rate": rate, "seed": seed,
+        "patches": patches, "rate": rate, "seed": seed,
     }  # fmt: skip
     wanted = find_paradigm(paradigm)
     if "semantic" in wanted.image_inputs:

@@ -15,8 +15,9 @@ from gristmill.model.batch import Document, pack
 from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import to_unit
 from gristmill.model.codecs.registry import measure
-from gristmill.model.documents import Content, DocumentWriter, Segment
+from gristmill.model.documents import DocumentWriter
 from gristmill.model.sampling import Sampling
+from gristmill.model.segments import Content, Segment
 from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.model.tasks import describing, drawing
 from gristmill.model.unified import Unified

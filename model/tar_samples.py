@@ -38,7 +38,11 @@ from gristmill.pipelines.tar_samples import (
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _TEXTS = ("question", "answer", "instruction", "source_uid", "image_codec")
 # Of stored tokens: the type, and the kinds that numpy may find their values to be.
-_NUMBERS = {"image_codes": (pa.int64(), "iu"), "image_latents": (pa.float32(), "iuf")}
+_NUMBERS = {
+    "image_codes": (pa.int64(), "iu"),
+    "image_latents": (pa.float32(), "iuf"),
+    "image_grid": (pa.int64(), "iu"),
+}
 _SCHEMA = pa.schema(
     [
         pa.field("uid", pa.string()),

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.documents import ImageSegment, Segment, TextSegment
 from gristmill.model.facts import SampleColumns
+from gristmill.model.segments import ImageSegment, Segment, TextSegment
 from gristmill.model.vocabulary import ANSWER, DESCRIBE, DRAW, EDIT, REPLY
 
 TASKS = ("draw", "describe", "answer", "edit", "text", "interleaved", "continue")

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from torch import Tensor
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.checkpoint import CODEC_FILE, barrier, rank
+from gristmill.model.checkpoint import CODEC_FILE, FORMAT, barrier, rank
 from gristmill.model.codecs.base import Codec, balancing_weights
 from gristmill.model.codecs.registry import load_codec
 from gristmill.model.configurations import describe, find_size, flops_per_token, for_paradigm
@@ -89,7 +89,7 @@ class TrainingSetup(ModelBundle):
     def to_dict(self, config: TrainConfig, step: int) -> ModelFacts:
         """What `unified.load` reads, as plain values."""
         return {
-            "format": 1,
+            "format": FORMAT,
             "step": step,
             "model": asdict(self.model_config),
             "paradigm": self.paradigm.name,
@@ -113,10 +113,10 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
                 "MODEL/PRETRAINED or local-dir:FOLDER"
             )
         encoder = SemanticEncoder(config.encoder)
-    image_tokenizer = ImageTokenizer(paradigm, codec, encoder, config.cache_mb)
+    patches = config.patches or codec.grid[0] * codec.grid[1]
+    image_tokenizer = ImageTokenizer(paradigm, codec, encoder, patches, config.cache_mb)
     layout = DocumentLayout(
-        grid=codec.grid,
-        semantic_grid=encoder.grid if encoder else (0, 0),
+        patches=patches,
         latents_per_query=config.latents_per_query,
         latent_channels=codec.channels,
         semantic_width=encoder.width if encoder else 0,
@@ -126,7 +126,7 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
         text_weight=config.text_weight,
         code_balance=config.code_balance,
     )
-    queries = layout.queries if paradigm.image_objective == "query" else 0
+    queries = layout.queries(patches) if paradigm.image_objective == "query" else 0
     vocabulary = Vocabulary(_text(config), codec.vocabularies, queries)
     size = find_size(config.size)(vocabulary.size, experts=config.experts)
     model_config = for_paradigm(
@@ -141,7 +141,7 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
     )
     weights = balancing_weights(codec, layout.code_balance).numpy()
     writer = DocumentWriter(vocabulary, paradigm, layout, weights)
-    planner = Planner(config.data, writer, stream)
+    planner = Planner(config.data, writer, stream, image_tokenizer)
     titles = [source.title for source in config.data]
     return TrainingSetup(
         model_config, vocabulary, paradigm, layout, codec, encoder, image_tokenizer, planner,

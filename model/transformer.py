@@ -20,10 +20,11 @@ from torch.utils.checkpoint import checkpoint
 from gristmill.errors import ConfigurationError
 from gristmill.model.attention import Mask, TokenMeta, allow, make_mask
 from gristmill.model.batch import IGNORE, PackedBatch
-from gristmill.model.blocks import PLACE_FEATURES, Block, Cache, Context, Rotary, place_features
+from gristmill.model.blocks import Block, Cache, Context
 from gristmill.model.experts import ExpertLinear, Sorting
 from gristmill.model.flow_head import FlowHead, time_features
 from gristmill.model.model_config import ModelConfig
+from gristmill.model.rotary import PLACE_FEATURES, Rotary, place_features
 
 
 @dataclass
@@ -58,7 +59,10 @@ class Transformer(nn.Module):
         # Where in its picture a position stands. Rotary angles tell where others are, seen from
         # here; what is said of a place ("left of") must be in what is passed on.
         self.place_in = nn.Linear(PLACE_FEATURES, config.width, bias=False)
-        self.rotary = Rotary(config.head_dim, config.rope_base, config.rope_side_base)
+        self.rotary = Rotary(
+            config.head_dim, config.rope_base, config.rope_sections, config.rope_interleaved,
+            config.rope_scaling,
+        )  # fmt: skip
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
         self.lm = nn.Linear(config.width, config.vocabulary, bias=False)
@@ -88,6 +92,7 @@ class Transformer(nn.Module):
     def reset_parameters(self) -> None:
         """Normal weights of deviation 1/sqrt(fan in), those that end in the residual stream
         smaller by sqrt(2 * layers); the flow output is zero."""
+        self.rotary.reset_parameters()
         shrink = 1 / math.sqrt(2 * self.config.layers)
         for name, module in self.named_modules():
             if isinstance(module, ExpertLinear):

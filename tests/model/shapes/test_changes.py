@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gristmill.model.center_crop import resize_center_crop
-from gristmill.model.documents import ImageSegment, TextSegment
+from gristmill.model.segments import ImageSegment, TextSegment
 from gristmill.model.shapes.changes import (
     draw_motion,
     make_edit,
