@@ -24,7 +24,7 @@ from gristmill.model.document_builder import Columns, bind_queries
 from gristmill.model.paradigms import Paradigm
 from gristmill.model.picture_grid import PictureGrid
 from gristmill.model.segments import Content, ImageSegment, Segment, TextSegment
-from gristmill.model.vocabulary import BOS, EOS, IMAGE, IMAGE_END, PAD, Vocabulary
+from gristmill.model.vocabulary import IMAGE, IMAGE_END, PAD, Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ class DocumentWriter:
         With `prompt`, the last segment is only opened: what a model is to write or draw comes next.
         """
         out = Columns()
-        self._plain(out, [BOS], UNDERSTAND)
+        self._plain(out, [self.vocabulary.bos], UNDERSTAND)
         for place, segment in enumerate(segments):
             follows = place + 1 < len(segments)
             if prompt and not follows:
@@ -187,7 +187,9 @@ class DocumentWriter:
 
     def _text(self, out: Columns, segment: TextSegment, weight: float) -> None:
         special = [] if segment.special_token is None else [segment.special_token]
-        text = self.vocabulary.encode(segment.text) + ([EOS] if segment.ends else [])
+        text = self.vocabulary.encode(segment.text) + (
+            [self.vocabulary.eos] if segment.ends else []
+        )
         if segment.is_target and text:
             each = weight / math.sqrt(len(text))
             labels, per = [*text, IGNORE], [each] * len(text) + [0.0]
@@ -206,7 +208,7 @@ class DocumentWriter:
         if segment.special_token is not None:
             self._plain(out, [segment.special_token], UNDERSTAND)
         block = self.layout.text_block
-        text = (self.vocabulary.encode(segment.text) + [EOS] * block)[:block]
+        text = (self.vocabulary.encode(segment.text) + [self.vocabulary.eos] * block)[:block]
         ids, labels, per = mask_tokens(np.array(text), rng, weight, share=rng.uniform())
         self._span(out, ids, FULL, UNDERSTAND, labels.tolist(), per.tolist())
         out.stand_in_line(block)

@@ -6,7 +6,7 @@ Checkpoints and shards of others have these keys; they stay what they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,8 @@ class VocabularyFacts(TypedDict):
     text: str
     codebooks: list[int]
     queries: int
+    # Of `PretrainedText`; None: trained from zero.
+    pretrained: dict[str, Any] | None
 
 
 class ModelFacts(TypedDict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,40 +13,41 @@ from torch import Tensor
 from gristmill.model.batch import CAUSAL, FULL, GENERATE, NOISE, UNDERSTAND
 from gristmill.model.document_builder import bind_queries
 from gristmill.model.sampling import DecodingSession
-from gristmill.model.vocabulary import EOS, MASK
+from gristmill.model.vocabulary import MASK
+
+
+def text_steps(session: DecodingSession) -> Iterator[list[int | None]]:
+    """Text token by token: at each step an id for each row, None for a row that has ended."""
+    vocabulary, model = session.bundle.vocabulary, session.model
+    text_end = vocabulary.text_start + vocabulary.text_size
+    ends = torch.tensor(vocabulary.ends, device=session.device)
+    # The grammar: text, or the end.
+    banned = torch.arange(text_end, device=session.device) < vocabulary.text_start
+    banned[ends] = False
+    done = torch.zeros(session.rows, dtype=torch.bool, device=session.device)
+    hidden = session.last
+    for step in range(session.sampling.longest):
+        ids = session.choose(model.logits(hidden, 0, text_end).masked_fill(banned, -math.inf))
+        done |= torch.isin(ids, ends)
+        if bool(done.all()):
+            return
+        yield [None if end else i for i, end in zip(ids.tolist(), done.tolist(), strict=True)]
+        if step + 1 == session.sampling.longest:
+            return
+        out = session.read(
+            ids[:, None], session.line_pos(1),
+            attn_mode=CAUSAL, expert=UNDERSTAND, span=-1, commit=True,
+        )  # fmt: skip
+        hidden = out[:, 0]
+        session.time = session.time + 1
 
 
 def generate_text_ar(session: DecodingSession) -> list[list[int]]:
     """Text token by token until its end."""
-    vocabulary, model = session.bundle.vocabulary, session.model
-    text_end = vocabulary.text_start + vocabulary.text_size
-    done = torch.zeros(session.rows, dtype=torch.bool, device=session.device)
-    written: list[list[int]] = [[] for _ in range(session.rows)]
-    hidden = session.last
-    for _ in range(session.sampling.longest):
-        logits = model.logits(hidden, 0, text_end)
-        # The grammar: text, or the end.
-        logits[:, : vocabulary.text_start] = logits[:, : vocabulary.text_start].masked_fill(
-            torch.arange(vocabulary.text_start, device=session.device) != EOS, -math.inf
-        )
-        ids = session.choose(logits)
-        done |= ids == EOS
-        if bool(done.all()):
-            break
-        for row, token in enumerate(ids.tolist()):
-            if not done[row]:
-                written[row].append(token)
-        out = session.read(
-            ids[:, None],
-            session.line_pos(1),
-            attn_mode=CAUSAL,
-            expert=UNDERSTAND,
-            span=-1,
-            commit=True,
-        )
-        hidden = out[:, 0]
-        session.time = session.time + 1
-    return written
+    steps = list(text_steps(session))
+    return [[i for i in row if i is not None] for row in zip(*steps, strict=True)] or [
+        [] for _ in range(session.rows)
+    ]
 
 
 def generate_text_masked(session: DecodingSession) -> list[list[int]]:
@@ -56,7 +57,7 @@ def generate_text_masked(session: DecodingSession) -> list[list[int]]:
     ids = torch.full((session.rows, block), MASK, device=session.device)
     pos = session.line_pos(block)
     banned = torch.arange(text_end, device=session.device) < vocabulary.text_start
-    banned[EOS] = False
+    banned[vocabulary.eos] = False
     passes = min(session.sampling.steps, block)
     for step in range(passes):
         hidden = session.read(
@@ -69,7 +70,8 @@ def generate_text_masked(session: DecodingSession) -> list[list[int]]:
         places = sure.topk(count, dim=1).indices
         ids = ids.scatter(1, places, best.gather(1, places))
     rows: list[list[int]] = ids.tolist()
-    return [row[: row.index(EOS)] if EOS in row else row for row in rows]
+    end = vocabulary.eos
+    return [row[: row.index(end)] if end in row else row for row in rows]
 
 
 def generate_image_ar(session: DecodingSession) -> Int64[Tensor, "rows positions"]:

@@ -241,7 +241,7 @@ def load(folder: str, device: str = "") -> Unified:
     config = ModelConfig.from_facts(facts["model"])
     bundle = ModelBundle(
         config,
-        Vocabulary(**facts["vocabulary"]),
+        Vocabulary.from_facts(facts["vocabulary"]),
         paradigm,
         layout,
         codec,
