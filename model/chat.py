@@ -26,7 +26,7 @@ from gristmill.model.chat_template import (
     picture_number,
     without_marks,
 )
-from gristmill.model.documents import ImageSegment, Segment, TextSegment
+from gristmill.model.segments import ImageSegment, Segment, TextSegment
 from gristmill.model.vocabulary import ANSWER, REPLY, Vocabulary
 from gristmill.pipelines.sources.conversations import IMAGE_MARK, Turn
 from gristmill.pipelines.sources.reasons import FEWER_PICTURES, MORE_PICTURES
@@ -83,9 +83,13 @@ class Chat:
         token by token."""
         self.vocabulary, self.masked_block = vocabulary, masked_block
         source = vocabulary.chat_template
-        self.template = ChatTemplate(source, vocabulary.named_tokens) if source else None
+        self.template = ChatTemplate(source, vocabulary.special_tokens) if source else None
         literals = self.template.literals if self.template else ""
         self._control = _any_of(vocabulary.control_tokens(literals))
+        # A control token between its marks is text; where the template cut it from one of them, it
+        # is no control token any more.
+        whole = f"{TEXT_START}({self._control.pattern}){TEXT_END}"
+        self._marks = re.compile(f"{whole}|{MARKS}")
         special = vocabulary.control_tokens("")
         self._end = re.compile(rf"\s*(?:{_any_of(special).pattern})")
 
@@ -216,7 +220,7 @@ class Chat:
 
     def _cut(self, said: str) -> list[Segment]:
         """Segments of what a template wrote with our marks in it."""
-        rendered = _Rendered(said)
+        rendered = _Rendered(said, self._marks)
         learnt = self._learnt_parts(rendered)
         segments: list[Segment] = []
         ids: list[int] = []
@@ -240,6 +244,8 @@ class Chat:
                     is_target = wanted
                 ids.append(number)
         close()
+        if segments and isinstance(segments[0], TextSegment):
+            segments[0] = replace(segments[0], begins=True)
         return segments
 
     def _learnt_parts(self, rendered: _Rendered) -> list[tuple[int, int]]:
@@ -268,37 +274,35 @@ class Chat:
 class _Rendered:
     """A rendered conversation taken apart: its text without marks, and where these stood."""
 
-    def __init__(self, said: str) -> None:
+    def __init__(self, said: str, marks: re.Pattern[str]) -> None:
         # Place in the text, a stretch of it or a picture's number, and whether control tokens act.
         self.pieces: list[tuple[int, str | int, bool]] = []
         self.places: dict[str, list[int]] = {
             mark: [] for mark in (ANSWER_START, ANSWER_END, LEARNT_START, LEARNT_END)
         }
-        whole: list[str] = []
-        at, acts, held = 0, True, ""
+        self.text = held = ""
 
-        def close() -> None:
-            nonlocal at, held
+        def close(*, acts: bool = True) -> None:
+            nonlocal held
             if held:
-                self.pieces.append((at, held, acts))
-                whole.append(held)
-                at, held = at + len(held), ""
+                self.pieces.append((len(self.text), held, acts))
+                self.text, held = self.text + held, ""
 
         last = 0
-        for found in MARKS.finditer(said):
+        for found in marks.finditer(said):
             held += said[last : found.start()]
-            last, mark = found.end(), found.group()
+            last, mark, inert = found.end(), found.group(), found.group(1)
             if mark in self.places:
-                self.places[mark].append(at + len(held))
+                self.places[mark].append(len(self.text) + len(held))
                 continue
             close()
-            if mark in (TEXT_START, TEXT_END):
-                acts = mark == TEXT_END
-            else:
-                self.pieces.append((at, picture_number(mark), True))
+            if inert:
+                held = inert
+                close(acts=False)
+            elif (number := picture_number(mark)) >= 0:
+                self.pieces.append((len(self.text), number, True))
         held += said[last:]
         close()
-        self.text = "".join(whole)
 
     def between(self, start: str, end: str) -> list[tuple[int, int]]:
         """Stretches between two marks."""

@@ -30,8 +30,8 @@ LEARNT_START, LEARNT_END = "\ufdd4", "\ufdd5"
 _PICTURE = "\ufdd6"
 _DIGITS = "\ufde0\ufde1\ufde2\ufde3\ufde4\ufde5\ufde6\ufde7\ufde8\ufde9"
 _OURS = re.compile("[\ufdd0-\ufdef]")
-MARKS = re.compile(f"[{TEXT_START}-{LEARNT_END}]|{_PICTURE}[{_DIGITS}]+")
-"""Any mark in what was rendered."""
+MARKS = f"[{TEXT_START}-{LEARNT_END}]|{_PICTURE}[{_DIGITS}]+"
+"""A pattern of any mark in what was rendered."""
 
 
 def picture_mark(number: int) -> str:
@@ -86,24 +86,34 @@ class ChatTemplate:
     def render(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
         """The conversation as the template writes it. Raises `SampleError` with what the template
         says of a conversation that it refuses."""
-        parts: list[Mapping[str, object]] = [
-            {**message, "content": [{"type": "text", "text": message["content"]}]}
-            for message in messages
-        ]
-        refused = ""
-        # Templates of some processors know contents in parts alone.
-        for form in (messages, parts):
+        return self._render(messages, in_parts=self._in_parts, prompt=add_generation_prompt)
+
+    @functools.cached_property
+    def _in_parts(self) -> bool:
+        """Whether contents must come in parts, as templates of some processors have them alone."""
+        probe = [{"role": "user", "content": ANSWER_START}]
+        for in_parts in (False, True):
             try:
-                return self._template.render(
-                    messages=[dict(message) for message in form],
-                    tools=None,
-                    documents=None,
-                    add_generation_prompt=add_generation_prompt,
-                    **self._tokens,
-                )
-            except (TemplateError, TypeError, AttributeError, ValueError) as error:
-                refused = refused or " ".join(str(error).split())[:80]
-        raise SampleError(f"the chat template refuses it: {refused}")
+                if ANSWER_START in self._render(probe, in_parts=in_parts, prompt=False):
+                    return in_parts
+            except SampleError:
+                continue
+        return False
+
+    def _render(
+        self, messages: Sequence[Mapping[str, str]], *, in_parts: bool, prompt: bool
+    ) -> str:
+        told: list[dict[str, object]] = [dict(message) for message in messages]
+        for one in told if in_parts else ():
+            one["content"] = [{"type": "text", "text": one["content"]}]
+        try:
+            return self._template.render(
+                messages=told, tools=None, documents=None, add_generation_prompt=prompt,
+                **self._tokens,
+            )  # fmt: skip
+        except (TemplateError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+            said = " ".join(str(error).split())[:80]
+            raise SampleError(f"the chat template refuses it: {said}") from error
 
 
 class _Generation(Extension):

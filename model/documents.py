@@ -79,7 +79,7 @@ class DocumentWriter:
 
     def length(self, segments: Sequence[Segment], grids: Sequence[PictureGrid] = ()) -> int:
         """Positions of the document, from the grids of its pictures alone."""
-        total = 1
+        total = len(self._start(segments))
         for place, segment in enumerate(segments):
             follows = place + 1 < len(segments)
             if isinstance(segment, ImageSegment):
@@ -89,11 +89,18 @@ class DocumentWriter:
                 total += self._text_length(segment)
         return total
 
+    def _start(self, segments: Sequence[Segment]) -> list[int]:
+        first = segments[0] if segments else None
+        return [] if isinstance(first, TextSegment) and first.begins else [self.vocabulary.bos]
+
     def _text_length(self, segment: TextSegment) -> int:
         special = segment.special_token is not None
         if segment.is_target and self.paradigm.text_objective == "masked":
             return special + self.layout.text_block
-        return special + len(self.vocabulary.encode(segment.text)) + segment.ends
+        return special + len(self._ids(segment)) + segment.ends
+
+    def _ids(self, segment: TextSegment) -> list[int]:
+        return self.vocabulary.encode(segment.text) if segment.ids is None else list(segment.ids)
 
     def _image_length(self, grid: PictureGrid, is_target: bool, follows: bool) -> int:
         places = grid.places
@@ -133,7 +140,7 @@ class DocumentWriter:
         With `prompt`, the last segment is only opened: what a model is to write or draw comes next.
         """
         out = Columns()
-        self._plain(out, [self.vocabulary.bos], UNDERSTAND)
+        self._plain(out, self._start(segments), UNDERSTAND)
         for place, segment in enumerate(segments):
             follows = place + 1 < len(segments)
             if prompt and not follows:
@@ -187,9 +194,7 @@ class DocumentWriter:
 
     def _text(self, out: Columns, segment: TextSegment, weight: float) -> None:
         special = [] if segment.special_token is None else [segment.special_token]
-        text = self.vocabulary.encode(segment.text) + (
-            [self.vocabulary.eos] if segment.ends else []
-        )
+        text = self._ids(segment) + ([self.vocabulary.eos] if segment.ends else [])
         if segment.is_target and text:
             each = weight / math.sqrt(len(text))
             labels, per = [*text, IGNORE], [each] * len(text) + [0.0]
@@ -208,7 +213,7 @@ class DocumentWriter:
         if segment.special_token is not None:
             self._plain(out, [segment.special_token], UNDERSTAND)
         block = self.layout.text_block
-        text = (self.vocabulary.encode(segment.text) + [self.vocabulary.eos] * block)[:block]
+        text = (self._ids(segment) + [self.vocabulary.eos] * block)[:block]
         ids, labels, per = mask_tokens(np.array(text), rng, weight, share=rng.uniform())
         self._span(out, ids, FULL, UNDERSTAND, labels.tolist(), per.tolist())
         out.stand_in_line(block)
