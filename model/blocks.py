@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -60,16 +62,20 @@ class Context:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with normed queries and keys."""
+    """Grouped-query attention; queries and keys are normed, where the model wants it."""
 
     def __init__(self, config: ModelConfig, experts: int) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.dim = config.heads, config.kv_heads, config.head_dim
         rows = (config.heads + 2 * config.kv_heads) * config.head_dim
-        self.qkv = ExpertLinear(experts, config.width, rows)
-        self.out = ExpertLinear(experts, config.heads * config.head_dim, config.width)
-        self.q_norm = ExpertNorm(experts, config.head_dim)
-        self.k_norm = ExpertNorm(experts, config.head_dim)
+        self.qkv = ExpertLinear(experts, config.width, rows, config.qkv_bias)
+        self.out = ExpertLinear(
+            experts, config.heads * config.head_dim, config.width, config.out_bias
+        )
+        self.q_norm = self.k_norm = None
+        if config.qk_norm:
+            self.q_norm = ExpertNorm(experts, config.head_dim, config.norm_epsilon)
+            self.k_norm = ExpertNorm(experts, config.head_dim, config.norm_epsilon)
 
     def forward(
         self, x: Tensor, shape: tuple[int, int], context: Context, cache: Cache | None, layer: int
@@ -84,7 +90,9 @@ class Attention(nn.Module):
         heads = mixed.view(rows * length, sum(sizes), self.dim)
         q, k, v = heads.split(sizes, dim=1)
         # Normed and turned in float32.
-        q, k = self.q_norm(q.float(), context.expert), self.k_norm(k.float(), context.expert)
+        q, k = q.float(), k.float()
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q, context.expert), self.k_norm(k, context.expert)
         q, k = rotate(q, context.cos, context.sin), rotate(k, context.cos, context.sin)
         q, k, v = (
             t.to(kernel_dtype(v)).view(rows, length, -1, self.dim).transpose(1, 2)
@@ -98,18 +106,27 @@ class Attention(nn.Module):
         return out if sorting is None else out[sorting.inverse]
 
 
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+}
+
+
 class FeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020)."""
+    """A gated unit: SwiGLU (Shazeer 2020), or with another activation."""
 
     def __init__(self, config: ModelConfig, experts: int) -> None:
         super().__init__()
-        self.up = ExpertLinear(experts, config.width, 2 * config.feed_forward)
-        self.down = ExpertLinear(experts, config.feed_forward, config.width)
+        bias = config.feed_forward_bias
+        self.up = ExpertLinear(experts, config.width, 2 * config.feed_forward, bias)
+        self.down = ExpertLinear(experts, config.feed_forward, config.width, bias)
+        self.activation = _ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
         sorting = context.sorting
         gate, up = self.up(x if sorting is None else x[sorting.order], sorting).chunk(2, dim=-1)
-        out = self.down(F.silu(gate) * up, sorting)
+        out = self.down(self.activation(gate) * up, sorting)
         return (out if sorting is None else out[sorting.inverse]), None
 
 
@@ -120,6 +137,8 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.experts, self.top_k = config.moe_experts, config.moe_top_k
+        self.normalised = config.moe_normalised
+        self.activation = _ACTIVATIONS[config.activation]
         self.router = nn.Linear(config.width, self.experts, bias=False)
         self.up = ExpertLinear(self.experts, config.width, 2 * config.expert_width)
         self.down = ExpertLinear(self.experts, config.expert_width, config.width)
@@ -128,11 +147,12 @@ class MixtureOfExperts(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             shares = F.linear(x.float(), self.router.weight.float()).softmax(dim=-1)
         weights, chosen = shares.topk(self.top_k, dim=-1)
-        weights = weights / weights.sum(dim=-1, keepdim=True)
+        if self.normalised:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
         sorting = Sorting.of(chosen.reshape(-1), self.experts)
         token = sorting.order // self.top_k
         gate, up = self.up(x[token], sorting).chunk(2, dim=-1)
-        out = self.down(F.silu(gate) * up, sorting)[sorting.inverse]
+        out = self.down(self.activation(gate) * up, sorting)[sorting.inverse]
         out = out.view(len(x), self.top_k, -1)
         mixed = (out * weights.to(out.dtype)[:, :, None]).sum(dim=1)
         used = sorting.counts.float() / (len(x) * self.top_k)
@@ -145,9 +165,9 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         experts = 2 if config.experts == "mot" else 1
-        self.attention_norm = ExpertNorm(experts, config.width)
+        self.attention_norm = ExpertNorm(experts, config.width, config.norm_epsilon)
         self.attention = Attention(config, experts)
-        self.forward_norm = ExpertNorm(experts, config.width)
+        self.forward_norm = ExpertNorm(experts, config.width, config.norm_epsilon)
         self.feed_forward = (
             MixtureOfExperts(config) if config.experts == "moe" else FeedForward(config, experts)
         )

@@ -83,7 +83,7 @@ class Chat:
         token by token."""
         self.vocabulary, self.masked_block = vocabulary, masked_block
         source = vocabulary.chat_template
-        self.template = ChatTemplate(source, vocabulary.special_tokens) if source else None
+        self.template = ChatTemplate(source, vocabulary.named_tokens) if source else None
         literals = self.template.literals if self.template else ""
         self._control = _any_of(vocabulary.control_tokens(literals))
         # A control token between its marks is text; where the template cut it from one of them, it

@@ -10,6 +10,7 @@ from gristmill.errors import ConfigurationError
 from gristmill.model.choices import require_known
 from gristmill.model.rotary import NO_SCALING, RopeScaling, axis_of_pairs
 
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 EXPERTS = ("dense", "mot", "moe")
 FLOW_HEADS = ("none", "linear", "query")
 
@@ -30,6 +31,17 @@ class ModelConfig:
     moe_experts: int = 8
     moe_top_k: int = 2
     moe_feed_forward: int = 0
+    # Whether the shares of the experts that a token uses sum to 1.
+    moe_normalised: bool = True
+    # What language models differ in: norms of queries and keys, biases of maps, one table for
+    # embeddings and outputs, the norms' epsilon, the activation of gates.
+    qk_norm: bool = True
+    qkv_bias: bool = False
+    out_bias: bool = False
+    feed_forward_bias: bool = False
+    tied: bool = False
+    norm_epsilon: float = 1e-6
+    activation: str = "silu"
     # Channels of latents and of semantic patches; 0: none.
     latent_channels: int = 0
     semantic_width: int = 0
@@ -49,12 +61,17 @@ class ModelConfig:
     def check(self) -> None:
         """Raise `ConfigurationError` for what cannot be built."""
         require_known("experts", self.experts, EXPERTS)
+        require_known("activation", self.activation, ACTIVATIONS)
         require_known("flow head", self.flow_head, FLOW_HEADS)
         if self.heads % self.kv_heads:
             raise ConfigurationError(f"{self.heads} heads cannot share {self.kv_heads} keys")
         if self.head_dim % 2 or self.head_dim < 6:
             raise ConfigurationError(f"a head of {self.head_dim}; rotary axes need an even >= 6")
         self._check_rope()
+        if self.experts == "moe" and self.feed_forward_bias:
+            raise ConfigurationError(
+                "learned experts have no biases; feed_forward_bias is for others"
+            )
         if self.experts == "moe" and not 1 <= self.moe_top_k <= self.moe_experts:
             raise ConfigurationError(f"top {self.moe_top_k} of {self.moe_experts} experts")
         if self.flow_head != "none" and self.latent_channels < 1:

@@ -64,8 +64,9 @@ class Transformer(nn.Module):
             config.rope_scaling,
         )  # fmt: skip
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(config.width, eps=1e-6)
-        self.lm = nn.Linear(config.width, config.vocabulary, bias=False)
+        self.norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
+        if not config.tied:
+            self.lm = nn.Linear(config.width, config.vocabulary, bias=False)
         if config.semantic_width:
             self.semantic_proj = nn.Sequential(
                 nn.Linear(config.semantic_width, config.width),
@@ -100,6 +101,8 @@ class Transformer(nn.Module):
                 if name.endswith((".out", ".down")):
                     deviation *= shrink
                 nn.init.normal_(module.weight, std=deviation)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
                 if module.bias is not None:
@@ -107,7 +110,8 @@ class Transformer(nn.Module):
         input_std = 0.02 if self.config.width > 512 else 0.1
         nn.init.normal_(self.embed.weight, std=input_std)
         nn.init.normal_(self.place_in.weight, std=input_std)
-        nn.init.normal_(self.lm.weight, std=0.5 / math.sqrt(self.config.width))
+        if not self.config.tied:
+            nn.init.normal_(self.lm.weight, std=0.5 / math.sqrt(self.config.width))
         if self.config.flow_head == "linear":
             nn.init.zeros_(self.latent_out.weight)
         elif self.config.flow_head == "query":
@@ -124,11 +128,16 @@ class Transformer(nn.Module):
         mixed = (centred @ axes * scale).float()
         mixed = mixed / mixed.std()
         generator = torch.Generator().manual_seed(first)
-        for weight in (self.embed.weight, self.lm.weight):
+        for weight in dict.fromkeys((self.embed.weight, self.output_weight)):
             turn = torch.randn(mixed.shape[1], weight.shape[1], generator=generator)
             rows = (mixed @ turn / math.sqrt(mixed.shape[1])).to(weight)
             old = weight[first : first + len(rows)]
             weight[first : first + len(rows)] = rows * old.std() + 0.2 * old
+
+    @property
+    def output_weight(self) -> Float[Tensor, "ids width"]:
+        """What makes logits of outputs; the embeddings, where the two are tied."""
+        return self.embed.weight if self.config.tied else self.lm.weight
 
     def embed_batch(self, batch: PackedBatch) -> Float[Tensor, "rows length width"]:
         """Each position from its id, its latent at its time, or its patch."""
@@ -187,7 +196,7 @@ class Transformer(nn.Module):
         labels = batch.labels.reshape(-1)
         labelled = (labels != IGNORE).nonzero()[:, 0]
         weight = batch.weight.reshape(-1)[labelled]
-        logits = self.lm(hidden[labelled]).float()
+        logits = F.linear(hidden[labelled], self.output_weight).float()
         entropies = F.cross_entropy(logits, labels[labelled], reduction="none")
         # Of log Z the gradient is needed, too: the sum, as the entropies' kernel keeps it.
         partition = entropies + logits.gather(1, labels[labelled][:, None])[:, 0]
@@ -232,7 +241,7 @@ class Transformer(nn.Module):
             return out
         if self.config.flow_head == "query":
             return self.flow_head.packed(
-                hidden, batch.latent_idx, self.noisy(batch), batch.latent_t,
+                hidden, batch.latent_idx, self.noisy(batch), batch.latent_t, batch.latent_place,
                 batch.doc.reshape(-1)[batch.latent_idx],
             )  # fmt: skip
         raise ConfigurationError("the batch has latents with a loss, the model has no flow head")
@@ -259,7 +268,7 @@ class Transformer(nn.Module):
         self, hidden: Float[Tensor, "*places width"], first: int = 0, last: int | None = None
     ) -> Float[Tensor, "*places ids"]:
         """Logits of ids first..last-1 only."""
-        return F.linear(hidden, self.lm.weight[first:last]).float()
+        return F.linear(hidden, self.output_weight[first:last]).float()
 
     def to_dict(self) -> dict[str, object]:
         """The configuration."""

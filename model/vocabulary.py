@@ -39,7 +39,7 @@ class PretrainedText:
     # Jinja, from messages to control text; empty: none.
     chat_template: str = ""
     # What the template calls bos_token, eos_token and so on.
-    special_tokens: dict[str, str] = field(default_factory=dict)
+    named_tokens: dict[str, str] = field(default_factory=dict)
 
 
 class Vocabulary:
@@ -102,7 +102,7 @@ class Vocabulary:
         # In their order, each once; what ends a document ends an answer.
         self.ends = tuple(dict.fromkeys([self.eos, *(start + mark for mark in pretrained.ends)]))
         self.chat_template = pretrained.chat_template
-        self.special_tokens = dict(pretrained.special_tokens)
+        self.named_tokens = dict(pretrained.named_tokens)
 
     def __reduce__(
         self,

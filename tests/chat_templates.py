@@ -235,7 +235,7 @@ def family(name: str) -> tuple[Vocabulary, Any]:
         eos=tokenizer.token_to_id(eos),
         ends=(end,),
         chat_template=template,
-        special_tokens=named,
+        named_tokens=named,
     )
     ours = Vocabulary(tokenizer.to_str(), pretrained=pretrained)
     theirs = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)

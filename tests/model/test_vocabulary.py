@@ -42,7 +42,7 @@ def _pretrained(**changes: object) -> Vocabulary:
         eos=end,
         ends=(end, tokenizer.token_to_id("<s>")),
         chat_template="{{ messages }}",
-        special_tokens={"bos_token": "<s>", "eos_token": "<|im_end|>"},
+        named_tokens={"bos_token": "<s>", "eos_token": "<|im_end|>"},
     )
     return Vocabulary(text, (16, 8), 4, pretrained=marks)
 
@@ -78,13 +78,13 @@ def test_the_marks_of_a_pretrained_model_are_its_own() -> None:
     assert vocabulary.eos == vocabulary.text_start + tokenizer.token_to_id("<|im_end|>")
     assert vocabulary.ends == (vocabulary.eos, vocabulary.bos)
     assert vocabulary.chat_template == "{{ messages }}"
-    assert vocabulary.special_tokens["eos_token"] == "<|im_end|>"
+    assert vocabulary.named_tokens["eos_token"] == "<|im_end|>"
 
 
 def test_the_marks_of_a_model_from_zero_are_ours() -> None:
     vocabulary = Vocabulary(PLAIN)
     assert (vocabulary.bos, vocabulary.eos, vocabulary.ends) == (BOS, EOS, (EOS,))
-    assert vocabulary.chat_template == "" and vocabulary.special_tokens == {}
+    assert vocabulary.chat_template == "" and vocabulary.named_tokens == {}
     assert vocabulary.text_rows == vocabulary.text_size
 
 
