@@ -28,8 +28,12 @@ from gristmill.model.chat_template import (
 )
 from gristmill.model.segments import ImageSegment, Segment, TextSegment
 from gristmill.model.vocabulary import ANSWER, REPLY, Vocabulary
-from gristmill.pipelines.sources.conversations import IMAGE_MARK, Turn
-from gristmill.pipelines.sources.reasons import FEWER_PICTURES, MORE_PICTURES
+from gristmill.pipelines.sources.conversations import (
+    IMAGE_MARK,
+    BrokenConversation,
+    Turn,
+    with_marks,
+)
 
 PICTURE_IN_ANSWER = "picture in an answer"
 
@@ -52,19 +56,14 @@ class Message:
 def with_pictures(
     turns: Sequence[tuple[str, str]], pictures: Sequence[tuple[int, ...]]
 ) -> list[Message]:
-    """Turns of (role, text) with a sample's pictures at their marks, in order. Pictures without any
-    mark come first in what is asked first, as LLaVA has them (Liu et al. 2023).
+    """Turns of (role, text) with a sample's pictures at their marks, in order.
 
-    Raises `SampleError` if marks and pictures differ in number.
+    Raises `SampleError` if marks and pictures differ in number, or one stands in an answer.
     """
-    said = [Turn(*turn) for turn in turns]
-    marks = sum(text.count(IMAGE_MARK) for _, text in said)
-    first = next((i for i, (role, _) in enumerate(said) if role == "user"), None)
-    if not marks and pictures and first is not None:
-        said[first] = Turn("user", f"{IMAGE_MARK}\n" * len(pictures) + said[first].text)
-        marks = len(pictures)
-    if marks != len(pictures):
-        raise SampleError(FEWER_PICTURES if marks > len(pictures) else MORE_PICTURES)
+    try:
+        said = with_marks([Turn(*turn) for turn in turns], len(pictures))
+    except BrokenConversation as error:
+        raise SampleError(str(error)) from error
     messages, at = [], 0
     for role, text in said:
         count = text.count(IMAGE_MARK)

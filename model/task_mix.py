@@ -95,7 +95,7 @@ class TaskMix:
             turns=self._turns,
         )
         if segments is None or task != "interleaved":
-            return segments and Chosen(segments)
+            return None if segments is None else Chosen(segments)
         return self._window(segments, grids(segments), rng)
 
     def _conversation(

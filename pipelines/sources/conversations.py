@@ -9,15 +9,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import pyarrow as pa
-
-from gristmill.pipelines.sources.reasons import BROKEN_TURN, CALL_OF_TOOL, UNKNOWN_SPEAKER
+from gristmill.pipelines.sources.reasons import (
+    BROKEN_TURN,
+    CALL_OF_TOOL,
+    FEWER_PICTURES,
+    MORE_PICTURES,
+    UNKNOWN_SPEAKER,
+)
 from gristmill.pipelines.sources.values import is_nothing, spelt, text_of
 
 IMAGE_MARK = "<image>"
 """Stands in a turn's text where a picture of the sample is seen."""
-MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("text", pa.string())]))
-"""Type of a column of conversations."""
+ROLES = ("system", "user", "assistant", "tool")
+"""Whose a turn may be."""
 # Where sets of instructions keep their turns.
 TURNS = ("conversations", "messages", "conversation", "texts")
 # Columns of a question and of its answer, which are a conversation of one turn; and of what is
@@ -82,6 +86,41 @@ def conversation_of(values: Mapping[str, object]) -> list[Turn]:
             turns = [Turn("user", asked), Turn("assistant", _said(values[answer]))]
             return [*_system(values, turns), *turns]
     return []
+
+
+def with_marks(turns: Sequence[Turn], pictures: int) -> list[Turn]:
+    """The turns with a mark for each picture; pictures without any mark come first in what is asked
+    first, as LLaVA has them (Liu et al. 2023).
+
+    Raises `BrokenConversation` if marks and pictures differ in number.
+    """
+    marks = sum(turn.text.count(IMAGE_MARK) for turn in turns)
+    first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
+    found = list(turns)
+    if not marks and pictures and first is not None:
+        found[first] = Turn("user", f"{IMAGE_MARK}\n" * pictures + turns[first].text)
+        marks = pictures
+    if marks != pictures:
+        raise BrokenConversation(FEWER_PICTURES if marks > pictures else MORE_PICTURES)
+    return found
+
+
+def pictures_within(values: Mapping[str, object]) -> list[object]:
+    """What stands for the pictures that lie in the parts of turns themselves, in order: addresses,
+    names of files, or data."""
+    found: list[object] = []
+    for name in TURNS:
+        turns = spelt(values.get(name))
+        for turn in turns if isinstance(turns, (list, tuple)) else ():
+            content = turn.get("content") if isinstance(turn, Mapping) else None
+            parts = content if isinstance(content, (list, tuple)) else ()
+            for part in parts:
+                if isinstance(part, Mapping) and _part(part) == IMAGE_MARK:
+                    # {"image_url": {"url": ...}}, {"image": "a.jpg"}, {"path": ...}.
+                    keys = ("image_url", "image", "url", "path", "data")
+                    cell = next((part[k] for k in keys if part.get(k) is not None), None)
+                    found.append(cell.get("url", cell) if isinstance(cell, Mapping) else cell)
+    return [] if all(cell is None for cell in found) else found
 
 
 def first_answer(values: Mapping[str, object]) -> str | None:

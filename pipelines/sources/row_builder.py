@@ -64,6 +64,7 @@ ENDINGS = {
     "video": frozenset(_VIDEO_ENDINGS.split()),
     "document": frozenset(("html", "htm", "xhtml")),
     "pair": frozenset[str](),
+    "conversation": frozenset[str](),
     "text": frozenset[str](),
 }
 
