@@ -157,6 +157,8 @@ def _whole(
     media = columns.get("media", "image")
     # Of a document or an edit, no picture alone is what its text says.
     alone = {"image": 1, "video": columns.get("frames") or 1}.get(media, 0)
+    if columns.get("picture_count") not in (None, 1):
+        alone = 0
     if task in ("draw", "describe", "answer") and not alone:
         return None
     if task == "draw":
@@ -172,7 +174,7 @@ def _whole(
     if task == "interleaved":
         if media == "document":
             return recounting(list(columns["texts"]), list(columns["image_places"]))
-        return interleaving(caption) if media == "image" else None
+        return interleaving(caption) if media == "image" and alone else None
     if task == "edit" and media == "edit":
         return editing(caption)
     if task == "edit":
