@@ -12,6 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+class MessageFacts(TypedDict):
+    """A turn of a conversation."""
+
+    # system, user, assistant or tool.
+    role: str | None
+    text: str | None
+
+
 class SampleColumns(TypedDict, total=False):
     """One sample of a shard set, as its metadata says; a column that is not there has no key."""
 
@@ -22,9 +30,13 @@ class SampleColumns(TypedDict, total=False):
     instruction: str | None
     # The picture before an edit.
     source_uid: str | None
+    # Turns of a conversation; `<image>` in a text marks a picture of the sample.
+    messages: Sequence[MessageFacts] | None
     # Of a document: texts, and before which of them each picture stands.
     texts: Sequence[str]
     image_places: Sequence[int]
+    # Of a sample of somebody else's that has not just one.
+    picture_count: int | None
     # In pixels: of the picture or the clip, and of each picture of a document or an edit.
     height: int | None
     width: int | None
@@ -59,6 +71,7 @@ class StreamFacts(TypedDict):
     rows: int
     too_long: int
     unusable: int
+    windowed: int
 
 
 class InputDigests(TypedDict):
