@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from gristmill.model.batch import Array
+from gristmill.model.picture_encoding import RawPicture
 
 
 @dataclass
@@ -29,11 +30,14 @@ class Columns:
     # What comes with some positions only.
     loose: dict[str, list[Array]] = field(default_factory=dict)
     time: int = 0
-    # Spans so far.
+    # Spans and latents so far.
     spans: int = 0
+    latents: int = 0
     # Whether the last position is text that was learnt, so that it may emit `<image>`.
     after_text: bool = False
     semantic_spans: list[int] = field(default_factory=list)
+    # Pictures that the step encodes, by the identity of their pixels: a picture may have copies.
+    raw: dict[int, RawPicture] = field(default_factory=dict)
 
     def add(
         self,
@@ -83,6 +87,10 @@ class Columns:
     def emit(self, label: int, weight: float) -> None:
         """The last position emits what comes."""
         self.labels[-1], self.weight[-1] = label, weight
+
+    def raw_picture(self, pixels: NDArray[np.uint8]) -> RawPicture:
+        """The entry of a picture that the step encodes."""
+        return self.raw.setdefault(id(pixels), RawPicture(pixels))
 
     def add_loose(self, name: str, values: ArrayLike, dtype: DTypeLike) -> None:
         """Values that not every position has."""

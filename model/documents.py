@@ -24,7 +24,7 @@ from gristmill.model.document_builder import Columns, bind_queries
 from gristmill.model.paradigms import Paradigm
 from gristmill.model.picture_grid import PictureGrid
 from gristmill.model.segments import Content, ImageSegment, Segment, TextSegment
-from gristmill.model.vocabulary import IMAGE, IMAGE_END, PAD, Vocabulary
+from gristmill.model.vocabulary import IMAGE, IMAGE_END, MASK, PAD, Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +71,9 @@ class DocumentWriter:
         self.vocabulary, self.paradigm, self.layout = vocabulary, paradigm, layout
         self._code_weights = code_weights
 
-    def _balance(self, codes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Weights of codes given as ids."""
-        if self._code_weights is None or not len(codes):
+    def _balance(self, content: Content, codes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Weights of a picture's codes, given as ids; one where the step will tell them."""
+        if self._code_weights is None or content.codes is None:
             return np.ones(len(codes), np.float32)
         return self._code_weights[codes - self.vocabulary.code_starts[0]]
 
@@ -277,14 +277,29 @@ class DocumentWriter:
         self._plain(out, [IMAGE_END], expert)
 
     def _code_ids(self, content: Content) -> NDArray[np.int64]:
-        assert content.codes is not None
+        """Ids of a picture's codes; the first of each codebook where the step will tell them."""
         starts = np.array(self.vocabulary.code_starts, np.int64)
+        if content.codes is None:
+            assert content.pixels is not None
+            return np.tile(starts, content.grid.places)
         return (content.codes.astype(np.int64) + starts).reshape(-1)
 
+    @staticmethod
+    def _tell_codes(
+        out: Columns, content: Content, ids: NDArray[np.int64], labels: NDArray[np.int64] | None
+    ) -> None:
+        """Where a copy's codes go once the step knows them: positions in order, -1 for none."""
+        if content.codes is None:
+            assert content.pixels is not None
+            raw = out.raw_picture(content.pixels)
+            raw.code_ids.append(ids)
+            raw.code_labels.append(np.full(len(ids), -1) if labels is None else labels)
+
     def _codes(self, out: Columns, content: Content, expert: int) -> None:
-        ids = self._code_ids(content)
+        ids, at = self._code_ids(content), len(out.ids)
         self._span(out, ids, self.paradigm.input_attn_mode, expert)
         self._code_pos(out, content)
+        self._tell_codes(out, content, at + np.arange(len(ids)), None)
 
     def _draw_next(
         self, out: Columns, content: Content, rng: np.random.Generator, weight: float
@@ -292,7 +307,9 @@ class DocumentWriter:
         ids = self._code_ids(content)
         each = weight / math.sqrt(len(ids))
         # The position before the first code, which says the columns, emits it.
-        per = (each * self._balance(ids)).tolist()
+        per = (each * self._balance(content, ids)).tolist()
+        places = len(out.ids) + np.arange(len(ids))
+        self._tell_codes(out, content, places, places - 1)
         out.emit(int(ids[0]), per[0])
         labels = [*ids[1:].tolist(), IGNORE]
         self._span(out, ids, CAUSAL, GENERATE, labels, [*per[1:], 0.0])
@@ -305,7 +322,10 @@ class DocumentWriter:
         share = math.cos(math.pi / 2 * rng.uniform())
         codes = self._code_ids(content)
         ids, labels, per = mask_tokens(codes, rng, weight, share)
-        per *= self._balance(codes)
+        per *= self._balance(content, codes)
+        places = len(out.ids) + np.arange(len(ids))
+        known, learnt = np.where(ids == MASK, -1, places), np.where(labels == IGNORE, -1, places)
+        self._tell_codes(out, content, known, learnt)
         self._span(out, ids, FULL, GENERATE, labels.tolist(), per.tolist())
         self._code_pos(out, content)
 
@@ -318,13 +338,21 @@ class DocumentWriter:
         eps: NDArray[np.float32] | None,
         loss: float,
     ) -> None:
-        assert content.latents is not None
-        values = content.latents.reshape(-1, content.latents.shape[-1])
+        channels = self.layout.latent_channels
+        if content.latents is None:
+            assert content.pixels is not None
+            out.raw_picture(content.pixels).latent_rows.append(out.latents)
+            values = np.zeros((content.grid.places, channels), np.float32)
+        else:
+            values = content.latents.reshape(-1, channels)
+        out.latents += len(values)
         out.add_loose("latent", values, np.float32)
         out.add_loose("latent_eps", eps if eps is not None else np.zeros_like(values), np.float32)
         out.add_loose("latent_idx", index, np.int64)
         out.add_loose("latent_t", np.full(len(values), time), np.float32)
         out.add_loose("latent_loss", np.full(len(values), loss), np.float32)
+        places = np.indices(content.latents.shape[:2]).reshape(2, -1).T
+        out.add_loose("latent_place", places, np.int32)
 
     def _continuous(
         self, out: Columns, count: int, attn_mode: int, expert: int
@@ -335,16 +363,14 @@ class DocumentWriter:
         return at + np.arange(count)
 
     def _latents(self, out: Columns, content: Content, expert: int) -> None:
-        assert content.latents is not None
-        count = content.latents.shape[0] * content.latents.shape[1]
-        index = self._continuous(out, count, self.paradigm.input_attn_mode, expert)
+        index = self._continuous(out, content.grid.places, self.paradigm.input_attn_mode, expert)
         out.stand_in_grid(content.grid.image)
         self._add_latents(out, content, index, 0.0, None, 0.0)
 
     def _draw_flow(
         self, out: Columns, content: Content, rng: np.random.Generator, weight: float
     ) -> None:
-        time, eps = draw_noise(content.latents, self.layout, rng)
+        time, eps = draw_noise(content.grid.places, self.layout, rng)
         attn_mode = NOISE if self.paradigm.clean_copy else FULL
         index = self._continuous(out, len(eps), attn_mode, GENERATE)
         out.stand_in_grid(content.grid.image)
@@ -353,7 +379,7 @@ class DocumentWriter:
     def _draw_query(
         self, out: Columns, content: Content, rng: np.random.Generator, weight: float
     ) -> None:
-        time, eps = draw_noise(content.latents, self.layout, rng)
+        time, eps = draw_noise(content.grid.places, self.layout, rng)
         at = len(out.ids)
         bound, places = bind_queries(len(eps), self.layout.queries(len(eps)))
         ids = self.vocabulary.query_start + np.arange(len(places))
@@ -378,9 +404,11 @@ class DocumentWriter:
             "latent_idx": np.zeros(0, np.int64),
             "latent_t": np.zeros(0, np.float32),
             "latent_loss": np.zeros(0, np.float32),
+            "latent_place": np.zeros((0, 2), np.int32),
             "semantic": np.zeros((0, self.layout.semantic_width), np.float32),
             "semantic_idx": np.zeros(0, np.int64),
         }
         return Document(
-            **{**empty, **out.arrays()}, semantic_spans=out.semantic_spans, source=source
-        )
+            **{**empty, **out.arrays()}, semantic_spans=out.semantic_spans, source=source,
+            raw=list(out.raw.values()),
+        )  # fmt: skip

@@ -25,6 +25,11 @@ class SampleColumns(TypedDict, total=False):
     # Of a document: texts, and before which of them each picture stands.
     texts: Sequence[str]
     image_places: Sequence[int]
+    # In pixels: of the picture or the clip, and of each picture of a document or an edit.
+    height: int | None
+    width: int | None
+    image_heights: Sequence[int] | None
+    image_widths: Sequence[int] | None
     # Frames of a clip, and those of which tokens or pictures are stored.
     frames: int | None
     frame_index: NDArray[np.int64] | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -123,12 +124,16 @@ class ImageTokenizer:
     def tokenize(
         self, pictures: Sequence[Image], grids: Sequence[PictureGrid] | None = None
     ) -> list[Content]:
-        """Content of uint8 RGB pictures of any size: of these grids, or of their own."""
+        """Content of uint8 RGB pictures of any size: of these grids, or of their own. What a
+        network makes of pixels is left to the step, on its device."""
         if grids is None:
             grids = [self.grid((picture.shape[0], picture.shape[1])) for picture in pictures]
         codes, latents, semantic = self._wants
         found = [Content(grid) for grid in grids]
-        if codes or latents:
+        if (codes or latents) and self.codec.is_network:
+            for content, picture in zip(found, pictures, strict=True):
+                content.pixels = resize_center_crop(picture, *self._pixels(content.grid))
+        elif codes or latents:
             for content, values in zip(found, encode_all(self.codec, pictures, grids), strict=True):
                 if codes:
                     content.codes = values.astype(np.int64, copy=False)
@@ -139,6 +144,10 @@ class ImageTokenizer:
             for content, patches in zip(found, self.encoder.encode(pictures), strict=True):
                 content.semantic = patches
         return found
+
+    def _pixels(self, grid: PictureGrid) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return grid.image[0] * self.codec.patch, grid.image[1] * self.codec.patch
 
     def tokenize_cached(
         self, key: Hashable, picture: Callable[[], Image], grid: PictureGrid
@@ -171,11 +180,18 @@ def encode_all(
             part = numbers[start : start + batch]
             size = (rows * codec.patch, columns * codec.patch)
             small = np.stack([resize_center_crop(pictures[number], *size) for number in part])
-            encoded = codec.encode(to_unit(torch.from_numpy(small))).numpy()
+            unit = to_unit(torch.from_numpy(small)).to(_device(codec))
+            encoded = codec.encode(unit).cpu().numpy()
             found |= dict(zip(part, encoded, strict=True))
     return [found[number] for number in range(len(pictures))]
 
 
+def _device(codec: Codec) -> torch.device:
+    """Where its weights are; a codec of none computes on the CPU."""
+    tensors = itertools.chain(codec.parameters(), codec.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
 def _size(content: Content) -> float:
-    arrays = (content.codes, content.latents, content.semantic)
+    arrays = (content.codes, content.latents, content.semantic, content.pixels)
     return sum(array.nbytes for array in arrays if array is not None)

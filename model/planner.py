@@ -24,6 +24,7 @@ from gristmill.model.documents import DocumentWriter
 from gristmill.model.facts import SampleColumns, StreamFacts
 from gristmill.model.image_tokenizer import ImageTokenizer
 from gristmill.model.picture_grid import PictureGrid
+from gristmill.model.picture_sizes import size_of
 from gristmill.model.segments import ImageSegment, Segment, TextSegment
 from gristmill.model.shard_sources import (
     TOKEN_COLUMNS,
@@ -33,7 +34,7 @@ from gristmill.model.shard_sources import (
     chosen_rows,
     open_samples,
 )
-from gristmill.model.tasks import TASKS, find_questions, segments_for
+from gristmill.model.tasks import TASKS, GuidanceDropout, find_questions, segments_for
 from gristmill.pipelines.videos.frames import FRAMES
 
 BLOCK = 512
@@ -91,8 +92,8 @@ class StreamConfig:
     rows_per_step: int
     row_length: int
     seed: int = 0
-    # Share of drawings whose prompt is left out, for classifier-free guidance.
-    guidance_dropout: float = 0.1
+    # What is left out of documents that draw, for guidance.
+    dropout: GuidanceDropout = field(default_factory=GuidanceDropout)
     # Of a sample with several captions: one drawn anew each time (all), the first, or that with the
     # highest of `caption_scores` (best; without scores the first).
     captions: str = "all"
@@ -179,6 +180,13 @@ class Planner:
         known = len(there) if there is not None else min(columns.get("frames") or 1, FRAMES)
         return max(1, min(self.sources[source].frames, known))
 
+    def picture_size(
+        self, source: int, shard: int, row: int, number: int = 0
+    ) -> tuple[int, int] | None:
+        """Height and width of a sample's picture as it decodes, upright; None where it is not
+        known."""
+        return size_of(self.columns(source, shard, row), number)
+
     def place(self, source: int, uid: str | None) -> tuple[int, int] | None:
         """Shard and row of a sample of a source; None for one that it does not have."""
         if source not in self._places:
@@ -204,6 +212,10 @@ class Planner:
             "source_uid",
             "texts",
             "image_places",
+            "height",
+            "width",
+            "image_heights",
+            "image_widths",
             "frames",
             "frame_index",
             "picture_frames",
@@ -313,11 +325,6 @@ class Planner:
             number = self.stored_number(source, columns, number)
         return self.image_tokenizer.grid_of(columns, number, size)
 
-    def picture_size(
-        self, source: int, shard: int, row: int, number: int
-    ) -> tuple[int, int] | None:
-        return None
-
     def stored_number(self, source: int, columns: SampleColumns, number: int) -> int:
         """Which of the pictures whose tokens are stored is meant by a number."""
         there = columns.get("frame_index")
@@ -378,7 +385,7 @@ class Planner:
                 columns,
                 rng,
                 questions=self._questions[source],
-                guidance_dropout=self.config.guidance_dropout,
+                dropout=self.config.dropout,
                 turns=self._turns(source),
             )
             if segments is not None:

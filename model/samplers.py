@@ -174,11 +174,13 @@ def generate_image_query(session: DecodingSession) -> Float[Tensor, "rows places
     index = (row[:, None] * count + bound).reshape(-1)
     # Rows are told apart by their number here: nothing lies between them.
     doc = row.repeat_interleave(places)
+    grid = [torch.arange(side, device=session.device) for side in layout.grid]
+    place = torch.cartesian_prod(*grid).repeat(session.rows, 1)
 
     def velocity(x: Tensor, time: float) -> Tensor:
         times = torch.full((len(index),), time, device=session.device)
         flat = x.reshape(len(index), -1)
-        out = session.model.flow_head.packed(hidden, index, flat, times, doc)
+        out = session.model.flow_head.packed(hidden, index, flat, times, place, doc)
         return out.view(session.rows, places, -1).float()
 
     return _integrate(session, velocity)

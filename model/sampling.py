@@ -80,6 +80,7 @@ class DecodingSession:
         self.generator = torch.Generator(self.device).manual_seed(sampling.seed)
         length = max(len(prompt) for prompt in prompts)
         batch = pack([[prompt] for prompt in prompts], length).to(self.device)
+        batch = bundle.encode_pictures(batch)
         self.cache = Cache()
         hidden = model.extend(batch, self.cache)
         ends = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
@@ -126,6 +127,7 @@ class DecodingSession:
             latent_loss=time,
             # Mixed with itself, a noisy latent stays what it is.
             latent_eps=values,
+            latent_place=torch.zeros(len(values), 2, dtype=torch.int32, device=self.device),
             semantic=torch.zeros(0, self.bundle.layout.semantic_width, device=self.device),
             semantic_idx=index[:0],
             semantic_cu_seqlens=torch.zeros(1, dtype=torch.int32, device=self.device),
@@ -184,6 +186,6 @@ def to_pictures(
     """What was drawn, codes or latents in raster order, decoded to RGB."""
     from gristmill.model.codecs.base import to_bytes
 
-    shaped = drawn.cpu().view(len(drawn), *grid, -1)
+    shaped = drawn.view(len(drawn), *grid, -1)
     with torch.no_grad():
-        return to_bytes(bundle.codec.decode(shaped)).numpy()
+        return to_bytes(bundle.codec.to(shaped.device).decode(shaped)).cpu().numpy()

@@ -34,10 +34,12 @@ Segment = TextSegment | ImageSegment
 
 @dataclass
 class Content:
-    """What is known of one picture; a paradigm needs some of these."""
+    """What is known of one picture; a paradigm needs some of these. With `pixels`, codes or latents
+    are made of them later, in the step."""
 
     # Of a picture that is still to be drawn all that is known.
     grid: PictureGrid
     codes: NDArray[np.int64] | None = None  # [h, w, codebooks]
     latents: NDArray[np.float32] | None = None  # [h, w, channels]
     semantic: NDArray[np.float32] | None = None  # [h, w, width]
+    pixels: NDArray[np.uint8] | None = None  # [height, width, 3]

@@ -92,6 +92,7 @@ def _losses(
         for start in range(0, len(documents), _ROWS):
             part = documents[start : start + _ROWS]
             batch = pack([[d] for d in part], max(map(len, part))).to(device)
+            batch = model.bundle.encode_pictures(batch)
             losses = model.model(batch)
             if len(losses.entropies):
                 label = "text" if name == "describe" else "codes"

@@ -59,7 +59,9 @@ class TrainConfig:
     flow_weight: float = 6.0
     z_weight: float = 1e-4
     balance_weight: float = 1e-2
+    # Shares of documents that draw with nothing said, and with no earlier picture shown besides.
     guidance_dropout: float = 0.1
+    picture_dropout: float = 0.05
     # Which of several captions of a sample are learnt; see `StreamConfig`.
     captions: str = "all"
     latents_per_query: int = 4
@@ -104,8 +106,9 @@ class TrainConfig:
             raise ConfigurationError(
                 f"patches is {self.patches}; it is the most places of a picture, 1 to {SIDES**2}"
             )
-        if not 0 <= self.max_lost <= 1:
-            raise ConfigurationError(f"max_lost is {self.max_lost}; it is a share, 0 to 1")
+        for name in ("max_lost", "guidance_dropout", "picture_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; it is a share, 0 to 1")
         if not self.data:
             raise ConfigurationError("no data: give at least one shard set (--data RUN)")
         for source in self.data:

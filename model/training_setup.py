@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from torch import Tensor
 
 from gristmill.errors import ConfigurationError
+from gristmill.model.batch import PackedBatch
 from gristmill.model.checkpoint import CODEC_FILE, FORMAT, barrier, rank
 from gristmill.model.codecs.base import Codec, balancing_weights
 from gristmill.model.codecs.registry import load_codec
@@ -21,8 +22,10 @@ from gristmill.model.image_tokenizer import ImageTokenizer
 from gristmill.model.made_of import data_digest, remember, serves
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import Paradigm, find_paradigm
+from gristmill.model.picture_encoding import encode_pictures
 from gristmill.model.planner import Planner, StreamConfig
 from gristmill.model.shard_sources import DataSource, open_samples
+from gristmill.model.tasks import GuidanceDropout, find_questions
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.vision_encoder import SemanticEncoder
 from gristmill.model.vocabulary import Vocabulary, check_text, train_text
@@ -54,6 +57,13 @@ class ModelBundle:
     def code_weights(self) -> Tensor:
         """What the labels of codes were weighted with, of all codebooks."""
         return balancing_weights(self.codec, self.layout.code_balance)
+
+    def encode_pictures(self, batch: PackedBatch) -> PackedBatch:
+        """The batch with what the codec makes of its pictures, on the batch's device."""
+        if not batch.raw:
+            return batch
+        codec = self.codec.to(batch.ids.device)
+        return encode_pictures(batch, codec, self.vocabulary.code_starts, self.code_weights)
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,7 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
         rows_per_step=config.rows_per_step,
         row_length=config.row_length,
         seed=config.seed,
-        guidance_dropout=config.guidance_dropout,
+        dropout=GuidanceDropout(text=config.guidance_dropout, pictures=config.picture_dropout),
         captions=config.captions,
     )
     weights = balancing_weights(codec, layout.code_balance).numpy()
@@ -176,8 +186,6 @@ def caption_texts(sources: Sequence[DataSource]) -> list[str]:
 
     Raises `ConfigurationError` if there are none.
     """
-    from gristmill.model.tasks import find_questions
-
     texts: list[str] = []
     for source in sources:
         samples = open_samples(source)

@@ -241,7 +241,7 @@ class Transformer(nn.Module):
             return out
         if self.config.flow_head == "query":
             return self.flow_head.packed(
-                hidden, batch.latent_idx, self.noisy(batch), batch.latent_t,
+                hidden, batch.latent_idx, self.noisy(batch), batch.latent_t, batch.latent_place,
                 batch.doc.reshape(-1)[batch.latent_idx],
             )  # fmt: skip
         raise ConfigurationError("the batch has latents with a loss, the model has no flow head")

@@ -12,13 +12,14 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, SampleError, TrainingError
 from gristmill.model import checkpoint
 from gristmill.model.batch import Document
 from gristmill.model.codecs.registry import load_codec
 from gristmill.model.documents import DocumentLayout
-from gristmill.model.image_tokenizer import ImageTokenizer
+from gristmill.model.image_tokenizer import ImageTokenizer, encode_all
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import find_paradigm
 from gristmill.model.picture_grid import PictureGrid
@@ -301,21 +302,24 @@ def sample_sheet(model: Unified, planner: Planner, count: int = 8) -> Image | No
 
 def _decoded(bundle: ModelBundle, content: Content) -> Image:
     """A picture as its codes or latents have it."""
+    values: NDArray[np.generic] | None
     values = content.codes if bundle.codec.discrete else content.latents
-    assert values is not None
+    if values is None:
+        assert content.pixels is not None
+        (values,) = encode_all(bundle.codec, [content.pixels], [content.grid])
     picture: Image = to_pictures(bundle, torch.from_numpy(values)[None], content.grid.image)[0]
     return picture
 
 
 def require_pictures(paths: Sequence[str]) -> list[Image]:
     """Decoded files; raises `ConfigurationError` naming the one that is no picture."""
-    from gristmill.pipelines.decode import decode_rgb
+    from gristmill.model.picture_files import decode_upright
 
     pictures = []
     for path in paths:
         try:
             with open(path, "rb") as file:
-                pictures.append(decode_rgb(file.read()))
+                pictures.append(decode_upright(file.read()))
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"{path} is not a picture: {error}") from error
     return pictures

@@ -28,6 +28,8 @@ class Codec(nn.Module):
     kind: ClassVar[str]
     # Whether `encode` gives codes (int64) rather than latents (float32).
     discrete: ClassVar[bool]
+    # Whether it is a network, which the training step runs on its device, and no table or matrix.
+    is_network: ClassVar[bool] = True
 
     def __init__(self, *, side: int, patch: int) -> None:
         super().__init__()

@@ -21,6 +21,7 @@ class KMeansCodec(Codec):
 
     kind = "kmeans"
     discrete = True
+    is_network = False
     means: Tensor
     mix: Tensor
     unmix: Tensor
@@ -115,6 +116,7 @@ class RawPatches(Codec):
 
     kind = "raw"
     discrete = False
+    is_network = False
 
     def __init__(self, *, side: int = 24, patch: int = 4, scale: float = 0.5) -> None:
         super().__init__(side=side, patch=patch)
@@ -143,6 +145,7 @@ class WhitenedPatches(Codec):
 
     kind = "pca"
     discrete = False
+    is_network = False
     mean: Tensor
     axes: Tensor
     spread: Tensor
