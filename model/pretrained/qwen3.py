@@ -1,5 +1,4 @@
-"""Qwen3: queries and keys are normed (Yang et al. 2025). Models of ours from zero are of its form.
-"""
+"""Qwen3: queries and keys are normed (Yang et al. 2025); models of ours from zero are alike."""
 
 from __future__ import annotations
 
