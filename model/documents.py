@@ -351,7 +351,7 @@ class DocumentWriter:
         out.add_loose("latent_idx", index, np.int64)
         out.add_loose("latent_t", np.full(len(values), time), np.float32)
         out.add_loose("latent_loss", np.full(len(values), loss), np.float32)
-        places = np.indices(content.latents.shape[:2]).reshape(2, -1).T
+        places = np.indices(content.grid.image).reshape(2, -1).T
         out.add_loose("latent_place", places, np.int32)
 
     def _continuous(

@@ -174,7 +174,7 @@ def generate_image_query(session: DecodingSession) -> Float[Tensor, "rows places
     index = (row[:, None] * count + bound).reshape(-1)
     # Rows are told apart by their number here: nothing lies between them.
     doc = row.repeat_interleave(places)
-    grid = [torch.arange(side, device=session.device) for side in layout.grid]
+    grid = [torch.arange(side, device=session.device) for side in session.grid]
     place = torch.cartesian_prod(*grid).repeat(session.rows, 1)
 
     def velocity(x: Tensor, time: float) -> Tensor:
