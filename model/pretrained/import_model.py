@@ -28,7 +28,7 @@ from gristmill.model.pretrained.gguf_file import GgufFile
 from gristmill.model.pretrained.names import Assembled
 from gristmill.model.pretrained.places import find_model, read_config
 from gristmill.model.pretrained.text import read_text
-from gristmill.model.tensor_files import SafetensorsFiles, TensorSource, write_tensors
+from gristmill.model.tensor_files import SHARD_BYTES, SafetensorsFiles, TensorSource, write_tensors
 from gristmill.model.vision_encoder import SemanticEncoder
 from gristmill.model.vocabulary import PretrainedText, Vocabulary
 
@@ -70,7 +70,7 @@ def import_model(
     experts: str = "",
     codec: str = "",
     encoder: str = "",
-    shard_bytes: int | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> str:
     """Write a checkpoint that `gristmill.model.load` opens and `train --init` begins with; returns
     what it is, for a person. Without a `codec` it has no pictures yet.
@@ -91,8 +91,7 @@ def import_model(
             target, source, [Rows(vocabulary.text_start, 0, vocabulary.text_rows)],
             (0, vocabulary.text_size),
         )  # fmt: skip
-        sizes = {} if shard_bytes is None else {"shard_bytes": shard_bytes}
-        write_tensors(out, carried.shapes(), carried.all(), **sizes)
+        write_tensors(out, carried.shapes(), carried.all(), shard_bytes=shard_bytes)
     if codec:
         shutil.copyfile(codec, os.path.join(out, checkpoint.CODEC_FILE))
     facts["training"] = {"imported": where, "family": found.family.model_types[0]}

@@ -22,6 +22,7 @@ class LastWeights:
 
     def __init__(self, folder: str) -> None:
         from torch.distributed.checkpoint.filesystem import FileSystemReader
+        from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
         checkpoints = os.path.join(folder, "checkpoints")
         known = steps(checkpoints)
@@ -35,7 +36,7 @@ class LastWeights:
         self._tensors = {
             name.removeprefix(_PREFIX): facts
             for name, facts in metadata.items()
-            if name.startswith(_PREFIX)
+            if name.startswith(_PREFIX) and isinstance(facts, TensorStorageMetadata)
         }
 
     def names(self) -> list[str]:
