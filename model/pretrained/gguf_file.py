@@ -68,11 +68,11 @@ class GgufFile:
                 f"{path} is one of several files; join them with llama-gguf-split --merge"
             )
         self.family = families[self.architecture]
+        self._dequantise: Callable[..., Any] = gguf.quants.dequantize
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         self.values = self._config()
         arch = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}[self.architecture]
         self._map = gguf.get_tensor_name_map(arch, int(self.values["num_hidden_layers"]))
-        self._dequantise: Callable[..., Any] = gguf.quants.dequantize
 
     def _fact(self, key: str, default: object = None) -> Any:
         field = self._reader.fields.get(key)
