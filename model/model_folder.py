@@ -7,6 +7,7 @@ import os
 from typing import cast
 
 import torch
+from torch import nn
 
 from gristmill.errors import TrainingError
 from gristmill.model import checkpoint
@@ -91,14 +92,14 @@ def load_weights(folder: str, config: ModelConfig, device: str) -> Transformer:
                 f"the weights in {folder} are of another shape: {wrong[0]} {there} "
                 f"({len(wrong)} differ)"
             )
-        model.to_empty(device=device)
-        model.rotary.reset_parameters()
-        for name, parameter in model.named_parameters():
+        for name, parameter in parameters.items():
             value = files.read(name)
             if value.shape != parameter.shape:
                 raise TrainingError(
                     f"the weights in {folder} are of another shape: {name} is "
                     f"{tuple(value.shape)}, the model wants {tuple(parameter.shape)}"
                 )
-            parameter.copy_(value)
-    return model
+            path, _, own = name.rpartition(".")
+            value = value.to(device, torch.float32)
+            model.get_submodule(path).register_parameter(own, nn.Parameter(value))
+    return model.to(device)
