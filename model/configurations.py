@@ -45,6 +45,7 @@ class Changes(TypedDict, total=False):
     rope_sections: tuple[int, ...]
     rope_interleaved: bool
     rope_scaling: RopeScaling
+    positions: int
     checkpointing: bool
 
 

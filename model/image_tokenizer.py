@@ -64,10 +64,12 @@ class ImageTokenizer:
 
     def grid(self, size: tuple[int, int] | None) -> PictureGrid:
         """The grid of a picture of (height, width) pixels; a square one where that is unknown."""
+        # Where there are no pictures, that says so.
+        patch = self.codec.patch
         if size is None:
             image = square_grid(self.patches)
         else:
-            image = fit_grid(*size, self.codec.patch, self.patches)
+            image = fit_grid(*size, patch, self.patches)
         return PictureGrid(image, semantic_grid(self.encoder, size) if self.encoder else (0, 0))
 
     def grid_of(

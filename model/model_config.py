@@ -58,6 +58,8 @@ class ModelConfig:
     rope_sections: tuple[int, ...] = ()
     rope_interleaved: bool = True
     rope_scaling: RopeScaling = NO_SCALING
+    # Longest text that a pretrained model knows; 0: nobody said.
+    positions: int = 0
     # Recompute each block in the backward pass.
     checkpointing: bool = False
 
