@@ -83,6 +83,9 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     n: Annotated[int, typer.Option("--n", help="How many pictures.")] = 1,
     out: Annotated[str, typer.Option(help="The picture, or the sheet of several.")] = "grid.png",
+    size: Annotated[
+        str, typer.Option(help="WIDTHxHEIGHT in pixels; else the square it learnt most of.")
+    ] = "",
     guidance: Guidance = 1.0,
     temperature: Temperature = 1.0,
     steps: Passes = 24,
@@ -91,9 +94,10 @@ def generate(
     """Draw pictures of a prompt."""
     from gristmill.model import load
 
+    wanted = _size(size)
     model = load(checkpoint)
     sampling = _sampling(guidance, temperature, steps, seed)
-    _save_sheet(out, model.generate([prompt] * n, sampling), [prompt] * n)
+    _save_sheet(out, model.generate([prompt] * n, sampling, wanted), [prompt] * n)
 
 
 def describe(
@@ -186,6 +190,18 @@ def evaluate(
         scores["steps"] = trained
     write_json(os.path.join(checkpoint, "evaluation.json"), scores)
     print(json.dumps(scores, indent=1))
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    """(height, width) of "WIDTHxHEIGHT"."""
+    from gristmill.errors import ConfigurationError
+
+    if not text:
+        return None
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ConfigurationError(f"--size {text!r}: write WIDTHxHEIGHT in pixels, as 768x512")
+    return int(height), int(width)
 
 
 def _sampling(guidance: float, temperature: float, steps: int, seed: int) -> Sampling:

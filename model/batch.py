@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float32, Int32, Int64, UInt8
 from torch import Tensor
 
+from gristmill.model.picture_encoding import RawPicture
+
 CAUSAL, FULL, NOISE = 0, 1, 2
 """`attn_mode`: sees what came before; sees its whole span; is seen by its span alone."""
 UNDERSTAND, GENERATE = 0, 1
@@ -48,11 +50,14 @@ class Document:
     latent_t: Float32[np.ndarray, " latents"]
     latent_loss: Float32[np.ndarray, " latents"]
     latent_eps: Float32[np.ndarray, "latents channels"]
+    latent_place: Int32[np.ndarray, "latents 2"]
     semantic: Float32[np.ndarray, "patches semantic_width"]
     semantic_idx: Int64[np.ndarray, " patches"]
     # Patches of each picture.
     semantic_spans: list[int]
     source: int
+    # Pictures that the step is to encode; their ids, labels and latents are not known yet.
+    raw: list[RawPicture] = dataclasses.field(default_factory=list)
     lost: LostSample | None = dataclasses.field(default=None, init=False)
 
     def __len__(self) -> int:
@@ -87,6 +92,8 @@ class PackedBatch:
     latent_t: Float32[Tensor, " latents"]
     latent_loss: Float32[Tensor, " latents"]
     latent_eps: Float32[Tensor, "latents channels"]
+    # Row and column in its picture.
+    latent_place: Int32[Tensor, "latents 2"]
     # Semantic patches, their flat indices, and where each picture's begin, with the end of all.
     semantic: Float32[Tensor, "patches semantic_width"]
     semantic_idx: Int64[Tensor, " patches"]
@@ -95,15 +102,17 @@ class PackedBatch:
     source: list[list[int]]
     # Of the documents that learn nothing because they could not be read; of the whole batch alone.
     lost: list[LostSample] = dataclasses.field(default_factory=list)
+    # Pictures that the step is to encode, see `picture_encoding`; they stay on the host.
+    raw: list[RawPicture] = dataclasses.field(default_factory=list)
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same on another device."""
         moved = {
             field.name: getattr(self, field.name).to(device, non_blocking=True)
             for field in dataclasses.fields(self)
-            if field.name not in ("source", "lost")
+            if field.name not in ("source", "lost", "raw")
         }
-        return PackedBatch(**moved, source=self.source, lost=self.lost)
+        return PackedBatch(**moved, source=self.source, lost=self.lost, raw=self.raw)
 
     def split(self, rows: int) -> list[PackedBatch]:
         """Batches of at most `rows` rows, for gradient accumulation."""
@@ -112,7 +121,8 @@ class PackedBatch:
         ]
 
     def rows(self, start: int, stop: int) -> PackedBatch:
-        """Some of the rows."""
+        """Some of the rows, whose pictures are encoded."""
+        assert not self.raw, "pictures must be encoded before a batch is split"
         length = self.ids.shape[1]
         first, last = start * length, stop * length
         latent = (self.latent_idx >= first) & (self.latent_idx < last)
@@ -129,6 +139,7 @@ class PackedBatch:
             latent_t=self.latent_t[latent],
             latent_loss=self.latent_loss[latent],
             latent_eps=self.latent_eps[latent],
+            latent_place=self.latent_place[latent],
             semantic=self.semantic[semantic],
             semantic_idx=self.semantic_idx[semantic] - first,
             semantic_cu_seqlens=cu,
@@ -163,6 +174,8 @@ def pack(rows: Sequence[Sequence[Document]], length: int) -> PackedBatch:
     }
     loose: dict[str, list[Array]] = {name: [] for name in _LOOSE}
     spans: list[int] = []
+    raw: list[RawPicture] = []
+    latents = 0
     for number, row in enumerate(rows):
         at = first_span = 0
         for count, document in enumerate(row):
@@ -179,6 +192,8 @@ def pack(rows: Sequence[Sequence[Document]], length: int) -> PackedBatch:
                 value = getattr(document, name)
                 loose[name].append(value + first if name.endswith("_idx") else value)
             spans += document.semantic_spans
+            raw += [picture.moved(first, latents) for picture in document.raw]
+            latents += len(document.latent)
             at = end
     tensors = {name: torch.from_numpy(value) for name, value in placed.items()}
     tensors |= {name: torch.from_numpy(_joined(parts)) for name, parts in loose.items()}
@@ -187,11 +202,13 @@ def pack(rows: Sequence[Sequence[Document]], length: int) -> PackedBatch:
         **tensors,
         source=[[d.source for d in row] for row in rows],
         lost=[d.lost for row in rows for d in row if d.lost is not None],
+        raw=raw,
     )
 
 
 _LOOSE = (
-    "latent", "latent_idx", "latent_t", "latent_loss", "latent_eps", "semantic", "semantic_idx",
+    "latent", "latent_idx", "latent_t", "latent_loss", "latent_eps", "latent_place",
+    "semantic", "semantic_idx",
 )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,49 +13,7 @@ from torch import Tensor, nn
 from gristmill.model.attention import Mask, TokenMeta, attend, kernel_dtype
 from gristmill.model.experts import ExpertLinear, ExpertNorm, Sorting
 from gristmill.model.model_config import ModelConfig
-
-
-class Rotary(nn.Module):
-    """Rotary positions (Su et al. 2021) on time, row and column: each axis has its own share of
-    the pairs of a head."""
-
-    frequencies: Tensor
-    axis: Tensor
-
-    def __init__(self, head_dim: int, base: float, side_base: float) -> None:
-        super().__init__()
-        # On the CPU, also where weights are made on the meta device: nobody would fill them.
-        pairs = head_dim // 2
-        side = pairs // 3
-        counts = (pairs - 2 * side, side, side)
-        frequencies = [
-            start ** (-torch.arange(count, dtype=torch.float32, device="cpu") / count)
-            for start, count in zip((base, side_base, side_base), counts, strict=True)
-        ]
-        self.register_buffer("frequencies", torch.cat(frequencies), persistent=False)
-        axis = [number for number, count in enumerate(counts) for _ in range(count)]
-        self.register_buffer("axis", torch.tensor(axis, device="cpu"), persistent=False)
-
-    def forward(self, pos: Tensor) -> tuple[Tensor, Tensor]:
-        """pos [B, L, 3] -> cosines and sines, [B * L, 1, pairs]."""
-        angles = pos.float()[:, :, self.axis].flatten(0, 1)[:, None] * self.frequencies
-        return angles.cos(), angles.sin()
-
-
-PLACE_FEATURES = 16
-
-
-def place_features(pos: Tensor) -> Tensor:
-    """[B, L, 3] -> [B, L, 16]: cosines and sines of row and column, of periods from 4 to 256."""
-    frequencies = math.tau / 4.0 ** torch.arange(1, 5, device=pos.device, dtype=torch.float32)
-    angles = (pos[:, :, 1:, None].float() * frequencies).flatten(2)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """[N, H, D] turned by the angles of each pair."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+from gristmill.model.rotary import rotate
 
 
 class Cache:
@@ -105,16 +64,20 @@ class Context:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with normed queries and keys."""
+    """Grouped-query attention; queries and keys are normed, where the model wants it."""
 
     def __init__(self, config: ModelConfig, experts: int) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.dim = config.heads, config.kv_heads, config.head_dim
         rows = (config.heads + 2 * config.kv_heads) * config.head_dim
-        self.qkv = ExpertLinear(experts, config.width, rows)
-        self.out = ExpertLinear(experts, config.heads * config.head_dim, config.width)
-        self.q_norm = ExpertNorm(experts, config.head_dim)
-        self.k_norm = ExpertNorm(experts, config.head_dim)
+        self.qkv = ExpertLinear(experts, config.width, rows, config.qkv_bias)
+        self.out = ExpertLinear(
+            experts, config.heads * config.head_dim, config.width, config.out_bias
+        )
+        self.q_norm = self.k_norm = None
+        if config.qk_norm:
+            self.q_norm = ExpertNorm(experts, config.head_dim, config.norm_epsilon)
+            self.k_norm = ExpertNorm(experts, config.head_dim, config.norm_epsilon)
 
     def forward(
         self, x: Tensor, shape: tuple[int, int], context: Context, cache: Cache | None, layer: int
@@ -129,7 +92,9 @@ class Attention(nn.Module):
         heads = mixed.view(rows * length, sum(sizes), self.dim)
         q, k, v = heads.split(sizes, dim=1)
         # Normed and turned in float32.
-        q, k = self.q_norm(q.float(), context.expert), self.k_norm(k.float(), context.expert)
+        q, k = q.float(), k.float()
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q, context.expert), self.k_norm(k, context.expert)
         q, k = rotate(q, context.cos, context.sin), rotate(k, context.cos, context.sin)
         q, k, v = (
             t.to(kernel_dtype(v)).view(rows, length, -1, self.dim).transpose(1, 2)
@@ -143,18 +108,27 @@ class Attention(nn.Module):
         return out if sorting is None else out[sorting.inverse]
 
 
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+}
+
+
 class FeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020)."""
+    """A gated unit: SwiGLU (Shazeer 2020), or with another activation."""
 
     def __init__(self, config: ModelConfig, experts: int) -> None:
         super().__init__()
-        self.up = ExpertLinear(experts, config.width, 2 * config.feed_forward)
-        self.down = ExpertLinear(experts, config.feed_forward, config.width)
+        bias = config.feed_forward_bias
+        self.up = ExpertLinear(experts, config.width, 2 * config.feed_forward, bias)
+        self.down = ExpertLinear(experts, config.feed_forward, config.width, bias)
+        self.activation = _ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
         sorting = context.sorting
         gate, up = self.up(x if sorting is None else x[sorting.order], sorting).chunk(2, dim=-1)
-        out = self.down(F.silu(gate) * up, sorting)
+        out = self.down(self.activation(gate) * up, sorting)
         return (out if sorting is None else out[sorting.inverse]), None
 
 
@@ -166,6 +140,8 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.experts, self.top_k = config.moe_experts, config.moe_top_k
+        self.normalised = config.moe_normalised
+        self.activation = _ACTIVATIONS[config.activation]
         self.router = nn.Linear(config.width, self.experts, bias=False)
         self.up = ExpertLinear(self.experts, config.width, 2 * config.expert_width)
         self.down = ExpertLinear(self.experts, config.expert_width, config.width)
@@ -174,11 +150,12 @@ class MixtureOfExperts(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             shares = F.linear(x.float(), self.router.weight.float()).softmax(dim=-1)
         weights, chosen = shares.topk(self.top_k, dim=-1)
-        weights = weights / weights.sum(dim=-1, keepdim=True)
+        if self.normalised:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
         sorting = Sorting.of(chosen.reshape(-1), self.experts)
         token = sorting.order // self.top_k
         gate, up = self.up(x[token], sorting).chunk(2, dim=-1)
-        out = self.down(F.silu(gate) * up, sorting)[sorting.inverse]
+        out = self.down(self.activation(gate) * up, sorting)[sorting.inverse]
         out = out.view(len(x), self.top_k, -1)
         mixed = (out * weights.to(out.dtype)[:, :, None]).sum(dim=1)
         real = context.real.to(shares.dtype)
@@ -194,9 +171,9 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         experts = 2 if config.experts == "mot" else 1
-        self.attention_norm = ExpertNorm(experts, config.width)
+        self.attention_norm = ExpertNorm(experts, config.width, config.norm_epsilon)
         self.attention = Attention(config, experts)
-        self.forward_norm = ExpertNorm(experts, config.width)
+        self.forward_norm = ExpertNorm(experts, config.width, config.norm_epsilon)
         self.feed_forward = (
             MixtureOfExperts(config) if config.experts == "moe" else FeedForward(config, experts)
         )

@@ -17,15 +17,11 @@ from gristmill.errors import TrainingError
 from gristmill.model.facts import CheckpointFacts, ModelFacts, TrainingFacts
 from gristmill.model.optimizer import MovingAverage
 from gristmill.model.ranks import barrier, first_rank_does, rank
-from gristmill.model.renamed_parameters import (
-    has_former_names,
-    with_former_names,
-    with_present_names,
-)
 from gristmill.model.weight_files import write_weights
 from gristmill.pipelines.out_folder import require_own, require_writable
 
-_FORMAT = 1
+FORMAT = 2
+"""Of checkpoints and of exported models."""
 MODEL_FILE, WEIGHTS_FILE, CODEC_FILE = "model.json", "model.safetensors", "codec.safetensors"
 # What tells a training's folder from others, and what of ours may lie in one before it starts.
 _MARKS = (MODEL_FILE, "checkpoints", "log.jsonl")
@@ -74,7 +70,7 @@ def save(
         save_state(_state(model, optimizer, average), checkpoint_id=partial)
     barrier()
     if rank() == 0:
-        whole: CheckpointFacts = {"format": _FORMAT, "step": step, **facts}
+        whole: CheckpointFacts = {"format": FORMAT, "step": step, **facts}
         with open(os.path.join(partial, "state.json"), "w", encoding="utf-8") as file:
             json.dump(whole, file, indent=1)
             file.flush()
@@ -111,7 +107,20 @@ def read_facts(folder: str, step: int) -> CheckpointFacts:
     """What a checkpoint says of itself: its step, the settings, and where the data was."""
     path = os.path.join(folder, f"step-{step:08d}", "state.json")
     with open(path, encoding="utf-8") as file:
-        return cast(CheckpointFacts, json.load(file))
+        facts = cast(CheckpointFacts, json.load(file))
+    require_format(facts["format"], path)
+    return facts
+
+
+def require_format(found: int, path: str) -> None:
+    """Raise `TrainingError` for what another version of gristmill wrote."""
+    if found != FORMAT:
+        when = "an earlier" if found < FORMAT else "a later"
+        raise TrainingError(
+            f"{path} has format {found}, of {when} version of gristmill, this one has {FORMAT}: "
+            "use it with the version that wrote it, or run the same `gristmill train` into another "
+            "--out to have it again"
+        )
 
 
 def load(
@@ -124,25 +133,20 @@ def load(
     """Bring weights, moments and averages back in place. Raises `TrainingError` for a checkpoint of
     another shape or a broken one."""
     from torch.distributed.checkpoint.api import CheckpointException
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.state_dict import set_state_dict
     from torch.distributed.checkpoint.state_dict_loader import load as load_state
 
     path = os.path.join(folder, f"step-{step:08d}")
     state = _state(model, optimizer, average)
     try:
-        former = has_former_names(FileSystemReader(path).read_metadata().state_dict_metadata)
-        # Tensors are filled in place, whatever they are called meanwhile.
-        stored = with_former_names(state) if former else state
         with _alone():
-            load_state(stored, checkpoint_id=path)
+            load_state(state, checkpoint_id=path)
     except (Exception, CheckpointException) as error:
         raise TrainingError(
             f"checkpoint {path} cannot be loaded into this model: {_first_line(error)}; it is "
             "broken or of another shape: remove it to go on from the one before, or train into "
             "another --out"
         ) from error
-    state = with_present_names(stored) if former else stored
     set_state_dict(
         model,
         optimizer,

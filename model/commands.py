@@ -58,6 +58,10 @@ def train(
         int, typer.Option(help="Whole copies of the weights, each shared out over its ranks.")
     ] = 1,
     row_length: Annotated[int, typer.Option(help="Positions of a row.")] = 128,
+    patches: Annotated[
+        int,
+        typer.Option(help="Most places of a picture, at its own ratio; 0: as the codec's square."),
+    ] = 0,
     rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-3,
     seed: Seed = 0,
     settings: Settings = None,
@@ -84,8 +88,8 @@ def train(
         size=size, data=data, out=out, paradigm=paradigm, experts=experts,
         codec=codec or run_field(data, "tokens", "images"),
         encoder=encoder or clip_of_run(data), split=split, where=where, tasks=tasks,
-        questions=questions, steps=steps, rows=rows, row_length=row_length, rate=rate, seed=seed,
-        replicate=replicate, settings=settings or [],
+        questions=questions, steps=steps, rows=rows, row_length=row_length, patches=patches,
+        rate=rate, replicate=replicate, seed=seed, settings=settings or [],
     )  # fmt: skip
     if launch is not None:
         launch(config)

@@ -10,6 +10,7 @@ import torch
 from gristmill.model.choices import require_known
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import Paradigm
+from gristmill.model.rotary import RopeScaling
 from gristmill.model.transformer import Transformer
 
 
@@ -26,13 +27,23 @@ class Changes(TypedDict, total=False):
     moe_experts: int
     moe_top_k: int
     moe_feed_forward: int
+    moe_normalised: bool
+    qk_norm: bool
+    qkv_bias: bool
+    out_bias: bool
+    feed_forward_bias: bool
+    tied: bool
+    norm_epsilon: float
+    activation: str
     latent_channels: int
     semantic_width: int
     flow_head: str
     flow_head_width: int
     flow_head_layers: int
     rope_base: float
-    rope_side_base: float
+    rope_sections: tuple[int, ...]
+    rope_interleaved: bool
+    rope_scaling: RopeScaling
     checkpointing: bool
 
 
@@ -133,7 +144,9 @@ def flops_per_token(config: ModelConfig, length: int) -> float:
     """Floating point operations of one training step per position, at rows of `length`: 6 for
     each active parameter of a matrix, and 12 * layers * heads * head_dim * length / 2 for
     attention that is mostly causal (PaLM, appendix B)."""
-    active = count_parameters(config)[1] - config.vocabulary * config.width
+    # Looking up an embedding takes none; a tied table is a matrix of logits as well.
+    lookups = 0 if config.tied else config.vocabulary * config.width
+    active = count_parameters(config)[1] - lookups
     return 6.0 * active + 6.0 * config.layers * config.heads * config.head_dim * length
 
 

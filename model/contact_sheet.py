@@ -36,8 +36,12 @@ def contact_sheet(
     for number, (picture, words) in enumerate(tiles):
         top = number // columns * height + _GAP
         left = number % columns * width + _GAP
-        large = cv2.resize(picture, (_TILE, _TILE), interpolation=cv2.INTER_NEAREST)
-        sheet[top : top + _TILE, left : left + _TILE] = large
+        scale = _TILE / max(picture.shape[:2])
+        size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+        # Small pictures in whole pixels, large ones by averaging.
+        how = cv2.INTER_NEAREST if scale > 1 else cv2.INTER_AREA
+        large = cv2.resize(picture, size, interpolation=how)
+        sheet[top : top + size[1], left : left + size[0]] = large
         for line, text in enumerate(textwrap.wrap(words, 21)[:_LINES]):
             place = (left, top + _TILE + _LINE * (line + 1) - 3)
             cv2.putText(

@@ -30,13 +30,10 @@ def mask_tokens(
 
 
 def draw_noise(
-    latents: Float32[np.ndarray, "rows columns channels"] | None,
-    layout: DocumentLayout,
-    rng: np.random.Generator,
+    places: int, layout: DocumentLayout, rng: np.random.Generator
 ) -> tuple[float, Float32[np.ndarray, "places channels"]]:
     """The time of a flow, shifted towards noise as the layout says, and the noise itself."""
-    assert latents is not None
     t = 1 / (1 + math.exp(-(layout.time_mean + rng.standard_normal())))
-    t = layout.time_shift * t / (1 + (layout.time_shift - 1) * t)
-    shape = (latents.shape[0] * latents.shape[1], latents.shape[2])
-    return t, rng.standard_normal(shape, np.float32)
+    shift = layout.shift(places)
+    t = shift * t / (1 + (shift - 1) * t)
+    return t, rng.standard_normal((places, layout.latent_channels), np.float32)

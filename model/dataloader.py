@@ -12,8 +12,8 @@ import torch
 
 from gristmill.errors import ConfigurationError, SampleError
 from gristmill.model.batch import Document, LostSample, PackedBatch, pack
-from gristmill.model.documents import Content, ImageSegment
 from gristmill.model.image_tokenizer import ImageTokenizer
+from gristmill.model.picture_grid import PictureGrid
 from gristmill.model.planner import (
     FORGOTTEN,
     DocumentPlan,
@@ -23,6 +23,7 @@ from gristmill.model.planner import (
     StreamState,
     generator,
 )
+from gristmill.model.segments import Content, ImageSegment
 from gristmill.stop_signals import ignore_stops
 
 
@@ -48,7 +49,7 @@ class PackedRowBuilder(torch.utils.data.Dataset[list[Document]]):
             else:
                 rng = generator(*plan.seed, 2)
                 return writer.write(plan.segments, contents, rng, source=plan.source)
-        blank = writer.blank(plan.segments, source=plan.source)
+        blank = writer.blank(plan.segments, plan.grids, source=plan.source)
         if reason != FORGOTTEN:
             shard = self.planner.samples[plan.source].file(plan.shard)
             key = self.planner.columns(plan.source, plan.shard, plan.row)["uid"]
@@ -61,28 +62,29 @@ class PackedRowBuilder(torch.utils.data.Dataset[list[Document]]):
         if any(isinstance(segment, ImageSegment) for segment in plan.segments):
             shown = {s.number for s in plan.segments if isinstance(s, ImageSegment)}
             contents = [
-                self.content(plan.source, *place) if number in shown else Content()
-                for number, place in enumerate(plan.pictures)
+                self.content(plan.source, *place, grid) if number in shown else Content(grid)
+                for number, (place, grid) in enumerate(zip(plan.pictures, plan.grids, strict=True))
             ]
         return contents
 
-    def content(self, source: int, shard: int, row: int, number: int = 0) -> Content:
+    def content(self, source: int, shard: int, row: int, number: int, grid: PictureGrid) -> Content:
         """What the model sees of one picture of a sample: its stored tokens, or its pixels
-        tokenized."""
+        tokenized, of that grid."""
         columns = self.planner.columns(source, shard, row)
         samples = self.planner.samples[source]
         if not self.image_tokenizer.needs_pixels(columns):
-            there = columns.get("frame_index")
-            if samples.media == "video" and there is not None:
-                # Of more frames than are asked for, those that are spread as evenly.
-                number = int((number + 0.5) * len(there) / self.planner.frames(source, columns))
+            number = self.planner.stored_number(source, columns, number)
             try:
-                return self.image_tokenizer.stored(columns, number)
+                content = self.image_tokenizer.stored(columns, number)
             except ConfigurationError as error:
                 raise SampleError(str(error)) from error
+            if content.grid != grid:
+                raise SampleError("stored tokens have another grid than was planned")
+            return content
         return self.image_tokenizer.tokenize_cached(
             (source, shard, row, number),
             lambda: samples.picture(shard, row, number, self.planner.frames(source, columns)),
+            grid,
         )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from gristmill.model.batch import Array
+from gristmill.model.picture_encoding import RawPicture
 
 
 @dataclass
@@ -29,11 +30,14 @@ class Columns:
     # What comes with some positions only.
     loose: dict[str, list[Array]] = field(default_factory=dict)
     time: int = 0
-    # Spans so far.
+    # Spans and latents so far.
     spans: int = 0
+    latents: int = 0
     # Whether the last position is text that was learnt, so that it may emit `<image>`.
     after_text: bool = False
     semantic_spans: list[int] = field(default_factory=list)
+    # Pictures that the step encodes, by the identity of their pixels: a picture may have copies.
+    raw: dict[int, RawPicture] = field(default_factory=dict)
 
     def add(
         self,
@@ -54,15 +58,39 @@ class Columns:
         self.attn_mode += [attn_mode] * count
         self.expert += [expert] * count
 
-    def stand(self, times: Iterable[int], rows: Sequence[int], columns: Sequence[int]) -> None:
-        """Where positions stand."""
-        self.times += times
-        self.rows += rows
-        self.columns += columns
+    def stand_in_line(self, count: int) -> None:
+        """Positions of text: each a step on all three axes, from the present time on."""
+        steps = range(self.time, self.time + count)
+        self.times += steps
+        self.rows += steps
+        self.columns += steps
+        self.time += count
+
+    def stand_in_grid(
+        self,
+        grid: tuple[int, int],
+        *,
+        frame: tuple[int, int] | None = None,
+        repeat: int = 1,
+        places: Sequence[int] | None = None,
+    ) -> None:
+        """Positions of a picture, which share one time: (time, time + row, time + column)
+        (M-RoPE, Wang et al. 2024). `repeat` positions a place, or those `places` alone; rows and
+        columns are those of `frame`, if that is another grid."""
+        rows, columns = grid_places(grid, frame or grid, repeat)
+        if places is not None:
+            rows, columns = [rows[at] for at in places], [columns[at] for at in places]
+        self.times += [self.time] * len(rows)
+        self.rows += [self.time + row for row in rows]
+        self.columns += [self.time + column for column in columns]
 
     def emit(self, label: int, weight: float) -> None:
         """The last position emits what comes."""
         self.labels[-1], self.weight[-1] = label, weight
+
+    def raw_picture(self, pixels: NDArray[np.uint8]) -> RawPicture:
+        """The entry of a picture that the step encodes."""
+        return self.raw.setdefault(id(pixels), RawPicture(pixels))
 
     def add_loose(self, name: str, values: ArrayLike, dtype: DTypeLike) -> None:
         """Values that not every position has."""
@@ -83,7 +111,7 @@ class Columns:
         }
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=1024)
 def grid_places(
     grid: tuple[int, int], frame: tuple[int, int], repeat: int
 ) -> tuple[list[int], list[int]]:
@@ -94,3 +122,10 @@ def grid_places(
         [row * frame[0] // rows for row, _ in places for _ in range(repeat)],
         [column * frame[1] // columns for _, column in places for _ in range(repeat)],
     )
+
+
+def bind_queries(places: int, queries: int) -> tuple[NDArray[np.int64], list[int]]:
+    """Number of the query that each place is bound to, in order and as evenly as can be; and the
+    first place of each query, where it stands."""
+    bound = np.arange(places) * queries // places
+    return bound, np.searchsorted(bound, np.arange(queries)).tolist()

@@ -15,6 +15,7 @@ class Sorting:
 
     order: Tensor  # [N] int64: sorted position -> token
     inverse: Tensor  # [N] int64: token -> sorted position
+    expert: Tensor  # [N] int64: sorted position -> expert
     counts: Tensor  # [E] int64
     sizes: list[int]  # the same on the host; empty on CUDA, where nobody needs them
 
@@ -26,7 +27,7 @@ class Sorting:
         inverse[order] = torch.arange(len(order), device=order.device)
         counts = torch.bincount(expert, minlength=experts)
         sizes = counts.tolist() if not _can_group(counts) else []
-        return cls(order, inverse, counts, sizes)
+        return cls(order, inverse, expert[order], counts, sizes)
 
 
 def _can_group(tensor: Tensor) -> bool:
@@ -34,24 +35,28 @@ def _can_group(tensor: Tensor) -> bool:
 
 
 class ExpertLinear(nn.Module):
-    """[N, in] sorted by expert -> [N, out]; with one expert an ordinary linear map, no bias."""
+    """[N, in] sorted by expert -> [N, out]; with one expert an ordinary linear map."""
 
-    def __init__(self, experts: int, in_features: int, out_features: int) -> None:
+    def __init__(
+        self, experts: int, in_features: int, out_features: int, bias: bool = False
+    ) -> None:
         super().__init__()
         self.experts, self.in_features, self.out_features = experts, in_features, out_features
         self.weight = nn.Parameter(torch.empty(experts, out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(experts, out_features)) if bias else None
 
     def forward(self, x: Tensor, sorting: Sorting | None) -> Tensor:
         """`sorting` is None for one expert."""
         if sorting is None:
-            return F.linear(x, self.weight[0])
+            return F.linear(x, self.weight[0], None if self.bias is None else self.bias[0])
         if not sorting.sizes:
             ends = sorting.counts.cumsum(0).to(torch.int32)
             weight = self.weight.to(torch.bfloat16).transpose(1, 2)
-            return F.grouped_mm(x.to(torch.bfloat16), weight, offs=ends)
-        parts = x.split(sorting.sizes)
-        mapped = [F.linear(part, self.weight[i]) for i, part in enumerate(parts)]
-        return torch.cat(mapped)
+            mapped = F.grouped_mm(x.to(torch.bfloat16), weight, offs=ends)
+        else:
+            parts = x.split(sorting.sizes)
+            mapped = torch.cat([F.linear(part, self.weight[i]) for i, part in enumerate(parts)])
+        return mapped if self.bias is None else mapped + self.bias[sorting.expert].to(mapped.dtype)
 
 
 class ExpertNorm(nn.Module):

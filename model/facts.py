@@ -6,7 +6,7 @@ Checkpoints and shards of others have these keys; they stay what they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +25,19 @@ class SampleColumns(TypedDict, total=False):
     # Of a document: texts, and before which of them each picture stands.
     texts: Sequence[str]
     image_places: Sequence[int]
+    # In pixels: of the picture or the clip, and of each picture of a document or an edit.
+    height: int | None
+    width: int | None
+    image_heights: Sequence[int] | None
+    image_widths: Sequence[int] | None
     # Frames of a clip, and those of which tokens or pictures are stored.
     frames: int | None
     frame_index: NDArray[np.int64] | None
     picture_frames: NDArray[np.int64] | None
-    # Flat, of one picture after the other; the digest of their codec.
+    # Flat, of one picture after the other; rows and columns of each; the digest of their codec.
     image_codes: NDArray[np.int64] | None
     image_latents: NDArray[np.float32] | None
+    image_grid: NDArray[np.int64] | None
     image_codec: str | None
     # All captions of the sample, where there are several.
     captions: Sequence[str] | None
@@ -82,6 +88,8 @@ class VocabularyFacts(TypedDict):
     text: str
     codebooks: list[int]
     queries: int
+    # Of `PretrainedText`; None: trained from zero.
+    pretrained: dict[str, Any] | None
 
 
 class ModelFacts(TypedDict):

@@ -6,17 +6,35 @@ import math
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+FEATURES = 64
 
-def time_features(t: Tensor, count: int = 64) -> Tensor:
-    """[N] in 0..1 -> [N, count] cosines and sines."""
+
+def _waves(x: Tensor, count: int) -> Tensor:
+    """[N] -> [N, count] cosines and sines, of frequencies from 1 to 1/10000."""
     half = count // 2
     frequencies = torch.exp(
-        -math.log(10000) * torch.arange(half, device=t.device, dtype=torch.float32) / half
+        -math.log(10000) * torch.arange(half, device=x.device, dtype=torch.float32) / half
     )
-    angles = 1000 * t.float()[:, None] * frequencies
+    angles = x.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def time_features(t: Float[Tensor, " n"]) -> Float[Tensor, "n 64"]:
+    """Cosines and sines of times in 0..1."""
+    return _waves(1000 * t, FEATURES)
+
+
+def plane_features(place: Int[Tensor, "n 2"]) -> Float[Tensor, "n 64"]:
+    """Cosines and sines of rows and of columns, of a grid of any size."""
+    return torch.cat([_waves(axis, FEATURES // 2) for axis in place.unbind(1)], dim=1)
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """What blocks add to is kept in float32, as in the transformer; float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class _Layer(nn.Module):
@@ -54,46 +72,48 @@ class FlowHead(nn.Module):
         super().__init__()
         self.condition = nn.Linear(in_features, width)
         self.latent_in = nn.Linear(channels, width)
-        self.time_in = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
-        self.place = nn.Embedding(4096, width)
+        self.time_in = nn.Sequential(nn.Linear(FEATURES, width), nn.SiLU(), nn.Linear(width, width))
+        self.place_in = nn.Linear(FEATURES, width, bias=False)
         self.layers = nn.ModuleList(_Layer(width, head_dim) for _ in range(layers))
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.latent_out = nn.Linear(width, channels)
 
     def packed(
-        self, hidden: Tensor, latent_idx: Tensor, noisy: Tensor, time: Tensor, doc: Tensor
-    ) -> Tensor:
-        """Velocities [N, C] of latents [N, C].
+        self,
+        hidden: Float[Tensor, "positions width"],
+        latent_idx: Int[Tensor, " latents"],
+        noisy: Float[Tensor, "latents channels"],
+        time: Float[Tensor, " latents"],
+        place: Int[Tensor, "latents 2"],
+        doc: Int[Tensor, " latents"],
+    ) -> Float[Tensor, "latents channels"]:
+        """Velocities of latents, which lie in their pictures at rows and columns `place`.
 
         `latent_idx`: the flat index of the query to which a latent is bound; latents of a span are
-        contiguous and bound to queries in order, so where it falls a new span begins. `doc`: [N].
+        contiguous and bound to queries in order, so where it falls a new span begins.
         """
-        new = torch.ones_like(latent_idx, dtype=torch.bool)
-        gap = latent_idx[1:] - latent_idx[:-1]
+        gap = latent_idx.diff(prepend=latent_idx[:1])
         # Consecutive queries are one apart; between spans lies at least one other position.
-        new[1:] = (gap < 0) | (gap > 1) | (doc[1:] != doc[:-1])
-        span = new.cumsum(0) - 1
-        spans = int(span[-1]) + 1
-        within = torch.arange(len(span), device=span.device) - new.nonzero()[:, 0][span]
-        first_query = latent_idx[new]
-        query = latent_idx - first_query[span]
-        queries, latents = int(query.max()) + 1, int(within.max()) + 1
-        size = queries + latents
-        width = self.latent_in.out_features
-        # What blocks add to is kept in float32, as in the transformer.
-        bound = self.condition(hidden[latent_idx]).float()
-        x = bound.new_zeros(spans, size, width)
-        present = torch.zeros(spans, size, dtype=torch.bool, device=span.device)
-        # Several latents share a query; they write the same value.
-        x = x.index_put((span, query), bound)
-        present[span, query] = True
-        inner = self.latent_in(noisy).to(bound.dtype) + self.place(within).to(bound.dtype) + bound
-        x = x.index_put((span, queries + within), inner)
-        present[span, queries + within] = True
-        times = torch.zeros(spans, device=span.device)
-        times[span] = time
-        moved = self.time_in(time_features(times)).to(x.dtype)[:, None].expand(-1, size, -1)
+        begins = (gap < 0) | (gap > 1) | (doc.diff(prepend=doc[:1]) != 0)
+        begins[0] = True
+        span = begins.cumsum(0) - 1
+        within = torch.arange(len(span), device=span.device) - begins.nonzero()[:, 0][span]
+        # Several latents share a query, which is written once: where one place is written many
+        # times with the same value, each of them would have the whole gradient.
+        first = begins | (gap != 0)
+        bound = at_least_single(self.condition(hidden[latent_idx[first]]))
+        at = span[first], (latent_idx - latent_idx[begins][span])[first]
+        queries, latents = int(at[1].max()) + 1, int(within.max()) + 1
+        slot = span, queries + within
+        x = bound.new_zeros(int(span[-1]) + 1, queries + latents, bound.shape[1])
+        inner = self.latent_in(noisy) + self.place_in(plane_features(place).to(noisy.dtype))
+        inner = inner.to(bound.dtype) + bound[first.cumsum(0) - 1]
+        x = x.index_put(at, bound).index_put(slot, inner)
+        present = torch.zeros(x.shape[:2], dtype=torch.bool, device=span.device)
+        present[at] = present[slot] = True
+        moved = self.time_in(time_features(time[begins]).to(noisy.dtype)).to(x.dtype)
+        moved = moved[:, None].expand(-1, x.shape[1], -1)
         for layer in self.layers:
             x = layer(x, moved, present[:, None, None])
-        out: Tensor = self.latent_out(self.norm(x))[span, queries + within]
+        out: Tensor = self.latent_out(self.norm(x))[slot]
         return out

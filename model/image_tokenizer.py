@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -9,13 +10,15 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import Codec, to_unit
-from gristmill.model.documents import Content
 from gristmill.model.facts import SampleColumns
 from gristmill.model.paradigms import Paradigm
+from gristmill.model.picture_grid import PictureGrid, fit_grid, square_grid
+from gristmill.model.segments import Content
 from gristmill.model.vision_encoder import SemanticEncoder
 from gristmill.pipelines.decode import Image
 
@@ -28,9 +31,13 @@ class ImageTokenizer:
         paradigm: Paradigm,
         codec: Codec,
         encoder: SemanticEncoder | None,
+        patches: int,
         cache_mb: float = 256.0,
     ) -> None:
+        """`patches`: most places of a picture; it is made smaller, at its own ratio, to have no
+        more."""
         self.paradigm, self.codec, self.encoder = paradigm, codec, encoder
+        self.patches = patches
         needs_latents = (
             paradigm.image_objective in ("flow", "query") or "latents" in paradigm.image_inputs
         )
@@ -57,57 +64,100 @@ class ImageTokenizer:
             return True
         return columns.get("image_codec") not in (None, self.codec.digest)
 
+    def grid(self, size: tuple[int, int] | None) -> PictureGrid:
+        """The grid of a picture of (height, width) pixels; a square one where that is unknown."""
+        if size is None:
+            image = square_grid(self.patches)
+        else:
+            image = fit_grid(*size, self.codec.patch, self.patches)
+        return PictureGrid(image, self.encoder.grid if self.encoder else (0, 0))
+
+    def grid_of(
+        self, columns: SampleColumns, number: int, size: tuple[int, int] | None
+    ) -> PictureGrid:
+        """That of one picture of a sample, by its stored tokens, if they are what will be read."""
+        if self.needs_pixels(columns):
+            return self.grid(size)
+        stored = self._stored_grids(columns)
+        # Of one that is not there nothing is read; its place is blank.
+        return PictureGrid(stored[number] if number < len(stored) else self.codec.grid)
+
+    def _stored_grids(self, columns: SampleColumns) -> list[tuple[int, int]]:
+        """Rows and columns of each picture whose tokens are stored."""
+        sides = columns.get("image_grid")
+        if sides is not None:
+            return [(int(r), int(c)) for r, c in np.asarray(sides).reshape(-1, 2)]
+        # Of before pictures had a size of their own.
+        each = math.prod(self.codec.grid) * self._depth
+        return [self.codec.grid] * (np.asarray(columns[self._column]).size // each)
+
+    @property
+    def _depth(self) -> int:
+        """Values to a place."""
+        return len(self.codec.vocabularies) or self.codec.channels
+
     def stored(self, columns: SampleColumns, number: int = 0) -> Content:
         """From tokens that a pipeline stored in the shard, of the picture of that number. Raises
         `ConfigurationError` for those that cannot be this codec's."""
         values = np.asarray(columns[self._column])
-        depth = len(self.codec.vocabularies) or self.codec.channels
-        shape = (*self.codec.grid, depth)
-        each = math.prod(shape)
-        if values.size % each or values.size <= number * each:
+        grids = self._stored_grids(columns)
+        ends = np.cumsum([rows * wide * self._depth for rows, wide in grids])
+        if not len(ends) or values.size != ends[-1] or number >= len(grids):
             raise ConfigurationError(
-                f"{self._column} has {values.size} values, this codec gives {each} a picture; "
-                "use the codec that the shards were tokenized with"
+                f"{self._column} has {values.size} values, which are not {len(grids)} pictures of "
+                f"this codec ({self._depth} a place), or too few for picture {number + 1}; use the "
+                "codec that the shards were tokenized with"
             )
-        values = values[number * each : (number + 1) * each]
+        shape = (*grids[number], self._depth)
+        grid = PictureGrid(grids[number])
+        values = values[ends[number] - math.prod(shape) : ends[number]]
         if not self.codec.discrete:
-            return Content(latents=values.reshape(shape).astype(np.float32))
+            return Content(grid, latents=values.reshape(shape).astype(np.float32))
         shaped = values.reshape(shape).astype(np.int64)
         if (shaped >= np.array(self.codec.vocabularies)).any() or (shaped < 0).any():
             raise ConfigurationError(
                 f"stored image codes reach {int(shaped.max())}, the codec knows "
                 f"{self.codec.vocabularies}; use the codec that the shards were tokenized with"
             )
-        return Content(codes=shaped)
+        return Content(grid, codes=shaped)
 
-    def tokenize(self, pictures: Sequence[Image]) -> list[Content]:
-        """Content of uint8 RGB pictures of any size."""
+    def tokenize(
+        self, pictures: Sequence[Image], grids: Sequence[PictureGrid] | None = None
+    ) -> list[Content]:
+        """Content of uint8 RGB pictures of any size: of these grids, or of their own. What a
+        network makes of pixels is left to the step, on its device."""
+        if grids is None:
+            grids = [self.grid((picture.shape[0], picture.shape[1])) for picture in pictures]
         codes, latents, semantic = self._wants
-        found = [Content() for _ in pictures]
-        with torch.no_grad():
-            if codes or latents:
-                small = np.stack(
-                    [resize_center_crop(picture, self.codec.side) for picture in pictures]
-                )
-                grids = self.codec.encode(to_unit(torch.from_numpy(small))).numpy()
-                for content, grid in zip(found, grids, strict=True):
-                    if codes:
-                        content.codes = grid
-                    else:
-                        content.latents = grid
-            if semantic:
-                assert self.encoder is not None
-                for content, patches in zip(found, self.encoder.encode(pictures), strict=True):
-                    content.semantic = patches
+        found = [Content(grid) for grid in grids]
+        if (codes or latents) and self.codec.is_network:
+            for content, picture in zip(found, pictures, strict=True):
+                content.pixels = resize_center_crop(picture, *self._pixels(content.grid))
+        elif codes or latents:
+            for content, values in zip(found, encode_all(self.codec, pictures, grids), strict=True):
+                if codes:
+                    content.codes = values.astype(np.int64, copy=False)
+                else:
+                    content.latents = values.astype(np.float32, copy=False)
+        if semantic:
+            assert self.encoder is not None
+            for content, patches in zip(found, self.encoder.encode(pictures), strict=True):
+                content.semantic = patches
         return found
 
-    def tokenize_cached(self, key: Hashable, picture: Callable[[], Image]) -> Content:
+    def _pixels(self, grid: PictureGrid) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return grid.image[0] * self.codec.patch, grid.image[1] * self.codec.patch
+
+    def tokenize_cached(
+        self, key: Hashable, picture: Callable[[], Image], grid: PictureGrid
+    ) -> Content:
         """The same, remembered under a key; `picture` is called only if it is not known."""
         known = self._cache.get(key)
         if known is not None:
             self._cache.move_to_end(key)
             return known
-        content = self.tokenize([picture()])[0]
+        content = self.tokenize([picture()], [grid])[0]
         self._room -= _size(content)
         self._cache[key] = content
         while self._room < 0 and self._cache:
@@ -116,6 +166,32 @@ class ImageTokenizer:
         return content
 
 
+@torch.no_grad()
+def encode_all(
+    codec: Codec, pictures: Sequence[Image], grids: Sequence[PictureGrid], batch: int = 64
+) -> list[NDArray[np.generic]]:
+    """Codes or latents [rows, columns, depth] of each picture, those of one grid together."""
+    alike: dict[tuple[int, int], list[int]] = {}
+    for number, grid in enumerate(grids):
+        alike.setdefault(grid.image, []).append(number)
+    found: dict[int, NDArray[np.generic]] = {}
+    for (rows, columns), numbers in alike.items():
+        for start in range(0, len(numbers), batch):
+            part = numbers[start : start + batch]
+            size = (rows * codec.patch, columns * codec.patch)
+            small = np.stack([resize_center_crop(pictures[number], *size) for number in part])
+            unit = to_unit(torch.from_numpy(small)).to(_device(codec))
+            encoded = codec.encode(unit).cpu().numpy()
+            found |= dict(zip(part, encoded, strict=True))
+    return [found[number] for number in range(len(pictures))]
+
+
+def _device(codec: Codec) -> torch.device:
+    """Where its weights are; a codec of none computes on the CPU."""
+    tensors = itertools.chain(codec.parameters(), codec.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
 def _size(content: Content) -> float:
-    arrays = (content.codes, content.latents, content.semantic)
+    arrays = (content.codes, content.latents, content.semantic, content.pixels)
     return sum(array.nbytes for array in arrays if array is not None)

@@ -71,7 +71,8 @@ def starts(model: Transformer) -> dict[str, Start]:
             found[path] = _start(module, name, own, config.layers)
     about = 0.02 if config.width > 512 else 0.1
     found["embed.weight"] = found["place_in.weight"] = Start(about)
-    found["lm.weight"] = Start(0.5 / math.sqrt(config.width))
+    if not config.tied:
+        found["lm.weight"] = Start(0.5 / math.sqrt(config.width))
     if config.flow_head == "linear":
         found["latent_out.weight"] = Start()
     elif config.flow_head == "query":

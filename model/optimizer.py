@@ -51,7 +51,7 @@ def make_optimizer(
     for path, parameter in model.named_parameters():
         if path.startswith("blocks.") and path.endswith(_MATRICES):
             (matrices if name == "muon" else decayed).append(parameter)
-        elif parameter.dim() >= 2 and "norm" not in path and "embed" not in path:
+        elif parameter.dim() >= 2 and not any(word in path for word in ("norm", "embed", "bias")):
             decayed.append(parameter)
         else:
             plain.append(parameter)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from gristmill.errors import SampleError
 from gristmill.pipelines.decode import Image, decode_rgb
-from gristmill.pipelines.download.picture_bytes import ends_early
+from gristmill.pipelines.download.picture_bytes import ends_early, read_header, turn
 from gristmill.pipelines.videos.frames import decode_clip
 
 _T = TypeVar("_T")
@@ -21,7 +21,18 @@ def decode_picture(data: bytes) -> Image:
     # A decoder may fill up with grey what is missing.
     if _decoded(lambda: ends_early(data), "picture does not decode"):
         raise SampleError("picture ends early")
-    return _decoded(lambda: decode_rgb(data), "picture does not decode")
+    return _decoded(lambda: decode_upright(data), "picture does not decode")
+
+
+def decode_upright(data: bytes) -> Image:
+    """uint8 RGB [height, width, 3] as a viewer shows it: turned as EXIF says. Pictures of foreign
+    tars and of users may lie on their side; stored ones of ours say nothing of it.
+
+    Raises `DecodeError` for anything that is not a picture.
+    """
+    pixels, header = decode_rgb(data), read_header(data)
+    upright: Image = pixels if header is None else turn(pixels, header.orientation)
+    return upright
 
 
 def decode_frame(data: bytes, number: int, frames: int) -> Image:

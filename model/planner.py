@@ -20,8 +20,12 @@ import pyarrow as pa
 
 from gristmill.errors import ConfigurationError, ShardError
 from gristmill.model.batch import best_fit
-from gristmill.model.documents import DocumentWriter, ImageSegment, Segment, TextSegment
+from gristmill.model.documents import DocumentWriter
 from gristmill.model.facts import SampleColumns, StreamFacts
+from gristmill.model.image_tokenizer import ImageTokenizer
+from gristmill.model.picture_grid import PictureGrid
+from gristmill.model.picture_sizes import size_of
+from gristmill.model.segments import ImageSegment, Segment, TextSegment
 from gristmill.model.shard_sources import (
     TOKEN_COLUMNS,
     DataSource,
@@ -30,7 +34,7 @@ from gristmill.model.shard_sources import (
     chosen_rows,
     open_samples,
 )
-from gristmill.model.tasks import TASKS, find_questions, segments_for
+from gristmill.model.tasks import TASKS, GuidanceDropout, find_questions, segments_for
 from gristmill.pipelines.videos.frames import FRAMES
 
 BLOCK = 512
@@ -69,6 +73,8 @@ class DocumentPlan:
     seed: tuple[int, ...]
     # Shard, row and number within the sample of each picture, by the number segments give it.
     pictures: tuple[tuple[int, int, int], ...] = ()
+    # Rows and columns of each of them.
+    grids: tuple[PictureGrid, ...] = ()
     # Why nothing is learnt at its place: it is forgotten, or something is odd about the sample.
     left_out: str = ""
 
@@ -86,8 +92,8 @@ class StreamConfig:
     rows_per_step: int
     row_length: int
     seed: int = 0
-    # Share of drawings whose prompt is left out, for classifier-free guidance.
-    guidance_dropout: float = 0.1
+    # What is left out of documents that draw, for guidance.
+    dropout: GuidanceDropout = field(default_factory=GuidanceDropout)
     # Of a sample with several captions: one drawn anew each time (all), the first, or that with the
     # highest of `caption_scores` (best; without scores the first).
     captions: str = "all"
@@ -110,7 +116,11 @@ class Planner:
     """Plans rows without opening pictures."""
 
     def __init__(
-        self, sources: Sequence[DataSource], writer: DocumentWriter, config: StreamConfig
+        self,
+        sources: Sequence[DataSource],
+        writer: DocumentWriter,
+        config: StreamConfig,
+        image_tokenizer: ImageTokenizer,
     ) -> None:
         if not sources:
             raise ConfigurationError("no data: give at least one shard set (--data RUN)")
@@ -123,6 +133,7 @@ class Planner:
             if source.weight <= 0 or sum(source.tasks.values()) <= 0:
                 raise ConfigurationError(f"{source.title}: weights and shares must be positive")
         self.sources, self.writer, self.config = list(sources), writer, config
+        self.image_tokenizer = image_tokenizer
         self.samples: list[Samples] = [open_samples(source) for source in sources]
         self._orders = [
             SampleOrder(chosen_rows(samples, source.where), config.seed + 1000 * i)
@@ -169,6 +180,13 @@ class Planner:
         known = len(there) if there is not None else min(columns.get("frames") or 1, FRAMES)
         return max(1, min(self.sources[source].frames, known))
 
+    def picture_size(
+        self, source: int, shard: int, row: int, number: int = 0
+    ) -> tuple[int, int] | None:
+        """Height and width of a sample's picture as it decodes, upright; None where it is not
+        known."""
+        return size_of(self.columns(source, shard, row), number)
+
     def place(self, source: int, uid: str | None) -> tuple[int, int] | None:
         """Shard and row of a sample of a source; None for one that it does not have."""
         if source not in self._places:
@@ -194,6 +212,10 @@ class Planner:
             "source_uid",
             "texts",
             "image_places",
+            "height",
+            "width",
+            "image_heights",
+            "image_widths",
             "frames",
             "frame_index",
             "picture_frames",
@@ -232,7 +254,7 @@ class Planner:
             unusable += plan is None or plan.left_out == FORGOTTEN
             if plan is not None:
                 plans.append(plan)
-        lengths = [self.writer.length(plan.segments) for plan in plans]
+        lengths = [self.writer.length(plan.segments, plan.grids) for plan in plans]
         rows = [
             tuple(plans[i] for i in numbers)
             for numbers in best_fit(lengths, self.config.row_length)
@@ -261,14 +283,15 @@ class Planner:
         pictures = self._pictures(source, shard, row, segments)
         for place in pictures:
             left_out = left_out or self._left_out(source, *place[:2])
-        return DocumentPlan(source, shard, row, tuple(segments), seed, pictures, left_out)
+        grids = tuple(self.grid(source, *place) for place in pictures)
+        return DocumentPlan(source, shard, row, tuple(segments), seed, pictures, grids, left_out)
 
     def packing(self) -> str:
         """How full the first rows are, and what row length would fill them better if they are
         not."""
         length = self.config.row_length
         plans, _ = self.block(self.start())
-        lengths = [self.writer.length(plan.segments) for row in plans for plan in row]
+        lengths = [self.writer.length(plan.segments, plan.grids) for row in plans for plan in row]
         share = _filled(lengths, length)
         said = f"rows filled to {share:.0%}"
         if share >= _WELL_FILLED or not lengths:
@@ -293,6 +316,22 @@ class Planner:
             assert before is not None
             return ((*before, 0), (shard, row, 0))
         return tuple((shard, row, number) for number in range(last + 1))
+
+    def grid(self, source: int, shard: int, row: int, number: int) -> PictureGrid:
+        """Rows and columns of one picture of a sample."""
+        columns = self.columns(source, shard, row)
+        size = self.picture_size(source, shard, row, number)
+        if not self.image_tokenizer.needs_pixels(columns):
+            number = self.stored_number(source, columns, number)
+        return self.image_tokenizer.grid_of(columns, number, size)
+
+    def stored_number(self, source: int, columns: SampleColumns, number: int) -> int:
+        """Which of the pictures whose tokens are stored is meant by a number."""
+        there = columns.get("frame_index")
+        if self.samples[source].media != "video" or there is None:
+            return number
+        # Of more frames than are asked for, those that are spread as evenly.
+        return int((number + 0.5) * len(there) / self.frames(source, columns))
 
     def _left_out(self, source: int, shard: int, row: int) -> str:
         """Why nothing may be learnt of a sample; empty if it may."""
@@ -346,11 +385,14 @@ class Planner:
                 columns,
                 rng,
                 questions=self._questions[source],
-                guidance_dropout=self.config.guidance_dropout,
+                dropout=self.config.dropout,
                 turns=self._turns(source),
             )
             if segments is not None:
-                return self._window(segments, rng) if task == "interleaved" else segments
+                if task != "interleaved":
+                    return segments
+                places = self._pictures(source, shard, row, segments)
+                return self._window(segments, [self.grid(source, *at) for at in places], rng)
         return None
 
     def _turns(self, source: int) -> int:
@@ -358,14 +400,17 @@ class Planner:
         masked = self.writer.paradigm.text_objective == "masked"
         return 1 if masked else self.sources[source].turns
 
-    def _window(self, segments: list[Segment], rng: np.random.Generator) -> list[Segment]:
+    def _window(
+        self, segments: list[Segment], grids: Sequence[PictureGrid], rng: np.random.Generator
+    ) -> list[Segment]:
         """A document that is longer than a row: what fits from a place drawn by chance on."""
-        if self.writer.length(segments) <= self.config.row_length:
+        if self.writer.length(segments, grids) <= self.config.row_length:
             return segments
         start = int(rng.integers(len(segments)))
         end = start + 1
         while end < len(segments):
-            if self.writer.length(segments[start : end + 1]) > self.config.row_length:
+            part = segments[start : end + 1]
+            if self.writer.length(part, grids) > self.config.row_length:
                 break
             end += 1
         return segments[start:end]

@@ -12,11 +12,11 @@ from gristmill.pipelines.patience import patiently
 _T = TypeVar("_T")
 
 
-def read_again(read: Callable[[], _T], what: str) -> _T:
-    """What `read` gives. Raises `StorageError` if it fails again and again, `ShardError` if
-    `what`, a file, is gone."""
+def read_again(read: Callable[[], _T], what: str, *, size: int = 0) -> _T:
+    """What `read` gives; `size`: bytes that it may read, for which it may take longer. Raises
+    `StorageError` if it fails again and again, `ShardError` if `what`, a file, is gone."""
     try:
-        return patiently(read)
+        return patiently(read, size=size)
     except FileNotFoundError:
         raise ShardError(f"{what} is gone; put it back, then give the same command") from None
     except (OSError, StorageError) as error:

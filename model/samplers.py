@@ -4,48 +4,50 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from gristmill.model.batch import CAUSAL, FULL, GENERATE, NOISE, UNDERSTAND
-from gristmill.model.sampling import DecodingSession, time_axis
-from gristmill.model.vocabulary import EOS, MASK
+from gristmill.model.document_builder import bind_queries
+from gristmill.model.sampling import DecodingSession
+from gristmill.model.vocabulary import MASK
+
+
+def text_steps(session: DecodingSession) -> Iterator[list[int | None]]:
+    """Text token by token: at each step an id for each row, None for a row that has ended."""
+    vocabulary, model = session.bundle.vocabulary, session.model
+    text_end = vocabulary.text_start + vocabulary.text_size
+    ends = torch.tensor(vocabulary.ends, device=session.device)
+    # The grammar: text, or the end.
+    banned = torch.arange(text_end, device=session.device) < vocabulary.text_start
+    banned[ends] = False
+    done = torch.zeros(session.rows, dtype=torch.bool, device=session.device)
+    hidden = session.last
+    for step in range(session.sampling.longest):
+        ids = session.choose(model.logits(hidden, 0, text_end).masked_fill(banned, -math.inf))
+        done |= torch.isin(ids, ends)
+        if bool(done.all()):
+            return
+        yield [None if end else i for i, end in zip(ids.tolist(), done.tolist(), strict=True)]
+        if step + 1 == session.sampling.longest:
+            return
+        out = session.read(
+            ids[:, None], session.line_pos(1),
+            attn_mode=CAUSAL, expert=UNDERSTAND, span=-1, commit=True,
+        )  # fmt: skip
+        hidden = out[:, 0]
+        session.time = session.time + 1
 
 
 def generate_text_ar(session: DecodingSession) -> list[list[int]]:
     """Text token by token until its end."""
-    vocabulary, model = session.bundle.vocabulary, session.model
-    text_end = vocabulary.text_start + vocabulary.text_size
-    done = torch.zeros(session.rows, dtype=torch.bool, device=session.device)
-    written: list[list[int]] = [[] for _ in range(session.rows)]
-    hidden = session.last
-    for _ in range(session.sampling.longest):
-        logits = model.logits(hidden, 0, text_end)
-        # The grammar: text, or the end.
-        logits[:, : vocabulary.text_start] = logits[:, : vocabulary.text_start].masked_fill(
-            torch.arange(vocabulary.text_start, device=session.device) != EOS, -math.inf
-        )
-        ids = session.choose(logits)
-        done |= ids == EOS
-        if bool(done.all()):
-            break
-        for row, token in enumerate(ids.tolist()):
-            if not done[row]:
-                written[row].append(token)
-        out = session.read(
-            ids[:, None],
-            session.line_pos(1),
-            attn_mode=CAUSAL,
-            expert=UNDERSTAND,
-            span=-1,
-            commit=True,
-        )
-        hidden = out[:, 0]
-        session.time = session.time + 1
-    return written
+    steps = list(text_steps(session))
+    return [[i for i in row if i is not None] for row in zip(*steps, strict=True)] or [
+        [] for _ in range(session.rows)
+    ]
 
 
 def generate_text_masked(session: DecodingSession) -> list[list[int]]:
@@ -55,7 +57,7 @@ def generate_text_masked(session: DecodingSession) -> list[list[int]]:
     ids = torch.full((session.rows, block), MASK, device=session.device)
     pos = session.line_pos(block)
     banned = torch.arange(text_end, device=session.device) < vocabulary.text_start
-    banned[EOS] = False
+    banned[vocabulary.eos] = False
     passes = min(session.sampling.steps, block)
     for step in range(passes):
         hidden = session.read(
@@ -68,7 +70,8 @@ def generate_text_masked(session: DecodingSession) -> list[list[int]]:
         places = sure.topk(count, dim=1).indices
         ids = ids.scatter(1, places, best.gather(1, places))
     rows: list[list[int]] = ids.tolist()
-    return [row[: row.index(EOS)] if EOS in row else row for row in rows]
+    end = vocabulary.eos
+    return [row[: row.index(end)] if end in row else row for row in rows]
 
 
 def generate_image_ar(session: DecodingSession) -> Int64[Tensor, "rows positions"]:
@@ -141,9 +144,8 @@ def generate_image_flow(session: DecodingSession) -> Float[Tensor, "rows places 
     """Latents by integrating velocities of positions in place."""
     paradigm = session.bundle.paradigm
     attn_mode = NOISE if paradigm.clean_copy else FULL
-    rows, columns = session.bundle.layout.grid
     pos = session.grid_pos()
-    ids = torch.full((session.rows, rows * columns), -1, device=session.device)
+    ids = torch.full((session.rows, session.places), -1, device=session.device)
 
     def velocity(x: Tensor, time: float) -> Tensor:
         hidden = session.read(
@@ -158,25 +160,27 @@ def generate_image_flow(session: DecodingSession) -> Float[Tensor, "rows places 
 def generate_image_query(session: DecodingSession) -> Float[Tensor, "rows places channels"]:
     """Latents by the flow head on what the queries found out, which is found out once."""
     layout, vocabulary = session.bundle.layout, session.bundle.vocabulary
-    count, places = layout.queries, layout.grid[0] * layout.grid[1]
-    queries = torch.arange(count, device=session.device)
-    ids = (vocabulary.query_start + queries).expand(session.rows, count)
-    pos = session.time[:, None, None] * time_axis(session.device) + torch.stack(
-        [torch.zeros_like(queries), torch.zeros_like(queries), queries], dim=1
-    )
+    places = session.places
+    count = layout.queries(places)
+    ids = vocabulary.query_start + torch.arange(count, device=session.device)
+    ids = ids.expand(session.rows, count)
+    nearest, first = bind_queries(places, count)
+    pos = session.grid_pos()[:, first]
     hidden = session.read(
         ids, pos, attn_mode=FULL, expert=GENERATE, span=session.spans, commit=False
     ).reshape(session.rows * count, -1)
     row = torch.arange(session.rows, device=session.device)
-    bound = torch.arange(places, device=session.device) * count // places
+    bound = torch.from_numpy(nearest).to(session.device)
     index = (row[:, None] * count + bound).reshape(-1)
     # Rows are told apart by their number here: nothing lies between them.
     doc = row.repeat_interleave(places)
+    grid = [torch.arange(side, device=session.device) for side in session.grid]
+    place = torch.cartesian_prod(*grid).repeat(session.rows, 1)
 
     def velocity(x: Tensor, time: float) -> Tensor:
         times = torch.full((len(index),), time, device=session.device)
         flat = x.reshape(len(index), -1)
-        out = session.model.flow_head.packed(hidden, index, flat, times, doc)
+        out = session.model.flow_head.packed(hidden, index, flat, times, place, doc)
         return out.view(session.rows, places, -1).float()
 
     return _integrate(session, velocity)
@@ -186,9 +190,9 @@ def _integrate(session: DecodingSession, velocity: Callable[[Tensor, float], Ten
     """From noise at time 1 to latents at time 0, in steps that are shifted as in training."""
     layout, sampling = session.bundle.layout, session.sampling
     rows = session.rows if sampling.guidance == 1 else session.rows // 2
-    shape = (rows, layout.grid[0] * layout.grid[1], layout.latent_channels)
+    shape = (rows, session.places, layout.latent_channels)
     x = torch.randn(shape, generator=session.generator, device=session.device)
-    shift = layout.time_shift
+    shift = layout.shift(session.places)
     times = [1 - i / sampling.steps for i in range(sampling.steps + 1)]
     times = [shift * t / (1 + (shift - 1) * t) for t in times]
 

@@ -23,6 +23,8 @@ from gristmill.model.batch import (
     pack,
 )
 from gristmill.model.blocks import Cache
+from gristmill.model.document_builder import grid_places
+from gristmill.model.picture_grid import square_grid
 from gristmill.model.training_setup import ModelBundle
 from gristmill.model.transformer import Transformer
 
@@ -69,12 +71,16 @@ class DecodingSession:
         bundle: ModelBundle,
         prompts: Sequence[Document],
         sampling: Sampling,
+        grid: tuple[int, int] | None = None,
     ) -> None:
+        """`grid`: rows and columns of the picture that all rows draw next."""
         self.model, self.bundle, self.sampling = model, bundle, sampling
+        self.grid = grid or square_grid(bundle.layout.patches)
         self.device = next(model.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(sampling.seed)
         length = max(len(prompt) for prompt in prompts)
         batch = pack([[prompt] for prompt in prompts], length).to(self.device)
+        batch = bundle.encode_pictures(batch)
         self.cache = Cache()
         hidden = model.extend(batch, self.cache)
         ends = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
@@ -121,6 +127,7 @@ class DecodingSession:
             latent_loss=time,
             # Mixed with itself, a noisy latent stays what it is.
             latent_eps=values,
+            latent_place=torch.zeros(len(values), 2, dtype=torch.int32, device=self.device),
             semantic=torch.zeros(0, self.bundle.layout.semantic_width, device=self.device),
             semantic_idx=index[:0],
             semantic_cu_seqlens=torch.zeros(1, dtype=torch.int32, device=self.device),
@@ -130,21 +137,20 @@ class DecodingSession:
 
     def grid_pos(self) -> Int[Tensor, "rows positions 3"]:
         """pos of a picture at the present time: a position for each place and codebook."""
-        rows, columns = self.bundle.layout.grid
         repeat = max(1, len(self.bundle.vocabulary.codebooks))
-        y, x = torch.meshgrid(
-            torch.arange(rows, device=self.device),
-            torch.arange(columns, device=self.device),
-            indexing="ij",
-        )
-        places = torch.stack([torch.zeros_like(y), y, x], dim=-1).reshape(-1, 3)
-        places = places.repeat_interleave(repeat, dim=0)
-        return places + self.time[:, None, None] * time_axis(self.device)
+        rows, columns = grid_places(self.grid, self.grid, repeat)
+        places = torch.tensor([[0] * len(rows), rows, columns], device=self.device).T
+        return places + self.time[:, None, None]
 
     def line_pos(self, count: int) -> Int[Tensor, "rows {count} 3"]:
         """pos of text from the present time on."""
         steps = self.time[:, None] + torch.arange(count, device=self.device)
-        return steps[:, :, None] * time_axis(self.device)
+        return steps[:, :, None].expand(-1, -1, 3)
+
+    @property
+    def places(self) -> int:
+        """Places of the picture that is drawn."""
+        return self.grid[0] * self.grid[1]
 
     def adjustment(self) -> Float[Tensor, " codes"]:
         """Log weights of all codes, which were learnt with and must not be drawn with."""
@@ -174,17 +180,12 @@ class DecodingSession:
         return drawn.view(logits.shape[:-1])
 
 
-def time_axis(device: torch.device) -> Int64[Tensor, 3]:
-    """The axis of `pos` on which text goes on."""
-    return torch.tensor([1, 0, 0], device=device)
-
-
 def to_pictures(
-    bundle: ModelBundle, drawn: Shaped[Tensor, "n ..."]
+    bundle: ModelBundle, drawn: Shaped[Tensor, "n ..."], grid: tuple[int, int]
 ) -> UInt8[np.ndarray, "n height width 3"]:
     """What was drawn, codes or latents in raster order, decoded to RGB."""
     from gristmill.model.codecs.base import to_bytes
 
-    grid = drawn.cpu().view(len(drawn), *bundle.layout.grid, -1)
+    shaped = drawn.view(len(drawn), *grid, -1)
     with torch.no_grad():
-        return to_bytes(bundle.codec.decode(grid)).numpy()
+        return to_bytes(bundle.codec.to(shaped.device).decode(shaped)).cpu().numpy()

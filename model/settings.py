@@ -53,6 +53,7 @@ def train_config(
     steps: int,
     rows: int,
     row_length: int,
+    patches: int,
     rate: float,
     replicate: int,
     seed: int,
@@ -68,7 +69,7 @@ def train_config(
     fields: dict[str, Any] = {
         "out": out, "data": sources, "codec": codec, "size": size, "paradigm": paradigm,
         "experts": experts, "steps": steps, "rows_per_step": rows, "row_length": row_length,
-        "rate": rate, "replicate": replicate, "seed": seed,
+        "patches": patches, "rate": rate, "replicate": replicate, "seed": seed,
     }  # fmt: skip
     wanted = find_paradigm(paradigm)
     if "semantic" in wanted.image_inputs:

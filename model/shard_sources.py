@@ -21,7 +21,7 @@ from gristmill.pipelines.shards.reader import ShardSet
 from gristmill.pipelines.storage import Folder
 
 # What the `Tokens` stage leaves of a picture, and the digest of the codec that made it.
-TOKEN_COLUMNS = ("image_codes", "image_latents", "image_codec")
+TOKEN_COLUMNS = ("image_codes", "image_latents", "image_grid", "image_codec")
 
 
 @dataclass(frozen=True, kw_only=True)

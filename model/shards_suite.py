@@ -15,8 +15,9 @@ from gristmill.model.batch import Document, pack
 from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import to_unit
 from gristmill.model.codecs.registry import measure
-from gristmill.model.documents import Content, DocumentWriter, Segment
+from gristmill.model.documents import DocumentWriter
 from gristmill.model.sampling import Sampling
+from gristmill.model.segments import Content, Segment
 from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.model.tasks import describing, drawing
 from gristmill.model.unified import Unified
@@ -91,6 +92,7 @@ def _losses(
         for start in range(0, len(documents), _ROWS):
             part = documents[start : start + _ROWS]
             batch = pack([[d] for d in part], max(map(len, part))).to(device)
+            batch = model.bundle.encode_pictures(batch)
             losses = model.model(batch)
             if len(losses.entropies):
                 label = "text" if name == "describe" else "codes"

@@ -15,9 +15,11 @@ import pyarrow as pa
 
 from gristmill.errors import SampleError, ShardError
 from gristmill.model.picture_files import decode_picture
+from gristmill.model.picture_sizes import upright_size
 from gristmill.model.read_again import read_again
 from gristmill.model.unpacked_tars import unpacked_tar
 from gristmill.pipelines.decode import Image
+from gristmill.pipelines.download.picture_bytes import read_header
 from gristmill.pipelines.shards.reader import read_forgotten
 from gristmill.pipelines.sources.reasons import BROKEN_SIDECAR, NOT_UTF8
 from gristmill.pipelines.sources.values import BrokenJson, load_object, text_of, texts_of
@@ -38,7 +40,11 @@ from gristmill.pipelines.tar_samples import (
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _TEXTS = ("question", "answer", "instruction", "source_uid", "image_codec")
 # Of stored tokens: the type, and the kinds that numpy may find their values to be.
-_NUMBERS = {"image_codes": (pa.int64(), "iu"), "image_latents": (pa.float32(), "iuf")}
+_NUMBERS = {
+    "image_codes": (pa.int64(), "iu"),
+    "image_latents": (pa.float32(), "iuf"),
+    "image_grid": (pa.int64(), "iu"),
+}
 _SCHEMA = pa.schema(
     [
         pa.field("uid", pa.string()),
@@ -51,6 +57,9 @@ _SCHEMA = pa.schema(
         *(pa.field(name, pa.list_(kind)) for name, (kind, _) in _NUMBERS.items()),
         # Why nothing can be learnt from the sample.
         pa.field("fault", pa.string()),
+        # Of the picture as it decodes, upright.
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
         pa.field("_offset", pa.int64()),
         pa.field("_size", pa.int64()),
     ]
@@ -78,17 +87,16 @@ class TarSamples:
         # Why samples cannot be learnt from, and files are none -> how many.
         self.left_out: Counter[str] = Counter()
         self._files = [folder.join_url(name) for name in self._names]
+        sizes = [(name, folder.size(name)) for name in self._names]
         self._plain = [
-            read_again(functools.partial(unpacked_tar, folder, name), file)
-            for name, file in zip(self._names, self._files, strict=True)
+            read_again(functools.partial(unpacked_tar, folder, name), file, size=size)
+            for (name, size), file in zip(sizes, self._files, strict=True)
         ]
-        self._tables = [
-            read_again(functools.partial(self._scan, shard), file)
-            for shard, file in enumerate(self._files)
-        ]
+        # Reading is timed; loading what reads headers is not part of it.
+        read_header(b"")
+        self._tables = [self._table_of(shard) for shard in range(len(self._files))]
         self._require_samples()
         self.forgotten = read_forgotten(folder)
-        sizes = [(name, folder.size(name)) for name in self._names]
         self.digest = hashlib.sha256(repr(sizes).encode()).hexdigest()
 
     def counts(self) -> list[int]:
@@ -110,14 +118,27 @@ class TarSamples:
             raise SampleError("tar ends early")
         return decode_picture(data)
 
-    def _scan(self, shard: int) -> pa.Table:
+    def _table_of(self, shard: int) -> pa.Table:
+        folder, name = self._plain[shard]
+        scan = functools.partial(self._scan, shard)
+        rows, skipped = read_again(scan, self._files[shard], size=folder.size(name))
+        self.left_out.update(str(row["fault"]) for row in rows if "fault" in row)
+        if skipped:
+            self.left_out[DOT_FILES] += skipped
+        return pa.Table.from_pylist(rows, schema=_SCHEMA)
+
+    def _scan(self, shard: int) -> tuple[list[dict[str, object]], int]:
+        """Rows of a tar, and how many of its files belong to none."""
         folder, name = self._plain[shard]
         texts: dict[int, bytes] = {}
+        sizes: dict[int, tuple[int, int] | None] = {}
 
         def members() -> Iterator[TarMember]:
             for member, data in tar.read(lambda ending: kind_of_text(ending) is not None):
                 if data is not None:
                     texts[member.number] = data
+                elif member.number >= 0 and _is_image(member.extension):
+                    sizes[member.number] = upright_size(file, member.offset, member.size)
                 yield member
 
         with folder.open(name) as file:
@@ -127,11 +148,7 @@ class TarSamples:
             raise ShardError(
                 f"{self._files[shard]} is not a whole tar ({tar.problem}); fetch or write it again"
             )
-        rows = [_row(sample, texts) for sample in samples]
-        self.left_out.update(str(row["fault"]) for row in rows if "fault" in row)
-        if tar.skipped:
-            self.left_out[DOT_FILES] += tar.skipped
-        return pa.Table.from_pylist(rows, schema=_SCHEMA)
+        return [_row(sample, texts, sizes) for sample in samples], tar.skipped
 
     def _require_samples(self) -> None:
         if any(table["fault"].null_count for table in self._tables):
@@ -148,7 +165,11 @@ def _is_image(extension: str) -> bool:
     return extension.rpartition(".")[2] in _IMAGES
 
 
-def _row(sample: TarSample[TarMember], texts: Mapping[int, bytes]) -> dict[str, object]:
+def _row(
+    sample: TarSample[TarMember],
+    texts: Mapping[int, bytes],
+    sizes: Mapping[int, tuple[int, int] | None],
+) -> dict[str, object]:
     """What is known of a sample; what is odd about it is its fault."""
     row: dict[str, object] = {"uid": sample.key, "caption": ""}
     picture = sample.members[sample.picture] if sample.picture else None
@@ -157,6 +178,7 @@ def _row(sample: TarSample[TarMember], texts: Mapping[int, bytes]) -> dict[str, 
             raise OddValueError(sample.reason)
         if picture is not None and picture.number >= 0:
             row |= {"_offset": picture.offset, "_size": picture.size}
+            row |= zip(("height", "width"), sizes[picture.number] or (None, None), strict=True)
         # Known also where there is no picture: others then lie where they would beside it.
         said = [_text(ending, sample.members[ending], texts) for ending in sample.captions()]
         _take_captions(row, said)

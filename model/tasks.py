@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.documents import ImageSegment, Segment, TextSegment
 from gristmill.model.facts import SampleColumns
+from gristmill.model.segments import ImageSegment, Segment, TextSegment
 from gristmill.model.vocabulary import ANSWER, DESCRIBE, DRAW, EDIT, REPLY
 
 TASKS = ("draw", "describe", "answer", "edit", "text", "interleaved", "continue")
@@ -82,17 +82,77 @@ def interleaving(caption: str) -> list[Segment]:
     ]
 
 
+def unsaid(segments: Sequence[Segment]) -> list[Segment]:
+    """What is drawn, without what is said: behind a mark nothing stands, other texts are not there.
+
+    Guidance compares with it, so some of it is learnt.
+    """
+    last = max(i for i, segment in enumerate(segments) if _is_drawn(segment))
+    kept: list[Segment] = []
+    for segment in segments[: last + 1]:
+        if isinstance(segment, ImageSegment):
+            kept.append(segment)
+        elif segment.special_token is not None:
+            kept.append(TextSegment("", special_token=segment.special_token))
+    return kept
+
+
+def unseen(segments: Sequence[Segment], drawn: int = -1) -> list[Segment]:
+    """One of the pictures that are drawn, by number, and nothing that is said or shown before."""
+    chosen = [segment for segment in segments if _is_drawn(segment)][drawn]
+    return [s for s in unsaid(segments) if s is chosen or isinstance(s, TextSegment)]
+
+
+def _is_drawn(segment: Segment) -> bool:
+    return isinstance(segment, ImageSegment) and segment.is_target
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceDropout:
+    """Shares of documents that draw without some of what they are given, so that guidance has
+    something to compare with (Ho & Salimans 2022; Brooks et al. 2023)."""
+
+    # Nothing is said.
+    text: float = 0.1
+    # Nothing is said, and no earlier picture is shown; where there is one.
+    pictures: float = 0.05
+
+    def leave_out(self, segments: list[Segment], rng: np.random.Generator) -> list[Segment]:
+        """The segments, or what is left of them; all of them where nothing is drawn."""
+        drawn = sum(map(_is_drawn, segments))
+        if not drawn:
+            return segments
+        chance = rng.uniform()
+        if sum(isinstance(segment, ImageSegment) for segment in segments) > 1:
+            if chance < self.pictures:
+                return unseen(segments, int(rng.integers(drawn)))
+            chance -= self.pictures
+        return unsaid(segments) if chance < self.text else segments
+
+
 def segments_for(
     task: str,
     columns: SampleColumns,
     rng: np.random.Generator,
     *,
     questions: Questions | None,
-    guidance_dropout: float,
+    dropout: GuidanceDropout,
     turns: int = 1,
 ) -> list[Segment] | None:
     """The segments of one sample under a task, or None where it has nothing for it. At most `turns`
     questions are asked of one picture."""
+    segments = _whole(task, columns, rng, questions, turns)
+    return segments and dropout.leave_out(segments, rng)
+
+
+def _whole(
+    task: str,
+    columns: SampleColumns,
+    rng: np.random.Generator,
+    questions: Questions | None,
+    turns: int,
+) -> list[Segment] | None:
+    """The same with nothing left out."""
     caption = columns.get("caption") or ""
     media = columns.get("media", "image")
     # Of a document or an edit, no picture alone is what its text says.
@@ -100,8 +160,7 @@ def segments_for(
     if task in ("draw", "describe", "answer") and not alone:
         return None
     if task == "draw":
-        dropped = rng.uniform() < guidance_dropout
-        return drawing("" if dropped else caption, alone)
+        return drawing(caption, alone)
     if task == "continue":
         return continuing(caption, alone) if alone > 1 else None
     if not caption:

@@ -170,7 +170,7 @@ class Trainer:
                 waited = time.perf_counter() - waited
                 log.lost(self.step + 1, self.lost.add(batch, self.device))
                 self.lost.check(last=self.step + 1 == config.steps)
-                facts = self._update(batch.to(self.device), meter)
+                facts = self._update(self.setup.encode_pictures(batch.to(self.device)), meter)
                 bad = 0 if math.isfinite(facts.grad_norm) else bad + 1
                 if bad >= config.patience:
                     self._give_up(bad)

@@ -18,6 +18,7 @@ from gristmill.model.planner import CAPTIONS
 from gristmill.model.shard_sources import DataSource
 from gristmill.model.tasks import TASKS
 from gristmill.model.vision_encoder import check_encoder
+from gristmill.model.vocabulary import SIDES
 
 PRECISIONS = ("auto", "bf16", "fp32")
 
@@ -40,6 +41,9 @@ class TrainConfig:
     steps: int = 1000
     rows_per_step: int = 32
     row_length: int = 128
+    # Most places of codes or latents of one picture, which is made smaller, at its own ratio, to
+    # have no more; 0: those of the square that the codec was trained on.
+    patches: int = 0
     # Rows in one forward pass; 0: all of a rank's at once. More passes are accumulated.
     micro_rows: int = 0
     # Whole copies of the weights, each shared out over world / replicate ranks (HSDP).
@@ -57,7 +61,9 @@ class TrainConfig:
     flow_weight: float = 6.0
     z_weight: float = 1e-4
     balance_weight: float = 1e-2
+    # Shares of documents that draw with nothing said, and with no earlier picture shown besides.
     guidance_dropout: float = 0.1
+    picture_dropout: float = 0.05
     # Which of several captions of a sample are learnt; see `StreamConfig`.
     captions: str = "all"
     latents_per_query: int = 4
@@ -98,8 +104,13 @@ class TrainConfig:
         for name in ("steps", "rows_per_step", "row_length", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be positive")
-        if not 0 <= self.max_lost <= 1:
-            raise ConfigurationError(f"max_lost is {self.max_lost}; it is a share, 0 to 1")
+        if not 0 <= self.patches <= SIDES**2:
+            raise ConfigurationError(
+                f"patches is {self.patches}; it is the most places of a picture, 1 to {SIDES**2}"
+            )
+        for name in ("max_lost", "guidance_dropout", "picture_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; it is a share, 0 to 1")
         if not self.data:
             raise ConfigurationError("no data: give at least one shard set (--data RUN)")
         for source in self.data:

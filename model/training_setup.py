@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from torch import Tensor
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.checkpoint import CODEC_FILE
+from gristmill.model.batch import PackedBatch
+from gristmill.model.checkpoint import CODEC_FILE, FORMAT
 from gristmill.model.codecs.base import Codec, balancing_weights
 from gristmill.model.codecs.registry import load_codec
 from gristmill.model.configurations import describe, find_size, flops_per_token, for_paradigm
@@ -21,9 +22,11 @@ from gristmill.model.image_tokenizer import ImageTokenizer
 from gristmill.model.made_of import data_digest, remember, serves
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import Paradigm, find_paradigm
+from gristmill.model.picture_encoding import encode_pictures
 from gristmill.model.planner import Planner, StreamConfig
 from gristmill.model.ranks import first_rank_does, world_size
 from gristmill.model.shard_sources import DataSource, open_samples
+from gristmill.model.tasks import GuidanceDropout, find_questions
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.vision_encoder import SemanticEncoder
 from gristmill.model.vocabulary import Vocabulary, check_text, train_text
@@ -55,6 +58,13 @@ class ModelBundle:
     def code_weights(self) -> Tensor:
         """What the labels of codes were weighted with, of all codebooks."""
         return balancing_weights(self.codec, self.layout.code_balance)
+
+    def encode_pictures(self, batch: PackedBatch) -> PackedBatch:
+        """The batch with what the codec makes of its pictures, on the batch's device."""
+        if not batch.raw:
+            return batch
+        codec = self.codec.to(batch.ids.device)
+        return encode_pictures(batch, codec, self.vocabulary.code_starts, self.code_weights)
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ class TrainingSetup(ModelBundle):
     def to_dict(self, config: TrainConfig, step: int) -> ModelFacts:
         """What `unified.load` reads, as plain values."""
         return {
-            "format": 1,
+            "format": FORMAT,
             "step": step,
             "model": asdict(self.model_config),
             "paradigm": self.paradigm.name,
@@ -114,10 +124,10 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
                 "MODEL/PRETRAINED or local-dir:FOLDER"
             )
         encoder = SemanticEncoder(config.encoder)
-    image_tokenizer = ImageTokenizer(paradigm, codec, encoder, config.cache_mb)
+    patches = config.patches or codec.grid[0] * codec.grid[1]
+    image_tokenizer = ImageTokenizer(paradigm, codec, encoder, patches, config.cache_mb)
     layout = DocumentLayout(
-        grid=codec.grid,
-        semantic_grid=encoder.grid if encoder else (0, 0),
+        patches=patches,
         latents_per_query=config.latents_per_query,
         latent_channels=codec.channels,
         semantic_width=encoder.width if encoder else 0,
@@ -127,7 +137,7 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
         text_weight=config.text_weight,
         code_balance=config.code_balance,
     )
-    queries = layout.queries if paradigm.image_objective == "query" else 0
+    queries = layout.queries(patches) if paradigm.image_objective == "query" else 0
     vocabulary = Vocabulary(_text(config), codec.vocabularies, queries)
     size = find_size(config.size)(vocabulary.size, experts=config.experts)
     model_config = for_paradigm(
@@ -137,12 +147,12 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
         rows_per_step=config.rows_per_step,
         row_length=config.row_length,
         seed=config.seed,
-        guidance_dropout=config.guidance_dropout,
+        dropout=GuidanceDropout(text=config.guidance_dropout, pictures=config.picture_dropout),
         captions=config.captions,
     )
     weights = balancing_weights(codec, layout.code_balance).numpy()
     writer = DocumentWriter(vocabulary, paradigm, layout, weights)
-    planner = Planner(config.data, writer, stream)
+    planner = Planner(config.data, writer, stream, image_tokenizer)
     titles = [source.title for source in config.data]
     return TrainingSetup(
         model_config, vocabulary, paradigm, layout, codec, encoder, image_tokenizer, planner,
@@ -181,8 +191,6 @@ def caption_texts(sources: Sequence[DataSource]) -> list[str]:
 
     Raises `ConfigurationError` if there are none.
     """
-    from gristmill.model.tasks import find_questions
-
     texts: list[str] = []
     for source in sources:
         samples = open_samples(source)

@@ -19,12 +19,13 @@ from torch.utils.checkpoint import checkpoint
 from gristmill.errors import ConfigurationError
 from gristmill.model.attention import Mask, TokenMeta, allow, make_mask
 from gristmill.model.batch import IGNORE, PackedBatch
-from gristmill.model.blocks import PLACE_FEATURES, Block, Cache, Context, Rotary, place_features
+from gristmill.model.blocks import Block, Cache, Context
 from gristmill.model.cross_entropy import chunked_cross_entropy
 from gristmill.model.experts import Sorting
 from gristmill.model.flow_head import FlowHead, time_features
 from gristmill.model.initial_weights import fill
 from gristmill.model.model_config import ModelConfig
+from gristmill.model.rotary import PLACE_FEATURES, Rotary, place_features
 
 
 @dataclass
@@ -79,10 +80,14 @@ class Transformer(nn.Module):
         # Where in its picture a position stands. Rotary angles tell where others are, seen from
         # here; what is said of a place ("left of") must be in what is passed on.
         self.place_in = nn.Linear(PLACE_FEATURES, config.width, bias=False)
-        self.rotary = Rotary(config.head_dim, config.rope_base, config.rope_side_base)
+        self.rotary = Rotary(
+            config.head_dim, config.rope_base, config.rope_sections, config.rope_interleaved,
+            config.rope_scaling,
+        )  # fmt: skip
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(config.width, eps=1e-6)
-        self.lm = nn.Linear(config.width, config.vocabulary, bias=False)
+        self.norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
+        if not config.tied:
+            self.lm = nn.Linear(config.width, config.vocabulary, bias=False)
         if config.semantic_width:
             self.semantic_proj = nn.Sequential(
                 nn.Linear(config.semantic_width, config.width),
@@ -105,13 +110,21 @@ class Transformer(nn.Module):
                 head_dim=config.head_dim,
             )
         if not self.embed.weight.is_meta:
+            self.rotary.reset_parameters()
             fill(self, seed=0)
+
+    @property
+    def output_weight(self) -> Float[Tensor, "ids width"]:
+        """What makes logits of outputs; the embeddings, where the two are tied."""
+        return self.embed.weight if self.config.tied else self.lm.weight
 
     def embed_batch(self, batch: PackedBatch) -> Float[Tensor, "rows length width"]:
         """Each position from its id, its latent at its time, or its patch."""
         rows, length = batch.ids.shape
-        # What blocks add to is kept in float32, whatever weights are gathered in.
-        x = self.embed(batch.ids.clamp_min(0)).float() * (batch.ids >= 0)[:, :, None]
+        x = self.embed(batch.ids.clamp_min(0)) * (batch.ids >= 0)[:, :, None]
+        if torch.is_autocast_enabled(x.device.type):
+            # What blocks add to is kept in float32, whatever weights are gathered in.
+            x = x.float()
         inside = (batch.span >= 0)[:, :, None]
         x = x + self.place_in(place_features(batch.pos)).to(x.dtype) * inside
         flat: Tensor = x.view(rows * length, -1)
@@ -171,7 +184,7 @@ class Transformer(nn.Module):
         labelled = (labels != IGNORE).nonzero()[:, 0]
         weight = batch.weight.reshape(-1)[labelled]
         entropies, partition = chunked_cross_entropy(
-            hidden[labelled], self.lm.weight, labels[labelled]
+            hidden[labelled], self.output_weight, labels[labelled]
         )
         errors, where = self._flow_errors(batch, hidden)
         return Losses(
@@ -215,7 +228,7 @@ class Transformer(nn.Module):
             return out
         if self.config.flow_head == "query":
             return self.flow_head.packed(
-                hidden, batch.latent_idx, self.noisy(batch), batch.latent_t,
+                hidden, batch.latent_idx, self.noisy(batch), batch.latent_t, batch.latent_place,
                 batch.doc.reshape(-1)[batch.latent_idx],
             )  # fmt: skip
         raise ConfigurationError("the batch has latents with a loss, the model has no flow head")
@@ -242,7 +255,7 @@ class Transformer(nn.Module):
         self, hidden: Float[Tensor, "*places width"], first: int = 0, last: int | None = None
     ) -> Float[Tensor, "*places ids"]:
         """Logits of ids first..last-1 only."""
-        return F.linear(hidden, self.lm.weight[first:last]).float()
+        return F.linear(hidden, self.output_weight[first:last]).float()
 
     def to_dict(self) -> dict[str, object]:
         """The configuration."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -11,24 +12,26 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, SampleError, TrainingError
 from gristmill.model import checkpoint
 from gristmill.model.batch import Document
 from gristmill.model.codecs.registry import load_codec
-from gristmill.model.documents import Content, DocumentLayout, Segment, TextSegment
-from gristmill.model.image_tokenizer import ImageTokenizer
+from gristmill.model.documents import DocumentLayout
+from gristmill.model.image_tokenizer import ImageTokenizer, encode_all
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import find_paradigm
+from gristmill.model.picture_grid import PictureGrid
 from gristmill.model.planner import Planner
-from gristmill.model.renamed_parameters import present_name
 from gristmill.model.samplers import IMAGE_SAMPLERS, TEXT_SAMPLERS
 from gristmill.model.sampling import DecodingSession, Sampling, to_pictures
+from gristmill.model.segments import Content, Segment, TextSegment
 from gristmill.model.tasks import answering, continuing, describing, drawing, editing, recounting
 from gristmill.model.training_setup import ModelBundle
 from gristmill.model.transformer import Transformer
 from gristmill.model.vision_encoder import SemanticEncoder
-from gristmill.model.vocabulary import Vocabulary
+from gristmill.model.vocabulary import SIDES, Vocabulary
 from gristmill.pipelines.decode import Image
 
 _ROWS = 64
@@ -44,11 +47,31 @@ class Unified:
         self.model, self.bundle = model, bundle
 
     def generate(
-        self, prompts: str | Sequence[str], sampling: Sampling | None = None
+        self,
+        prompts: str | Sequence[str],
+        sampling: Sampling | None = None,
+        size: tuple[int, int] | None = None,
     ) -> list[Image]:
-        """A picture for each prompt, [side, side, 3]."""
+        """A picture for each prompt, [height, width, 3], of about that size (height, width), or a
+        square one. Raises `ConfigurationError` for a size that the model cannot draw."""
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        return self._draw([(drawing(text), []) for text in texts], drawing(""), sampling)
+        asked = Content(self.grid(size))
+        return self._draw([(drawing(text), [asked]) for text in texts], drawing(""), sampling)
+
+    def grid(self, size: tuple[int, int] | None = None) -> PictureGrid:
+        """Rows and columns of a picture to be drawn, (height, width) in pixels rounded to whole
+        patches; without a size the square that most training pictures fit."""
+        tokenizer = self.bundle.image_tokenizer
+        if size is None:
+            return tokenizer.grid(None)
+        rows, columns = (max(1, round(side / self.bundle.codec.patch)) for side in size)
+        if rows * columns > self.bundle.layout.patches or max(rows, columns) > SIDES:
+            raise ConfigurationError(
+                f"{size[1]}x{size[0]} px are {rows * columns:,} places, the model was trained with "
+                f"at most {self.bundle.layout.patches:,} of {self.bundle.codec.patch} px; give a "
+                "smaller size, or train with more (--patches)"
+            )
+        return dataclasses.replace(tokenizer.grid(None), image=(rows, columns))
 
     def edit(
         self,
@@ -59,7 +82,8 @@ class Unified:
         """Each picture as its instruction wants it."""
         seen = self.bundle.image_tokenizer.tokenize(pictures)
         asked = [
-            (editing(text), [content]) for text, content in zip(instructions, seen, strict=True)
+            (editing(text), [content, Content(content.grid)])
+            for text, content in zip(instructions, seen, strict=True)
         ]
         return self._draw(asked, None, sampling)
 
@@ -72,7 +96,8 @@ class Unified:
         """The second frame of each clip, from its first and its caption."""
         seen = self.bundle.image_tokenizer.tokenize(firsts)
         asked = [
-            (continuing(text), [content]) for text, content in zip(captions, seen, strict=True)
+            (continuing(text), [content, Content(content.grid)])
+            for text, content in zip(captions, seen, strict=True)
         ]
         return self._draw(asked, None, sampling)
 
@@ -89,7 +114,8 @@ class Unified:
             segments = recounting(texts, [*places, len(texts)])
             # What is there is seen; only the last picture is drawn.
             given = [replace(s, is_target=False) for s in segments[:-1]]
-            asked.append(([*given, segments[-1]], seen))
+            grid = seen[-1].grid if seen else self.grid()
+            asked.append(([*given, segments[-1]], [*seen, Content(grid)]))
         return self._draw(asked, None, sampling)
 
     def describe(self, pictures: Sequence[Image], sampling: Sampling | None = None) -> list[str]:
@@ -127,8 +153,10 @@ class Unified:
     ) -> list[Image]:
         sampling = sampling or Sampling()
         sampling.check()
-        drawn: list[Image] = []
-        for number, part in enumerate(_parts(asked)):
+        drawn: list[Image | None] = [None] * len(asked)
+        for number, chosen in enumerate(_alike(asked)):
+            part = [asked[place] for place in chosen]
+            grid = part[0][1][-1].grid.image
             given = [self._prompt(segments, contents) for segments, contents in part]
             rows = given
             if sampling.guidance != 1:
@@ -138,10 +166,11 @@ class Unified:
                 ]
                 rows = given + without
             here = replace(sampling, seed=sampling.seed * 100_003 + number)
-            session = DecodingSession(self.model, self.bundle, rows, here)
+            session = DecodingSession(self.model, self.bundle, rows, here, grid)
             codes = IMAGE_SAMPLERS[self.bundle.paradigm.image_objective](session)
-            drawn += list(to_pictures(self.bundle, codes))
-        return drawn
+            for place, picture in zip(chosen, to_pictures(self.bundle, codes, grid), strict=True):
+                drawn[place] = picture
+        return [picture for picture in drawn if picture is not None]
 
     @torch.no_grad()
     def _write(
@@ -168,6 +197,16 @@ def _unsaid(segments: Sequence[Segment]) -> list[Segment]:
     ]
 
 
+def _alike(asked: Sequence[Asked]) -> Iterator[Sequence[int]]:
+    """Numbers of those whose last picture, which is to be drawn, has the same grid."""
+    alike: dict[tuple[int, int], list[int]] = {}
+    for number, (_, contents) in enumerate(asked):
+        alike.setdefault(contents[-1].grid.image, []).append(number)
+    for numbers in alike.values():
+        for start in range(0, len(numbers), _ROWS):
+            yield numbers[start : start + _ROWS]
+
+
 def _parts(asked: Sequence[Asked]) -> Iterator[Sequence[Asked]]:
     for start in range(0, len(asked), _ROWS):
         yield asked[start : start + _ROWS]
@@ -192,24 +231,23 @@ def load(folder: str, device: str = "") -> Unified:
         raise TrainingError(f"no model in {folder}; {hint}") from None
     except json.JSONDecodeError as error:
         raise TrainingError(f"{path} is broken: {error}") from error
+    checkpoint.require_format(facts["format"], path)
     codec_path = os.path.join(folder, checkpoint.CODEC_FILE)
     codec = load_codec(codec_path)
     if codec.digest != facts["codec_digest"]:
         raise TrainingError(f"{codec_path} is not the codec that the model was trained with")
     paradigm = find_paradigm(facts["paradigm"])
     encoder = SemanticEncoder(facts["encoder"]) if facts["encoder"] else None
-    layout = facts["layout"]
-    for name in ("grid", "semantic_grid"):
-        layout[name] = tuple(layout[name])
-    config = ModelConfig(**facts["model"])
+    layout = DocumentLayout(**facts["layout"])
+    config = ModelConfig.from_facts(facts["model"])
     bundle = ModelBundle(
         config,
-        Vocabulary(**facts["vocabulary"]),
+        Vocabulary.from_facts(facts["vocabulary"]),
         paradigm,
-        DocumentLayout(**layout),
+        layout,
         codec,
         encoder,
-        ImageTokenizer(paradigm, codec, encoder),
+        ImageTokenizer(paradigm, codec, encoder, layout.patches),
     )
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = Transformer(config)
@@ -222,7 +260,7 @@ def _weights(path: str, model: Transformer) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     try:
-        weights = {present_name(name): value for name, value in load_file(path).items()}
+        weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"{path} cannot be read: {error}; export it again") from error
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -250,29 +288,38 @@ def sample_sheet(model: Unified, planner: Planner, count: int = 8) -> Image | No
     contents: list[Content] = []
     for row in range(len(table)):
         with contextlib.suppress(SampleError):
-            contents.append(builder.content(0, 0, row))
+            contents.append(builder.content(0, 0, row, 0, planner.grid(0, 0, row, 0)))
             captions.append(table["caption"][row].as_py() or "")
         if len(contents) == count:
             break
     if not contents:
         return None
-    codec = model.bundle.codec
-    grids = [found.codes if codec.discrete else found.latents for found in contents]
-    pictures = to_pictures(model.bundle, torch.from_numpy(np.stack(grids)))  # type: ignore[arg-type]
+    pictures = [_decoded(model.bundle, content) for content in contents]
     drawn = model.generate(captions)
     said = model.describe_seen(contents)
     return contact_sheet([*zip(drawn, captions, strict=True), *zip(pictures, said, strict=True)])
 
 
+def _decoded(bundle: ModelBundle, content: Content) -> Image:
+    """A picture as its codes or latents have it."""
+    values: NDArray[np.generic] | None
+    values = content.codes if bundle.codec.discrete else content.latents
+    if values is None:
+        assert content.pixels is not None
+        (values,) = encode_all(bundle.codec, [content.pixels], [content.grid])
+    picture: Image = to_pictures(bundle, torch.from_numpy(values)[None], content.grid.image)[0]
+    return picture
+
+
 def require_pictures(paths: Sequence[str]) -> list[Image]:
     """Decoded files; raises `ConfigurationError` naming the one that is no picture."""
-    from gristmill.pipelines.decode import decode_rgb
+    from gristmill.model.picture_files import decode_upright
 
     pictures = []
     for path in paths:
         try:
             with open(path, "rb") as file:
-                pictures.append(decode_rgb(file.read()))
+                pictures.append(decode_upright(file.read()))
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"{path} is not a picture: {error}") from error
     return pictures

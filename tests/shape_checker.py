@@ -11,6 +11,7 @@ checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 MODULES = (
     "gristmill.model.batch",
     "gristmill.model.codecs",
+    "gristmill.model.rotary",
     "gristmill.model.samplers",
     "gristmill.model.sampling",
     "gristmill.model.transformer",

@@ -38,6 +38,7 @@ def build_shapes(
         column = "image_codes" if codec.discrete else "image_latents"
         kind = pa.int32() if codec.discrete else pa.float32()
         schema = schema.append(pa.field(column, pa.list_(kind)))
+        schema = schema.append(pa.field("image_grid", pa.list_(pa.int32())))
         schema = schema.append(pa.field("image_codec", pa.string()))
     for name in texts(seeds[0]) if texts else ():
         schema = schema.append(pa.field(name, pa.string()))
@@ -63,6 +64,7 @@ def build_shapes(
         if codec is not None:
             small = torch.from_numpy(np.stack([resize_center_crop(picture, codec.side)]))
             row[column] = codec.encode(to_unit(small)).reshape(-1).tolist()
+            row["image_grid"] = list(codec.grid)
             row["image_codec"] = codec.digest
         images[0, at] = data
         at += len(data)

@@ -113,7 +113,7 @@ class FsqCodec(_AutoEncoder):
     def _from_digits(self, digits: Tensor) -> Tensor:
         return self._up(digits / (self.counts - 1) * 2 - 1)
 
-    def encode(self, pictures: Pixels) -> Codes:
+    def _encode(self, pictures: Pixels) -> Codes:
         digits = self._digits(pictures).round().long()
         codes, at = [], 0
         for group in self.levels:
@@ -124,7 +124,7 @@ class FsqCodec(_AutoEncoder):
             codes.append(code)
         return torch.stack(codes, dim=-1)
 
-    def decode(self, grid: Codes) -> Pixels:
+    def _decode(self, grid: Codes) -> Pixels:
         digits: list[Tensor] = []
         for index, group in enumerate(self.levels):
             code, places = grid[..., index], []
@@ -132,7 +132,7 @@ class FsqCodec(_AutoEncoder):
                 places.append(code % count)
                 code = code // count
             digits += reversed(places)
-        return self._from_digits(torch.stack(digits, dim=-1).float()).clamp(-1, 1)
+        return self._from_digits(torch.stack(digits, dim=-1).float())
 
     def loss(self, pictures: Pixels) -> Float32[Tensor, ""]:
         """Squared error through straight-through rounding."""
@@ -186,12 +186,12 @@ class VaeCodec(_AutoEncoder):
         self.mean.copy_(rows.mean(dim=0))
         self.spread.copy_(rows.std(dim=0).clamp_min(1e-3))
 
-    def encode(self, pictures: Pixels) -> Latents:
+    def _encode(self, pictures: Pixels) -> Latents:
         """The mean of the posterior."""
         return (self._down(pictures)[..., : self.latent] - self.mean) / self.spread
 
-    def decode(self, grid: Latents) -> Pixels:
-        return self._up(grid * self.spread + self.mean).clamp(-1, 1)
+    def _decode(self, grid: Latents) -> Pixels:
+        return self._up(grid * self.spread + self.mean)
 
     def loss(self, pictures: Pixels) -> Float32[Tensor, ""]:
         """Squared error + kl * divergence from a normal of unit variance."""

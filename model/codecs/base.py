@@ -23,16 +23,19 @@ Grid: TypeAlias = Shaped[Tensor, "n rows columns depth"]
 
 
 class Codec(nn.Module):
-    """Pictures to a grid of side / patch and back."""
+    """Pictures whose sides are multiples of `patch` to a grid of their sides / patch, and back."""
 
     kind: ClassVar[str]
     # Whether `encode` gives codes (int64) rather than latents (float32).
     discrete: ClassVar[bool]
+    # Whether it is a network, which the training step runs on its device, and no table or matrix.
+    is_network: ClassVar[bool] = True
 
     def __init__(self, *, side: int, patch: int) -> None:
         super().__init__()
         if side % patch:
             raise ConfigurationError(f"a side of {side} px is not a multiple of a patch of {patch}")
+        # Pixels: of the squares that it is trained on, and of the side of one place of the grid.
         self.side, self.patch = side, patch
         # Reconstruction measured on held-out pictures: psnr (dB), mse (0..1 squared).
         self.ceiling: dict[str, float] = {}
@@ -44,8 +47,18 @@ class Codec(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the grid."""
-        return self.side // self.patch, self.side // self.patch
+        """Rows and columns of the squares that it is trained on."""
+        return self.grid_of(self.side, self.side)
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of a picture of so many pixels. Raises `ConfigurationError` for what is
+        no multiple of the patch."""
+        if height % self.patch or width % self.patch or not height or not width:
+            raise ConfigurationError(
+                f"a picture of {width}x{height} px: sides must be multiples of {self.patch} px, "
+                f"the patch of the {self.kind} codec"
+            )
+        return height // self.patch, width // self.patch
 
     @property
     def vocabularies(self) -> tuple[int, ...]:
@@ -66,11 +79,19 @@ class Codec(nn.Module):
         return []
 
     def encode(self, pictures: Pixels) -> Grid:
-        """Codes or latents of pictures."""
-        raise NotImplementedError
+        """Codes or latents of pictures of one size. Raises `ConfigurationError` for sides that are
+        no multiples of the patch."""
+        self.grid_of(pictures.shape[2], pictures.shape[3])
+        return self._encode(pictures)
 
     def decode(self, grid: Grid) -> Pixels:
         """The inverse of `encode`, as far as it goes."""
+        return self._decode(grid).clamp(-1, 1)
+
+    def _encode(self, pictures: Pixels) -> Grid:
+        raise NotImplementedError
+
+    def _decode(self, grid: Grid) -> Pixels:
         raise NotImplementedError
 
     def loss(self, pictures: Pixels) -> Float32[Tensor, ""]:

@@ -21,6 +21,7 @@ class KMeansCodec(Codec):
 
     kind = "kmeans"
     discrete = True
+    is_network = False
     means: Tensor
     mix: Tensor
     unmix: Tensor
@@ -88,19 +89,20 @@ class KMeansCodec(Codec):
             rows = rows - books[-1][_nearest(rows, books[-1])]
         self.means.copy_(torch.cat(books))
 
-    def encode(self, pictures: Pixels) -> Codes:
+    def _encode(self, pictures: Pixels) -> Codes:
         rows = self._rows(pictures)
         codes = []
         for means in self.means.split(list(self.sizes)):
             codes.append(_nearest(rows, means))
             rows = rows - means[codes[-1]]
-        return torch.stack(codes, dim=1).reshape(len(pictures), *self.grid, len(codes))
+        grid = self.grid_of(pictures.shape[2], pictures.shape[3])
+        return torch.stack(codes, dim=1).reshape(len(pictures), *grid, len(codes))
 
-    def decode(self, grid: Codes) -> Pixels:
+    def _decode(self, grid: Codes) -> Pixels:
         books = self.means.split(list(self.sizes))
         rows = torch.stack([means[grid[..., i]] for i, means in enumerate(books)]).sum(dim=0)
         mixed = from_patches(rows, self.patch)
-        return torch.einsum("nchw,dc->ndhw", mixed, self.unmix).clamp(-1, 1)
+        return torch.einsum("nchw,dc->ndhw", mixed, self.unmix)
 
 
 def _nearest(rows: Tensor, means: Tensor) -> Tensor:
@@ -114,6 +116,7 @@ class RawPatches(Codec):
 
     kind = "raw"
     discrete = False
+    is_network = False
 
     def __init__(self, *, side: int = 24, patch: int = 4, scale: float = 0.5) -> None:
         super().__init__(side=side, patch=patch)
@@ -130,11 +133,11 @@ class RawPatches(Codec):
         """Measure the scale."""
         self.scale = float(pictures.std())
 
-    def encode(self, pictures: Pixels) -> Latents:
+    def _encode(self, pictures: Pixels) -> Latents:
         return to_patches(pictures, self.patch) / self.scale
 
-    def decode(self, grid: Latents) -> Pixels:
-        return from_patches(grid * self.scale, self.patch).clamp(-1, 1)
+    def _decode(self, grid: Latents) -> Pixels:
+        return from_patches(grid * self.scale, self.patch)
 
 
 class WhitenedPatches(Codec):
@@ -142,6 +145,7 @@ class WhitenedPatches(Codec):
 
     kind = "pca"
     discrete = False
+    is_network = False
     mean: Tensor
     axes: Tensor
     spread: Tensor
@@ -173,9 +177,9 @@ class WhitenedPatches(Codec):
         spread = values[order].clamp_min(0).sqrt()
         self.spread.copy_(spread.clamp_min(float(spread[0]) / 50))
 
-    def encode(self, pictures: Pixels) -> Latents:
+    def _encode(self, pictures: Pixels) -> Latents:
         return (to_patches(pictures, self.patch) - self.mean) @ self.axes / self.spread
 
-    def decode(self, grid: Latents) -> Pixels:
+    def _decode(self, grid: Latents) -> Pixels:
         rows = (grid * self.spread) @ self.axes.T + self.mean
-        return from_patches(rows, self.patch).clamp(-1, 1)
+        return from_patches(rows, self.patch)

@@ -89,15 +89,15 @@ class PretrainedVae(_Pretrained):
         latents: Tensor = self.network.encode(pictures).latent_dist.mean
         return latents.permute(0, 2, 3, 1)
 
-    def encode(self, pictures: Pixels) -> Latents:
+    def _encode(self, pictures: Pixels) -> Latents:
         """The mean of the posterior."""
         return (self._latents(pictures) - self.mean) / self.spread
 
     @torch.no_grad()
-    def decode(self, grid: Latents) -> Pixels:
+    def _decode(self, grid: Latents) -> Pixels:
         latents = (grid * self.spread + self.mean).permute(0, 3, 1, 2)
         decoded: Tensor = self.network.decode(latents).sample
-        return decoded.clamp(-1, 1)
+        return decoded
 
 
 class PretrainedVq(_Pretrained):
@@ -122,13 +122,13 @@ class PretrainedVq(_Pretrained):
         return [book.weight.detach()]
 
     @torch.no_grad()
-    def encode(self, pictures: Pixels) -> Codes:
+    def _encode(self, pictures: Pixels) -> Codes:
         latents = self.network.encode(pictures).latents
         codes: Tensor = self.network.quantize(latents)[2][2]
-        return codes.reshape(len(pictures), *self.grid, 1)
+        return codes.reshape(len(pictures), *latents.shape[2:], 1)
 
     @torch.no_grad()
-    def decode(self, grid: Codes) -> Pixels:
+    def _decode(self, grid: Codes) -> Pixels:
         vectors = self.network.quantize.embedding(grid[..., 0]).permute(0, 3, 1, 2)
         decoded: Tensor = self.network.decode(vectors, force_not_quantize=True).sample
-        return decoded.clamp(-1, 1)
+        return decoded

@@ -14,13 +14,13 @@ from gristmill.errors import ConfigurationError
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.media import PICTURE, Media
 from gristmill.pipelines.schema import ColumnFacts
-from gristmill.pipelines.stage import Needs, Score
+from gristmill.pipelines.stage import Needs, Score, setting
 from gristmill.pipelines.user_code import import_named
 
 
 class Encoder(Protocol):
     """Turns pictures and captions into columns. Made by `package.module:function` of two file
-    paths, for pictures and for texts, either of them empty."""
+    paths, for pictures and for texts, either of them empty; and of `patches`, where it is set."""
 
     schema: pa.Schema
     """What it writes; list columns, typed, never null."""
@@ -37,6 +37,8 @@ class Tokens(Score):
     of `gristmill.model`.
     """
 
+    # 2: pictures keep their ratio, `image_grid` says their rows and columns.
+    version: ClassVar[int] = 2
     media: ClassVar[Media | None] = PICTURE
     libraries: ClassVar[tuple[str, ...]] = ("torch", "tokenizers", "opencv-python-headless")
 
@@ -44,6 +46,9 @@ class Tokens(Score):
     images: str = ""
     # `tokenizers` file of captions; empty: no ids.
     text: str = ""
+    # Most places of a picture, which is made smaller, at its own ratio, to have no more; 0: those
+    # of the square that the codec was trained on.
+    patches: int = setting(0, unit="places", low=0, high=4096)
     # `package.module:function` that makes the encoder of these two files.
     encoder: str = ""
 
@@ -93,6 +98,9 @@ class Tokens(Score):
             "image_latents": ColumnFacts(
                 "Latents of the picture.", only_with=codec + ", of latents"
             ),
+            "image_grid": ColumnFacts(
+                "Rows and columns of each picture's codes or latents.", only_with=codec
+            ),
             "image_codec": ColumnFacts("Digest of the codec's file.", only_with=codec),
             "text_tokens": ColumnFacts("Ids of the caption.", only_with="text=TOKENIZER.json"),
         }
@@ -110,16 +118,17 @@ class Tokens(Score):
         return self._encoder().encode(images, [text or "" for text in table["caption"].to_pylist()])
 
     def _encoder(self) -> Encoder:
-        return _load(self.encoder, self.images, self.text)
+        return _load(self.encoder, self.images, self.text, self.patches)
 
 
 @functools.lru_cache(maxsize=2)
-def _load(encoder: str, images: str, text: str) -> Encoder:
+def _load(encoder: str, images: str, text: str, patches: int) -> Encoder:
     try:
         make = import_named(encoder)
     except ConfigurationError as error:
         raise ConfigurationError(f"Tokens.encoder {error}") from error
     if not callable(make):
         raise ConfigurationError(f"Tokens.encoder {encoder!r} is no function of the two files")
-    made: Encoder = make(images, text)
+    # An encoder of others may know of no sizes.
+    made: Encoder = make(images, text, patches=patches) if patches else make(images, text)
     return made

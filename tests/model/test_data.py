@@ -21,9 +21,9 @@ from gristmill.model.batch import PackedBatch
 from gristmill.model.codecs.patches import KMeansCodec
 from gristmill.model.codecs.registry import load_codec, save_codec
 from gristmill.model.dataloader import Loader, PackedRowBuilder
-from gristmill.model.documents import TextSegment
 from gristmill.model.image_tokenizer import ImageTokenizer
 from gristmill.model.planner import StreamConfig, StreamState
+from gristmill.model.segments import TextSegment
 from gristmill.model.shard_sources import DataSource, SampleOrder, open_samples
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.training_setup import TrainingSetup, make_setup
@@ -188,7 +188,7 @@ def test_rows_that_stay_empty_say_how_long_they_should_be(world: World, tmp_path
     config = dataclasses.replace(config, data=(alike,), guidance_dropout=0.0)
     planner = make_setup(config).planner
     plans, _ = planner.block(planner.start())
-    lengths = [planner.writer.length(plan.segments) for row in plans for plan in row]
+    lengths = [planner.writer.length(plan.segments, plan.grids) for row in plans for plan in row]
     assert "--row-length" not in planner.packing() and "filled to 9" in planner.packing()
     wasteful = 2 * min(lengths) - 1
     assert wasteful > max(lengths)

@@ -8,22 +8,18 @@ import torch
 
 from gristmill.model.batch import FULL, IGNORE, NOISE, Document, best_fit, pack
 from gristmill.model.configurations import for_paradigm, nano
-from gristmill.model.documents import (
-    Content,
-    DocumentLayout,
-    DocumentWriter,
-    ImageSegment,
-    TextSegment,
-)
+from gristmill.model.documents import DocumentLayout, DocumentWriter
 from gristmill.model.paradigms import PARADIGMS, Paradigm
+from gristmill.model.picture_grid import PictureGrid
+from gristmill.model.segments import Content, ImageSegment, TextSegment
 from gristmill.model.tasks import answering, describing, drawing, editing, interleaving
 from gristmill.model.transformer import Transformer
 from gristmill.model.vocabulary import EOS, IMAGE, IMAGE_END, MASK, Vocabulary, train_text
 
+GRID = PictureGrid((3, 4), (2, 2))
 LAYOUT = DocumentLayout(
-    grid=(3, 4), semantic_grid=(2, 2), latents_per_query=4, latent_channels=5, semantic_width=7,
-    text_block=8,
-)  # fmt: skip
+    patches=12, latents_per_query=4, latent_channels=5, semantic_width=7, text_block=8
+)
 TEXT = train_text(["a small red circle", "how many shapes?", "one", "make it green"] * 3, 300)
 TASKS = {
     "draw": drawing("a small red circle"),
@@ -36,13 +32,14 @@ TASKS = {
 
 
 def _writer(paradigm: Paradigm, books: tuple[int, ...] = (16,)) -> DocumentWriter:
-    queries = LAYOUT.queries if paradigm.image_objective == "query" else 0
+    queries = LAYOUT.queries(12) if paradigm.image_objective == "query" else 0
     return DocumentWriter(Vocabulary(TEXT, books, queries), paradigm, LAYOUT)
 
 
 def _content(seed: int, books: int = 1) -> Content:
     rng = np.random.default_rng(seed)
     return Content(
+        GRID,
         codes=rng.integers(0, 16, (3, 4, books)),
         latents=rng.standard_normal((3, 4, 5), np.float32),
         semantic=rng.standard_normal((2, 2, 7), np.float32),
@@ -60,7 +57,7 @@ def _write(writer: DocumentWriter, task: str, seed: int = 0) -> Document:
 def test_lengths_are_known_beforehand_and_spans_are_spans(name: str, task: str) -> None:
     writer = _writer(PARADIGMS[name], (16, 16))
     document = _write(writer, task)
-    assert len(document) == writer.length(TASKS[task])
+    assert len(document) == writer.length(TASKS[task], [GRID, GRID])
     assert (document.span[document.attn_mode >= FULL] >= 0).all()
     continuous = np.concatenate([document.latent_idx, document.semantic_idx])
     placed = document.ids[continuous]
@@ -194,3 +191,47 @@ def test_a_picture_that_is_seen_is_not_learnt() -> None:
             [ImageSegment(), TextSegment("x")], [_content(1)], np.random.default_rng(0)
         )
         assert document.weight.sum() == document.latent_loss.sum() == 0
+
+
+@pytest.mark.parametrize("name", PARADIGMS)
+def test_positions_are_those_of_m_rope(name: str) -> None:
+    """Text has one number on all axes; a picture (t, t + row, t + column); what follows begins
+    behind the largest (Qwen2-VL, section 2.1)."""
+    document = _write(_writer(PARADIGMS[name]), "describe")
+    pos, plain = document.pos, document.span < 0
+    assert (pos[plain] == pos[plain][:, :1]).all()
+    # <bos> <image> rows columns: the picture begins at 4.
+    assert pos[:4, 0].tolist() == [0, 1, 2, 3]
+    inside = pos[~plain & (document.attn_mode < NOISE)][: GRID.places]
+    first = GRID.semantic if PARADIGMS[name].image_inputs[0] == "semantic" else GRID.image
+    expected = [[4, 4 + r, 4 + c] for r in range(first[0]) for c in range(first[1])]
+    assert inside[: len(expected)].tolist() == expected
+    # 3 rows and 4 columns: the end of the picture stands at 8.
+    end = document.ids.tolist().index(IMAGE_END)
+    assert pos[end].tolist() == [8, 8, 8] and pos[end + 1].tolist() == [9, 9, 9]
+
+
+def test_queries_stand_where_the_first_of_their_latents_does() -> None:
+    document = _write(_writer(PARADIGMS["query"]), "draw")
+    begin = document.pos[document.ids.tolist().index(IMAGE) + 3]
+    # Four latents to a query: a row of the 3 x 4 grid each.
+    assert (document.pos[document.span == 0] - begin).tolist() == [[0, 0, 0], [0, 1, 0], [0, 2, 0]]
+
+
+def test_pictures_of_any_ratio_share_a_row() -> None:
+    """Five ratios, each with its sides spelt and its positions within its own grid."""
+    grids = [PictureGrid(grid) for grid in ((3, 4), (1, 12), (12, 1), (2, 6), (3, 3))]
+    writer, rng = _writer(PARADIGMS["flow"]), np.random.default_rng(0)
+    documents = []
+    for grid in grids:
+        content = Content(grid, latents=rng.standard_normal((*grid.image, 5), np.float32))
+        documents.append(writer.write(drawing("a star"), [content], rng))
+        assert len(documents[-1]) == writer.length(drawing("a star"), [grid])
+    batch = pack([documents], 256)
+    assert len(batch.latent) == sum(grid.places for grid in grids)
+    for number, grid in enumerate(grids):
+        ids = batch.ids[0][batch.doc[0] == number].tolist()
+        at = ids.index(IMAGE)
+        assert ids[at + 1 : at + 3] == [writer.vocabulary.side(side) for side in grid.image]
+        here = batch.pos[0][(batch.doc[0] == number) & (batch.span[0] >= 0)]
+        assert (here.amax(dim=0) - here.amin(dim=0)).tolist() == [0, *(n - 1 for n in grid.image)]

@@ -81,3 +81,16 @@ def test_what_is_no_matrix_of_a_block_moves_as_by_adamw() -> None:
         theirs.step()
     assert torch.allclose(model.lm.weight, other.lm.weight, atol=1e-6)
     assert torch.allclose(model.lm.bias, other.lm.bias, atol=1e-6)
+
+
+def test_biases_of_experts_are_no_matrices() -> None:
+    model = _Model()
+    model.blocks[0].up.bias = nn.Parameter(torch.zeros(2, 20))
+    for name in ("muon", "adamw"):
+        optimizer = make_optimizer(model, name=name, rate=0.01, weight_decay=0.1, betas=(0.9, 0.95))
+        for group in optimizer.param_groups:
+            if any(parameter is model.blocks[0].up.bias for parameter in group["params"]):
+                assert group["weight_decay"] == 0 and not group.get("muon")
+                break
+        else:
+            raise AssertionError("the bias is learnt by nobody")

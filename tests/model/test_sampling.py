@@ -9,11 +9,14 @@ import pytest
 import torch
 from model_world import World
 
+from gristmill.errors import ConfigurationError
 from gristmill.model.batch import pack
 from gristmill.model.blocks import Cache
-from gristmill.model.documents import Content
+from gristmill.model.paradigms import PARADIGMS
+from gristmill.model.picture_grid import fit_grid
 from gristmill.model.samplers import generate_image_ar, generate_image_flow
 from gristmill.model.sampling import DecodingSession, Sampling
+from gristmill.model.segments import Content
 from gristmill.model.tasks import describing, drawing
 from gristmill.model.training_setup import make_setup
 from gristmill.model.transformer import Transformer
@@ -49,7 +52,10 @@ def test_cached_logits_are_teacher_forced_logits(
     ]
     hidden, _ = model.model.hidden(pack([[document] for document in whole], 64))
     forced = model.model.logits(hidden).view(2, 64, -1)
-    opened = [bundle.writer.write(drawing(text), [], rng, prompt=True) for text in prompts]
+    opened = [
+        bundle.writer.write(drawing(text), [Content(model.grid())], rng, prompt=True)
+        for text in prompts
+    ]
     session = DecodingSession(model.model, bundle, opened, Sampling())
     assert torch.allclose(
         model.model.logits(session.last),
@@ -80,7 +86,10 @@ def test_cached_velocities_are_those_of_training(
     hidden, _ = model.model.hidden(batch)
     expected = model.model.velocity(batch, hidden)
     opened = bundle.writer.write(
-        drawing("a small red circle"), [], np.random.default_rng(1), prompt=True
+        drawing("a small red circle"),
+        [Content(model.grid())],
+        np.random.default_rng(1),
+        prompt=True,
     )
     session = DecodingSession(model.model, bundle, [opened], Sampling())
     noisy = model.model.noisy(batch)[None]
@@ -134,7 +143,9 @@ def test_guidance_moves_away_from_what_is_drawn_without_a_prompt(
 @torch.no_grad()
 def test_flows_end_at_the_data_when_the_velocity_is_exact(world: World, tmp_path: Path) -> None:
     model = _model(world, tmp_path, "flow")
-    opened = model.bundle.writer.write(drawing(""), [], np.random.default_rng(0), prompt=True)
+    opened = model.bundle.writer.write(
+        drawing(""), [Content(model.grid())], np.random.default_rng(0), prompt=True
+    )
     target = torch.randn(1, 16, 8)
     noise = torch.randn(1, 16, 8, generator=torch.Generator().manual_seed(0))
     for solver in ("euler", "heun"):
@@ -167,6 +178,41 @@ def test_drawn_codes_keep_to_their_codebook(world: World, tmp_path: Path) -> Non
         )
     )  # fmt: skip
     model = Transformer(setup.model_config).eval()
-    opened = setup.writer.write(drawing("x"), [], np.random.default_rng(0), prompt=True)
+    grid = Content(setup.image_tokenizer.grid(None))
+    opened = setup.writer.write(drawing("x"), [grid], np.random.default_rng(0), prompt=True)
     codes = generate_image_ar(DecodingSession(model, setup, [opened, opened], Sampling()))
     assert codes.shape == (2, 32) and int(codes.min()) >= 0 and int(codes.max()) < 16
+
+
+@pytest.mark.parametrize("paradigm", PARADIGMS)
+@torch.no_grad()
+def test_one_model_draws_at_several_sizes(world: World, tmp_path: Path, paradigm: str) -> None:
+    model = _model(world, tmp_path, paradigm)
+    patch = model.bundle.codec.patch
+    few = Sampling(steps=2, seed=1, guidance=2.0)
+    for size in ((2 * patch, 4 * patch), (4 * patch, 2 * patch), (3 * patch, 3 * patch)):
+        assert model.generate("a star", few, size)[0].shape == (*size, 3)
+    # Rounded to whole patches.
+    assert model.generate("a star", few, (2 * patch + 1, 4 * patch))[0].shape[0] == 2 * patch
+    with pytest.raises(ConfigurationError, match=r"at most 16 .*--patches"):
+        model.generate("a star", few, (40 * patch, 40 * patch))
+
+
+@torch.no_grad()
+def test_pictures_of_several_ratios_are_asked_and_edited_at_their_own(
+    world: World, tmp_path: Path
+) -> None:
+    model = _model(world, tmp_path, "flow-semantic")
+    shapes = [(40, 40), (40, 80), (120, 30), (31, 33), (90, 64)]
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (*shape, 3), np.uint8) for shape in shapes]
+    few = Sampling(steps=2)
+    edited = model.edit(pictures, ["make it green"] * len(pictures), few)
+    patch = model.bundle.codec.patch
+    for picture, shape in zip(edited, shapes, strict=True):
+        rows, columns = fit_grid(*shape, patch, model.bundle.layout.patches)
+        assert picture.shape == (rows * patch, columns * patch, 3)
+    alone = model.edit(pictures[2:3], ["make it green"], few)[0]
+    assert alone.shape == edited[2].shape
+    said = model.describe(pictures, Sampling(temperature=0, longest=4))
+    assert said == [model.describe([p], Sampling(temperature=0, longest=4))[0] for p in pictures]

@@ -12,15 +12,16 @@ from jaxtyping import TypeCheckError
 from gristmill.model.batch import PackedBatch, pack
 from gristmill.model.codecs.patches import RawPatches
 from gristmill.model.configurations import nano
-from gristmill.model.documents import DocumentLayout, DocumentWriter, TextSegment
+from gristmill.model.documents import DocumentLayout, DocumentWriter
 from gristmill.model.paradigms import PARADIGMS
+from gristmill.model.segments import TextSegment
 from gristmill.model.transformer import Transformer
 from gristmill.model.vocabulary import Vocabulary, train_text
 
 
 def _batch() -> tuple[Vocabulary, PackedBatch]:
     vocabulary = Vocabulary(train_text(["a red star"] * 3, 300), (16,))
-    writer = DocumentWriter(vocabulary, PARADIGMS["ar"], DocumentLayout(grid=(2, 2)))
+    writer = DocumentWriter(vocabulary, PARADIGMS["ar"], DocumentLayout(patches=4))
     document = writer.write([TextSegment("a red star")], [], np.random.default_rng(0))
     return vocabulary, pack([[document]], 24)
 

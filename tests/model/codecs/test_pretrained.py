@@ -80,6 +80,18 @@ def test_codes_are_those_of_diffusers(sources: dict[str, str], tmp_path: Path) -
     assert torch.equal(load_codec(str(tmp_path / "codec")).encode(unit), codes)
 
 
+def test_pictures_of_any_ratio(sources: dict[str, str]) -> None:
+    for cls in (PretrainedVae, PretrainedVq):
+        codec = cls(side=24, source=sources[cls.kind])
+        for rows, columns in ((6, 6), (4, 9), (11, 3)):
+            size = (rows * codec.patch, columns * codec.patch)
+            grid = codec.encode(torch.rand(2, 3, *size) * 2 - 1)
+            assert grid.shape[:3] == (2, rows, columns)
+            assert codec.decode(grid).shape == (2, 3, *size)
+        with pytest.raises(ConfigurationError, match="multiples of"):
+            codec.encode(torch.zeros(1, 3, 24, 25))
+
+
 def test_a_model_trains_on_pretrained_codecs(
     sources: dict[str, str], world: World, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ MADE = {
 }
 
 
+@functools.cache
 def _trained(kind: str) -> Codec:
     return train_codec(MADE[kind](), PICTURES, CodecTraining(steps=60, batch_size=32, bf16=False))
 
@@ -92,3 +94,26 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     broken.write_bytes(b"nothing")
     with pytest.raises(ConfigurationError, match="not a codec file"):
         load_codec(str(broken))
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_a_codec_takes_pictures_of_any_multiple_of_its_patch(kind: str) -> None:
+    codec = _trained(kind)
+    scene = to_unit(torch.from_numpy(draw(make_scene(3), 48))[None])
+    for height, width in ((24, 24), (24, 40), (48, 12), (4, 8)):
+        grid = codec.encode(scene[:, :, :height, :width])
+        assert grid.shape[:3] == (1, height // codec.patch, width // codec.patch)
+        assert grid.shape[3] == (len(codec.vocabularies) or codec.channels)
+        assert codec.decode(grid).shape == (1, 3, height, width)
+    with pytest.raises(ConfigurationError, match="26x24 px: sides must be multiples of 4 px"):
+        codec.encode(scene[:, :, :24, :26])
+
+
+@pytest.mark.parametrize("kind", ["kmeans", "raw", "pca"])
+def test_a_patch_has_the_same_place_in_a_picture_of_any_ratio(kind: str) -> None:
+    codec = _trained(kind)
+    scene = to_unit(torch.from_numpy(draw(make_scene(3), 48))[None])
+    whole = codec.encode(scene)
+    part = codec.encode(scene[:, :, 8:28, 4:44])
+    assert torch.equal(whole[:, 2:7, 1:11], part)
+    assert torch.equal(codec.decode(whole)[:, :, 8:28, 4:44], codec.decode(part))

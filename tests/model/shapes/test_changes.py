@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gristmill.model.center_crop import resize_center_crop
-from gristmill.model.documents import ImageSegment, TextSegment
+from gristmill.model.segments import ImageSegment, TextSegment
 from gristmill.model.shapes.changes import (
     draw_motion,
     make_edit,
@@ -18,7 +18,7 @@ from gristmill.model.shapes.changes import (
 )
 from gristmill.model.shapes.parser import SIDE, read_pictures
 from gristmill.model.shapes.scenes import draw
-from gristmill.model.tasks import recounting, segments_for
+from gristmill.model.tasks import GuidanceDropout, recounting, segments_for
 
 
 def read(scenes: list[Any]) -> list[Any]:
@@ -61,7 +61,8 @@ def test_a_story_comes_back_to_one_of_two() -> None:
 
 def segments(task: str, **columns: Any) -> Any:
     rng = np.random.default_rng(0)
-    return segments_for(task, columns, rng, questions=None, guidance_dropout=0.0)
+    nothing = GuidanceDropout(text=0, pictures=0)
+    return segments_for(task, columns, rng, questions=None, dropout=nothing)
 
 
 def test_tasks_are_asked_of_what_can_answer_them() -> None:
