@@ -64,6 +64,9 @@ def train(
     ] = 0,
     rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-3,
     seed: Seed = 0,
+    accept_changed_data: Annotated[
+        bool, typer.Option(help="Go on over shards that were written anew since the stop.")
+    ] = False,
     settings: Settings = None,
     address: Annotated[
         str | None, typer.Option(help="Train on a Ray cluster: auto on one of its nodes.")
@@ -89,7 +92,8 @@ def train(
         codec=codec or run_field(data, "tokens", "images"),
         encoder=encoder or clip_of_run(data), split=split, where=where, tasks=tasks,
         questions=questions, steps=steps, rows=rows, row_length=row_length, patches=patches,
-        rate=rate, replicate=replicate, seed=seed, settings=settings or [],
+        rate=rate, seed=seed, replicate=replicate, accept_changed_data=accept_changed_data,
+        settings=settings or [],
     )  # fmt: skip
     if launch is not None:
         launch(config)

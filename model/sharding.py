@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import torch
+from torch import nn
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.ranks import world_size
@@ -101,8 +102,11 @@ def _require_even(shapes: Sequence[tuple[int, ...]], ranks: int, replicate: int)
     )
 
 
-def materialise(model: Transformer, device: torch.device) -> None:
+def materialise(model: nn.Module, device: torch.device) -> None:
     """Give a model that was made on the meta device, and perhaps sharded, memory for this rank's
-    part. Parameters hold anything yet."""
+    part. Parameters hold anything; buffers what they held, which must not have been meta."""
+    buffers = dict(model.named_buffers())
     model.to_empty(device=device)
-    model.rotary.reset_parameters()
+    for name, value in buffers.items():
+        assert not value.is_meta, f"{name} must be made with device='cpu'"
+        model.get_buffer(name).copy_(value)

@@ -29,6 +29,7 @@ from gristmill.model.machine import fast_in_bf16, keep_freed_memory
 from gristmill.model.optimizer import MovingAverage, learning_rate, make_optimizer
 from gristmill.model.planner import StreamState
 from gristmill.model.ranks import all_ranks, barrier, first_rank_does, join, rank, world_size
+from gristmill.model.same_inputs import input_digests, require_same_inputs
 from gristmill.model.sharding import check_replicas, materialise, shard
 from gristmill.model.train_config import TrainConfig, changed
 from gristmill.model.train_log import TrainLog
@@ -118,7 +119,9 @@ class Trainer:
         self.step = 0
         self.state: StreamState | None = None
         self.lost = LostCount(config.max_lost)
-        self.data_from = 0
+        # Step after which the shards became others, and what is said of it; 0 and "" if never.
+        self.data_from, self.noted = 0, ""
+        self.inputs = input_digests(config, setup)
         self._asked = StopRequest()
         if device.type == "cuda" and config.compile:
             compile_blocks(model)
@@ -137,11 +140,13 @@ class Trainer:
                 + "; ".join(differing)
                 + "): go on with the same, or give another --out"
             )
+        self.noted = require_same_inputs(
+            facts, self.config, self.inputs, self.setup.planner.digests
+        )
         checkpoint.load(self._folder, done[-1], self.model, self.optimizer, self.average)
         self.step = int(facts["step"])
         self.state = StreamState(**facts["stream"])
-        same = facts.get("data", []) == self.setup.planner.digests
-        self.data_from = facts.get("data_from", 0) if same else self.step
+        self.data_from = self.step if self.noted else facts["data_from"]
         # Checkpoints of before have no such counts.
         self.lost.documents, self.lost.lost = facts.get("documents", 0), facts.get("lost", 0)
 
@@ -158,6 +163,8 @@ class Trainer:
             state=self.state,
         )
         log.start(self.step, config.steps, self.setup.describe(config))
+        if self.noted:
+            log.note(self.step, self.noted)
         start, tokens, bad = time.perf_counter(), 0, 0
         self.model.train()
         meter = Meter(self.setup.vocabulary, self.setup.titles)
@@ -217,6 +224,7 @@ class Trainer:
             "too_long": state.too_long,
             "unusable": state.unusable,
             "lost": self.lost.lost,
+            "data_from": self.data_from,
         }
 
     def _update(self, batch: PackedBatch, meter: Meter) -> StepFacts:
@@ -277,6 +285,7 @@ class Trainer:
         facts: TrainingFacts = {
             "config": self.config.to_dict(),
             "stream": self.state.to_dict(),
+            "inputs": self.inputs,
             "data": self.setup.planner.digests,
             "data_from": self.data_from,
             "documents": self.lost.documents,

@@ -26,6 +26,7 @@ from gristmill.model.flow_head import FlowHead, time_features
 from gristmill.model.initial_weights import fill
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.rotary import PLACE_FEATURES, Rotary, place_features
+from gristmill.model.token_flow_head import TokenFlowHead
 
 
 @dataclass
@@ -109,8 +110,14 @@ class Transformer(nn.Module):
                 layers=config.flow_head_layers or 4,
                 head_dim=config.head_dim,
             )
+        elif config.flow_head == "token":
+            self.token_head = TokenFlowHead(
+                in_features=config.width,
+                channels=config.latent_channels,
+                width=config.flow_head_width or config.width,
+                layers=config.flow_head_layers or 3,
+            )
         if not self.embed.weight.is_meta:
-            self.rotary.reset_parameters()
             fill(self, seed=0)
 
     @property
@@ -132,6 +139,9 @@ class Transformer(nn.Module):
         if self.config.latent_channels and self.config.flow_head != "query":
             noisy = self.noisy(batch)
             inner = self.latent_in(noisy) + self.time_in(time_features(batch.latent_t))
+            if self.config.flow_head == "token":
+                # What is drawn next is not at the position that draws it.
+                inner = inner * (batch.latent_loss == 0)[:, None]
             flat = flat.index_add(0, batch.latent_idx, inner.to(flat.dtype))
         if self.config.semantic_width:
             flat = flat.index_add(
@@ -212,7 +222,7 @@ class Transformer(nn.Module):
 
     def _idle_flow(self, hidden: Tensor) -> Tensor:
         """No error, and a zero gradient for the head."""
-        heads = {"linear": "latent_out", "query": "flow_head"}
+        heads = {"linear": "latent_out", "query": "flow_head", "token": "token_head"}
         zero = hidden.new_zeros(1, dtype=torch.float32)
         if self.config.flow_head in heads:
             for parameter in getattr(self, heads[self.config.flow_head]).parameters():
@@ -231,6 +241,11 @@ class Transformer(nn.Module):
                 hidden, batch.latent_idx, self.noisy(batch), batch.latent_t, batch.latent_place,
                 batch.doc.reshape(-1)[batch.latent_idx],
             )  # fmt: skip
+        if self.config.flow_head == "token":
+            drawn: Tensor = self.token_head(
+                hidden[batch.latent_idx], self.noisy(batch), batch.latent_t
+            )
+            return drawn
         raise ConfigurationError("the batch has latents with a loss, the model has no flow head")
 
     def extend(
