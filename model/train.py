@@ -26,7 +26,8 @@ from gristmill.model.initial_weights import fill, fill_tower
 from gristmill.model.local_parts import whole
 from gristmill.model.lost_samples import LostCount
 from gristmill.model.machine import fast_in_bf16, keep_freed_memory
-from gristmill.model.optimizer import MovingAverage, learning_rate, make_optimizer
+from gristmill.model.model_parts import freeze, require_parts
+from gristmill.model.optimizer import MovingAverage, learning_rate, make_optimizer, set_rate
 from gristmill.model.planner import StreamState
 from gristmill.model.ranks import all_ranks, barrier, first_rank_does, join, rank, world_size
 from gristmill.model.same_inputs import input_digests, require_same_inputs
@@ -115,6 +116,7 @@ class Trainer:
             weight_decay=config.weight_decay,
             betas=(config.beta1, config.beta2),
             bf16=self.bf16,
+            rates=config.rates,
         )
         self.step = 0
         self.state: StreamState | None = None
@@ -234,8 +236,7 @@ class Trainer:
             self.step, steps=config.steps, peak=config.rate, schedule=config.schedule,
             warmup=config.warmup,
         )  # fmt: skip
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         # Denominators of the whole window and of all ranks, before any backward pass.
         totals = torch.stack([batch.weight.sum(), batch.latent_loss.sum(), (batch.doc >= 0).sum()])
         totals = all_ranks(totals.double())
@@ -327,6 +328,8 @@ def make_model(
     part, and one parameter at a time."""
     with torch.device("meta"):
         model = Transformer(setup.model_config)
+    freeze(model, config.freeze)
+    require_parts(model, config.rates, "rates")
     check_replicas(config.replicate, world_size())
     if world_size() > 1:
         shard(model, device, replicate=config.replicate, bf16=bf16)

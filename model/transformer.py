@@ -132,8 +132,10 @@ class Transformer(nn.Module):
     def embed_batch(self, batch: PackedBatch) -> Float[Tensor, "rows length width"]:
         """Each position from its id, its latent at its time, or its patch."""
         rows, length = batch.ids.shape
-        # What blocks add to is kept in float32, whatever weights are gathered in.
-        x = self.embed(batch.ids.clamp_min(0)).float() * (batch.ids >= 0)[:, :, None]
+        x = self.embed(batch.ids.clamp_min(0)) * (batch.ids >= 0)[:, :, None]
+        if torch.is_autocast_enabled(x.device.type):
+            # What blocks add to is kept in float32, whatever weights are gathered in.
+            x = x.float()
         inside = (batch.span >= 0)[:, :, None]
         x = x + self.place_in(place_features(batch.pos)).to(x.dtype) * inside
         flat: Tensor = x.view(rows * length, -1)
