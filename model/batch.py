@@ -14,8 +14,9 @@ from torch import Tensor
 
 from gristmill.model.picture_encoding import RawPicture
 
-CAUSAL, FULL, NOISE = 0, 1, 2
-"""`attn_mode`: sees what came before; sees its whole span; is seen by its span alone."""
+CAUSAL, FULL, NOISE, DRAFT = 0, 1, 2, 3
+"""`attn_mode`: sees what came before; sees its whole span; the same, and is seen by its span alone;
+sees what came before, and is seen by its span alone."""
 UNDERSTAND, GENERATE = 0, 1
 """`expert` of a position: which of the two of a mixture of transformers."""
 IGNORE = -100
@@ -62,6 +63,29 @@ class Document:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def after(self, start: int) -> Document:
+        """The positions from `start` on, where no span may be cut."""
+        latent, semantic = self.latent_idx >= start, self.semantic_idx >= start
+        firsts = np.cumsum([0, *self.semantic_spans])[:-1]
+        raw = [picture.after(start, int((~latent).sum())) for picture in self.raw]
+        return Document(
+            **{name: getattr(self, name)[start:] for name in _PLACED if name != "doc"},
+            **{
+                name: getattr(self, name)[latent]
+                for name in ("latent", "latent_t", "latent_loss", "latent_eps", "latent_place")
+            },
+            latent_idx=self.latent_idx[latent] - start,
+            semantic=self.semantic[semantic],
+            semantic_idx=self.semantic_idx[semantic] - start,
+            semantic_spans=[
+                count
+                for first, count in zip(firsts, self.semantic_spans, strict=True)
+                if semantic[first]
+            ],
+            source=self.source,
+            raw=[picture for picture in raw if not picture.goes_nowhere],
+        )
 
 
 @dataclass

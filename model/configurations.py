@@ -115,13 +115,12 @@ def for_paradigm(
     config: ModelConfig, paradigm: Paradigm, *, latent_channels: int, semantic_width: int
 ) -> ModelConfig:
     """A size with the ends that a paradigm needs."""
-    flows = {"flow": "linear", "query": "query"}.get(paradigm.image_objective, "none")
-    needs_latents = flows != "none" or "latents" in paradigm.image_inputs
+    heads = {"flow": "linear", "query": "query", "next-latent": "token"}
     return dataclasses.replace(
         config,
-        latent_channels=latent_channels if needs_latents else 0,
+        latent_channels=latent_channels if paradigm.latents else 0,
         semantic_width=semantic_width if "semantic" in paradigm.image_inputs else 0,
-        flow_head=flows,
+        flow_head=heads.get(paradigm.image_objective, "none"),
     )
 
 

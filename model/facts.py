@@ -6,7 +6,7 @@ Checkpoints and shards of others have these keys; they stay what they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,8 @@ class SampleColumns(TypedDict, total=False):
     width: int | None
     image_heights: Sequence[int] | None
     image_widths: Sequence[int] | None
+    # What each picture of a document was before.
+    image_uids: Sequence[str] | None
     # Frames of a clip, and those of which tokens or pictures are stored.
     frames: int | None
     frame_index: NDArray[np.int64] | None
@@ -72,17 +74,26 @@ class StreamFacts(TypedDict):
     windowed: int
 
 
+class InputDigests(TypedDict):
+    """What tells codec, tokenizer and encoder of a training from others; "" for none."""
+
+    codec: str
+    tokenizer: str
+    encoder: str
+
+
 class TrainingFacts(TypedDict):
     """What a training says of itself beside its weights."""
 
     # Of `TrainConfig`, as plain values.
     config: dict[str, object]
     stream: StreamFacts
+    inputs: InputDigests
     # Digest of each source.
     data: list[str]
     # Steps that were done when the data became these, by a list that was added or another choice; 0
     # if they are those of the first step.
-    data_from: NotRequired[int]
+    data_from: int
     # Documents that were seen, and those of them whose sample could not be read.
     documents: int
     lost: int
@@ -126,7 +137,7 @@ class TrainingSummary(TypedDict):
 
     summary: str
     flops_per_token: float
-    # Of one device; 0: unknown.
+    # Of all devices; 0: unknown.
     peak_flops: float
 
 

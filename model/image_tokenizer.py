@@ -38,9 +38,6 @@ class ImageTokenizer:
         more."""
         self.paradigm, self.codec, self.encoder = paradigm, codec, encoder
         self.patches = patches
-        needs_latents = (
-            paradigm.image_objective in ("flow", "query") or "latents" in paradigm.image_inputs
-        )
         if paradigm.codes != codec.discrete:
             wanted = "codes" if paradigm.codes else "latents"
             raise ConfigurationError(
@@ -51,7 +48,7 @@ class ImageTokenizer:
             raise ConfigurationError(
                 f"paradigm {paradigm.name} sees through a semantic encoder; give --encoder"
             )
-        self._wants = (paradigm.codes, needs_latents, "semantic" in paradigm.image_inputs)
+        self._wants = (paradigm.codes, paradigm.latents, "semantic" in paradigm.image_inputs)
         self._column: Literal["image_codes", "image_latents"] = (
             "image_codes" if codec.discrete else "image_latents"
         )

@@ -12,7 +12,7 @@ from gristmill.model.rotary import NO_SCALING, RopeScaling, axis_of_pairs
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 EXPERTS = ("dense", "mot", "moe")
-FLOW_HEADS = ("none", "linear", "query")
+FLOW_HEADS = ("none", "linear", "query", "token")
 
 
 @dataclass(frozen=True, kw_only=True)

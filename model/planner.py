@@ -218,6 +218,7 @@ class Planner:
             "width",
             "image_heights",
             "image_widths",
+            "image_uids",
             "frames",
             "frame_index",
             "picture_frames",
@@ -278,7 +279,7 @@ class Planner:
     ) -> DocumentPlan | None:
         """The document of a sample; None if it has nothing for any task. What is left out keeps its
         place, so that all else stays where it was."""
-        left_out = self._left_out(source, shard, row)
+        left_out = self.left_out(source, shard, row)
         columns = self.columns(source, shard, row)
         columns |= {"media": self.samples[source].media, "frames": self.frames(source, columns)}
         if columns.get("source_uid") and self.place(source, columns["source_uid"]) is None:
@@ -297,12 +298,16 @@ class Planner:
         segments = chosen.segments if chosen else [TextSegment("")]
         pictures = self._pictures(source, shard, row, segments)
         for place in pictures:
-            left_out = left_out or self._left_out(source, *place[:2])
+            left_out = left_out or self.left_out(source, *place[:2])
         grids = tuple(self.grid(source, *place) for place in pictures)
         windowed = chosen is not None and chosen.windowed
-        return DocumentPlan(
+        plan = DocumentPlan(
             source, shard, row, tuple(segments), seed, pictures, grids, left_out, windowed
         )
+        gone = self.samples[source].forgotten
+        if gone and not left_out and not gone.isdisjoint(self.uids(plan)):
+            return replace(plan, left_out=FORGOTTEN)
+        return plan
 
     def _pictures(
         self, source: int, shard: int, row: int, segments: Sequence[Segment]
@@ -335,7 +340,21 @@ class Planner:
         # Of more frames than are asked for, those that are spread as evenly.
         return int((number + 0.5) * len(there) / self.frames(source, columns))
 
-    def _left_out(self, source: int, shard: int, row: int) -> str:
+    def uids(self, plan: DocumentPlan) -> set[str]:
+        """Of the samples that a document shows: its own, that of each of its pictures, and what
+        each picture was before it became part of a document."""
+        found = {self.columns(plan.source, plan.shard, plan.row)["uid"]}
+        shown = {s.number for s in plan.segments if isinstance(s, ImageSegment)}
+        for picture in shown:
+            shard, row, number = plan.pictures[picture]
+            columns = self.columns(plan.source, shard, row)
+            found.add(columns["uid"])
+            pieces = columns.get("image_uids")
+            if pieces is not None and number < len(pieces):
+                found.add(pieces[number])
+        return found
+
+    def left_out(self, source: int, shard: int, row: int) -> str:
         """Why nothing may be learnt of a sample; empty if it may."""
         gone = self.samples[source].forgotten
         columns = self.columns(source, shard, row)

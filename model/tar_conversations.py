@@ -62,8 +62,10 @@ def _turns(sample: TarSample[TarMember], texts: Mapping[int, bytes]) -> list[Tur
                 facts = {TURNS[0]: facts}
             # A question and its answer are columns of a picture.
             names = (*TURNS, "system")
-            return conversation_of({n: facts.get(n) for n in names}) if facts else []
-        except (BrokenJson, BrokenConversation, OSError, EOFError, zlib.error, AttributeError):
+            if not isinstance(facts, dict) or not facts:
+                return []
+            return conversation_of({n: facts.get(n) for n in names})
+        except (BrokenJson, BrokenConversation, OSError, EOFError, zlib.error):
             return []
     return []
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from gristmill.errors import SampleError, ShardError
 from gristmill.model.picture_files import decode_picture
-from gristmill.model.picture_sizes import upright_size
+from gristmill.model.picture_sizes import first_bytes, upright_size
 from gristmill.model.read_again import read_again
 from gristmill.model.tar_conversations import conversation_in, whole_conversations
 from gristmill.model.unpacked_tars import unpacked_tar
@@ -103,10 +103,13 @@ class TarSamples:
         ]
         # Reading is timed; loading what reads headers is not part of it.
         read_header(b"")
-        self._tables = [self._table_of(shard) for shard in range(len(self._files))]
+        # Sizes alone would not tell a tar that was written anew: names, places, texts and the first
+        # bytes of pictures do, wherever the tar lies.
+        content = hashlib.sha256(repr(sizes).encode())
+        self._tables = [self._table_of(shard, content) for shard in range(len(self._files))]
+        self.digest = content.hexdigest()
         self._require_samples()
         self.forgotten = read_forgotten(folder)
-        self.digest = hashlib.sha256(repr(sizes).encode()).hexdigest()
 
     def counts(self) -> list[int]:
         return [len(table) for table in self._tables]
@@ -130,27 +133,32 @@ class TarSamples:
             raise SampleError("tar ends early")
         return decode_picture(data)
 
-    def _table_of(self, shard: int) -> pa.Table:
+    def _table_of(self, shard: int, content: hashlib._Hash) -> pa.Table:
         folder, name = self._plain[shard]
         scan = functools.partial(self._scan, shard)
-        rows, skipped = read_again(scan, self._files[shard], size=folder.size(name))
+        rows, skipped, digest = read_again(scan, self._files[shard], size=folder.size(name))
+        content.update(digest)
         self.left_out.update(str(row["fault"]) for row in rows if "fault" in row)
         if skipped:
             self.left_out[DOT_FILES] += skipped
         return pa.Table.from_pylist(rows, schema=_SCHEMA)
 
-    def _scan(self, shard: int) -> tuple[list[dict[str, object]], int]:
-        """Rows of a tar, and how many of its files belong to none."""
+    def _scan(self, shard: int) -> tuple[list[dict[str, object]], int, bytes]:
+        """Rows of a tar, how many of its files belong to none, and what tells it from others."""
+        content = hashlib.sha256()
         folder, name = self._plain[shard]
         texts: dict[int, bytes] = {}
         sizes: dict[int, tuple[int, int] | None] = {}
 
         def members() -> Iterator[TarMember]:
             for member, data in tar.read(lambda ending: kind_of_text(ending) is not None):
+                content.update(repr((member.name, member.offset, member.size)).encode())
                 if data is not None:
                     texts[member.number] = data
+                    content.update(data)
                 elif member.number >= 0 and _is_image(member.extension):
                     sizes[member.number] = upright_size(file, member.offset, member.size)
+                    content.update(first_bytes(file, member.offset, member.size))
                 yield member
 
         with folder.open(name) as file:
@@ -160,7 +168,8 @@ class TarSamples:
             raise ShardError(
                 f"{self._files[shard]} is not a whole tar ({tar.problem}); fetch or write it again"
             )
-        return [_row(sample, texts, sizes) for sample in samples], tar.skipped
+        rows = [_row(sample, texts, sizes) for sample in samples]
+        return rows, tar.skipped, content.digest()
 
     def _require_samples(self) -> None:
         if any(table["fault"].null_count for table in self._tables):

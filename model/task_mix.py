@@ -49,8 +49,7 @@ class TaskMix:
         self._tasks = {name: share for name, share in source.tasks.items() if share > 0}
         self._questions, self._dropout = find_questions(source.questions), dropout
         masked = writer.paradigm.text_objective == "masked"
-        # One question of a picture, if its answer is unmasked in any order.
-        self._turns = 1 if masked else source.turns
+        self._turns = source.turns
         block = writer.layout.text_block if masked else 0
         self._chat = Chat(writer.vocabulary, block) if "chat" in self._tasks else None
 

@@ -103,6 +103,17 @@ def unseen(segments: Sequence[Segment], drawn: int = -1) -> list[Segment]:
     return [s for s in unsaid(segments) if s is chosen or isinstance(s, TextSegment)]
 
 
+def compared(segments: Sequence[Segment], sets: int) -> list[list[Segment]]:
+    """What guidance compares: the whole, with nothing said, with nothing shown either; the first
+    `sets` of these."""
+    found = [list(segments)]
+    if sets > 1:
+        found.append(unsaid(segments))
+    if sets > 2:
+        found.append(unseen(segments))
+    return found
+
+
 def _is_drawn(segment: Segment) -> bool:
     return isinstance(segment, ImageSegment) and segment.is_target
 

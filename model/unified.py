@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -20,14 +19,15 @@ from gristmill.model.batch import Document
 from gristmill.model.chat_answer import AnswerWriter, OnText
 from gristmill.model.codecs.registry import load_codec
 from gristmill.model.documents import DocumentLayout
+from gristmill.model.growing_documents import Asked, GrowingDocuments
 from gristmill.model.image_tokenizer import ImageTokenizer, encode_all
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import find_paradigm
 from gristmill.model.picture_grid import PictureGrid
 from gristmill.model.planner import Planner
-from gristmill.model.samplers import IMAGE_SAMPLERS, TEXT_SAMPLERS
+from gristmill.model.samplers import TEXT_SAMPLERS
 from gristmill.model.sampling import DecodingSession, Sampling, to_pictures
-from gristmill.model.segments import Content, Segment, TextSegment
+from gristmill.model.segments import Content, Segment
 from gristmill.model.tasks import answering, continuing, describing, drawing, editing, recounting
 from gristmill.model.training_setup import ModelBundle
 from gristmill.model.transformer import Transformer
@@ -36,9 +36,6 @@ from gristmill.model.vocabulary import SIDES, Vocabulary
 from gristmill.pipelines.decode import Image
 
 _ROWS = 64
-
-Asked: TypeAlias = tuple[list[Segment], list[Content]]
-"""A document whose end is to be written or drawn, and the pictures in it."""
 
 
 class Unified:
@@ -56,8 +53,23 @@ class Unified:
         """A picture for each prompt, [height, width, 3], of about that size (height, width), or a
         square one. Raises `ConfigurationError` for a size that the model cannot draw."""
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        asked = Content(self.grid(size))
-        return self._draw([(drawing(text), [asked]) for text in texts], drawing(""), sampling)
+        if sampling is not None and sampling.picture_guidance != 1:
+            raise ConfigurationError(
+                f"picture_guidance {sampling.picture_guidance}: a picture of a prompt alone has "
+                "none before it to be closer to; leave it at 1"
+            )
+        return [picture for (picture,) in self.generate_clips(texts, 1, sampling, size)]
+
+    def generate_clips(
+        self,
+        prompts: Sequence[str],
+        frames: int,
+        sampling: Sampling | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> list[list[Image]]:
+        """So many frames of a clip for each prompt, each drawn with those before it in sight."""
+        asked: list[Asked] = [(drawing(text, 0), []) for text in prompts]
+        return self._draw(asked, sampling, self.grid(size), frames)
 
     def grid(self, size: tuple[int, int] | None = None) -> PictureGrid:
         """Rows and columns of a picture to be drawn, (height, width) in pixels rounded to whole
@@ -82,25 +94,25 @@ class Unified:
     ) -> list[Image]:
         """Each picture as its instruction wants it."""
         seen = self.bundle.image_tokenizer.tokenize(pictures)
-        asked = [
-            (editing(text), [content, Content(content.grid)])
+        asked: list[Asked] = [
+            (editing(text)[:-1], [content])
             for text, content in zip(instructions, seen, strict=True)
         ]
-        return self._draw(asked, None, sampling)
+        return [picture for (picture,) in self._draw(asked, sampling)]
 
-    def extend_clip(
+    def extend_clips(
         self,
         firsts: Sequence[Image],
         captions: Sequence[str],
+        frames: int = 1,
         sampling: Sampling | None = None,
-    ) -> list[Image]:
-        """The second frame of each clip, from its first and its caption."""
+    ) -> list[list[Image]]:
+        """The next frames of each clip, from its first and its caption."""
         seen = self.bundle.image_tokenizer.tokenize(firsts)
-        asked = [
-            (continuing(text), [content, Content(content.grid)])
-            for text, content in zip(captions, seen, strict=True)
+        asked: list[Asked] = [
+            (continuing(text, 1), [content]) for text, content in zip(captions, seen, strict=True)
         ]
-        return self._draw(asked, None, sampling)
+        return self._draw(asked, sampling, frames=frames)
 
     def illustrate(
         self,
@@ -109,15 +121,37 @@ class Unified:
     ) -> list[Image]:
         """The next picture of each story: its texts, the pictures so far, and before which text
         each of these stands."""
-        asked = []
-        for texts, pictures, places in stories:
-            seen = self.bundle.image_tokenizer.tokenize(pictures) if pictures else []
-            segments = recounting(texts, [*places, len(texts)])
-            # What is there is seen; only the last picture is drawn.
-            given = [replace(s, is_target=False) for s in segments[:-1]]
-            grid = seen[-1].grid if seen else self.grid()
-            asked.append(([*given, segments[-1]], [*seen, Content(grid)]))
-        return self._draw(asked, None, sampling)
+        asked = [self._told(*story) for story in stories]
+        return [picture for (picture,) in self._draw(asked, sampling)]
+
+    def continue_stories(
+        self,
+        stories: Sequence[tuple[Sequence[str], Sequence[Image], Sequence[int]]],
+        pictures: int = 1,
+        sampling: Sampling | None = None,
+    ) -> list[list[str | Image]]:
+        """What comes next in each story: text and pictures in turn, until the story ends, or the
+        text behind so many pictures does."""
+        sampling = sampling or Sampling()
+        sampling.check()
+        told: list[list[str | Image]] = [[] for _ in stories]
+        for chosen, growing in self._growing([self._told(*s) for s in stories], sampling, None):
+            for turn in range(2 * pictures + 1):
+                new = growing.draw() if turn % 2 else growing.write()
+                for place, part in zip(chosen, new, strict=True):
+                    told[place] += [] if part is None else [part]
+                if not any(growing.live):
+                    break
+        return told
+
+    def _told(
+        self, texts: Sequence[str], pictures: Sequence[Image], places: Sequence[int]
+    ) -> Asked:
+        """A story so far, as it is given."""
+        seen = self.bundle.image_tokenizer.tokenize(pictures) if pictures else []
+        # A picture comes next, so that nothing has ended.
+        segments = recounting(texts, [*places, len(texts)])[:-1]
+        return [replace(segment, is_target=False) for segment in segments], seen
 
     def describe(self, pictures: Sequence[Image], sampling: Sampling | None = None) -> list[str]:
         """A caption for each picture of any size."""
@@ -161,33 +195,32 @@ class Unified:
         rng = np.random.default_rng(0)
         return self.bundle.writer.write(segments, contents, rng, prompt=True)
 
-    @torch.no_grad()
     def _draw(
         self,
         asked: Sequence[Asked],
-        free: list[Segment] | None,
         sampling: Sampling | None,
-    ) -> list[Image]:
+        grid: PictureGrid | None = None,
+        frames: int = 1,
+    ) -> list[list[Image]]:
+        """So many pictures more of each; without a grid each as large as its last."""
         sampling = sampling or Sampling()
         sampling.check()
-        drawn: list[Image | None] = [None] * len(asked)
-        for number, chosen in enumerate(_alike(asked)):
+        drawn: list[list[Image]] = [[] for _ in asked]
+        for chosen, growing in self._growing(asked, sampling, grid):
+            for _ in range(frames):
+                for place, picture in zip(chosen, growing.draw(), strict=True):
+                    drawn[place] += [] if picture is None else [picture]
+        return drawn
+
+    def _growing(
+        self, asked: Sequence[Asked], sampling: Sampling, grid: PictureGrid | None
+    ) -> Iterator[tuple[Sequence[int], GrowingDocuments]]:
+        """Those that draw on one grid, by number, and as documents."""
+        grids = [grid or (contents[-1].grid if contents else self.grid()) for _, contents in asked]
+        for number, chosen in enumerate(_alike(grids)):
             part = [asked[place] for place in chosen]
-            grid = part[0][1][-1].grid.image
-            given = [self._prompt(segments, contents) for segments, contents in part]
-            rows = given
-            if sampling.guidance != 1:
-                # Without its prompt: nothing said; for an edit, the picture without instruction.
-                without = [
-                    self._prompt(free or _unsaid(segments), contents) for segments, contents in part
-                ]
-                rows = given + without
             here = replace(sampling, seed=sampling.seed * 100_003 + number)
-            session = DecodingSession(self.model, self.bundle, rows, here, grid)
-            codes = IMAGE_SAMPLERS[self.bundle.paradigm.image_objective](session)
-            for place, picture in zip(chosen, to_pictures(self.bundle, codes, grid), strict=True):
-                drawn[place] = picture
-        return [picture for picture in drawn if picture is not None]
+            yield chosen, GrowingDocuments(self.model, self.bundle, part, here, grids[chosen[0]])
 
     @torch.no_grad()
     def _write(
@@ -206,19 +239,11 @@ class Unified:
         return texts
 
 
-def _unsaid(segments: Sequence[Segment]) -> list[Segment]:
-    """The same without what is said."""
-    return [
-        replace(segment, text="") if isinstance(segment, TextSegment) else segment
-        for segment in segments
-    ]
-
-
-def _alike(asked: Sequence[Asked]) -> Iterator[Sequence[int]]:
-    """Numbers of those whose last picture, which is to be drawn, has the same grid."""
-    alike: dict[tuple[int, int], list[int]] = {}
-    for number, (_, contents) in enumerate(asked):
-        alike.setdefault(contents[-1].grid.image, []).append(number)
+def _alike(grids: Sequence[PictureGrid]) -> Iterator[Sequence[int]]:
+    """Numbers of those that are alike, some rows at a time."""
+    alike: dict[PictureGrid, list[int]] = {}
+    for number, grid in enumerate(grids):
+        alike.setdefault(grid, []).append(number)
     for numbers in alike.values():
         for start in range(0, len(numbers), _ROWS):
             yield numbers[start : start + _ROWS]
@@ -304,6 +329,8 @@ def sample_sheet(model: Unified, planner: Planner, count: int = 8) -> Image | No
     captions: list[str] = []
     contents: list[Content] = []
     for row in range(len(table)):
+        if planner.left_out(0, 0, row):
+            continue
         with contextlib.suppress(SampleError):
             contents.append(builder.content(0, 0, row, 0, planner.grid(0, 0, row, 0)))
             captions.append(table["caption"][row].as_py() or "")

@@ -330,10 +330,8 @@ def test_tokens_of_another_codec_are_made_again(world: World, tmp_path: Path) ->
         setup.image_tokenizer.stored(columns)
 
 
-def test_several_questions_are_asked_of_one_picture_unless_answers_are_masked(
-    world: World, tmp_path: Path
-) -> None:
-    for paradigm, several in (("ar", True), ("discrete-diffusion", False)):
+def test_several_questions_are_asked_of_one_picture(world: World, tmp_path: Path) -> None:
+    for paradigm in ("ar", "discrete-diffusion"):
         config = world.config(tmp_path, paradigm)
         source = dataclasses.replace(config.data[0], tasks={"answer": 1.0}, turns=3)
         planner = make_setup(dataclasses.replace(config, data=(source,))).planner
@@ -342,7 +340,7 @@ def test_several_questions_are_asked_of_one_picture_unless_answers_are_masked(
             sum(isinstance(segment, TextSegment) and segment.is_target for segment in plan.segments)
             for plan in plans
         }
-        assert turns == ({3} if several else {1})
+        assert turns == {3}
         asked = [
             [s.text for s in plan.segments if isinstance(s, TextSegment)][::2] for plan in plans
         ]

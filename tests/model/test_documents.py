@@ -61,8 +61,10 @@ def test_lengths_are_known_beforehand_and_spans_are_spans(name: str, task: str) 
     assert (document.span[document.attn_mode >= FULL] >= 0).all()
     continuous = np.concatenate([document.latent_idx, document.semantic_idx])
     placed = document.ids[continuous]
-    # Queries have ids of their own; all other continuous positions have none.
-    assert ((placed == -1) | (PARADIGMS[name].image_objective == "query")).all()
+    # Queries have ids of their own, and what comes next is drawn from what is there; all other
+    # continuous positions have no id.
+    bound = PARADIGMS[name].image_objective in ("query", "next-latent")
+    assert ((placed == -1) | bound).all()
     assert (document.ids[document.ids < 0] == -1).all()
     assert (document.weight[document.labels == IGNORE] == 0).all()
     assert document.weight.sum() + document.latent_loss.sum() > 0
