@@ -49,6 +49,8 @@ def make_optimizer(
     plain: list[nn.Parameter] = []
     matrices: list[nn.Parameter] = []
     for path, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if path.startswith("blocks.") and path.endswith(_MATRICES):
             (matrices if name == "muon" else decayed).append(parameter)
         elif parameter.dim() >= 2 and not any(word in path for word in ("norm", "embed", "bias")):
@@ -172,11 +174,18 @@ class MovingAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.values = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.values = {
+            name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad
+        }
+
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """All that a model is: the averages, and what is not learnt as it is."""
+        return {name: self.values.get(name, value) for name, value in model.state_dict().items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards the weights; faster in the first steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, parameter in model.named_parameters():
-            self.values[name].lerp_(parameter.detach(), 1 - decay)
+            if name in self.values:
+                self.values[name].lerp_(parameter.detach(), 1 - decay)

@@ -31,7 +31,6 @@ from gristmill.model.segments import Content, Segment
 from gristmill.model.tasks import answering, continuing, describing, drawing, editing, recounting
 from gristmill.model.training_setup import ModelBundle
 from gristmill.model.transformer import Transformer
-from gristmill.model.vision_encoder import SemanticEncoder
 from gristmill.model.vocabulary import SIDES, Vocabulary
 from gristmill.pipelines.decode import Image
 
@@ -84,7 +83,10 @@ class Unified:
                 f"at most {self.bundle.layout.patches:,} of {self.bundle.codec.patch} px; give a "
                 "smaller size, or train with more (--patches)"
             )
-        return dataclasses.replace(tokenizer.grid(None), image=(rows, columns))
+        patch = self.bundle.codec.patch
+        return dataclasses.replace(
+            tokenizer.grid((rows * patch, columns * patch)), image=(rows, columns)
+        )
 
     def edit(
         self,
@@ -279,7 +281,6 @@ def load(folder: str, device: str = "") -> Unified:
     if codec.digest != facts["codec_digest"]:
         raise TrainingError(f"{codec_path} is not the codec that the model was trained with")
     paradigm = find_paradigm(facts["paradigm"])
-    encoder = SemanticEncoder(facts["encoder"]) if facts["encoder"] else None
     layout = DocumentLayout(**facts["layout"])
     config = ModelConfig.from_facts(facts["model"])
     bundle = ModelBundle(
@@ -288,8 +289,8 @@ def load(folder: str, device: str = "") -> Unified:
         paradigm,
         layout,
         codec,
-        encoder,
-        ImageTokenizer(paradigm, codec, encoder, layout.patches),
+        config.vision,
+        ImageTokenizer(paradigm, codec, config.vision, layout.patches),
     )
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = Transformer(config)
