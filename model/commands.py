@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,6 +57,9 @@ def train(
     ] = "",
     steps: Annotated[int, typer.Option(help="Steps of the optimiser.")] = 1000,
     rows: Annotated[int, typer.Option(help="Rows in a step, over all ranks.")] = 32,
+    replicate: Annotated[
+        int, typer.Option(help="Whole copies of the weights, each shared out over its ranks.")
+    ] = 1,
     row_length: Annotated[int, typer.Option(help="Positions of a row.")] = 128,
     patches: Annotated[
         int,
@@ -63,6 +67,9 @@ def train(
     ] = 0,
     rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-3,
     seed: Seed = 0,
+    accept_changed_data: Annotated[
+        bool, typer.Option(help="Go on over shards that were written anew since the stop.")
+    ] = False,
     settings: Settings = None,
     address: Annotated[
         str | None, typer.Option(help="Train on a Ray cluster: auto on one of its nodes.")
@@ -78,21 +85,33 @@ def train(
         if on_cluster is None:
             raise ConfigurationError("--address belongs to `gristmill train`, not to torchrun")
         launch = on_cluster(address, ranks)
+    else:
+        from gristmill.model.ranks import join
+
+        # What the training needs made first, one rank makes.
+        join()
     config = train_config(
         size=size, data=data, out=out, paradigm=paradigm, experts=experts,
         codec=codec or run_field(data, "tokens", "images"),
         encoder=encoder or clip_of_run(data), split=split, where=where, tasks=tasks,
         questions=questions, steps=steps, rows=rows, row_length=row_length, patches=patches,
-        rate=rate, seed=seed,
+        rate=rate, seed=seed, replicate=replicate, accept_changed_data=accept_changed_data,
         settings=settings or [],
     )  # fmt: skip
     if launch is not None:
         launch(config)
         return
+    from gristmill.model.ranks import rank
+    from gristmill.model.torchrun_errors import tell
     from gristmill.model.train import train as train_here
 
     result = train_here(config)
-    print(
-        f"{out}: {result.steps:,} steps, loss {result.first_loss:.3f} -> {result.last_loss:.3f}, "
-        f"{result.tokens:,} tokens in {result.seconds:,.0f} s"
-    )
+    if result.stopped_by:
+        name = signal.Signals(result.stopped_by).name
+        tell(f"stopped by {name} at step {result.steps:,} of {steps:,}; the same command goes on")
+        raise typer.Exit(128 + result.stopped_by)
+    if rank() == 0:
+        print(
+            f"{out}: {result.steps:,} steps, loss {result.first_loss:.3f} -> "
+            f"{result.last_loss:.3f}, {result.tokens:,} tokens in {result.seconds:,.0f} s"
+        )

@@ -14,7 +14,7 @@ from gristmill.model.document_builder import Columns
 from gristmill.model.paradigms import Paradigm
 from gristmill.model.picture_grid import PictureGrid
 from gristmill.model.picture_writer import PictureWriter
-from gristmill.model.segments import Content, ImageSegment, Segment
+from gristmill.model.segments import Content, ImageSegment, Segment, TextSegment
 from gristmill.model.text_writer import TextWriter
 from gristmill.model.vocabulary import PAD, Vocabulary
 
@@ -70,13 +70,17 @@ class DocumentWriter:
 
     def length(self, segments: Sequence[Segment], grids: Sequence[PictureGrid] = ()) -> int:
         """Positions of the document, from the grids of its pictures alone."""
-        total = 1
+        total = len(self._start(segments))
         for segment, then in _with_next(segments):
             if isinstance(segment, ImageSegment):
                 total += self._pictures.length(grids[segment.number], segment, then is not None)
             else:
                 total += self._texts.length(segment, then)
         return total
+
+    def _start(self, segments: Sequence[Segment]) -> list[int]:
+        first = segments[0] if segments else None
+        return [] if isinstance(first, TextSegment) and first.begins else [self.vocabulary.bos]
 
     def write(
         self,
@@ -93,7 +97,7 @@ class DocumentWriter:
         With `prompt`, the last segment is only opened: what a model is to write or draw comes next.
         """
         out = Columns()
-        out.plain([self.vocabulary.bos])
+        out.plain(self._start(segments))
         for segment, then in _with_next(segments):
             if prompt and then is None:
                 self._open(out, segment, pictures)

@@ -37,15 +37,6 @@ def at_least_single(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-@torch.no_grad()
-def open_gates(modulate: nn.Linear, parts: int) -> None:
-    """Start shifts, scales and gates, by threes, alike at all times. Gates start open: a shallow
-    head learns faster than from a plain identity."""
-    nn.init.zeros_(modulate.weight)
-    nn.init.zeros_(modulate.bias)
-    modulate.bias.view(parts, -1)[2::3] = 1
-
-
 class _Layer(nn.Module):
     """Self-attention and feed-forward, shifted and scaled by the time (adaLN-zero, DiT)."""
 
@@ -86,13 +77,6 @@ class FlowHead(nn.Module):
         self.layers = nn.ModuleList(_Layer(width, head_dim) for _ in range(layers))
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.latent_out = nn.Linear(width, channels)
-
-    def reset_last(self) -> None:
-        """Zero what must start at zero."""
-        nn.init.zeros_(self.latent_out.weight)
-        for layer in self.layers:
-            assert isinstance(layer, _Layer)
-            open_gates(layer.modulate, parts=6)
 
     def packed(
         self,

@@ -19,6 +19,10 @@ class TextSegment:
     special_token: int | None = None
     # Whether the document may end here.
     ends: bool = False
+    # The text as ids, where it was encoded with what stands beside it; else it is encoded alone.
+    ids: tuple[int, ...] | None = None
+    # Whether it says itself how a document begins: no start mark comes before it.
+    begins: bool = False
 
 
 @dataclass(frozen=True)

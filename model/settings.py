@@ -24,7 +24,8 @@ from gristmill.model.codecs.registry import CODECS, CodecTraining, save_codec, t
 from gristmill.model.filter_network import IMAGE_SIZE, Training, train_filter_network
 from gristmill.model.made_of import data_digest, remember, serves
 from gristmill.model.paradigms import find_paradigm
-from gristmill.model.shard_sources import DataSource, chosen_rows, open_samples
+from gristmill.model.ranks import first_rank_does
+from gristmill.model.shard_sources import DataSource, open_samples, spread_places
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.training_setup import caption_texts
 from gristmill.model.vocabulary import train_text
@@ -54,8 +55,10 @@ def train_config(
     row_length: int,
     patches: int,
     rate: float,
+    replicate: int,
     seed: int,
-    settings: Sequence[str],
+    accept_changed_data: bool = False,
+    settings: Sequence[str] = (),
 ) -> TrainConfig:
     """A training's settings. Without a codec that fits the paradigm, one is trained first."""
     sources = tuple(
@@ -67,7 +70,8 @@ def train_config(
     fields: dict[str, Any] = {
         "out": out, "data": sources, "codec": codec, "size": size, "paradigm": paradigm,
         "experts": experts, "steps": steps, "rows_per_step": rows, "row_length": row_length,
-        "patches": patches, "rate": rate, "seed": seed,
+        "patches": patches, "rate": rate, "replicate": replicate, "seed": seed,
+        "accept_changed_data": accept_changed_data,
     }  # fmt: skip
     wanted = find_paradigm(paradigm)
     if "semantic" in wanted.image_inputs:
@@ -90,10 +94,14 @@ def _fitting_codec(config: TrainConfig, codes: bool) -> str:
     path = os.path.join(config.out, "trained-codec.safetensors")
     kind = "kmeans" if codes else "raw"
     digest = data_digest(config.data, kind, config.seed)
-    if not serves(path, digest):
-        urls = [source.url for source in config.data]
-        codec_from_shards(kind, urls, seed=config.seed, out=path, split=config.data[0].split)
-        remember(path, digest)
+
+    def make() -> None:
+        if not serves(path, digest):
+            urls = [source.url for source in config.data]
+            codec_from_shards(kind, urls, seed=config.seed, out=path, split=config.data[0].split)
+            remember(path, digest)
+
+    first_rank_does(make)
     return path
 
 
@@ -231,11 +239,9 @@ def picture_views(
     each = max(1, count // len(data))
     for text in data:
         samples = open_samples(dataclasses.replace(parse_source(text), split=split))
-        places = [(s, r) for s, rows in enumerate(samples.counts()) for r in range(rows)]
-        chosen = np.linspace(0, len(places) - 1, min(each, len(places))).astype(int)
-        for number in chosen:
+        for shard, row in spread_places(samples, each):
             try:
-                views.append(resize_center_crop(samples.picture(*places[int(number)]), side))
+                views.append(resize_center_crop(samples.picture(shard, row), side))
             except SampleError:
                 continue
     if not views:
@@ -264,11 +270,8 @@ def filter_from_shards(
     require_writable(out, what="filter network")
     source = dataclasses.replace(parse_source(data), where=where)
     samples = open_samples(source)
-    rows = chosen_rows(samples, where)
-    places = [(shard, int(row)) for shard, part in enumerate(rows) for row in part]
     images, captions = [], []
-    for number in np.linspace(0, len(places) - 1, min(pairs, len(places))).astype(int):
-        shard, row = places[int(number)]
+    for shard, row in spread_places(samples, pairs, where):
         caption = samples.table(shard)["caption"][row].as_py()
         try:
             # Small at once: the network sees no more, and thousands must be held.

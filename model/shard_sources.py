@@ -159,6 +159,23 @@ def chosen_rows(samples: Samples, where: str) -> list[NDArray[np.int64]]:
     return rows
 
 
+def spread_places(samples: Samples, count: int, where: str = "") -> list[tuple[int, int]]:
+    """(shard, row) of at most `count` samples, evenly spread over those that may be seen: what is
+    forgotten is neither learnt from nor shown."""
+    rows = chosen_rows(samples, where)
+    ends = np.cumsum([len(part) for part in rows])
+    wanted = np.linspace(0, ends[-1] - 1, min(count, int(ends[-1]))).astype(int)
+    places = []
+    for number in wanted:
+        shard = int(np.searchsorted(ends, number, side="right"))
+        row = int(rows[shard][number - ends[shard]])
+        if not samples.forgotten or samples.table(shard)["uid"][row].as_py() not in (
+            samples.forgotten
+        ):
+            places.append((shard, row))
+    return places
+
+
 class SampleOrder:
     """Sample number -> (shard, row), a function of the seed alone.
 

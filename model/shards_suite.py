@@ -18,7 +18,7 @@ from gristmill.model.codecs.registry import measure
 from gristmill.model.documents import DocumentWriter
 from gristmill.model.sampling import Sampling
 from gristmill.model.segments import Content, Segment
-from gristmill.model.shard_sources import DataSource, open_samples
+from gristmill.model.shard_sources import DataSource, open_samples, spread_places
 from gristmill.model.tasks import describing, drawing
 from gristmill.model.unified import Unified
 from gristmill.pipelines.decode import Image
@@ -47,8 +47,7 @@ def evaluate_shards(
     if not url:
         raise ConfigurationError("the suite 'shards' needs --data SHARDS")
     samples = open_samples(DataSource(url=url, split=split))
-    places = [(s, r) for s, rows in enumerate(samples.counts()) for r in range(rows)]
-    wanted = [places[int(i)] for i in np.linspace(0, len(places) - 1, min(count, len(places)))]
+    wanted = spread_places(samples, count)
     pictures, chosen = [], []
     for place in wanted:
         with contextlib.suppress(SampleError):

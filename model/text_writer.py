@@ -28,13 +28,16 @@ class TextWriter:
     def length(self, segment: TextSegment, then: Segment | None) -> int:
         """Positions of a text."""
         special = segment.special_token is not None
-        ids = len(self.vocabulary.encode(segment.text)) + segment.ends
+        ids = len(self._ids(segment)) + segment.ends
         if not (segment.is_target and self._in_blocks):
             return special + ids
         masked = math.ceil((ids + _opens(segment, then)) / self.layout.text_block)
         masked *= self.layout.text_block
         clean = ids if then is not None else min(ids, max(0, masked - self.layout.text_block))
         return special + masked + clean
+
+    def _ids(self, segment: TextSegment) -> list[int]:
+        return self.vocabulary.encode(segment.text) if segment.ids is None else list(segment.ids)
 
     def write(
         self,
@@ -46,9 +49,7 @@ class TextWriter:
     ) -> None:
         """One text; its labels, if it is learnt, have sqrt(length) times `weight` in all."""
         special = [] if segment.special_token is None else [segment.special_token]
-        text = self.vocabulary.encode(segment.text) + (
-            [self.vocabulary.eos] if segment.ends else []
-        )
+        text = self._ids(segment) + ([self.vocabulary.eos] if segment.ends else [])
         if not (segment.is_target and text):
             out.plain([*special, *text])
         elif self._in_blocks:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gristmill.model.flow_head import FEATURES, at_least_single, open_gates, time_features
+from gristmill.model.flow_head import FEATURES, at_least_single, time_features
 
 
 class _Layer(nn.Module):
@@ -39,13 +39,6 @@ class TokenFlowHead(nn.Module):
         self.layers = nn.ModuleList(_Layer(width) for _ in range(layers))
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.latent_out = nn.Linear(width, channels)
-
-    def reset_last(self) -> None:
-        """Zero what must start at zero."""
-        nn.init.zeros_(self.latent_out.weight)
-        for layer in self.layers:
-            assert isinstance(layer, _Layer)
-            open_gates(layer.modulate, parts=3)
 
     def forward(
         self,

@@ -46,6 +46,8 @@ class TrainConfig:
     patches: int = 0
     # Rows in one forward pass; 0: all of a rank's at once. More passes are accumulated.
     micro_rows: int = 0
+    # Whole copies of the weights, each shared out over world / replicate ranks (HSDP).
+    replicate: int = 1
     rate: float = 3e-3
     schedule: str = "cosine"
     warmup: int = 50
@@ -86,6 +88,8 @@ class TrainConfig:
     sample_every: int = 0
     # Steps in a row whose loss may be no number before training gives up.
     patience: int = 3
+    # Go on though the shards are not those that were there before the stop.
+    accept_changed_data: bool = False
     # Share of documents whose sample may turn out not to be readable before training stops.
     max_lost: float = 0.05
     # Dense peak of one device in operations a second, for MFU; 0: unknown.
@@ -130,8 +134,10 @@ class TrainConfig:
 
 # What may differ between a training and its continuation.
 FREE = (
-    "out", "steps", "micro_rows", "workers", "cache_mb", "save_every", "log_every", "sample_every",
-    "compile", "peak_flops", "patience", "max_lost",
+    "out", "steps", "micro_rows", "replicate", "workers", "cache_mb", "save_every", "log_every",
+    "sample_every", "compile", "peak_flops", "patience", "max_lost", "accept_changed_data",
+    # What these are is told by their digests, wherever they lie.
+    "codec", "encoder", "tokenizer",
 )  # fmt: skip
 
 

@@ -5,27 +5,31 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from torch import Tensor
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.batch import PackedBatch
-from gristmill.model.checkpoint import CODEC_FILE, FORMAT, barrier, rank
+from gristmill.model.checkpoint import CODEC_FILE, FORMAT
 from gristmill.model.codecs.base import Codec, balancing_weights
 from gristmill.model.codecs.registry import load_codec
 from gristmill.model.configurations import describe, find_size, flops_per_token, for_paradigm
 from gristmill.model.documents import DocumentLayout, DocumentWriter
 from gristmill.model.facts import ModelFacts, TrainingSummary
+from gristmill.model.first_rows import first_rows
 from gristmill.model.image_tokenizer import ImageTokenizer
 from gristmill.model.made_of import data_digest, remember, serves
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import Paradigm, find_paradigm
 from gristmill.model.picture_encoding import encode_pictures
 from gristmill.model.planner import Planner, StreamConfig
+from gristmill.model.ranks import first_rank_does, world_size
 from gristmill.model.shard_sources import DataSource, open_samples
-from gristmill.model.tasks import GuidanceDropout, find_questions
+from gristmill.model.tasks import GuidanceDropout, Questions, find_questions
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.vision_encoder import SemanticEncoder
 from gristmill.model.vocabulary import Vocabulary, check_text, train_text
@@ -80,12 +84,12 @@ class TrainingSetup(ModelBundle):
         summary = (
             f"{config.size} {config.paradigm} {describe(self.model_config, config.row_length)}; "
             f"{self.planner.size:,} samples; {self.codec.kind} codec, ceiling {ceiling}; "
-            f"{self.planner.packing()}"
+            f"{first_rows(self.planner)}"
         )
         return {
             "summary": summary,
             "flops_per_token": flops_per_token(self.model_config, config.row_length),
-            "peak_flops": config.peak_flops,
+            "peak_flops": config.peak_flops * world_size(),
         }
 
     def write_files(self, folder: str) -> None:
@@ -169,20 +173,25 @@ def _text(config: TrainConfig) -> str:
             raise ConfigurationError(f"tokenizer {config.tokenizer}: {error}") from error
     path = os.path.join(config.out, "tokenizer.json")
     digest = data_digest(config.data, config.text_vocabulary)
-    if rank() == 0 and not serves(path, digest):
+
+    def make() -> None:
+        if serves(path, digest):
+            return
         text = train_text(caption_texts(config.data), config.text_vocabulary)
         os.makedirs(config.out, exist_ok=True)
         with open(path + ".partial", "w", encoding="utf-8") as file:
             file.write(text)
         os.replace(path + ".partial", path)
         remember(path, digest)
-    barrier()
+
+    first_rank_does(make)
     with open(path, encoding="utf-8") as file:
         return check_text(file.read(), path)
 
 
 def caption_texts(sources: Sequence[DataSource]) -> list[str]:
-    """Captions of all sources, and the questions made of them; at most a million.
+    """Captions of all sources, less those of what is forgotten, questions made of them, and what is
+    said in conversations; at most a million.
 
     Raises `ConfigurationError` if there are none.
     """
@@ -192,13 +201,10 @@ def caption_texts(sources: Sequence[DataSource]) -> list[str]:
         questions = find_questions(source.questions)
         for shard in range(len(samples.counts())):
             table = samples.table(shard)
-            if "caption" not in table.column_names:
-                continue
-            for caption in table["caption"].to_pylist():
-                if caption:
-                    texts.append(caption)
-                    for question, answer in questions(caption) if questions else []:
-                        texts += [question, answer]
+            if samples.forgotten:
+                gone = pa.array([uid in samples.forgotten for uid in table["uid"].to_pylist()])
+                table = table.filter(pc.invert(gone))
+            texts += _texts_of(table, questions)
             if len(texts) > _CAPTIONS:
                 return texts[:_CAPTIONS]
     if not texts:
@@ -208,3 +214,19 @@ def caption_texts(sources: Sequence[DataSource]) -> list[str]:
             + "; give shards with captions, or --tokenizer FILE"
         )
     return texts
+
+
+def _texts_of(table: pa.Table, questions: Questions | None) -> Iterator[str]:
+    """What is said in conversations; of other samples the captions, and questions made of them."""
+    nothing = [None] * len(table)
+    captions, conversations = (
+        table[name].to_pylist() if name in table.column_names else nothing
+        for name in ("caption", "messages")
+    )
+    for caption, turns in zip(captions, conversations, strict=True):
+        if turns:
+            yield from (turn["text"] for turn in turns if turn["text"])
+        elif caption:
+            yield caption
+            for pair in questions(caption) if questions else ():
+                yield from pair

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gristmill.errors import ConfigurationError, SampleError, TrainingError
 from gristmill.model import checkpoint
 from gristmill.model.batch import Document
+from gristmill.model.chat_answer import AnswerWriter, OnText
 from gristmill.model.codecs.registry import load_codec
 from gristmill.model.documents import DocumentLayout
 from gristmill.model.growing_documents import Asked, GrowingDocuments
@@ -176,6 +177,22 @@ class Unified:
         ]
         return self._write(asked, sampling)
 
+    def chat(
+        self,
+        messages: Sequence[tuple[str, str]],
+        pictures: Sequence[Image] = (),
+        sampling: Sampling | None = None,
+        on_text: OnText | None = None,
+    ) -> str:
+        """The answer to turns of (role, text), which `on_text` is handed in pieces as well.
+
+        Each `<image>` in a text stands for the next of the pictures; pictures without marks come
+        before what is asked first. Raises `ConfigurationError` for turns that cannot be answered.
+        """
+        seen = self.bundle.image_tokenizer.tokenize(pictures) if pictures else []
+        writer = AnswerWriter(self.model, self.bundle)
+        return writer.answer(messages, seen, sampling or Sampling(temperature=0), on_text)
+
     def _prompt(self, segments: Sequence[Segment], contents: Sequence[Content]) -> Document:
         rng = np.random.default_rng(0)
         return self.bundle.writer.write(segments, contents, rng, prompt=True)
@@ -314,6 +331,8 @@ def sample_sheet(model: Unified, planner: Planner, count: int = 8) -> Image | No
     captions: list[str] = []
     contents: list[Content] = []
     for row in range(len(table)):
+        if planner.left_out(0, 0, row):
+            continue
         with contextlib.suppress(SampleError):
             contents.append(builder.content(0, 0, row, 0, planner.grid(0, 0, row, 0)))
             captions.append(table["caption"][row].as_py() or "")

@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.codecs.base import Codec, Codes, Latents, Pixels
+from gristmill.model.codecs.base import Codec, Codes, Latents, Pixels, from_patches, to_patches
 
 
 class _Block(nn.Module):
@@ -30,14 +30,22 @@ class _Block(nn.Module):
 
 
 class _AutoEncoder(Codec):
-    """Patches -> width -> blocks -> `bottleneck` channels -> blocks -> patches."""
+    """Patches of `stem` px -> width -> blocks -> bottleneck -> blocks -> patches."""
 
     def __init__(
-        self, *, side: int, patch: int, width: int, blocks: int, in_features: int, out_features: int
+        self,
+        *,
+        side: int,
+        patch: int,
+        stem: int,
+        width: int,
+        blocks: int,
+        in_features: int,
+        out_features: int,
     ) -> None:
         super().__init__(side=side, patch=patch)
-        self.width, self.blocks = width, blocks
-        pixels = 3 * patch * patch
+        self.stem, self.width, self.blocks = stem, width, blocks
+        pixels = 3 * stem * stem
         self.down = nn.Sequential(
             nn.Conv2d(pixels, width, 1),
             *[_Block(width) for _ in range(blocks)],
@@ -52,11 +60,11 @@ class _AutoEncoder(Codec):
         )
 
     def _down(self, pictures: Tensor) -> Tensor:
-        out: Tensor = self.down(F.pixel_unshuffle(pictures, self.patch))
+        out: Tensor = self.down(F.pixel_unshuffle(pictures, self.stem))
         return out.permute(0, 2, 3, 1)
 
     def _up(self, grid: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.up(grid.permute(0, 3, 1, 2)), self.patch)
+        return F.pixel_shuffle(self.up(grid.permute(0, 3, 1, 2)), self.stem)
 
 
 class FsqCodec(_AutoEncoder):
@@ -82,8 +90,8 @@ class FsqCodec(_AutoEncoder):
         if not flat or min(flat) < 2:
             raise ConfigurationError(f"levels {levels}: give at least two to each channel")
         super().__init__(
-            side=side, patch=patch, width=width, blocks=blocks, in_features=len(flat),
-            out_features=len(flat),
+            side=side, patch=patch, stem=patch, width=width, blocks=blocks,
+            in_features=len(flat), out_features=len(flat),
         )  # fmt: skip
         self.register_buffer("counts", torch.tensor(flat), persistent=False)
 
@@ -143,7 +151,11 @@ class FsqCodec(_AutoEncoder):
 
 class VaeCodec(_AutoEncoder):
     """A small variational autoencoder (Kingma & Welling 2013): smooth latents for flow. Latents
-    are scaled to unit deviation by what was measured at the end of training."""
+    are scaled to unit deviation by what was measured at the end of training.
+
+    A place is `latent_patch` x `latent_patch` latents of the network, packed: they lie closer, and
+    a picture still has one place for each `patch` pixels.
+    """
 
     kind = "vae"
     discrete = False
@@ -158,40 +170,50 @@ class VaeCodec(_AutoEncoder):
         width: int = 96,
         blocks: int = 2,
         latent: int = 16,
+        latent_patch: int = 1,
         kl: float = 1e-4,
     ) -> None:
-        self.latent, self.kl = latent, kl
+        self.latent, self.latent_patch, self.kl = latent, latent_patch, kl
+        if latent_patch < 1 or patch % latent_patch:
+            raise ConfigurationError(
+                f"a patch of {patch} px is not a multiple of a latent_patch of {latent_patch}"
+            )
         super().__init__(
-            side=side, patch=patch, width=width, blocks=blocks, in_features=latent,
-            out_features=2 * latent,
+            side=side, patch=patch, stem=patch // latent_patch, width=width, blocks=blocks,
+            in_features=latent, out_features=2 * latent,
         )  # fmt: skip
-        self.register_buffer("mean", torch.zeros(latent))
-        self.register_buffer("spread", torch.ones(latent))
+        self.register_buffer("mean", torch.zeros(self.channels))
+        self.register_buffer("spread", torch.ones(self.channels))
 
     @property
     def channels(self) -> int:
-        return self.latent
+        return self.latent * self.latent_patch**2
 
     def fields(self) -> Mapping[str, object]:
         return {
             "side": self.side, "patch": self.patch, "width": self.width, "blocks": self.blocks,
-            "latent": self.latent, "kl": self.kl,
+            "latent": self.latent, "latent_patch": self.latent_patch, "kl": self.kl,
         }  # fmt: skip
 
     def fit(self, pictures: Tensor, seed: int) -> None:
         """Measure the latents, after training."""
         with torch.no_grad():
-            parts = [self._down(part)[..., : self.latent] for part in pictures.split(256)]
-        rows = torch.cat(parts).reshape(-1, self.latent)
+            parts = [self._means(part) for part in pictures.split(256)]
+        rows = torch.cat(parts).reshape(-1, self.channels)
         self.mean.copy_(rows.mean(dim=0))
         self.spread.copy_(rows.std(dim=0).clamp_min(1e-3))
 
+    def _means(self, pictures: Pixels) -> Latents:
+        """Means of the posterior, packed."""
+        means = self._down(pictures)[..., : self.latent].permute(0, 3, 1, 2)
+        return to_patches(means, self.latent_patch)
+
     def _encode(self, pictures: Pixels) -> Latents:
-        """The mean of the posterior."""
-        return (self._down(pictures)[..., : self.latent] - self.mean) / self.spread
+        return (self._means(pictures) - self.mean) / self.spread
 
     def _decode(self, grid: Latents) -> Pixels:
-        return self._up(grid * self.spread + self.mean)
+        latents = from_patches(grid * self.spread + self.mean, self.latent_patch)
+        return self._up(latents.permute(0, 2, 3, 1))
 
     def loss(self, pictures: Pixels) -> Float32[Tensor, ""]:
         """Squared error + kl * divergence from a normal of unit variance."""

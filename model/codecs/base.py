@@ -99,12 +99,17 @@ class Codec(nn.Module):
         raise NotImplementedError
 
 
-def to_patches(pictures: Pixels, patch: int) -> Latents:
-    """Patches of `patch` x `patch` pixels, each in a row: channels are 3 * patch * patch."""
+def to_patches(
+    pictures: Float32[Tensor, "n channels height width"], patch: int
+) -> Float32[Tensor, "n rows columns features"]:
+    """Patches of `patch` x `patch` pixels, each in a row: features are channels * patch * patch, in
+    this order, as FLUX packs its latents."""
     return F.pixel_unshuffle(pictures, patch).permute(0, 2, 3, 1)
 
 
-def from_patches(patches: Latents, patch: int) -> Pixels:
+def from_patches(
+    patches: Float32[Tensor, "n rows columns features"], patch: int
+) -> Float32[Tensor, "n channels height width"]:
     """The inverse of `to_patches`."""
     return F.pixel_shuffle(patches.permute(0, 3, 1, 2), patch)
 

@@ -21,6 +21,7 @@ from gristmill.model.batch import PackedBatch
 from gristmill.model.codecs.patches import KMeansCodec
 from gristmill.model.codecs.registry import load_codec, save_codec
 from gristmill.model.dataloader import Loader, PackedRowBuilder
+from gristmill.model.first_rows import first_rows
 from gristmill.model.image_tokenizer import ImageTokenizer
 from gristmill.model.planner import StreamConfig, StreamState
 from gristmill.model.segments import TextSegment
@@ -189,13 +190,13 @@ def test_rows_that_stay_empty_say_how_long_they_should_be(world: World, tmp_path
     planner = make_setup(config).planner
     plans, _ = planner.block(planner.start())
     lengths = [planner.writer.length(plan.segments, plan.grids) for row in plans for plan in row]
-    assert "--row-length" not in planner.packing() and "filled to 9" in planner.packing()
+    assert "--row-length" not in first_rows(planner) and "filled to 9" in first_rows(planner)
     wasteful = 2 * min(lengths) - 1
     assert wasteful > max(lengths)
-    said = make_setup(dataclasses.replace(config, row_length=wasteful)).planner.packing()
+    said = first_rows(make_setup(dataclasses.replace(config, row_length=wasteful)).planner)
     assert f"documents have {min(lengths)} to {max(lengths)} positions" in said
     better = int(re.findall(r"--row-length (\d+) would fill rows to (\d+)%", said)[0][0])
-    again = make_setup(dataclasses.replace(config, row_length=better)).planner.packing()
+    again = first_rows(make_setup(dataclasses.replace(config, row_length=better)).planner)
     before, after = (int(re.findall(r"filled to (\d+)%", text)[0]) for text in (said, again))
     assert before < 80 <= after
 

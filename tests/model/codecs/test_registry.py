@@ -27,6 +27,7 @@ MADE = {
     "kmeans": lambda: KMeansCodec(side=24, patch=4, sizes=(128, 32)),
     "fsq": lambda: FsqCodec(side=24, patch=4, width=16, blocks=1, levels=((4, 4), (8, 5))),
     "vae": lambda: VaeCodec(side=24, patch=4, width=16, blocks=1, latent=6),
+    "packed vae": lambda: VaeCodec(side=24, patch=4, width=16, blocks=1, latent=6, latent_patch=2),
     "raw": lambda: RawPatches(side=24, patch=4),
     "pca": lambda: WhitenedPatches(side=24, patch=4, components=12),
 }
@@ -84,6 +85,8 @@ def test_codes_of_fsq_are_its_digits() -> None:
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="not a multiple"):
         KMeansCodec(side=25, patch=4)
+    with pytest.raises(ConfigurationError, match="not a multiple of a latent_patch"):
+        VaeCodec(side=24, patch=3, latent_patch=2)
     with pytest.raises(ConfigurationError, match="pictures of shape"):
         train_codec(RawPatches(side=32, patch=4), PICTURES)
     with pytest.raises(ConfigurationError, match="patches for"):
