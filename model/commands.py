@@ -34,7 +34,10 @@ def train(
     out: Annotated[str, typer.Option(help="Folder of the checkpoint; goes on if it holds one.")],
     paradigm: Annotated[
         str,
-        typer.Option(help="ar, masked, discrete-diffusion, flow, flow-semantic, janus or query."),
+        typer.Option(
+            help="ar, masked, discrete-diffusion, flow, flow-semantic, joint, token-flow, janus or "
+            "query."
+        ),
     ] = "ar",
     experts: Annotated[str, typer.Option(help="dense, mot or moe.")] = "dense",
     codec: Annotated[
