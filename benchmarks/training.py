@@ -40,15 +40,17 @@ from gristmill.model.codecs.base import Codec
 from gristmill.model.codecs.patches import KMeansCodec, RawPatches
 from gristmill.model.codecs.registry import CodecTraining, load_codec, save_codec, train_codec
 from gristmill.model.filter_network import train_filter_network
+from gristmill.model.machine import keep_freed_memory
 from gristmill.model.paradigms import PARADIGMS, find_paradigm
 from gristmill.model.sampling import Sampling
 from gristmill.model.shapes.parser import SIDE
 from gristmill.model.shapes.scenes import caption, draw, make_scene
 from gristmill.model.shapes.suite import WITHOUT_HELD_OUT, evaluate_shapes
 from gristmill.model.shard_sources import DataSource
-from gristmill.model.train import Trainer, keep_freed_memory, steps_of, train
+from gristmill.model.train import Trainer, steps_of, train
 from gristmill.model.train_config import TrainConfig
-from gristmill.model.train_log import Meter, TrainLog, read_log
+from gristmill.model.train_log import TrainLog, read_log
+from gristmill.model.train_meter import Meter
 from gristmill.model.training_setup import make_setup
 
 PAIRS = 5

@@ -1,4 +1,5 @@
-"""SIGTERM taken as Ctrl-C is, while a command runs: what is held is given back on the way out."""
+"""Signals that ask a process to stop: SIGTERM taken as Ctrl-C is, while a command runs, so that
+what is held is given back on the way out; or only noted, where work must come to a good place."""
 
 from __future__ import annotations
 
@@ -7,8 +8,9 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 # Who stops a process often says so twice, to it and to its group.
 _TWICE_S = 5.0
@@ -48,3 +50,51 @@ def stopped_by_sigterm() -> Iterator[Stops]:
     finally:
         # None: set by something that is not Python.
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+STOPS = (signal.SIGTERM, signal.SIGUSR1)
+"""How schedulers say that time is up: SIGUSR1 is Slurm's, as `--signal=USR1@120` asks for."""
+
+
+@dataclass
+class StopRequest:
+    """The first of `STOPS` that came; one that comes again, later, does what it did before."""
+
+    # 0: none came.
+    number: int = 0
+    at: float = 0.0
+    # What each signal did before.
+    before: dict[int, Any] = field(default_factory=dict)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The handler."""
+        now = time.monotonic()
+        if not self.number:
+            self.number, self.at = number, now
+        elif now - self.at > _TWICE_S:
+            signal.signal(number, self.before[number])
+            signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Within the block `STOPS` are noted, and nothing is interrupted; in the main thread only,
+    where Python lets handlers be set."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    for asked in STOPS:
+        before = signal.signal(asked, request)
+        request.before[asked] = signal.SIG_DFL if before is None else before
+    try:
+        yield request
+    finally:
+        for number, handler in request.before.items():
+            signal.signal(number, handler)
+
+
+def ignore_stops(_: int = 0) -> None:
+    """For a child process whose parent decides when it ends: a scheduler signals all processes."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)

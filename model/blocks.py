@@ -59,6 +59,8 @@ class Context:
     sin: Tensor
     expert: Tensor | None  # [N]
     sorting: Sorting | None
+    # [N]: False for padding, which learned experts need not share out among them.
+    real: Tensor
 
 
 class Attention(nn.Module):
@@ -131,8 +133,9 @@ class FeedForward(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """Learned top-k of many feed-forward experts; no token is dropped. The balance term is that of
-    Switch (Fedus et al. 2021), per layer: experts * sum(share of tokens * share of weight)."""
+    """Learned top-k of many feed-forward experts; no token is dropped. Beside the output it gives
+    what the balance term is made of, [2, experts], padding not counted: places of tokens that each
+    expert got, and the sum of its shares."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -155,8 +158,11 @@ class MixtureOfExperts(nn.Module):
         out = self.down(self.activation(gate) * up, sorting)[sorting.inverse]
         out = out.view(len(x), self.top_k, -1)
         mixed = (out * weights.to(out.dtype)[:, :, None]).sum(dim=1)
-        used = sorting.counts.float() / (len(x) * self.top_k)
-        return mixed, self.experts * (used * shares.mean(dim=0)).sum()
+        real = context.real.to(shares.dtype)
+        routed = torch.zeros_like(shares[0]).scatter_add(
+            0, chosen.reshape(-1), real.repeat_interleave(self.top_k)
+        )
+        return mixed, torch.stack([routed, (real[:, None] * shares).sum(dim=0)])
 
 
 class Block(nn.Module):
@@ -180,8 +186,8 @@ class Block(nn.Module):
         cache: Cache | None = None,
         layer: int = 0,
     ) -> tuple[Tensor, Tensor | None]:
-        """x: [N, width] -> the same, and the balance term if there is one."""
+        """x: [N, width] -> the same, and the load of learned experts if there are any."""
         normed = self.attention_norm(x, context.expert)
         x = x + self.attention(normed, shape, context, cache, layer)
-        out, balance = self.feed_forward(self.forward_norm(x, context.expert), context)
-        return x + out, balance
+        out, load = self.feed_forward(self.forward_norm(x, context.expert), context)
+        return x + out, load

@@ -16,6 +16,8 @@ from torch import nn
 from gristmill.errors import TrainingError
 from gristmill.model.facts import CheckpointFacts, ModelFacts, TrainingFacts
 from gristmill.model.optimizer import MovingAverage
+from gristmill.model.ranks import barrier, first_rank_does, rank
+from gristmill.model.weight_files import write_weights
 from gristmill.pipelines.out_folder import require_own, require_writable
 
 FORMAT = 2
@@ -34,24 +36,6 @@ def require_training_folder(folder: str) -> None:
     something that is none."""
     require_own(folder, what="training", marks=_MARKS, beside=_BESIDE)
     require_writable(folder, what="training")
-
-
-def rank() -> int:
-    """This process among those that train together."""
-    dist = torch.distributed
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def world_size() -> int:
-    """How many train together."""
-    dist = torch.distributed
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def barrier() -> None:
-    """Wait for all of them."""
-    if world_size() > 1:
-        torch.distributed.barrier()
 
 
 def _state(
@@ -177,20 +161,10 @@ def _first_line(error: BaseException) -> str:
 
 
 def export(folder: str, average: MovingAverage, facts: ModelFacts) -> None:
-    """Write model.json and model.safetensors: the averaged weights, whole, for sampling."""
-    from safetensors.torch import save_file
-
-    whole = {
-        name: (value.full_tensor() if hasattr(value, "full_tensor") else value)
-        for name, value in average.values.items()
-    }
-    if rank() == 0:
-        weights = {name: value.cpu().contiguous() for name, value in whole.items()}
-        path = os.path.join(folder, WEIGHTS_FILE)
-        save_file(weights, path + ".partial")
-        os.replace(path + ".partial", path)
-        write_json(os.path.join(folder, MODEL_FILE), facts)
-    barrier()
+    """Write model.safetensors and model.json: the averaged weights, for sampling. All ranks
+    call."""
+    write_weights(os.path.join(folder, WEIGHTS_FILE), average.values)
+    first_rank_does(lambda: write_json(os.path.join(folder, MODEL_FILE), facts))
 
 
 def write_json(path: str, value: Mapping[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +54,9 @@ def train(
     ] = "",
     steps: Annotated[int, typer.Option(help="Steps of the optimiser.")] = 1000,
     rows: Annotated[int, typer.Option(help="Rows in a step, over all ranks.")] = 32,
+    replicate: Annotated[
+        int, typer.Option(help="Whole copies of the weights, each shared out over its ranks.")
+    ] = 1,
     row_length: Annotated[int, typer.Option(help="Positions of a row.")] = 128,
     patches: Annotated[
         int,
@@ -75,21 +79,32 @@ def train(
         if on_cluster is None:
             raise ConfigurationError("--address belongs to `gristmill train`, not to torchrun")
         launch = on_cluster(address, ranks)
+    else:
+        from gristmill.model.ranks import join
+
+        # What the training needs made first, one rank makes.
+        join()
     config = train_config(
         size=size, data=data, out=out, paradigm=paradigm, experts=experts,
         codec=codec or run_field(data, "tokens", "images"),
         encoder=encoder or clip_of_run(data), split=split, where=where, tasks=tasks,
         questions=questions, steps=steps, rows=rows, row_length=row_length, patches=patches,
-        rate=rate, seed=seed,
-        settings=settings or [],
+        rate=rate, seed=seed, replicate=replicate, settings=settings or [],
     )  # fmt: skip
     if launch is not None:
         launch(config)
         return
+    from gristmill.model.ranks import rank
+    from gristmill.model.torchrun_errors import tell
     from gristmill.model.train import train as train_here
 
     result = train_here(config)
-    print(
-        f"{out}: {result.steps:,} steps, loss {result.first_loss:.3f} -> {result.last_loss:.3f}, "
-        f"{result.tokens:,} tokens in {result.seconds:,.0f} s"
-    )
+    if result.stopped_by:
+        name = signal.Signals(result.stopped_by).name
+        tell(f"stopped by {name} at step {result.steps:,} of {steps:,}; the same command goes on")
+        raise typer.Exit(128 + result.stopped_by)
+    if rank() == 0:
+        print(
+            f"{out}: {result.steps:,} steps, loss {result.first_loss:.3f} -> "
+            f"{result.last_loss:.3f}, {result.tokens:,} tokens in {result.seconds:,.0f} s"
+        )

@@ -24,6 +24,7 @@ from gristmill.model.planner import (
     generator,
 )
 from gristmill.model.segments import Content, ImageSegment
+from gristmill.stop_signals import ignore_stops
 
 
 class PackedRowBuilder(torch.utils.data.Dataset[list[Document]]):
@@ -127,6 +128,8 @@ class Loader:
             prefetch_factor=4 if workers else None,
             persistent_workers=workers > 0,
             multiprocessing_context="spawn" if workers else None,
+            # The step that is at work when a scheduler signals needs its rows yet.
+            worker_init_fn=ignore_stops,
         )
 
     def plans(self) -> Iterator[list[RowPlan]]:

@@ -113,7 +113,7 @@ class TrainingSummary(TypedDict):
 
     summary: str
     flops_per_token: float
-    # Of one device; 0: unknown.
+    # Of all devices; 0: unknown.
     peak_flops: float
 
 

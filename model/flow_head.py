@@ -78,19 +78,6 @@ class FlowHead(nn.Module):
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.latent_out = nn.Linear(width, channels)
 
-    def reset_last(self) -> None:
-        """Zero what must start at zero."""
-        nn.init.zeros_(self.latent_out.weight)
-        for layer in self.layers:
-            assert isinstance(layer, _Layer)
-            nn.init.zeros_(layer.modulate.weight)
-            # Gates start open a little: a shallow head learns faster than from a plain identity.
-            nn.init.zeros_(layer.modulate.bias)
-            width = layer.modulate.out_features // 6
-            with torch.no_grad():
-                layer.modulate.bias[2 * width : 3 * width] = 1
-                layer.modulate.bias[5 * width :] = 1
-
     def packed(
         self,
         hidden: Float[Tensor, "positions width"],

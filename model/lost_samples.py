@@ -8,7 +8,7 @@ import torch
 
 from gristmill.errors import TrainingError
 from gristmill.model.batch import LostSample, PackedBatch
-from gristmill.model.checkpoint import world_size
+from gristmill.model.ranks import world_size
 
 # The share is that of so many documents at least, or chance would stop a training that begins.
 _FEWEST = 100

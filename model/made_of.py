@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from gristmill.model import checkpoint
+from gristmill.model.ranks import rank
 from gristmill.model.shard_sources import DataSource, open_samples
 
 # File name -> digest of the data, of the files in a folder.
@@ -62,5 +63,5 @@ def _read(folder: str) -> dict[str, str]:
 
 
 def _say(text: str) -> None:
-    if checkpoint.rank() == 0:
+    if rank() == 0:
         print(text, file=sys.stderr, flush=True)

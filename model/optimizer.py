@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from gristmill.model.choices import require_known
+from gristmill.model.local_parts import local, local_slices, whole
 
 SCHEDULES = ("cosine", "wsd", "constant")
 OPTIMISERS = ("adamw", "muon")
@@ -116,13 +117,14 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(grad, 1 - group["momentum"])
             # A sharded matrix is made whole: orthogonality is of all its rows.
-            mixed.append(_whole(torch.lerp(grad, state["momentum"], group["momentum"])))
+            mixed.append(whole(torch.lerp(grad, state["momentum"], group["momentum"])))
         updates = orthogonalise(torch.cat(mixed), self._precision).split([len(m) for m in mixed])
         # Root mean square of an orthogonal update is 1 / sqrt(longer side); AdamW's is about 0.2.
         scale = 0.2 * math.sqrt(max(parameters[0].shape[-2:]))
         for parameter, update in zip(parameters, updates, strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(_like(update, parameter), alpha=-group["lr"] * scale)
+            mine = local(parameter)
+            mine.mul_(1 - group["lr"] * group["weight_decay"])
+            mine.add_(update[local_slices(parameter)], alpha=-group["lr"] * scale)
 
     def _adam(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         states = [self.state[parameter] for parameter in parameters]
@@ -163,20 +165,6 @@ def orthogonalise(
             x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445
         )
     return (x.mT if tall else x).to(matrices.dtype)
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return full
-
-
-def _like(whole: Tensor, parameter: Tensor) -> Tensor:
-    """Sharded as the parameter is."""
-    if not hasattr(parameter, "full_tensor"):
-        return whole
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(whole, parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined]
 
 
 class MovingAverage:

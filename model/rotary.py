@@ -104,18 +104,13 @@ class Rotary(nn.Module):
         self.pairs, self.base, self.interleaved = head_dim // 2, base, interleaved
         self.sections = sections or thirds(self.pairs)
         self.scaling = scaling
-        self.register_buffer("frequencies", torch.empty(self.pairs), persistent=False)
-        self.register_buffer("axis", torch.empty(self.pairs, dtype=torch.int64), persistent=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Fill the buffers; again after a model made on the meta device was given memory."""
+        # On the CPU, also where weights are made on the meta device: nobody would fill them.
         with torch.device("cpu"):
             exponents = torch.arange(0, 2 * self.pairs, 2, dtype=torch.float32) / (2 * self.pairs)
-            frequencies = self.scaling.apply(1.0 / self.base**exponents, self.base)
-            axis = torch.tensor(axis_of_pairs(self.sections, self.interleaved))
-        self.frequencies.copy_(frequencies)
-        self.axis.copy_(axis)
+            frequencies = scaling.apply(1.0 / base**exponents, base)
+            axis = torch.tensor(axis_of_pairs(self.sections, interleaved))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.register_buffer("axis", axis, persistent=False)
 
     def forward(
         self, pos: Int[Tensor, "rows length 3"]

@@ -24,6 +24,7 @@ from gristmill.model.codecs.registry import CODECS, CodecTraining, save_codec, t
 from gristmill.model.filter_network import IMAGE_SIZE, Training, train_filter_network
 from gristmill.model.made_of import data_digest, remember, serves
 from gristmill.model.paradigms import find_paradigm
+from gristmill.model.ranks import first_rank_does
 from gristmill.model.shard_sources import DataSource, chosen_rows, open_samples
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.training_setup import caption_texts
@@ -54,6 +55,7 @@ def train_config(
     row_length: int,
     patches: int,
     rate: float,
+    replicate: int,
     seed: int,
     settings: Sequence[str],
 ) -> TrainConfig:
@@ -67,7 +69,7 @@ def train_config(
     fields: dict[str, Any] = {
         "out": out, "data": sources, "codec": codec, "size": size, "paradigm": paradigm,
         "experts": experts, "steps": steps, "rows_per_step": rows, "row_length": row_length,
-        "patches": patches, "rate": rate, "seed": seed,
+        "patches": patches, "rate": rate, "replicate": replicate, "seed": seed,
     }  # fmt: skip
     wanted = find_paradigm(paradigm)
     if "semantic" in wanted.image_inputs:
@@ -90,10 +92,14 @@ def _fitting_codec(config: TrainConfig, codes: bool) -> str:
     path = os.path.join(config.out, "trained-codec.safetensors")
     kind = "kmeans" if codes else "raw"
     digest = data_digest(config.data, kind, config.seed)
-    if not serves(path, digest):
-        urls = [source.url for source in config.data]
-        codec_from_shards(kind, urls, seed=config.seed, out=path, split=config.data[0].split)
-        remember(path, digest)
+
+    def make() -> None:
+        if not serves(path, digest):
+            urls = [source.url for source in config.data]
+            codec_from_shards(kind, urls, seed=config.seed, out=path, split=config.data[0].split)
+            remember(path, digest)
+
+    first_rank_does(make)
     return path
 
 

@@ -6,13 +6,13 @@ torchrun --nproc-per-node 8 -m gristmill.model base --data ... --out ...
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
-import platform
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,13 +22,20 @@ from gristmill.model import checkpoint
 from gristmill.model.batch import PackedBatch
 from gristmill.model.dataloader import Loader
 from gristmill.model.facts import TrainingFacts
+from gristmill.model.initial_weights import fill
+from gristmill.model.local_parts import whole
 from gristmill.model.lost_samples import LostCount
+from gristmill.model.machine import fast_in_bf16, keep_freed_memory
 from gristmill.model.optimizer import MovingAverage, learning_rate, make_optimizer
 from gristmill.model.planner import StreamState
+from gristmill.model.ranks import all_ranks, barrier, first_rank_does, join, rank, world_size
+from gristmill.model.sharding import check_replicas, materialise, shard
 from gristmill.model.train_config import TrainConfig, changed
-from gristmill.model.train_log import Meter, TrainLog
+from gristmill.model.train_log import TrainLog
+from gristmill.model.train_meter import Meter
 from gristmill.model.training_setup import TrainingSetup, make_setup
-from gristmill.model.transformer import Losses, Transformer
+from gristmill.model.transformer import Losses, Transformer, balance
+from gristmill.stop_signals import STOPS, StopRequest, stop_requests
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,8 @@ class TrainResult:
     last_loss: float
     seconds: float
     tokens: int
+    # The signal that ended it before its last step; 0: none did.
+    stopped_by: int = 0
 
 
 def train(config: TrainConfig, log: TrainLog | None = None) -> TrainResult:
@@ -52,50 +61,38 @@ def train(config: TrainConfig, log: TrainLog | None = None) -> TrainResult:
     """
     config.check()
     checkpoint.require_training_folder(config.out)
-    device = _join()
+    device = join()
     if device.type == "cpu":
         keep_freed_memory()
     setup = make_setup(config)
     trainer = Trainer(config, setup, device)
-    log = log or TrainLog(config.out, enabled=checkpoint.rank() == 0)
+    log = log or TrainLog(config.out, enabled=rank() == 0)
     try:
         return trainer.run(log)
     finally:
         log.close()
 
 
-def _join() -> torch.device:
-    """This rank's device, in the process group that torchrun's environment asks for."""
-    cuda = torch.cuda.is_available()
-    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("nccl" if cuda else "gloo")
-        if cuda:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+@dataclass(frozen=True)
+class StepFacts:
+    """What a step over all ranks came to."""
 
+    loss: float
+    balance: float
+    # NaN: the step was skipped.
+    grad_norm: float
+    rate: float
+    # Of all ranks, without padding.
+    positions: int
+    # A signal that came to any rank; 0: none.
+    stop: int
 
-def fast_in_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 pays: GPUs since Ampere, CPUs with instructions for it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability()[0] >= 8
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            flags = file.read()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def keep_freed_memory() -> None:
-    """Let glibc, where there is one, keep what a step frees, as the next step needs as much again:
-    to give it back and to have it zeroed anew took a seventh of a step on a CPU."""
-    if platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    trim_threshold, mmap_threshold = -1, -3
-    mallopt(mmap_threshold, 32 << 20)
-    mallopt(trim_threshold, 2**31 - 1)
+    def log_line(self) -> dict[str, float]:
+        """The quantities of a log."""
+        return {
+            "loss": self.loss, "balance": self.balance, "grad_norm": self.grad_norm,
+            "rate": self.rate,
+        }  # fmt: skip
 
 
 class Trainer:
@@ -107,14 +104,7 @@ class Trainer:
             config.precision == "auto" and fast_in_bf16(device)
         )
         torch.manual_seed(config.seed)
-        model = Transformer(setup.model_config)
-        for first, features in zip(
-            setup.vocabulary.code_starts, setup.codec.code_features(), strict=False
-        ):
-            model.init_code_embeddings(first, features)
-        model.to(device)
-        if checkpoint.world_size() > 1:
-            _shard(model, device)
+        model = make_model(config, setup, device, bf16=self.bf16)
         self.model: nn.Module = model
         self.average = MovingAverage(model, config.average)
         self.optimizer = make_optimizer(
@@ -129,9 +119,9 @@ class Trainer:
         self.state: StreamState | None = None
         self.lost = LostCount(config.max_lost)
         self.data_from = 0
+        self._asked = StopRequest()
         if device.type == "cuda" and config.compile:
-            for block in model.blocks:
-                block.compile()
+            compile_blocks(model)
         self._folder = os.path.join(config.out, "checkpoints")
         self._resume()
 
@@ -162,8 +152,8 @@ class Trainer:
             self.setup.planner,
             self.setup.image_tokenizer,
             self.setup.planner.config,
-            rank=checkpoint.rank(),
-            world=checkpoint.world_size(),
+            rank=rank(),
+            world=world_size(),
             workers=config.workers,
             state=self.state,
         )
@@ -172,34 +162,50 @@ class Trainer:
         self.model.train()
         meter = Meter(self.setup.vocabulary, self.setup.titles)
         batches = iter(loader)
-        while self.step < config.steps:
-            waited = time.perf_counter()
-            batch = next(batches)
-            waited = time.perf_counter() - waited
-            log.lost(self.step + 1, self.lost.add(batch, self.device))
-            self.lost.check(last=self.step + 1 == config.steps)
-            facts = self._update(self.setup.encode_pictures(batch.to(self.device)), meter)
-            bad = 0 if math.isfinite(facts["grad_norm"]) else bad + 1
-            if bad >= config.patience:
-                raise TrainingError(
-                    f"the loss was no number for {bad} steps in a row, last at step "
-                    f"{self.step + 1}; nothing of it was saved. Go on from step "
-                    f"{(checkpoint.steps(self._folder) or [0])[-1]} with a lower --rate, or look "
-                    "at the data of these steps"
-                )
-            self.step += 1
-            self.state = loader.state
-            tokens += meter.add(batch, waited)
-            if self.step % config.log_every == 0 or self.step == config.steps:
-                log.write(self.step, {**meter.take(), **facts, **self._position()})
-            log.tick(self.step, facts["loss"], batch.tokens)
-            if config.sample_every and self.step % config.sample_every == 0:
-                self._sample(log)
-            if self.step % config.save_every == 0 or self.step == config.steps:
-                self._save()
-        self._export()
+        stopped = 0
+        with stop_requests() as self._asked:
+            while self.step < config.steps and not stopped:
+                waited = time.perf_counter()
+                batch = next(batches)
+                waited = time.perf_counter() - waited
+                log.lost(self.step + 1, self.lost.add(batch, self.device))
+                self.lost.check(last=self.step + 1 == config.steps)
+                facts = self._update(self.setup.encode_pictures(batch.to(self.device)), meter)
+                bad = 0 if math.isfinite(facts.grad_norm) else bad + 1
+                if bad >= config.patience:
+                    self._give_up(bad)
+                self.step += 1
+                self.state = loader.state
+                tokens += facts.positions
+                meter.add(facts.positions, waited)
+                stopped = facts.stop if self.step < config.steps else 0
+                self._tell(log, meter, facts, stopped)
+        if not stopped:
+            self._export()
         first, last = log.ends()
-        return TrainResult(self.step, first, last, time.perf_counter() - start, tokens)
+        seconds = time.perf_counter() - start
+        return TrainResult(self.step, first, last, seconds, tokens, stopped)
+
+    def _tell(self, log: TrainLog, meter: Meter, facts: StepFacts, stopped: int) -> None:
+        """Log, draw and save what is due after a step."""
+        config, last = self.config, self.step == self.config.steps
+        if self.step % config.log_every == 0 or last:
+            log.write(self.step, {**meter.take(), **facts.log_line(), **self._position()})
+        log.tick(self.step, facts.loss, facts.positions)
+        if config.sample_every and self.step % config.sample_every == 0:
+            self._sample(log)
+        if self.step % config.save_every == 0 or last or stopped:
+            self._save()
+        if stopped:
+            log.stopped(self.step, signal.Signals(stopped).name)
+
+    def _give_up(self, bad: int) -> None:
+        raise TrainingError(
+            f"the loss was no number for {bad} steps in a row, last at step {self.step + 1}; "
+            f"nothing of it was saved. Go on from step "
+            f"{(checkpoint.steps(self._folder) or [0])[-1]} with a lower --rate, or look at the "
+            "data of these steps"
+        )
 
     def _position(self) -> dict[str, float]:
         """How far the data was read."""
@@ -213,9 +219,9 @@ class Trainer:
             "lost": self.lost.lost,
         }
 
-    def _update(self, batch: PackedBatch, meter: Meter) -> dict[str, float]:
+    def _update(self, batch: PackedBatch, meter: Meter) -> StepFacts:
         """One step of the optimiser over all micro-batches of all ranks."""
-        config, world = self.config, checkpoint.world_size()
+        config, world = self.config, world_size()
         rate = learning_rate(
             self.step, steps=config.steps, peak=config.rate, schedule=config.schedule,
             warmup=config.warmup,
@@ -223,39 +229,38 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # Denominators of the whole window and of all ranks, before any backward pass.
-        totals = torch.stack([batch.weight.sum(), batch.latent_loss.sum()]).double()
-        if world > 1:
-            torch.distributed.all_reduce(totals)
-        weights, latents = (float(total) or 1.0 for total in totals)
+        totals = torch.stack([batch.weight.sum(), batch.latent_loss.sum(), (batch.doc >= 0).sum()])
+        totals = all_ranks(totals.double())
+        weights, latents, positions = (float(total) or 1.0 for total in totals)
         micro = batch.split(config.micro_rows) if config.micro_rows else [batch]
         sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         self.optimizer.zero_grad(set_to_none=True)
         for part in micro:
             losses = self._losses(part)
+            even = balance(all_ranks(losses.routed), losses.shares, positions)
             # Gradients are averaged over ranks; sums are divided by what all ranks have.
             loss = world * (
                 losses.text / weights
                 + config.flow_weight * losses.flow / latents
                 + config.z_weight * losses.z / weights
-            ) + config.balance_weight * losses.balance / len(micro)
+                + config.balance_weight * even
+            )
             loss.backward()
             meter.losses(part, losses)
-            sums += torch.stack([losses.text, losses.flow, losses.z, losses.balance]).detach()
-        if world > 1:
-            torch.distributed.all_reduce(sums)
+            sums += torch.stack([losses.text, losses.flow, losses.z, even]).detach()
+        asked = [float(self._asked.number == number) for number in STOPS]
+        text, flow, _, uneven, *asked = all_ranks(
+            torch.cat([sums, sums.new_tensor(asked)])
+        ).tolist()
         norm = self._clip()
-        total = float(sums[0] / weights + config.flow_weight * sums[1] / latents)
+        total = text / weights + config.flow_weight * flow / latents
         if math.isfinite(norm) and math.isfinite(total):
             self.optimizer.step()
             self.average.update(self.model, self.step)
         else:
             norm = math.nan
-        return {
-            "loss": total,
-            "balance": float(sums[3]) / len(micro) / world,
-            "grad_norm": norm,
-            "rate": rate,
-        }
+        stop = next((number for number, said in zip(STOPS, asked, strict=True) if said), 0)
+        return StepFacts(total, uneven, norm, rate, int(totals[2]), stop)
 
     def _losses(self, batch: PackedBatch) -> Losses:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -280,38 +285,52 @@ class Trainer:
         checkpoint.save(self._folder, self.step, self.model, self.optimizer, self.average, facts)
 
     def _export(self) -> None:
-        if checkpoint.rank() == 0:
-            self.setup.write_files(self.config.out)
+        first_rank_does(lambda: self.setup.write_files(self.config.out))
         checkpoint.export(self.config.out, self.average, self.setup.to_dict(self.config, self.step))
 
+    @torch.no_grad()
     def _sample(self, log: TrainLog) -> None:
-        """Draw and describe a few samples of the first source with the averaged weights."""
+        """Draw and describe a few samples of the first source with the averaged weights, which one
+        rank alone has whole for it."""
         from gristmill.model.unified import Unified, sample_sheet
 
-        whole = {
-            name: (value.full_tensor() if hasattr(value, "full_tensor") else value)
-            for name, value in self.average.values.items()
-        }
-        if checkpoint.rank() == 0:
-            model = Transformer(self.setup.model_config).to(self.device)
-            model.load_state_dict(whole)
+        model = None
+        if rank() == 0:
+            with torch.device("meta"):
+                model = Transformer(self.setup.model_config)
+            materialise(model, self.device)
+        for name, value in self.average.values.items():
+            value = whole(value)
+            if model is not None:
+                model.get_parameter(name).copy_(value)
+        if model is not None:
             sheet = sample_sheet(Unified(model.eval(), self.setup), self.setup.planner)
             if sheet is not None:
                 log.samples(self.step, sheet)
-        checkpoint.barrier()
+        barrier()
 
 
-def _shard(model: Transformer, device: torch.device) -> None:
-    """Fully sharded data parallel, block by block; all ranks start with rank 0's weights."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+def make_model(
+    config: TrainConfig, setup: TrainingSetup, device: torch.device, *, bf16: bool
+) -> Transformer:
+    """The untrained model, its weights the same for any number of ranks; no rank has more than its
+    part, and one parameter at a time."""
+    with torch.device("meta"):
+        model = Transformer(setup.model_config)
+    check_replicas(config.replicate, world_size())
+    if world_size() > 1:
+        shard(model, device, replicate=config.replicate, bf16=bf16)
+    materialise(model, device)
+    features = setup.codec.code_features()
+    fill(model, config.seed, list(zip(setup.vocabulary.code_starts, features, strict=False)))
+    return model
 
-    for tensor in [*model.parameters(), *model.buffers()]:
-        torch.distributed.broadcast(tensor.data, 0)
-    mesh = init_device_mesh(device.type, (checkpoint.world_size(),))
+
+def compile_blocks(model: Transformer, **options: Any) -> None:
+    """Compile what each block computes. What FSDP does before and after a block stays outside: it
+    would break the graph."""
     for block in model.blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+        block.forward = torch.compile(block.forward, **options)
 
 
 def steps_of(config: TrainConfig, setup: TrainingSetup) -> Iterator[PackedBatch]:

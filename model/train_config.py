@@ -46,6 +46,8 @@ class TrainConfig:
     patches: int = 0
     # Rows in one forward pass; 0: all of a rank's at once. More passes are accumulated.
     micro_rows: int = 0
+    # Whole copies of the weights, each shared out over world / replicate ranks (HSDP).
+    replicate: int = 1
     rate: float = 3e-3
     schedule: str = "cosine"
     warmup: int = 50
@@ -130,8 +132,8 @@ class TrainConfig:
 
 # What may differ between a training and its continuation.
 FREE = (
-    "out", "steps", "micro_rows", "workers", "cache_mb", "save_every", "log_every", "sample_every",
-    "compile", "peak_flops", "patience", "max_lost",
+    "out", "steps", "micro_rows", "replicate", "workers", "cache_mb", "save_every", "log_every",
+    "sample_every", "compile", "peak_flops", "patience", "max_lost",
 )  # fmt: skip
 
 

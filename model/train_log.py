@@ -8,17 +8,13 @@ import json
 import math
 import os
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import torch
 
-from gristmill.model.batch import LostSample, PackedBatch
+from gristmill.model.batch import LostSample
 from gristmill.model.facts import LogLine, LostLine, TrainingSummary
-from gristmill.model.transformer import Losses
-from gristmill.model.vocabulary import Vocabulary
 from gristmill.pipelines.decode import Image
 
 if TYPE_CHECKING:
@@ -29,70 +25,6 @@ LOST_FILE = "lost.jsonl"
 # A person gets a line at most this often, and one for so many samples that cannot be read.
 _EVERY_S = 5.0
 _TOLD_LOST = 10
-
-
-class Meter:
-    """Means since the last line: loss by modality and by source, tokens, waiting for data."""
-
-    def __init__(self, vocabulary: Vocabulary, titles: list[str]) -> None:
-        self._first_code = min(vocabulary.code_starts, default=vocabulary.size)
-        self._titles = titles
-        self._sums: dict[str, float] = defaultdict(float)
-        self._counts: dict[str, float] = defaultdict(float)
-        self._tokens, self._waited, self._since = 0, 0.0, time.perf_counter()
-
-    def losses(self, batch: PackedBatch, losses: Losses) -> None:
-        """Take note of the losses of a batch."""
-        source = self._sources(batch)
-        for name, values, index in (
-            ("code", losses.entropies, losses.labelled),
-            ("flow", losses.flow_errors, losses.flow_index),
-        ):
-            if not len(index):
-                continue
-            if name == "code":
-                codes = batch.labels.reshape(-1)[index] >= self._first_code
-                self._add("loss_text", values[~codes])
-                self._add("loss_codes", values[codes])
-            else:
-                self._add("loss_flow", values)
-            if len(self._titles) > 1:
-                owner = source[index]
-                for number, title in enumerate(self._titles):
-                    self._add(f"loss_{name}/{title}", values[owner == number])
-
-    def _add(self, name: str, values: torch.Tensor) -> None:
-        if len(values):
-            self._sums[name] += float(values.sum())
-            self._counts[name] += len(values)
-
-    @staticmethod
-    def _sources(batch: PackedBatch) -> torch.Tensor:
-        """[B * L]: number of the source of each position; -1 for padding."""
-        most = max((len(row) for row in batch.source), default=0)
-        table = torch.full((len(batch.source), most + 1), -1, dtype=torch.long)
-        for number, row in enumerate(batch.source):
-            table[number, : len(row)] = torch.tensor(row, dtype=torch.long)
-        table = table.to(batch.doc.device)
-        return table.gather(1, batch.doc.long() % (most + 1)).reshape(-1)
-
-    def add(self, batch: PackedBatch, waited: float) -> int:
-        """Take note of a step; returns its positions."""
-        self._waited += waited
-        tokens = batch.tokens
-        self._tokens += tokens
-        return tokens
-
-    def take(self) -> dict[str, float]:
-        """The means, and start again."""
-        now = time.perf_counter()
-        seconds = max(1e-9, now - self._since)
-        facts = {name: value / self._counts[name] for name, value in self._sums.items()}
-        facts |= {"tokens_per_s": self._tokens / seconds, "data_wait": self._waited / seconds}
-        self._sums.clear()
-        self._counts.clear()
-        self._tokens, self._waited, self._since = 0, 0.0, now
-        return facts
 
 
 class TrainLog:
@@ -216,6 +148,14 @@ class TrainLog:
             self._say(f"step {step:,}: what it draws and says now: {path}")
         if self._board is not None:
             self._board.add_image("samples", picture, step, dataformats="HWC")
+
+    def stopped(self, step: int, name: str) -> None:
+        """A signal of that name ended the training after a step."""
+        if self.enabled and not self.quiet:
+            self._say(
+                f"step {step:,} of {self._steps:,}: {name} came; a checkpoint is written, and the "
+                "same command goes on from it"
+            )
 
     def ends(self) -> tuple[float, float]:
         """Mean loss of the first and the last tenth of the lines."""

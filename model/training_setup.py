@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.batch import PackedBatch
-from gristmill.model.checkpoint import CODEC_FILE, FORMAT, barrier, rank
+from gristmill.model.checkpoint import CODEC_FILE, FORMAT
 from gristmill.model.codecs.base import Codec, balancing_weights
 from gristmill.model.codecs.registry import load_codec
 from gristmill.model.configurations import describe, find_size, flops_per_token, for_paradigm
@@ -24,6 +24,7 @@ from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import Paradigm, find_paradigm
 from gristmill.model.picture_encoding import encode_pictures
 from gristmill.model.planner import Planner, StreamConfig
+from gristmill.model.ranks import first_rank_does, world_size
 from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.model.tasks import GuidanceDropout, find_questions
 from gristmill.model.train_config import TrainConfig
@@ -85,7 +86,7 @@ class TrainingSetup(ModelBundle):
         return {
             "summary": summary,
             "flops_per_token": flops_per_token(self.model_config, config.row_length),
-            "peak_flops": config.peak_flops,
+            "peak_flops": config.peak_flops * world_size(),
         }
 
     def write_files(self, folder: str) -> None:
@@ -169,14 +170,18 @@ def _text(config: TrainConfig) -> str:
             raise ConfigurationError(f"tokenizer {config.tokenizer}: {error}") from error
     path = os.path.join(config.out, "tokenizer.json")
     digest = data_digest(config.data, config.text_vocabulary)
-    if rank() == 0 and not serves(path, digest):
+
+    def make() -> None:
+        if serves(path, digest):
+            return
         text = train_text(caption_texts(config.data), config.text_vocabulary)
         os.makedirs(config.out, exist_ok=True)
         with open(path + ".partial", "w", encoding="utf-8") as file:
             file.write(text)
         os.replace(path + ".partial", path)
         remember(path, digest)
-    barrier()
+
+    first_rank_does(make)
     with open(path, encoding="utf-8") as file:
         return check_text(file.read(), path)
 

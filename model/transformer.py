@@ -8,7 +8,6 @@ the feed-forward part (mixture of experts, dropless).
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +20,10 @@ from gristmill.errors import ConfigurationError
 from gristmill.model.attention import Mask, TokenMeta, allow, make_mask
 from gristmill.model.batch import IGNORE, PackedBatch
 from gristmill.model.blocks import Block, Cache, Context
-from gristmill.model.experts import ExpertLinear, Sorting
+from gristmill.model.cross_entropy import chunked_cross_entropy
+from gristmill.model.experts import Sorting
 from gristmill.model.flow_head import FlowHead, time_features
+from gristmill.model.initial_weights import fill
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.rotary import PLACE_FEATURES, Rotary, place_features
 
@@ -37,8 +38,10 @@ class Losses:
     flow: Float[Tensor, ""]
     # Sum over labels of weight * log(Z)^2.
     z: Float[Tensor, ""]
-    # Mean over layers.
-    balance: Float[Tensor, ""]
+    # Of each layer of learned experts: the places of tokens that each got, and the sum over tokens
+    # of its share; see `balance`.
+    routed: Float[Tensor, "layers experts"]
+    shares: Float[Tensor, "layers experts"]
     # Of each labelled position the cross entropy, detached, and the flat index: for curves per
     # modality and source.
     entropies: Float[Tensor, " labels"]
@@ -48,8 +51,26 @@ class Losses:
     flow_index: Int64[Tensor, " flows"]
 
 
+def balance(
+    routed: Float[Tensor, "layers experts"],
+    shares: Float[Tensor, "layers experts"],
+    tokens: float,
+) -> Float[Tensor, ""]:
+    """The balance term of Switch (Fedus et al. 2021), experts * sum(share of tokens * mean share of
+    weight), as a mean over layers; 0 without learned experts.
+
+    `routed` may be of all ranks where `shares` are one's own: with the `tokens` of all, the terms
+    of ranks add up to that of one process.
+    """
+    if not len(routed):
+        return shares.sum()
+    used = routed / routed.sum(dim=1, keepdim=True).clamp_min(1)
+    return routed.shape[1] * (used * shares).sum(dim=1).mean() / tokens
+
+
 class Transformer(nn.Module):
-    """Ids, latents and semantic patches in; logits and velocities out."""
+    """Ids, latents and semantic patches in; logits and velocities out. Made on the meta device it
+    has no weights yet: see `sharding.materialise` and `initial_weights.fill`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -88,51 +109,8 @@ class Transformer(nn.Module):
                 layers=config.flow_head_layers or 4,
                 head_dim=config.head_dim,
             )
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Normal weights of deviation 1/sqrt(fan in), those that end in the residual stream
-        smaller by sqrt(2 * layers); the flow output is zero."""
-        self.rotary.reset_parameters()
-        shrink = 1 / math.sqrt(2 * self.config.layers)
-        for name, module in self.named_modules():
-            if isinstance(module, ExpertLinear):
-                deviation = 1 / math.sqrt(module.in_features)
-                if name.endswith((".out", ".down")):
-                    deviation *= shrink
-                nn.init.normal_(module.weight, std=deviation)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        input_std = 0.02 if self.config.width > 512 else 0.1
-        nn.init.normal_(self.embed.weight, std=input_std)
-        nn.init.normal_(self.place_in.weight, std=input_std)
-        if not self.config.tied:
-            nn.init.normal_(self.lm.weight, std=0.5 / math.sqrt(self.config.width))
-        if self.config.flow_head == "linear":
-            nn.init.zeros_(self.latent_out.weight)
-        elif self.config.flow_head == "query":
-            self.flow_head.reset_last()
-
-    @torch.no_grad()
-    def init_code_embeddings(self, first: int, features: Float[Tensor, "codes features"]) -> None:
-        """Begin the embeddings and output rows of ids from `first` on with what the codes stand
-        for, so that like codes are alike from the first step."""
-        centred = features.double() - features.double().mean(dim=0)
-        values, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
-        # Half whitened: strong directions lead, weak ones are not lost.
-        scale = values.clamp_min(float(values[-1]) * 1e-4) ** -0.25
-        mixed = (centred @ axes * scale).float()
-        mixed = mixed / mixed.std()
-        generator = torch.Generator().manual_seed(first)
-        for weight in dict.fromkeys((self.embed.weight, self.output_weight)):
-            turn = torch.randn(mixed.shape[1], weight.shape[1], generator=generator)
-            rows = (mixed @ turn / math.sqrt(mixed.shape[1])).to(weight)
-            old = weight[first : first + len(rows)]
-            weight[first : first + len(rows)] = rows * old.std() + 0.2 * old
+        if not self.embed.weight.is_meta:
+            fill(self, seed=0)
 
     @property
     def output_weight(self) -> Float[Tensor, "ids width"]:
@@ -142,7 +120,8 @@ class Transformer(nn.Module):
     def embed_batch(self, batch: PackedBatch) -> Float[Tensor, "rows length width"]:
         """Each position from its id, its latent at its time, or its patch."""
         rows, length = batch.ids.shape
-        x = self.embed(batch.ids.clamp_min(0)) * (batch.ids >= 0)[:, :, None]
+        # What blocks add to is kept in float32, whatever weights are gathered in.
+        x = self.embed(batch.ids.clamp_min(0)).float() * (batch.ids >= 0)[:, :, None]
         inside = (batch.span >= 0)[:, :, None]
         x = x + self.place_in(place_features(batch.pos)).to(x.dtype) * inside
         flat: Tensor = x.view(rows * length, -1)
@@ -163,49 +142,54 @@ class Transformer(nn.Module):
         t = batch.latent_t[:, None]
         return (1 - t) * batch.latent + t * batch.latent_eps
 
-    def _context(self, mask: Mask, pos: Tensor, expert: Tensor) -> Context:
-        cos, sin = self.rotary(pos)
+    def _context(self, mask: Mask, batch: PackedBatch) -> Context:
+        cos, sin = self.rotary(batch.pos)
+        real = (batch.doc >= 0).reshape(-1)
         if self.config.experts != "mot":
-            return Context(mask, cos, sin, None, None)
-        flat = expert.reshape(-1).long()
-        return Context(mask, cos, sin, flat, Sorting.of(flat, 2))
+            return Context(mask, cos, sin, None, None, real)
+        flat = batch.expert.reshape(-1).long()
+        return Context(mask, cos, sin, flat, Sorting.of(flat, 2), real)
 
     def hidden(
         self, batch: PackedBatch
-    ) -> tuple[Float[Tensor, "positions width"], Float[Tensor, ""]]:
-        """Normed outputs of all rows' positions in turn, and the balance term."""
+    ) -> tuple[Float[Tensor, "positions width"], Float[Tensor, "layers 2 experts"]]:
+        """Normed outputs of all rows' positions in turn, and what learned experts were given."""
         rows, length = batch.ids.shape
         index = torch.arange(length, device=batch.ids.device).expand(rows, length)
         mask = make_mask(TokenMeta(index, batch.doc, batch.span, batch.attn_mode))
-        context = self._context(mask, batch.pos, batch.expert)
+        context = self._context(mask, batch)
         x = self.embed_batch(batch).view(rows * length, -1)
-        balances: list[Tensor] = []
+        given: list[Tensor] = []
         for block in self.blocks:
             if self.config.checkpointing and self.training:
-                x, balance = checkpoint(block, x, (rows, length), context, use_reentrant=False)
+                x, load = checkpoint(block, x, (rows, length), context, use_reentrant=False)
             else:
-                x, balance = block(x, (rows, length), context)
-            if balance is not None:
-                balances.append(balance)
-        mean = torch.stack(balances).mean() if balances else x.new_zeros(())
-        return self.norm(x), mean
+                x, load = block(x, (rows, length), context)
+            if load is not None:
+                given.append(load)
+        loads = torch.stack(given) if given else x.new_zeros(0, 2, 0, dtype=torch.float32)
+        return self._normed(x), loads
+
+    def _normed(self, x: Tensor) -> Tensor:
+        # The stream is in float32, the gain in what weights are gathered in.
+        return F.rms_norm(x, x.shape[-1:], self.norm.weight.to(x.dtype), self.norm.eps)
 
     def forward(self, batch: PackedBatch) -> Losses:
         """The losses of a batch, as sums."""
-        hidden, balance = self.hidden(batch)
+        hidden, loads = self.hidden(batch)
         labels = batch.labels.reshape(-1)
         labelled = (labels != IGNORE).nonzero()[:, 0]
         weight = batch.weight.reshape(-1)[labelled]
-        logits = F.linear(hidden[labelled], self.output_weight).float()
-        entropies = F.cross_entropy(logits, labels[labelled], reduction="none")
-        # Of log Z the gradient is needed, too: the sum, as the entropies' kernel keeps it.
-        partition = entropies + logits.gather(1, labels[labelled][:, None])[:, 0]
+        entropies, partition = chunked_cross_entropy(
+            hidden[labelled], self.output_weight, labels[labelled]
+        )
         errors, where = self._flow_errors(batch, hidden)
         return Losses(
             text=(weight * entropies).sum(),
             flow=errors.sum(),
             z=(weight * partition**2).sum(),
-            balance=balance,
+            routed=loads[:, 0].detach(),
+            shares=loads[:, 1],
             entropies=entropies.detach(),
             labelled=labelled,
             # Without a latent that has a loss there is one error all the same, of no place.
@@ -256,13 +240,13 @@ class Transformer(nn.Module):
         index = torch.arange(cache.length, cache.length + length, device=batch.ids.device)
         new = TokenMeta(index.expand(rows, length), batch.doc, batch.span, batch.attn_mode)
         known = cache.meta.join(new) if cache.meta else new
-        context = self._context(allow(new, known), batch.pos, batch.expert)
+        context = self._context(allow(new, known), batch)
         x = self.embed_batch(batch).view(rows * length, -1)
         for layer, block in enumerate(self.blocks):
             x, _ = block(x, (rows, length), context, cache, layer)
         if commit:
             cache.meta = known
-        return self.norm(x).view(rows, length, -1)  # type: ignore[no-any-return]
+        return self._normed(x).view(rows, length, -1)
 
     def logits(
         self, hidden: Float[Tensor, "*places width"], first: int = 0, last: int | None = None

@@ -260,7 +260,7 @@ def _with_digest(found: LoadedEncoder) -> LoadedEncoder:
     whole = hashlib.sha256()
     for name in sorted(found.weights):
         whole.update(name.encode())
-        whole.update(found.weights[name].contiguous().view(-1).view(torch.uint8).numpy())
+        whole.update(found.weights[name].contiguous().view(-1).view(torch.uint8).numpy().data)
     config = dataclasses.replace(found.config, digest=whole.hexdigest()[:16])
     return LoadedEncoder(config, found.weights)
 

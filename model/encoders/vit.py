@@ -53,7 +53,8 @@ class _Layer(nn.Module):
         inner = self.out(seen)
         x = x + (inner if self.scale1 is None else self.scale1 * inner)
         inner = self.down(self.activation(self.up(self.norm2(x))))
-        return x + (inner if self.scale2 is None else self.scale2 * inner)
+        out: Tensor = x + (inner if self.scale2 is None else self.scale2 * inner)
+        return out
 
 
 class VisionTransformer(nn.Module):
@@ -119,7 +120,8 @@ def pixels(patches: Tensor, config: VisionConfig) -> Tensor:
     mean = torch.tensor(config.mean, device=patches.device)
     std = torch.tensor(config.std, device=patches.device)
     values = patches.unflatten(1, (-1, 3)).float() / 255
-    return ((values - mean) / std).flatten(1)
+    scaled: Tensor = (values - mean) / std
+    return scaled.flatten(1)
 
 
 def _alike(lengths: Sequence[int], device: torch.device) -> list[Tensor]:

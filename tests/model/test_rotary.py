@@ -12,6 +12,7 @@ from gristmill.errors import ConfigurationError
 from gristmill.model.configurations import nano
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.rotary import RopeScaling, Rotary, axis_of_pairs, place_features, rotate
+from gristmill.model.sharding import materialise
 
 
 def _grid(time: int, rows: int, columns: int) -> list[tuple[int, int, int]]:
@@ -134,8 +135,7 @@ def test_features_of_a_place_do_not_depend_on_the_time_of_its_picture() -> None:
 def test_a_model_made_on_the_meta_device_gets_its_angles_when_it_gets_memory() -> None:
     with torch.device("meta"):
         rotary = Rotary(16, 10000.0)
-    rotary = rotary.to_empty(device="cpu")
-    rotary.reset_parameters()
+    materialise(rotary, torch.device("cpu"))
     assert torch.equal(rotary.frequencies, Rotary(16, 10000.0).frequencies)
 
 

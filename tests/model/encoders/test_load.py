@@ -114,7 +114,9 @@ TOWERS = {
     "vit scaled": ({**VIT, "ls_init_value": 0.5}, False, False),
     # Grouped queries with norms of their own are no plain transformer: it is seen whole.
     "vit normed": ({**VIT, "block_type": "custom", "qk_norm": True}, False, True),
-    "resnet": ({"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32}, False, True),
+    "resnet": (
+        {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32}, False, True,
+    ),
 }  # fmt: skip
 
 
@@ -194,5 +196,5 @@ def test_what_is_no_encoder_is_refused_with_what_to_give(tmp_path: Path) -> None
     with pytest.raises(MissingWeightsError, match=r"config\.json and \*\.safetensors"):
         load_encoder(f"local-dir:{tmp_path}")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ConfigurationError, match="model_type.*bert"):
+    with pytest.raises(ConfigurationError, match=r"model_type.*bert"):
         load_encoder(f"local-dir:{tmp_path}")

@@ -1,0 +1,66 @@
+"""Safetensors files written tensor by tensor: nobody holds a whole model to write it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from gristmill.model.batch import Array
+from gristmill.model.local_parts import whole
+from gristmill.model.ranks import first_rank_does, rank
+
+_KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+
+
+def write_weights(path: str, values: Mapping[str, Tensor]) -> None:
+    """Write tensors, sharded or not, into one file, which appears when it is whole. All ranks call,
+    and gather one tensor at a time. Raises `TrainingError` on all ranks if it cannot be written.
+    """
+    partial = path + ".partial"
+    failure: list[OSError] = []
+
+    def write(data: bytes | Array, mode: str = "ab") -> None:
+        if rank() != 0 or failure:
+            return
+        try:
+            with open(partial, mode) as file:
+                file.write(data)
+        except OSError as error:
+            # The others wait to gather the next; all are told at the end.
+            failure.append(error)
+
+    def finish() -> None:
+        if failure:
+            raise failure[0]
+        os.replace(partial, path)
+
+    write(_header(values), "wb")
+    for value in values.values():
+        tensor = whole(value.detach())
+        if rank() == 0:
+            flat = tensor.cpu().contiguous().reshape(-1)
+            write(flat.view(torch.uint8).numpy())
+    first_rank_does(finish)
+
+
+def _header(values: Mapping[str, Tensor]) -> bytes:
+    """The length of a JSON and the JSON, which says where each tensor lies."""
+    facts: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, value in values.items():
+        end = at + math.prod(value.shape) * value.element_size()
+        facts[name] = {
+            "dtype": _KINDS[value.dtype],
+            "shape": list(value.shape),
+            "data_offsets": [at, end],
+        }
+        at = end
+    text = json.dumps(facts).encode()
+    # Tensors begin at a multiple of 8.
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
