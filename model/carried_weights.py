@@ -4,7 +4,7 @@ tensor, and what is new begins so that the model first does what the other did."
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from gristmill.model.transformer import Transformer
 from gristmill.model.vocabulary import SIDES, SPECIALS, Vocabulary
 
 _TABLES = ("embed.weight", "lm.weight")
+_TOWER = "vision."
 # Ends that speak in the stream of embeddings, and so begin as loud as these are.
 _SPOKEN = ("semantic_proj.2.", "latent_in.", "time_in.2.")
 
@@ -57,16 +58,19 @@ class CarriedWeights:
         source: TensorSource,
         rows: Sequence[Rows],
         text: tuple[int, int],
+        tower: Mapping[str, Tensor] | None = None,
     ) -> None:
         """`source`: the other model's weights, by our names; `rows`: what its table and the new
-        one share; `text`: where the ids of real text begin and end in the old table.
+        one share; `text`: where the ids of real text begin and end in the old table; `tower`: the
+        weights of the new model's vision tower, where the other has none.
 
         Raises `ConfigurationError` for a model that cannot begin with them.
         """
         self.config, self._source, self._rows, self._text = config, source, rows, text
         with torch.device("meta"):
             model = Transformer(config)
-        self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        self._shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        self._tower = {f"{_TOWER}{name}": value for name, value in (tower or {}).items()}
         self._there = set(source.names())
         lost = [n for n in self._shapes if n.startswith("blocks.") and n not in self._there]
         if lost:
@@ -89,12 +93,19 @@ class CarriedWeights:
 
     def shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """What `read` gives."""
-        return {name: (shape, self.dtype) for name, shape in self._shapes.items()}
+        return {name: (shape, self._dtype(name)) for name, shape in self._shapes.items()}
+
+    def _dtype(self, name: str) -> torch.dtype:
+        """Counts of a tower stay counts."""
+        value = self._tower.get(name)
+        return self.dtype if value is None or value.is_floating_point() else value.dtype
 
     def read(self, name: str) -> Tensor:
         """One of them."""
         shape = self._shapes[name]
-        if name in _TABLES:
+        if name in self._tower:
+            value = self._tower[name]
+        elif name in _TABLES:
             value = self._table(name)
         elif name in self._there:
             value = self._fitted(name, self._source.read(name), shape)
@@ -104,7 +115,7 @@ class CarriedWeights:
                 value = torch.zeros_like(value)
             elif name.startswith(_SPOKEN):
                 value = value * self._loudness
-        return value.to(self.dtype)
+        return value.to(self._dtype(name))
 
     def all(self) -> Iterator[tuple[str, Tensor]]:
         """All, one after the other."""
@@ -139,7 +150,7 @@ class CarriedWeights:
 def _fresh(config: ModelConfig) -> dict[str, Tensor]:
     """All but blocks and tables, as in a model from zero."""
     small = dataclasses.replace(
-        config, vocabulary=1, layers=1, feed_forward=1, experts="dense", tied=True
+        config, vision=None, vocabulary=1, layers=1, feed_forward=1, experts="dense", tied=True
     )  # fmt: skip
     model = Transformer(small)
     return {

@@ -22,7 +22,6 @@ from gristmill.model.paradigms import find_paradigm
 from gristmill.model.tensor_files import SafetensorsFiles
 from gristmill.model.training_setup import ModelBundle
 from gristmill.model.transformer import Transformer
-from gristmill.model.vision_encoder import SemanticEncoder
 from gristmill.model.vocabulary import Vocabulary
 
 
@@ -51,16 +50,16 @@ def open_bundle(folder: str, facts: ModelFacts) -> ModelBundle:
     """All but the weights."""
     codec = _codec(folder, facts["codec_digest"])
     paradigm = find_paradigm(facts["paradigm"])
-    encoder = SemanticEncoder(facts["encoder"]) if facts["encoder"] else None
+    config = ModelConfig.from_facts(facts["model"])
     layout = DocumentLayout(**facts["layout"])  # type: ignore[arg-type]
     return ModelBundle(
-        ModelConfig.from_facts(facts["model"]),
+        config,
         Vocabulary.from_facts(facts["vocabulary"]),
         paradigm,
         layout,
         codec,
-        encoder,
-        ImageTokenizer(paradigm, codec, encoder, layout.patches),
+        config.vision,
+        ImageTokenizer(paradigm, codec, config.vision, layout.patches),
     )
 
 
@@ -82,24 +81,29 @@ def load_weights(folder: str, config: ModelConfig, device: str) -> Transformer:
     """
     with torch.device("meta"):
         model = Transformer(config)
-    parameters = dict(model.named_parameters())
+    # Buffers of a vision tower are stored beside parameters.
+    expected = model.state_dict()
     with SafetensorsFiles.open(folder) as files:
         names = files.names()
-        wrong = sorted(set(parameters) ^ set(names))
+        wrong = sorted(set(expected) ^ set(names))
         if wrong:
             there = "is not a weight of the model" if wrong[0] in names else "is missing"
             raise TrainingError(
                 f"the weights in {folder} are of another shape: {wrong[0]} {there} "
                 f"({len(wrong)} differ)"
             )
-        for name, parameter in parameters.items():
+        for name, place in expected.items():
             value = files.read(name)
-            if value.shape != parameter.shape:
+            if value.shape != place.shape:
                 raise TrainingError(
                     f"the weights in {folder} are of another shape: {name} is "
-                    f"{tuple(value.shape)}, the model wants {tuple(parameter.shape)}"
+                    f"{tuple(value.shape)}, the model wants {tuple(place.shape)}"
                 )
             path, _, own = name.rpartition(".")
-            value = value.to(device, torch.float32)
-            model.get_submodule(path).register_parameter(own, nn.Parameter(value))
+            module = model.get_submodule(path)
+            if own in dict(module.named_parameters(recurse=False)):
+                value = value.to(device, torch.float32)
+                module.register_parameter(own, nn.Parameter(value))
+            else:
+                module.register_buffer(own, value.to(device, place.dtype))
     return model.to(device)

@@ -46,11 +46,6 @@ class Unified:
         """A picture for each prompt, [height, width, 3], of about that size (height, width), or a
         square one. Raises `ConfigurationError` for a size that the model cannot draw."""
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if sampling is not None and sampling.picture_guidance != 1:
-            raise ConfigurationError(
-                f"picture_guidance {sampling.picture_guidance}: a picture of a prompt alone has "
-                "none before it to be closer to; leave it at 1"
-            )
         return [picture for (picture,) in self.generate_clips(texts, 1, sampling, size)]
 
     def generate_clips(
@@ -61,6 +56,13 @@ class Unified:
         size: tuple[int, int] | None = None,
     ) -> list[list[Image]]:
         """So many frames of a clip for each prompt, each drawn with those before it in sight."""
+        if frames < 1:
+            raise ConfigurationError(f"{frames} frames; give at least one")
+        if frames == 1 and sampling is not None and sampling.picture_guidance != 1:
+            raise ConfigurationError(
+                f"picture_guidance {sampling.picture_guidance}: a picture of a prompt alone has "
+                "none before it to be closer to; leave it at 1"
+            )
         asked: list[Asked] = [(drawing(text, 0), []) for text in prompts]
         return self._draw(asked, sampling, self.grid(size), frames)
 
@@ -77,7 +79,10 @@ class Unified:
                 f"at most {self.bundle.layout.patches:,} of {self.bundle.codec.patch} px; give a "
                 "smaller size, or train with more (--patches)"
             )
-        return dataclasses.replace(tokenizer.grid(None), image=(rows, columns))
+        patch = self.bundle.codec.patch
+        return dataclasses.replace(
+            tokenizer.grid((rows * patch, columns * patch)), image=(rows, columns)
+        )
 
     def edit(
         self,

@@ -18,6 +18,8 @@ from gristmill.model.codecs.no_pictures import NoPictures
 from gristmill.model.codecs.registry import load_codec
 from gristmill.model.configurations import count_parameters, for_paradigm
 from gristmill.model.documents import DocumentLayout
+from gristmill.model.encoders.config import VisionConfig
+from gristmill.model.encoders.load import load_encoder
 from gristmill.model.facts import ModelFacts
 from gristmill.model.image_tokenizer import ImageTokenizer
 from gristmill.model.model_config import ModelConfig
@@ -29,7 +31,6 @@ from gristmill.model.pretrained.names import Assembled
 from gristmill.model.pretrained.places import find_model, read_config
 from gristmill.model.pretrained.text import read_text
 from gristmill.model.tensor_files import SHARD_BYTES, SafetensorsFiles, TensorSource, write_tensors
-from gristmill.model.vision_encoder import SemanticEncoder
 from gristmill.model.vocabulary import PretrainedText, Vocabulary
 
 
@@ -85,11 +86,13 @@ def import_model(
         config = found.family.config(found.values)
         source = Assembled(found.tensors, found.family.names(config))
         _refuse_leftovers(found.family, source)
-        facts, target = _plan(found, _with_experts(config, experts), paradigm, codec, encoder)
+        tower = load_encoder(encoder) if encoder else None
+        config = _with_experts(config, experts)
+        facts, target = _plan(found, config, paradigm, codec, tower.config if tower else None)
         vocabulary = Vocabulary.from_facts(facts["vocabulary"])
         carried = CarriedWeights(
             target, source, [Rows(vocabulary.text_start, 0, vocabulary.text_rows)],
-            (0, vocabulary.text_size),
+            (0, vocabulary.text_size), tower.weights if target.vision and tower else None,
         )  # fmt: skip
         write_tensors(out, carried.shapes(), carried.all(), shard_bytes=shard_bytes)
     if codec:
@@ -122,7 +125,11 @@ def _refuse_leftovers(family: Family, source: Assembled) -> None:
 
 
 def _plan(
-    found: Pretrained, config: ModelConfig, paradigm: str, codec_path: str, encoder_name: str
+    found: Pretrained,
+    config: ModelConfig,
+    paradigm: str,
+    codec_path: str,
+    encoder: VisionConfig | None,
 ) -> tuple[ModelFacts, ModelConfig]:
     kind = find_paradigm(paradigm)
     codec: Codec = load_codec(codec_path) if codec_path else NoPictures()
@@ -131,20 +138,18 @@ def _plan(
             f"paradigm {paradigm} needs to know its pictures: give --codec, or leave it to "
             "gristmill train --init"
         )
-    encoder = SemanticEncoder(encoder_name) if encoder_name else None
     patches = codec.grid[0] * codec.grid[1] if codec_path else 256
     # Says what does not go together.
     ImageTokenizer(kind, codec, encoder, patches)
     layout = DocumentLayout(
         patches=patches, latent_channels=codec.channels,
         semantic_width=encoder.width if encoder else 0,
+        semantic_patch=encoder.patch if encoder else 0,
     )  # fmt: skip
     queries = layout.queries(patches) if kind.image_objective == "query" else 0
     vocabulary = Vocabulary(found.text, codec.vocabularies, queries, found.marks)
     config = dataclasses.replace(config, vocabulary=vocabulary.size)
-    config = for_paradigm(
-        config, kind, latent_channels=codec.channels, semantic_width=layout.semantic_width
-    )
+    config = for_paradigm(config, kind, latent_channels=codec.channels, vision=encoder)
     config.check()
     facts: ModelFacts = {
         "format": checkpoint.FORMAT,
@@ -154,7 +159,6 @@ def _plan(
         "layout": asdict(layout),
         "vocabulary": vocabulary.to_dict(),
         "codec_digest": codec.digest,
-        "encoder": encoder.name if encoder else "",
         "training": {},
     }
     return facts, config
