@@ -12,12 +12,19 @@ import pytest
 from chat_templates import FAMILIES, family
 
 from gristmill.errors import ConfigurationError, SampleError
-from gristmill.model.batch import IGNORE
+from gristmill.model.batch import IGNORE, NOISE
 from gristmill.model.chat import Chat, Message, with_pictures
 from gristmill.model.documents import DocumentLayout, DocumentWriter
 from gristmill.model.paradigms import find_paradigm
 from gristmill.model.segments import ImageSegment, Segment, TextSegment
-from gristmill.model.vocabulary import ANSWER, EOS, REPLY, PretrainedText, Vocabulary, train_text
+from gristmill.model.vocabulary import (
+    ANSWER,
+    MASK,
+    REPLY,
+    PretrainedText,
+    Vocabulary,
+    train_text,
+)
 
 Turns = Sequence[tuple[str, str]]
 
@@ -306,8 +313,7 @@ def test_a_template_has_no_way_out() -> None:
 
 def test_it_goes_to_other_processes() -> None:
     ours, _ = family("SmolLM2")
-    copy = pickle.loads(pickle.dumps(Chat(ours, masked_block=4)))
-    assert copy.masked_block == 4 and written(copy, ONE)[:-1]
+    assert written(pickle.loads(pickle.dumps(Chat(ours))), ONE) == written(Chat(ours), ONE)
 
 
 # -- without a template -------------------------------------------------------------------------
@@ -362,44 +368,29 @@ def test_a_document_begins_as_its_template_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["SmolLM2", ""])
-def test_answers_in_any_order_are_learnt_block_by_block(name: str) -> None:
+def test_answers_in_any_order_are_learnt_in_blocks_with_their_end(name: str) -> None:
     ours = family(name)[0] if name else PLAIN
     write = writer(ours, "discrete-diffusion")
-    chat = Chat(ours, masked_block=8)
     turns = [("user", "a"), ("assistant", "It is red, as you see.\n\nAnd so on"), *ONE]
-    seen: set[tuple[int, ...]] = set()
-    rng = np.random.default_rng(0)
-    for _ in range(60):
-        found = chat.document(with_pictures(turns, ()), fits, rng)
-        assert found is not None
-        segments = found[0]
-        targets = [s for s in segments if isinstance(s, TextSegment) and s.is_target]
-        assert targets == segments[-1:]
-        document = write.write(segments, (), rng)
-        assert len(document) == write.length(segments)
-        assert targets[0].ids is not None and len(targets[0].ids) <= 8
-        seen.add(targets[0].ids)
-        # What is unmasked are ends of ours behind the last of its ids.
-        block = document.labels[-8:]
-        assert set(block[len(targets[0].ids) :].tolist()) <= {ours.eos, IGNORE}
-    # Together they are both answers.
-    long = [ids for ids in seen if len(ids) == 8]
-    text = ours.encode("It is red, as you see.\n\nAnd so on")
-    assert sum(map(len, seen)) == len(text) + len(ours.encode("red"))
-    assert len(long) == len(text) // 8
-
-
-def test_an_answer_that_fills_its_blocks_ends_in_one_more() -> None:
-    ids = tuple(PLAIN.encode("red, as you"))[:4]
-    chat = Chat(PLAIN, masked_block=2)
-    answer = TextSegment("", ids=ids, is_target=True, special_token=REPLY)
-    last = chat._masked([answer], None)
-    assert last == [
-        TextSegment("", ids=ids, special_token=REPLY),
-        TextSegment("", ids=(), is_target=True),
+    segments = written(Chat(ours), turns)
+    targets = [s for s in segments if isinstance(s, TextSegment) and s.is_target]
+    said = [
+        [*(ours.encode(s.text) if s.ids is None else s.ids), *([ours.eos] if s.ends else [])]
+        for s in targets
     ]
-    document = writer(PLAIN, "discrete-diffusion", 2).write(last, (), ANY)
-    assert set(document.labels[-2:].tolist()) <= {EOS, IGNORE}
+    assert len(said) == 2 and all(ids[-1] in ours.ends for ids in said)
+    blocks = [ids + [ours.eos] * (-len(ids) % 8) for ids in said]
+    learnt = np.zeros(sum(map(len, blocks)), bool)
+    for seed in range(40):
+        document = write.write(segments, (), np.random.default_rng(seed))
+        assert len(document) == write.length(segments)
+        noise = document.attn_mode == NOISE
+        masked = document.ids[noise] == MASK
+        here = np.where(masked, document.labels[noise], document.ids[noise])
+        assert here.tolist() == [i for ids in blocks for i in ids]
+        learnt |= masked
+    # Together all of both answers, their ends and what is behind these.
+    assert learnt.all()
 
 
 # -- windows ------------------------------------------------------------------------------------
