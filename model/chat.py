@@ -78,6 +78,7 @@ class Chat:
     """Writes conversations for a vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
+        """Raises `ConfigurationError` for a vocabulary whose chat template is broken."""
         self.vocabulary = vocabulary
         source = vocabulary.chat_template
         self.template = ChatTemplate(source, vocabulary.named_tokens) if source else None

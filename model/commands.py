@@ -49,7 +49,7 @@ def train(
     split: Annotated[str, typer.Option(help="Split of the shards.")] = "train",
     where: Annotated[str, typer.Option(help="SQL over metadata: which samples to train on.")] = "",
     tasks: Annotated[
-        str, typer.Option(help="Shares: draw=0.5,describe=0.25,answer=0.25,text=...,edit=...")
+        str, typer.Option(help="Shares: draw=0.5,describe=0.25,answer=0.25,text=,edit=,chat=...")
     ] = "draw=0.5,describe=0.5",
     questions: Annotated[
         str,

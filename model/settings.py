@@ -118,7 +118,7 @@ def run_field(data: Sequence[str], node: str, field: str) -> str:
 
 
 def clip_of_run(data: Sequence[str]) -> str:
-    """The CLIP that scored the run, as `SemanticEncoder` names it; "" if it is not said."""
+    """The CLIP that scored the run, as `load_encoder` names it; "" if it is not said."""
     model, pretrained = run_field(data, "clip", "model"), run_field(data, "clip", "pretrained")
     return model if model.startswith("local-dir:") or not pretrained else f"{model}/{pretrained}"
 
@@ -147,7 +147,7 @@ def parse_tasks(text: str) -> dict[str, float]:
 
 def _parsed(settings: Sequence[str], cls: Any) -> dict[str, Any]:
     """name=value pairs as fields of a dataclass, typed by their defaults."""
-    known = {field.name: field.default for field in dataclasses.fields(cls)}
+    known = {field.name: _default(field) for field in dataclasses.fields(cls)}
     values: dict[str, Any] = {}
     for setting in settings:
         form = f"name=value; names: {', '.join(sorted(known))}"
@@ -168,10 +168,17 @@ def _parsed(settings: Sequence[str], cls: Any) -> dict[str, Any]:
     return values
 
 
+def _default(field: dataclasses.Field[Any]) -> object:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+
 def _require_list(setting: str, default: object, value: object) -> None:
     """One value for a field that holds several is more often a slip than a list of one."""
+    name, _, text = setting.partition("=")
+    if isinstance(default, dict) and not isinstance(value, dict):
+        raise ConfigurationError(f"--set {setting}: write {name}={{NAME: VALUE}}")
     if isinstance(default, tuple) and not isinstance(value, list):
-        name, _, text = setting.partition("=")
         raise ConfigurationError(f"--set {setting}: {name} is a list, e.g. {name}=[{text}]")
 
 

@@ -76,15 +76,16 @@ class TextWriter:
         """Block after block, each unmasked in any order (LLaDA, Nie et al. 2025) behind clean
         copies of those before (BD3-LM, Arriola et al. 2025).
 
-        What ends the text stands behind it, an end or a picture, and ends fill the last block. Of a
-        text whose end is not known, as something was cut off, the rest stays masked and learns
+        What ends the text stands behind it, the end or a picture, and ends fill the last block. Of
+        a text whose end is not known, as something was cut off, the rest stays masked and learns
         nothing.
         """
         block, opens = self.layout.text_block, _opens(segment, then)
         said = [*text, *([IMAGE] if opens else [])]
         stop = block * math.ceil(len(said) / block)
-        # The end may be a mark of a chat template.
-        learnt = stop if opens or text[-1] in self.vocabulary.ends else len(said)
+        # Of a conversation, the end of an answer is among its ids.
+        is_whole = segment.ends or opens or text[-1] in self.vocabulary.ends
+        learnt = stop if is_whole else len(said)
         said += [self.vocabulary.eos] * (learnt - len(said))
         each = weight / math.sqrt(learnt)
         for start in range(0, stop, block):

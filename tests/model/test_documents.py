@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -76,7 +78,9 @@ def test_lengths_are_known_beforehand_and_spans_are_spans(name: str, task: str) 
     assert (document.ids[document.ids < 0] == -1).all()
     assert (document.weight[document.labels == IGNORE] == 0).all()
     assert document.weight.sum() + document.latent_loss.sum() > 0
-    assert sum(document.semantic_spans) == len(document.semantic_idx)
+    places = sum(math.prod(span.places) for span in document.semantic_spans)
+    assert places == len(document.semantic_idx)
+    assert sum(math.prod(s.grid) for s in document.semantic_spans) == len(document.semantic)
 
 
 def test_codes_come_one_after_the_other_at_the_position_that_emits_them() -> None:
@@ -260,12 +264,10 @@ def test_packing_keeps_documents_apart_and_loses_nothing() -> None:
     assert [len(part.ids) for part in parts] == [2, 1]
     assert torch.equal(torch.cat([part.latent for part in parts]), batch.latent)
     assert torch.equal(parts[1].latent_idx + 2 * 96, batch.latent_idx[len(parts[0].latent) :])
-    assert int(parts[1].semantic_cu_seqlens[-1]) == len(parts[1].semantic)
-    assert (
-        sum(int(part.semantic_cu_seqlens[-1]) for part in parts)
-        == int(batch.semantic_cu_seqlens[-1])
-        == len(batch.semantic)
-    )
+    for part in parts:
+        assert sum(math.prod(span.grid) for span in part.semantic_spans) == len(part.semantic)
+    assert [span for part in parts for span in part.semantic_spans] == batch.semantic_spans
+    assert torch.equal(torch.cat([part.semantic for part in parts]), batch.semantic)
 
 
 def test_best_fit_fills_the_smallest_room() -> None:
