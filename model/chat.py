@@ -75,12 +75,11 @@ def with_pictures(
 
 
 class Chat:
-    """Writes conversations for a vocabulary, and for how its model writes text."""
+    """Writes conversations for a vocabulary."""
 
-    def __init__(self, vocabulary: Vocabulary, masked_block: int = 0) -> None:
-        """`masked_block`: positions of text that are unmasked in any order; 0: text is written
-        token by token."""
-        self.vocabulary, self.masked_block = vocabulary, masked_block
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        """Raises `ConfigurationError` for a vocabulary whose chat template is broken."""
+        self.vocabulary = vocabulary
         source = vocabulary.chat_template
         self.template = ChatTemplate(source, vocabulary.named_tokens) if source else None
         literals = self.template.literals if self.template else ""
@@ -92,8 +91,8 @@ class Chat:
         special = vocabulary.control_tokens("")
         self._end = re.compile(rf"\s*(?:{_any_of(special).pattern})")
 
-    def __reduce__(self) -> tuple[type[Chat], tuple[Vocabulary, int]]:
-        return (Chat, (self.vocabulary, self.masked_block))
+    def __reduce__(self) -> tuple[type[Chat], tuple[Vocabulary]]:
+        return (Chat, (self.vocabulary,))
 
     def document(
         self,
@@ -106,15 +105,11 @@ class Chat:
         messages = _until_answer(messages)
         if not messages:
             return None
-        if self.masked_block:
-            # What follows an answer must see it whole, so only the last one can be masked.
-            answers = [i for i, one in enumerate(messages) if one.is_learnt]
-            messages = messages[: answers[int(rng.integers(len(answers)))] + 1]
-        segments = self._learnt(messages, rng)
+        segments = self._learnt(messages)
         if fits(segments):
             return segments, False
         window = self._window(messages, fits, rng)
-        return (self._learnt(window, rng), True) if window else (segments, False)
+        return (self._learnt(window), True) if window else (segments, False)
 
     def prompt(self, messages: Sequence[Message]) -> list[Segment]:
         """What an answer is to follow; the last segment is that answer, still empty."""
@@ -124,40 +119,10 @@ class Chat:
         given = [replace(s, is_target=False) if isinstance(s, TextSegment) else s for s in given]
         return [*given, TextSegment("", is_target=True)]
 
-    def _learnt(
-        self, messages: Sequence[Message], rng: np.random.Generator | None
-    ) -> list[Segment]:
+    def _learnt(self, messages: Sequence[Message]) -> list[Segment]:
         if self.template is None:
-            segments = _plain(messages)
-        else:
-            segments = self._templated(messages, add_generation_prompt=False)
-        return self._masked(segments, rng) if self.masked_block else segments
-
-    def _masked(self, segments: list[Segment], rng: np.random.Generator | None) -> list[Segment]:
-        """The last answer alone is learnt, and of it one block, drawn by chance (else the last);
-        what of it comes before is given (LLaDA, Nie et al. 2025, semi-autoregressive)."""
-        targets = [i for i, s in enumerate(segments) if isinstance(s, TextSegment) and s.is_target]
-        segments = [
-            replace(s, is_target=False) if isinstance(s, TextSegment) else s for s in segments
-        ]
-        if not targets:
-            return segments
-        answer = segments[targets[-1]]
-        assert isinstance(answer, TextSegment)
-        ids = answer.ids
-        if ids is None:
-            ids = tuple(self.vocabulary.encode(answer.text))
-        # An end, at least, is in the last block.
-        block = self.masked_block
-        last = len(ids) // block
-        number = last if rng is None else int(rng.integers(last + 1))
-        before, here = ids[: number * block], ids[number * block : (number + 1) * block]
-        special = answer.special_token
-        found: list[Segment] = segments[: targets[-1]]
-        if before:
-            found.append(TextSegment("", ids=before, special_token=special))
-            special = None
-        return [*found, TextSegment("", ids=here, is_target=True, special_token=special)]
+            return _plain(messages)
+        return self._templated(messages, add_generation_prompt=False)
 
     def _window(
         self,
@@ -173,7 +138,7 @@ class Chat:
             return _until_answer([*head, *(one for part in exchanges[first:last] for one in part)])
 
         def whole(first: int, last: int) -> bool:
-            return fits(self._learnt(joined(first, last), None))
+            return fits(self._learnt(joined(first, last)))
 
         for start in rng.permutation(len(exchanges)).tolist():
             if not any(one.is_learnt for one in exchanges[start]) or not whole(start, start + 1):
@@ -263,9 +228,7 @@ class Chat:
                 start = asked + len(prompt)
             if start is not None:
                 mark = self._end.match(rendered.text, end)
-                # Masked answers are filled up with ends of ours.
-                stop = mark.end() if mark and not self.masked_block else end
-                found.append((start, stop))
+                found.append((start, mark.end() if mark else end))
             before = end
         return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from gristmill.errors import ConfigurationError, SampleError
 from gristmill.model.chat import Chat, Message, with_pictures
 from gristmill.model.samplers import TEXT_SAMPLERS, text_steps
 from gristmill.model.sampling import DecodingSession, Sampling
-from gristmill.model.segments import Content, Segment, TextSegment
+from gristmill.model.segments import Content, Segment
 from gristmill.model.training_setup import ModelBundle
 from gristmill.model.transformer import Transformer
 from gristmill.pipelines.sources.conversations import ROLES
@@ -26,9 +25,7 @@ class AnswerWriter:
 
     def __init__(self, model: Transformer, bundle: ModelBundle) -> None:
         self._model, self._bundle = model, bundle
-        self._masked = bundle.paradigm.text_objective == "masked"
-        block = bundle.layout.text_block if self._masked else 0
-        self._chat = Chat(bundle.vocabulary, block)
+        self._chat = Chat(bundle.vocabulary)
 
     @torch.no_grad()
     def answer(
@@ -45,10 +42,9 @@ class AnswerWriter:
         """
         sampling.check()
         segments = self._chat.prompt(_checked(messages, len(contents)))
-        write = self._blocks if self._masked else self._tokens
         ids: list[int] = []
         told = ""
-        for some in write(segments, contents, sampling):
+        for some in self._written(self._session(segments, contents, sampling)):
             ids += some
             text = self._bundle.vocabulary.decode(ids).lstrip()
             # Of a letter that is not whole yet, or of spaces that may be the last, nothing is said.
@@ -68,37 +64,13 @@ class AnswerWriter:
         prompt = self._bundle.writer.write(segments, contents, rng, prompt=True)
         return DecodingSession(self._model, self._bundle, [prompt], sampling)
 
-    def _tokens(
-        self, segments: Sequence[Segment], contents: Sequence[Content], sampling: Sampling
-    ) -> Iterator[list[int]]:
-        """Ids one by one."""
-        for step in text_steps(self._session(segments, contents, sampling)):
+    def _written(self, session: DecodingSession) -> Iterator[list[int]]:
+        """Ids one by one, or, where they are unmasked in any order, at once."""
+        if self._bundle.paradigm.text_objective == "masked":
+            yield from TEXT_SAMPLERS["masked"](session)
+            return
+        for step in text_steps(session):
             yield [number for number in step if number is not None]
-
-    def _blocks(
-        self, segments: Sequence[Segment], contents: Sequence[Content], sampling: Sampling
-    ) -> Iterator[list[int]]:
-        """Ids block by block, each unmasked in any order behind those before it, which are given
-        as in training."""
-        last = segments[-1]
-        assert isinstance(last, TextSegment)
-        ends, size = set(self._bundle.vocabulary.ends), self._bundle.layout.text_block
-        ids: list[int] = []
-        while len(ids) < sampling.longest:
-            asked = [*segments]
-            if ids:
-                asked[-1:] = [
-                    replace(last, ids=tuple(ids), is_target=False),
-                    TextSegment("", is_target=True),
-                ]
-            here = replace(sampling, seed=sampling.seed + len(ids))
-            (found,) = TEXT_SAMPLERS["masked"](self._session(asked, contents, here))
-            stop = next((at for at, number in enumerate(found) if number in ends), len(found))
-            found = found[: min(stop, sampling.longest - len(ids))]
-            ids += found
-            yield found
-            if len(found) < size:
-                return
 
 
 def _checked(messages: Sequence[tuple[str, str]], pictures: int) -> list[Message]:

@@ -34,7 +34,10 @@ def train(
     out: Annotated[str, typer.Option(help="Folder of the checkpoint; goes on if it holds one.")],
     paradigm: Annotated[
         str,
-        typer.Option(help="ar, masked, discrete-diffusion, flow, flow-semantic, janus or query."),
+        typer.Option(
+            help="ar, masked, discrete-diffusion, flow, flow-semantic, joint, token-flow, janus or "
+            "query."
+        ),
     ] = "ar",
     experts: Annotated[str, typer.Option(help="dense, mot or moe.")] = "dense",
     codec: Annotated[
@@ -46,7 +49,7 @@ def train(
     split: Annotated[str, typer.Option(help="Split of the shards.")] = "train",
     where: Annotated[str, typer.Option(help="SQL over metadata: which samples to train on.")] = "",
     tasks: Annotated[
-        str, typer.Option(help="Shares: draw=0.5,describe=0.25,answer=0.25,text=...,edit=...")
+        str, typer.Option(help="Shares: draw=0.5,describe=0.25,answer=0.25,text=,edit=,chat=...")
     ] = "draw=0.5,describe=0.5",
     questions: Annotated[
         str,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from gristmill.model.batch import CAUSAL, IGNORE, UNDERSTAND, Array
+from gristmill.model.batch import CAUSAL, IGNORE, UNDERSTAND, Array, SemanticSpan
 from gristmill.model.picture_encoding import RawPicture
 
 
@@ -35,7 +35,7 @@ class Columns:
     latents: int = 0
     # Whether the last position is text that was learnt, so that it may emit `<image>`.
     after_text: bool = False
-    semantic_spans: list[int] = field(default_factory=list)
+    semantic_spans: list[SemanticSpan] = field(default_factory=list)
     # Pictures that the step encodes, by the identity of their pixels: a picture may have copies.
     raw: dict[int, RawPicture] = field(default_factory=dict)
 
@@ -124,11 +124,14 @@ class Columns:
         """Values that not every position has."""
         self.loose.setdefault(name, []).append(np.asarray(values, dtype))
 
-    def add_semantic(self, patches: NDArray[np.float32], index: NDArray[np.int64]) -> None:
-        """Semantic patches [h, w, width] of one picture at the positions `index`."""
-        self.add_loose("semantic", patches.reshape(-1, patches.shape[-1]), np.float32)
+    def add_semantic(
+        self, patches: NDArray[np.generic], index: NDArray[np.int64], places: tuple[int, int]
+    ) -> None:
+        """Semantic patches [h, w, values] of one picture at the positions `index`, which are
+        `places` in rows and columns."""
+        self.add_loose("semantic", patches.reshape(-1, patches.shape[-1]), patches.dtype)
         self.add_loose("semantic_idx", index, np.int64)
-        self.semantic_spans.append(len(index))
+        self.semantic_spans.append(SemanticSpan((patches.shape[0], patches.shape[1]), places))
 
     def arrays(self) -> dict[str, Array]:
         """The columns as a `Document` has them."""

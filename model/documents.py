@@ -27,7 +27,9 @@ class DocumentLayout:
     patches: int
     latents_per_query: int = 4
     latent_channels: int = 0
+    # Of features that travel; pixels of a semantic patch's side, where pixels do.
     semantic_width: int = 0
+    semantic_patch: int = 0
     # Positions of text that are unmasked in any order, before the next so many.
     text_block: int = 24
     # Time t = sigmoid(normal(mean, 1)), then shift * t / (1 + (shift - 1) t) (Esser et al. 2024),
@@ -42,6 +44,12 @@ class DocumentLayout:
     def queries(self, places: int) -> int:
         """Queries of a picture of so many places."""
         return math.ceil(places / self.latents_per_query)
+
+    def no_semantic(self) -> Array:
+        """Semantic patches of no picture, [0, values]."""
+        if self.semantic_patch:
+            return np.zeros((0, 3 * self.semantic_patch**2), np.uint8)
+        return np.zeros((0, self.semantic_width), np.float32)
 
     def shift(self, places: int) -> float:
         """Shift of the times of a picture of so many places: more of them show through as much
@@ -136,7 +144,7 @@ class DocumentWriter:
             "latent_t": np.zeros(0, np.float32),
             "latent_loss": np.zeros(0, np.float32),
             "latent_place": np.zeros((0, 2), np.int32),
-            "semantic": np.zeros((0, self.layout.semantic_width), np.float32),
+            "semantic": self.layout.no_semantic(),
             "semantic_idx": np.zeros(0, np.int64),
         }
         return Document(

@@ -127,8 +127,6 @@ class ModelFacts(TypedDict):
     layout: dict[str, object]
     vocabulary: VocabularyFacts
     codec_digest: str
-    # Name of the semantic encoder; empty: none.
-    encoder: str
     training: dict[str, object]
 
 

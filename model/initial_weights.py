@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,13 @@ def fill(model: Transformer, seed: int, codes: CodeFeatures = ()) -> None:
         local(parameter).copy_(value[local_slices(parameter)])
 
 
+@torch.no_grad()
+def fill_tower(tower: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give a vision tower its weights, or this rank's part of them."""
+    for name, value in tower.state_dict().items():
+        local(value).copy_(weights[name][local_slices(value)])
+
+
 def first_value(name: str, shape: tuple[int, ...], start: Start, seed: int) -> Tensor:
     """All of a parameter, in float32 on the CPU."""
     if not start.deviation:
@@ -67,6 +74,9 @@ def starts(model: Transformer) -> dict[str, Start]:
     config = model.config
     found: dict[str, Start] = {}
     for name, module in model.named_modules():
+        if name.partition(".")[0] == "vision":
+            # A tower has weights of its own, see `fill_tower`.
+            continue
         for own, _ in module.named_parameters(recurse=False):
             path = f"{name}.{own}" if name else own
             found[path] = _start(module, name, own, config.layers)

@@ -185,12 +185,18 @@ class MovingAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.values = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.values = {
+            name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad
+        }
+
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """All that a model is: the averages, and what is not learnt as it is."""
+        return {name: self.values.get(name, value) for name, value in model.state_dict().items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards the weights; faster in the first steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
+            if name in self.values:
                 self.values[name].lerp_(parameter.detach(), 1 - decay)

@@ -6,8 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from gristmill.model.batch import GENERATE, IGNORE, UNDERSTAND
@@ -154,7 +152,7 @@ class PictureWriter:
         out.spanned(ids, self.paradigm.input_attn_mode, UNDERSTAND)
         frame = content.grid.image if self._has_frame else None
         out.stand_in_grid((rows, columns), frame=frame)
-        out.add_semantic(content.semantic, at + np.arange(rows * columns))
+        out.add_semantic(content.semantic, at + np.arange(rows * columns), (rows, columns))
 
     def _fused(self, out: Columns, content: Content) -> None:
         """Latents and semantic patches in one position each, on the grid of the latents (Show-o2,
@@ -162,7 +160,7 @@ class PictureWriter:
         assert content.semantic is not None
         index = self._place_latents(out, content, self.paradigm.input_attn_mode, UNDERSTAND)
         self._add_latents(out, content, index)
-        out.add_semantic(_resampled(content.semantic, content.grid.image), index)
+        out.add_semantic(content.semantic, index, content.grid.image)
 
     def _draw_next(
         self, out: Columns, content: Content, rng: np.random.Generator, weight: float
@@ -263,11 +261,3 @@ class PictureWriter:
         out.add_loose("latent_t", np.broadcast_to(times, len(values)), np.float32)
         out.add_loose("latent_loss", np.full(len(values), loss), np.float32)
         out.add_loose("latent_place", places, np.int32)
-
-
-def _resampled(patches: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.float32]:
-    """Patches [h, w, width] on another grid: bilinear, averaged where it is coarser."""
-    planes = torch.from_numpy(patches).permute(2, 0, 1)[None]
-    fitted = F.interpolate(planes, grid, mode="bilinear", align_corners=False, antialias=True)
-    resampled: NDArray[np.float32] = fitted[0].permute(1, 2, 0).numpy()
-    return resampled

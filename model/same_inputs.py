@@ -14,39 +14,14 @@ if TYPE_CHECKING:
     from gristmill.model.train_config import TrainConfig
     from gristmill.model.training_setup import TrainingSetup
 
-_PREFIX = "local-dir:"
 
-
-def input_digests(config: TrainConfig, setup: TrainingSetup) -> InputDigests:
-    """16 hex digits of each file that decides what documents and models are; of weights from a hub,
-    their name."""
+def input_digests(setup: TrainingSetup) -> InputDigests:
+    """16 hex digits of all that decides what documents and models are."""
     return {
         "codec": setup.codec.digest,
         "tokenizer": _short(setup.vocabulary.to_dict()["text"].encode()),
-        "encoder": encoder_digest(config.encoder),
+        "encoder": setup.encoder.digest if setup.encoder else "",
     }
-
-
-def encoder_digest(name: str) -> str:
-    """Of `local-dir:FOLDER` or MODEL/FILE the content; of MODEL/PRETRAINED, which never changes,
-    the name itself."""
-    path = name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else name.partition("/")[2]
-    if name and os.path.exists(path):
-        return content_digest(path)
-    return name
-
-
-def content_digest(path: str) -> str:
-    """16 hex digits of a file, or of all files below a folder and their names."""
-    if os.path.isfile(path):
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    found = []
-    for folder, _, names in os.walk(path):
-        for name in names:
-            file_path = os.path.join(folder, name)
-            found.append((os.path.relpath(file_path, path), content_digest(file_path)))
-    return _short(repr(sorted(found)).encode())
 
 
 def _short(data: bytes) -> str:

@@ -52,7 +52,7 @@ def sightings(folder: str, uids: Collection[str], product: str = "") -> Sighting
     config = dataclasses.replace(config, out=folder)
     setup = make_setup(config)
     planner = setup.planner
-    if differing := differing_inputs(facts, input_digests(config, setup)):
+    if differing := differing_inputs(facts, input_digests(setup)):
         found.unknown = f"its {' and '.join(differing)} became others; steps cannot be told"
         return found
     if not set(sources).isdisjoint(changed_sources(facts, planner.digests)):

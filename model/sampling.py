@@ -162,9 +162,9 @@ class DecodingSession:
             # Mixed with itself, a noisy latent stays what it is.
             latent_eps=values,
             latent_place=torch.zeros(len(values), 2, dtype=torch.int32, device=self.device),
-            semantic=torch.zeros(0, self.bundle.layout.semantic_width, device=self.device),
+            semantic=torch.from_numpy(self.bundle.layout.no_semantic()).to(self.device),
             semantic_idx=index[:0],
-            semantic_cu_seqlens=torch.zeros(1, dtype=torch.int32, device=self.device),
+            semantic_spans=[],
             source=[[0]] * rows,
         )
         return self.model.extend(batch, self.cache, commit=commit)

@@ -45,5 +45,6 @@ class Content:
     grid: PictureGrid
     codes: NDArray[np.int64] | None = None  # [h, w, codebooks]
     latents: NDArray[np.float32] | None = None  # [h, w, channels]
-    semantic: NDArray[np.float32] | None = None  # [h, w, width]
+    # [h, w, values]: uint8 pixels of each patch, or float32 features.
+    semantic: NDArray[np.generic] | None = None
     pixels: NDArray[np.uint8] | None = None  # [height, width, 3]

@@ -118,7 +118,7 @@ def run_field(data: Sequence[str], node: str, field: str) -> str:
 
 
 def clip_of_run(data: Sequence[str]) -> str:
-    """The CLIP that scored the run, as `SemanticEncoder` names it; "" if it is not said."""
+    """The CLIP that scored the run, as `load_encoder` names it; "" if it is not said."""
     model, pretrained = run_field(data, "clip", "model"), run_field(data, "clip", "pretrained")
     return model if model.startswith("local-dir:") or not pretrained else f"{model}/{pretrained}"
 

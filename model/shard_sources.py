@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, SampleError, ShardError
+from gristmill.model.listed_conversations import ListedConversations, lists_conversations
 from gristmill.model.picture_files import decode_frame, decode_picture
 from gristmill.model.read_again import read_again
 from gristmill.model.tar_samples import TarSamples
@@ -121,6 +122,8 @@ class OurSamples:
 
 def open_samples(source: DataSource) -> Samples:
     """The samples of a source. Raises `ShardError` if there are none."""
+    if lists_conversations(source.url):
+        return ListedConversations(source.url)
     folder = Folder(source.url)
     ours = folder.exists("manifest.json") or folder.exists("shards/manifest.json")
     found: Samples = OurSamples(source.url, source.split) if ours else TarSamples(source.url)

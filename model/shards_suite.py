@@ -40,7 +40,7 @@ def evaluate_shards(
     """Scores on at most `count` samples, evenly spread.
 
     "held_out_loss" is nats a token of text and of codes, squared error a channel of flows. With
-    `clip` (as `SemanticEncoder` names models), pictures drawn for the captions get a CLIP score
+    `clip` (as `load_encoder` names them), pictures drawn for the captions get a CLIP score
     (mean cosine, times 100) and a Fréchet distance of CLIP embeddings to the real pictures
     (Kynkäänniemi et al. 2023), which wants the extra `evaluate`.
     """

@@ -48,10 +48,8 @@ class TaskMix:
         self._writer, self._length, self._captions = writer, row_length, captions
         self._tasks = {name: share for name, share in source.tasks.items() if share > 0}
         self._questions, self._dropout = find_questions(source.questions), dropout
-        masked = writer.paradigm.text_objective == "masked"
         self._turns = source.turns
-        block = writer.layout.text_block if masked else 0
-        self._chat = Chat(writer.vocabulary, block) if "chat" in self._tasks else None
+        self._chat = Chat(writer.vocabulary) if "chat" in self._tasks else None
 
     def choose(self, columns: SampleColumns, seed: tuple[int, ...], grids: Grids) -> Chosen | None:
         """The segments of a task drawn from the mix; of the next best where the sample lacks for

@@ -83,7 +83,9 @@ class TextWriter:
         block, opens = self.layout.text_block, _opens(segment, then)
         said = [*text, *([IMAGE] if opens else [])]
         stop = block * math.ceil(len(said) / block)
-        learnt = stop if segment.ends or opens else len(said)
+        # Of a conversation, the end of an answer is among its ids.
+        is_whole = segment.ends or opens or text[-1] in self.vocabulary.ends
+        learnt = stop if is_whole else len(said)
         said += [self.vocabulary.eos] * (learnt - len(said))
         each = weight / math.sqrt(learnt)
         for start in range(0, stop, block):

@@ -22,7 +22,7 @@ from gristmill.model import checkpoint
 from gristmill.model.batch import PackedBatch
 from gristmill.model.dataloader import Loader
 from gristmill.model.facts import TrainingFacts
-from gristmill.model.initial_weights import fill
+from gristmill.model.initial_weights import fill, fill_tower
 from gristmill.model.local_parts import whole
 from gristmill.model.lost_samples import LostCount
 from gristmill.model.machine import fast_in_bf16, keep_freed_memory
@@ -123,7 +123,7 @@ class Trainer:
         self.lost = LostCount(config.max_lost)
         # Step after which the shards became others, and what is said of it; 0 and "" if never.
         self.data_from, self.noted = 0, ""
-        self.inputs = input_digests(config, setup)
+        self.inputs = input_digests(setup)
         self._asked = StopRequest()
         if device.type == "cuda" and config.compile:
             compile_blocks(model)
@@ -296,7 +296,8 @@ class Trainer:
 
     def _export(self) -> None:
         first_rank_does(lambda: self.setup.write_files(self.config.out))
-        checkpoint.export(self.config.out, self.average, self.setup.to_dict(self.config, self.step))
+        facts = self.setup.to_dict(self.config, self.step)
+        checkpoint.export(self.config.out, self.model, self.average, facts)
 
     @torch.no_grad()
     def _sample(self, log: TrainLog) -> None:
@@ -309,7 +310,7 @@ class Trainer:
             with torch.device("meta"):
                 model = Transformer(self.setup.model_config)
             materialise(model, self.device)
-        for name, value in self.average.values.items():
+        for name, value in self.average.weights(self.model).items():
             value = whole(value)
             if model is not None:
                 model.get_parameter(name).copy_(value)
@@ -335,6 +336,9 @@ def make_model(
     materialise(model, device)
     features = setup.codec.code_features()
     fill(model, config.seed, list(zip(setup.vocabulary.code_starts, features, strict=False)))
+    if setup.encoder_weights is not None:
+        fill_tower(model.vision, setup.encoder_weights)
+        model.vision.requires_grad_(config.train_encoder)
     return model
 
 

@@ -12,13 +12,13 @@ from typing import Any
 from gristmill.errors import ConfigurationError
 from gristmill.model.choices import require_known
 from gristmill.model.configurations import SIZES
+from gristmill.model.encoders.load import check_encoder
 from gristmill.model.model_config import EXPERTS
 from gristmill.model.optimizer import OPTIMISERS, SCHEDULES
 from gristmill.model.paradigms import PARADIGMS
 from gristmill.model.planner import CAPTIONS
 from gristmill.model.shard_sources import DataSource
 from gristmill.model.tasks import TASKS
-from gristmill.model.vision_encoder import check_encoder
 from gristmill.model.vocabulary import SIDES
 
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -30,9 +30,12 @@ class TrainConfig:
 
     out: str
     data: tuple[DataSource, ...]
-    # Image codec: a file of `gristmill train-codec`. Encoder: see `vision_encoder.SemanticEncoder`.
+    # Image codec: a file of `gristmill train-codec`. Encoder: see
+    # `encoders.load.load_encoder`.
     codec: str
     encoder: str = ""
+    # Whether the encoder learns, too; else it stays as it is.
+    train_encoder: bool = False
     # A `tokenizers` file; empty: one is trained on the captions.
     tokenizer: str = ""
     text_vocabulary: int = 512

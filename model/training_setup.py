@@ -19,6 +19,8 @@ from gristmill.model.codecs.base import Codec, balancing_weights
 from gristmill.model.codecs.registry import load_codec
 from gristmill.model.configurations import describe, find_size, flops_per_token, for_paradigm
 from gristmill.model.documents import DocumentLayout, DocumentWriter
+from gristmill.model.encoders.config import VisionConfig
+from gristmill.model.encoders.load import LoadedEncoder, load_encoder
 from gristmill.model.facts import ModelFacts, TrainingSummary
 from gristmill.model.first_rows import first_rows
 from gristmill.model.image_tokenizer import ImageTokenizer
@@ -31,7 +33,6 @@ from gristmill.model.ranks import first_rank_does, world_size
 from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.model.tasks import GuidanceDropout, Questions, find_questions
 from gristmill.model.train_config import TrainConfig
-from gristmill.model.vision_encoder import SemanticEncoder
 from gristmill.model.vocabulary import Vocabulary, check_text, train_text
 
 # Captions that the text vocabulary is trained on, at most.
@@ -47,7 +48,7 @@ class ModelBundle:
     paradigm: Paradigm
     layout: DocumentLayout
     codec: Codec
-    encoder: SemanticEncoder | None
+    encoder: VisionConfig | None
     image_tokenizer: ImageTokenizer
 
     @property
@@ -76,6 +77,7 @@ class TrainingSetup(ModelBundle):
 
     planner: Planner
     titles: list[str]
+    encoder_weights: dict[str, Tensor] | None
     codec_path: str
 
     def describe(self, config: TrainConfig) -> TrainingSummary:
@@ -110,7 +112,6 @@ class TrainingSetup(ModelBundle):
             "layout": asdict(self.layout),
             "vocabulary": self.vocabulary.to_dict(),
             "codec_digest": self.codec.digest,
-            "encoder": self.encoder.name if self.encoder else "",
             "training": config.to_dict(),
         }
 
@@ -119,14 +120,8 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
     """Open everything that a training needs. Raises before any work if something is missing."""
     paradigm = find_paradigm(config.paradigm)
     codec = load_codec(config.codec)
-    encoder = None
-    if "semantic" in paradigm.image_inputs:
-        if not config.encoder:
-            raise ConfigurationError(
-                f"paradigm {paradigm.name} sees through a semantic encoder; give --encoder "
-                "MODEL/PRETRAINED or local-dir:FOLDER"
-            )
-        encoder = SemanticEncoder(config.encoder)
+    loaded = _encoder(config) if "semantic" in paradigm.image_inputs else None
+    encoder = loaded.config if loaded else None
     patches = config.patches or codec.grid[0] * codec.grid[1]
     image_tokenizer = ImageTokenizer(paradigm, codec, encoder, patches, config.cache_mb)
     layout = DocumentLayout(
@@ -134,6 +129,7 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
         latents_per_query=config.latents_per_query,
         latent_channels=codec.channels,
         semantic_width=encoder.width if encoder else 0,
+        semantic_patch=encoder.patch if encoder else 0,
         text_block=config.text_block,
         time_mean=config.time_mean,
         time_shift=config.time_shift,
@@ -143,9 +139,7 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
     queries = layout.queries(patches) if paradigm.image_objective == "query" else 0
     vocabulary = Vocabulary(_text(config), codec.vocabularies, queries)
     size = find_size(config.size)(vocabulary.size, experts=config.experts)
-    model_config = for_paradigm(
-        size, paradigm, latent_channels=codec.channels, semantic_width=layout.semantic_width
-    )
+    model_config = for_paradigm(size, paradigm, latent_channels=codec.channels, vision=encoder)
     stream = StreamConfig(
         rows_per_step=config.rows_per_step,
         row_length=config.row_length,
@@ -159,8 +153,24 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
     titles = [source.title for source in config.data]
     return TrainingSetup(
         model_config, vocabulary, paradigm, layout, codec, encoder, image_tokenizer, planner,
-        titles, config.codec,
+        titles, loaded.weights if loaded else None, config.codec,
     )  # fmt: skip
+
+
+def _encoder(config: TrainConfig) -> LoadedEncoder:
+    """The tower that a paradigm sees through."""
+    if not config.encoder:
+        raise ConfigurationError(
+            f"paradigm {config.paradigm} sees through a semantic encoder; give --encoder "
+            "MODEL/PRETRAINED or local-dir:FOLDER"
+        )
+    loaded = load_encoder(config.encoder)
+    if config.train_encoder and loaded.config.whole:
+        raise ConfigurationError(
+            f"encoder {config.encoder!r} is no plain vision transformer, and stays as it is: leave "
+            "out train_encoder, or choose a ViT"
+        )
+    return loaded
 
 
 def _text(config: TrainConfig) -> str:

@@ -8,6 +8,7 @@ the feed-forward part (mixture of experts, dropless).
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +19,10 @@ from torch.utils.checkpoint import checkpoint
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.attention import Mask, TokenMeta, allow, make_mask
-from gristmill.model.batch import IGNORE, PackedBatch
+from gristmill.model.batch import IGNORE, PackedBatch, SemanticSpan
 from gristmill.model.blocks import Block, Cache, Context
 from gristmill.model.cross_entropy import chunked_cross_entropy
+from gristmill.model.encoders.load import make_tower
 from gristmill.model.experts import Sorting
 from gristmill.model.flow_head import FlowHead, time_features
 from gristmill.model.initial_weights import fill
@@ -89,6 +91,8 @@ class Transformer(nn.Module):
         self.norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
         if not config.tied:
             self.lm = nn.Linear(config.width, config.vocabulary, bias=False)
+        if config.vision is not None:
+            self.vision = make_tower(config.vision)
         if config.semantic_width:
             self.semantic_proj = nn.Sequential(
                 nn.Linear(config.semantic_width, config.width),
@@ -145,9 +149,22 @@ class Transformer(nn.Module):
             flat = flat.index_add(0, batch.latent_idx, inner.to(flat.dtype))
         if self.config.semantic_width:
             flat = flat.index_add(
-                0, batch.semantic_idx, self.semantic_proj(batch.semantic).to(flat.dtype)
+                0, batch.semantic_idx, self.semantic_proj(self._features(batch)).to(flat.dtype)
             )
         return flat.view(rows, length, -1)
+
+    def _features(self, batch: PackedBatch) -> Float[Tensor, "places features"]:
+        """Semantic features of the batch's places: given, or what the tower makes of pixels."""
+        features = batch.semantic
+        if self.config.vision is not None:
+            learns = any(parameter.requires_grad for parameter in self.vision.parameters())
+            with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+                features = self.vision(features, [span.grid for span in batch.semantic_spans])
+        if all(span.grid == span.places for span in batch.semantic_spans):
+            return features
+        parts = features.split([math.prod(span.grid) for span in batch.semantic_spans])
+        pairs = zip(parts, batch.semantic_spans, strict=True)
+        return torch.cat([_resampled(part, span) for part, span in pairs])
 
     @staticmethod
     def noisy(batch: PackedBatch) -> Float[Tensor, "latents channels"]:
@@ -275,3 +292,14 @@ class Transformer(nn.Module):
     def to_dict(self) -> dict[str, object]:
         """The configuration."""
         return dataclasses.asdict(self.config)
+
+
+def _resampled(features: Tensor, span: SemanticSpan) -> Tensor:
+    """Features of a picture's patches at its places: bilinear, averaged where these are coarser."""
+    if span.grid == span.places:
+        return features
+    planes = features.unflatten(0, span.grid).permute(2, 0, 1)[None].float()
+    fitted = F.interpolate(
+        planes, span.places, mode="bilinear", align_corners=False, antialias=True
+    )
+    return fitted[0].permute(1, 2, 0).flatten(0, 1).to(features.dtype)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -13,16 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gristmill.errors import ConfigurationError, SampleError, TrainingError
-from gristmill.model import checkpoint
+from gristmill.errors import ConfigurationError, SampleError
 from gristmill.model.batch import Document
 from gristmill.model.chat_answer import AnswerWriter, OnText
-from gristmill.model.codecs.registry import load_codec
-from gristmill.model.documents import DocumentLayout
 from gristmill.model.growing_documents import Asked, GrowingDocuments
-from gristmill.model.image_tokenizer import ImageTokenizer, encode_all
-from gristmill.model.model_config import ModelConfig
-from gristmill.model.paradigms import find_paradigm
+from gristmill.model.image_tokenizer import encode_all
+from gristmill.model.model_folder import load_weights, open_bundle, read_model_facts
 from gristmill.model.picture_grid import PictureGrid
 from gristmill.model.planner import Planner
 from gristmill.model.samplers import TEXT_SAMPLERS
@@ -31,8 +25,7 @@ from gristmill.model.segments import Content, Segment
 from gristmill.model.tasks import answering, continuing, describing, drawing, editing, recounting
 from gristmill.model.training_setup import ModelBundle
 from gristmill.model.transformer import Transformer
-from gristmill.model.vision_encoder import SemanticEncoder
-from gristmill.model.vocabulary import SIDES, Vocabulary
+from gristmill.model.vocabulary import SIDES
 from gristmill.pipelines.decode import Image
 
 _ROWS = 64
@@ -53,11 +46,6 @@ class Unified:
         """A picture for each prompt, [height, width, 3], of about that size (height, width), or a
         square one. Raises `ConfigurationError` for a size that the model cannot draw."""
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if sampling is not None and sampling.picture_guidance != 1:
-            raise ConfigurationError(
-                f"picture_guidance {sampling.picture_guidance}: a picture of a prompt alone has "
-                "none before it to be closer to; leave it at 1"
-            )
         return [picture for (picture,) in self.generate_clips(texts, 1, sampling, size)]
 
     def generate_clips(
@@ -68,6 +56,13 @@ class Unified:
         size: tuple[int, int] | None = None,
     ) -> list[list[Image]]:
         """So many frames of a clip for each prompt, each drawn with those before it in sight."""
+        if frames < 1:
+            raise ConfigurationError(f"{frames} frames; give at least one")
+        if frames == 1 and sampling is not None and sampling.picture_guidance != 1:
+            raise ConfigurationError(
+                f"picture_guidance {sampling.picture_guidance}: a picture of a prompt alone has "
+                "none before it to be closer to; leave it at 1"
+            )
         asked: list[Asked] = [(drawing(text, 0), []) for text in prompts]
         return self._draw(asked, sampling, self.grid(size), frames)
 
@@ -84,7 +79,10 @@ class Unified:
                 f"at most {self.bundle.layout.patches:,} of {self.bundle.codec.patch} px; give a "
                 "smaller size, or train with more (--patches)"
             )
-        return dataclasses.replace(tokenizer.grid(None), image=(rows, columns))
+        patch = self.bundle.codec.patch
+        return dataclasses.replace(
+            tokenizer.grid((rows * patch, columns * patch)), image=(rows, columns)
+        )
 
     def edit(
         self,
@@ -255,66 +253,13 @@ def _parts(asked: Sequence[Asked]) -> Iterator[Sequence[Asked]]:
 
 
 def load(folder: str, device: str = "") -> Unified:
-    """The model that a training left in a folder.
+    """The model that a training or an import left in a folder.
 
     Raises `TrainingError` for a folder without one, or whose files do not belong together.
     """
-    path = os.path.join(folder, checkpoint.MODEL_FILE)
-    try:
-        with open(path, encoding="utf-8") as file:
-            facts = json.load(file)
-    except FileNotFoundError:
-        trained = checkpoint.steps(os.path.join(folder, "checkpoints"))
-        hint = (
-            f"its training stopped at step {trained[-1]}: run the same command again"
-            if trained
-            else "give the --out of a finished gristmill train"
-        )
-        raise TrainingError(f"no model in {folder}; {hint}") from None
-    except json.JSONDecodeError as error:
-        raise TrainingError(f"{path} is broken: {error}") from error
-    checkpoint.require_format(facts["format"], path)
-    codec_path = os.path.join(folder, checkpoint.CODEC_FILE)
-    codec = load_codec(codec_path)
-    if codec.digest != facts["codec_digest"]:
-        raise TrainingError(f"{codec_path} is not the codec that the model was trained with")
-    paradigm = find_paradigm(facts["paradigm"])
-    encoder = SemanticEncoder(facts["encoder"]) if facts["encoder"] else None
-    layout = DocumentLayout(**facts["layout"])
-    config = ModelConfig.from_facts(facts["model"])
-    bundle = ModelBundle(
-        config,
-        Vocabulary.from_facts(facts["vocabulary"]),
-        paradigm,
-        layout,
-        codec,
-        encoder,
-        ImageTokenizer(paradigm, codec, encoder, layout.patches),
-    )
+    bundle = open_bundle(folder, read_model_facts(folder))
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = Transformer(config)
-    model.load_state_dict(_weights(os.path.join(folder, checkpoint.WEIGHTS_FILE), model))
-    return Unified(model.to(where).eval(), bundle)
-
-
-def _weights(path: str, model: Transformer) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(f"{path} cannot be read: {error}; export it again") from error
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
-    if wrong:
-        name = wrong[0]
-        raise TrainingError(
-            f"{path} is of another shape: {name} is {found.get(name)}, the model wants "
-            f"{expected.get(name)} ({len(wrong)} differ)"
-        )
-    return weights
+    return Unified(load_weights(folder, bundle.model_config, where).eval(), bundle)
 
 
 def sample_sheet(model: Unified, planner: Planner, count: int = 8) -> Image | None:

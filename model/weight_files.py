@@ -14,7 +14,7 @@ from gristmill.model.batch import Array
 from gristmill.model.local_parts import whole
 from gristmill.model.ranks import first_rank_does, rank
 
-_KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
 
 
 def write_weights(path: str, values: Mapping[str, Tensor]) -> None:

@@ -37,6 +37,8 @@ class Codec(nn.Module):
             raise ConfigurationError(f"a side of {side} px is not a multiple of a patch of {patch}")
         # Pixels: of the squares that it is trained on, and of the side of one place of the grid.
         self.side, self.patch = side, patch
+        # Whether it gives pictures back; some that others released only see them.
+        self.decodes = True
         # Reconstruction measured on held-out pictures: psnr (dB), mse (0..1 squared).
         self.ceiling: dict[str, float] = {}
         # Of its file, 16 hex digits; empty before it was written. Tokens and models of different
@@ -112,6 +114,16 @@ def from_patches(
 ) -> Float32[Tensor, "n channels height width"]:
     """The inverse of `to_patches`."""
     return F.pixel_shuffle(patches.permute(0, 3, 1, 2), patch)
+
+
+def nearest(
+    rows: Float32[Tensor, "rows features"], codes: Float32[Tensor, "codes features"]
+) -> Int64[Tensor, " rows"]:
+    """Index of the nearest code of each row."""
+    half = (codes**2).sum(dim=1) / 2
+    # At most 128 MB of distances at once.
+    at_once = max(1, min(2**14, 2**25 // len(codes)))
+    return torch.cat([(half - part @ codes.T).argmin(dim=1) for part in rows.split(at_once)])
 
 
 def to_unit(pictures: Bytes) -> Pixels:

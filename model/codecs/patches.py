@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.codecs.base import Codec, Codes, Latents, Pixels, from_patches, to_patches
+from gristmill.model.codecs.base import (
+    Codec,
+    Codes,
+    Latents,
+    Pixels,
+    from_patches,
+    nearest,
+    to_patches,
+)
 
 
 class KMeansCodec(Codec):
@@ -86,14 +94,14 @@ class KMeansCodec(Codec):
             )  # fmt: skip
             kmeans.train(rows[drawn].contiguous().numpy())
             books.append(torch.from_numpy(kmeans.centroids))
-            rows = rows - books[-1][_nearest(rows, books[-1])]
+            rows = rows - books[-1][nearest(rows, books[-1])]
         self.means.copy_(torch.cat(books))
 
     def _encode(self, pictures: Pixels) -> Codes:
         rows = self._rows(pictures)
         codes = []
         for means in self.means.split(list(self.sizes)):
-            codes.append(_nearest(rows, means))
+            codes.append(nearest(rows, means))
             rows = rows - means[codes[-1]]
         grid = self.grid_of(pictures.shape[2], pictures.shape[3])
         return torch.stack(codes, dim=1).reshape(len(pictures), *grid, len(codes))
@@ -103,12 +111,6 @@ class KMeansCodec(Codec):
         rows = torch.stack([means[grid[..., i]] for i, means in enumerate(books)]).sum(dim=0)
         mixed = from_patches(rows, self.patch)
         return torch.einsum("nchw,dc->ndhw", mixed, self.unmix)
-
-
-def _nearest(rows: Tensor, means: Tensor) -> Tensor:
-    """Index of the nearest mean of each row."""
-    half = (means**2).sum(dim=1) / 2
-    return torch.cat([(half - part @ means.T).argmin(dim=1) for part in rows.split(16384)])
 
 
 class RawPatches(Codec):

@@ -21,11 +21,13 @@ from gristmill.model.codecs.autoencoders import FsqCodec, VaeCodec
 from gristmill.model.codecs.base import Bytes, Codec, Pixels, to_unit
 from gristmill.model.codecs.patches import KMeansCodec, RawPatches, WhitenedPatches
 from gristmill.model.codecs.pretrained import PretrainedVae, PretrainedVq
+from gristmill.model.codecs.pretrained_codebooks import ChameleonVq, Emu3Vq, JanusVq
 
 CODECS: dict[str, type[Codec]] = {
     cls.kind: cls
     for cls in (
         KMeansCodec, FsqCodec, VaeCodec, RawPatches, WhitenedPatches, PretrainedVae, PretrainedVq,
+        JanusVq, Emu3Vq, ChameleonVq,
     )
 }  # fmt: skip
 
@@ -66,7 +68,7 @@ def train_codec(codec: Codec, pictures: Bytes, training: CodecTraining | None = 
     fit = getattr(codec, "fit", None)
     if fit is not None:
         fit(train, training.seed)
-    codec.ceiling = measure(codec, test)
+    codec.ceiling = measure(codec, test) if codec.decodes else {}
     if codec.discrete:
         codec.frequencies = _count_codes(codec, train[:4096])
     return codec

@@ -17,7 +17,7 @@ from gristmill.model.chat import Chat, Message, with_pictures
 from gristmill.model.documents import DocumentLayout, DocumentWriter
 from gristmill.model.paradigms import find_paradigm
 from gristmill.model.segments import ImageSegment, Segment, TextSegment
-from gristmill.model.vocabulary import ANSWER, EOS, REPLY, PretrainedText, Vocabulary, train_text
+from gristmill.model.vocabulary import ANSWER, REPLY, PretrainedText, Vocabulary, train_text
 
 Turns = Sequence[tuple[str, str]]
 
@@ -306,8 +306,8 @@ def test_a_template_has_no_way_out() -> None:
 
 def test_it_goes_to_other_processes() -> None:
     ours, _ = family("SmolLM2")
-    copy = pickle.loads(pickle.dumps(Chat(ours, masked_block=4)))
-    assert copy.masked_block == 4 and written(copy, ONE)[:-1]
+    copy = pickle.loads(pickle.dumps(Chat(ours)))
+    assert written(copy, ONE) == written(Chat(ours), ONE)
 
 
 # -- without a template -------------------------------------------------------------------------
@@ -361,45 +361,26 @@ def test_a_document_begins_as_its_template_does(name: str) -> None:
     assert (document.weight[at] > 0).all()
 
 
-@pytest.mark.parametrize("name", ["SmolLM2", ""])
-def test_answers_in_any_order_are_learnt_block_by_block(name: str) -> None:
+@pytest.mark.parametrize("name", ["SmolLM2", "Llama-3", ""])
+def test_answers_in_any_order_are_learnt_with_their_ends(name: str) -> None:
     ours = family(name)[0] if name else PLAIN
     write = writer(ours, "discrete-diffusion")
-    chat = Chat(ours, masked_block=8)
-    turns = [("user", "a"), ("assistant", "It is red, as you see.\n\nAnd so on"), *ONE]
-    seen: set[tuple[int, ...]] = set()
+    segments = written(Chat(ours), SEVERAL)
+    answers = [s for s in segments if isinstance(s, TextSegment) and s.is_target]
+    seen: dict[int, set[int]] = {}
     rng = np.random.default_rng(0)
     for _ in range(60):
-        found = chat.document(with_pictures(turns, ()), fits, rng)
-        assert found is not None
-        segments = found[0]
-        targets = [s for s in segments if isinstance(s, TextSegment) and s.is_target]
-        assert targets == segments[-1:]
         document = write.write(segments, (), rng)
         assert len(document) == write.length(segments)
-        assert targets[0].ids is not None and len(targets[0].ids) <= 8
-        seen.add(targets[0].ids)
-        # What is unmasked are ends of ours behind the last of its ids.
-        block = document.labels[-8:]
-        assert set(block[len(targets[0].ids) :].tolist()) <= {ours.eos, IGNORE}
-    # Together they are both answers.
-    long = [ids for ids in seen if len(ids) == 8]
-    text = ours.encode("It is red, as you see.\n\nAnd so on")
-    assert sum(map(len, seen)) == len(text) + len(ours.encode("red"))
-    assert len(long) == len(text) // 8
-
-
-def test_an_answer_that_fills_its_blocks_ends_in_one_more() -> None:
-    ids = tuple(PLAIN.encode("red, as you"))[:4]
-    chat = Chat(PLAIN, masked_block=2)
-    answer = TextSegment("", ids=ids, is_target=True, special_token=REPLY)
-    last = chat._masked([answer], None)
-    assert last == [
-        TextSegment("", ids=ids, special_token=REPLY),
-        TextSegment("", ids=(), is_target=True),
-    ]
-    document = writer(PLAIN, "discrete-diffusion", 2).write(last, (), ANY)
-    assert set(document.labels[-2:].tolist()) <= {EOS, IGNORE}
+        for at in np.flatnonzero(document.labels != IGNORE):
+            seen.setdefault(int(at), set()).add(int(document.labels[at]))
+    # Each answer, its end, and ends that fill its last block up.
+    said: list[int] = []
+    for answer in answers:
+        ids = list(answer.ids or ours.encode(answer.text))
+        ids += [ours.eos] if answer.ends else []
+        said += ids + [ours.eos] * (-len(ids) % 8)
+    assert [numbers for _, numbers in sorted(seen.items())] == [{number} for number in said]
 
 
 # -- windows ------------------------------------------------------------------------------------
