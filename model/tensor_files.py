@@ -114,7 +114,7 @@ def write_tensors(
                 found, tensor = next(arriving)
                 shape, dtype = shapes[name]
                 assert (found, tuple(tensor.shape), tensor.dtype) == (name, shape, dtype), found
-                out.write(numbers(tensor))
+                out.write(numbers(tensor).data)
         os.replace(path + ".partial", path)
     _remove_others(folder, stem, files)
     if len(parts) > 1:
