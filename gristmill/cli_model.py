@@ -43,8 +43,9 @@ def train_codec(
     kind: Annotated[
         str,
         typer.Argument(
-            help="kmeans, fsq, vae, raw, pca; pretrained-vae or pretrained-vq of diffusers with "
-            "--set source=FOLDER."
+            help="kmeans, kmeans-colour, fsq, vae, raw, pca; with --set source=FOLDER "
+            "pretrained-vae or pretrained-vq of diffusers, pretrained-janus-vq, "
+            "pretrained-emu3-vq or pretrained-chameleon-vq."
         ),
     ],
     data: Data,
@@ -53,6 +54,10 @@ def train_codec(
     patch: Annotated[int | None, typer.Option(help="Pixels of a patch's side.")] = None,
     pictures: Annotated[int, typer.Option(help="Pictures to train on, at most.")] = 4000,
     steps: Annotated[int, typer.Option(help="Steps, for fsq and vae.")] = 500,
+    fid: Annotated[
+        str,
+        typer.Option(help="inception, or a CLIP as in evaluate: print rFID of held-out pictures."),
+    ] = "",
     seed: Seed = 0,
     settings: Settings = None,
 ) -> None:
@@ -61,10 +66,11 @@ def train_codec(
 
     made = codec_from_shards(
         kind, data, side=side, patch=patch, pictures=pictures, steps=steps, seed=seed,
-        settings=settings or [], out=out,
+        settings=settings or [], out=out, fid=fid,
     )  # fmt: skip
     said = f"codes {made.vocabularies}" if made.discrete else f"{made.channels} channels"
     ceiling = ", ".join(f"{name} {value:.4g}" for name, value in made.ceiling.items())
+    ceiling = ceiling or "none, it has no decoder"
     print(f"{out}: {kind}, grid {made.grid[0]}x{made.grid[1]}, {said}; ceiling: {ceiling}")
 
 

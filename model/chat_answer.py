@@ -9,7 +9,7 @@ import torch
 
 from gristmill.errors import ConfigurationError, SampleError
 from gristmill.model.chat import Chat, Message, with_pictures
-from gristmill.model.samplers import TEXT_SAMPLERS, text_steps
+from gristmill.model.samplers import text_blocks, text_steps
 from gristmill.model.sampling import DecodingSession, Sampling
 from gristmill.model.segments import Content, Segment
 from gristmill.model.training_setup import ModelBundle
@@ -42,9 +42,10 @@ class AnswerWriter:
         """
         sampling.check()
         segments = self._chat.prompt(_checked(messages, len(contents)))
+        session = self._session(segments, contents, sampling)
         ids: list[int] = []
         told = ""
-        for some in self._written(self._session(segments, contents, sampling)):
+        for some in self._pieces(session):
             ids += some
             text = self._bundle.vocabulary.decode(ids).lstrip()
             # Of a letter that is not whole yet, or of spaces that may be the last, nothing is said.
@@ -64,10 +65,11 @@ class AnswerWriter:
         prompt = self._bundle.writer.write(segments, contents, rng, prompt=True)
         return DecodingSession(self._model, self._bundle, [prompt], sampling)
 
-    def _written(self, session: DecodingSession) -> Iterator[list[int]]:
-        """Ids one by one, or, where they are unmasked in any order, at once."""
+    def _pieces(self, session: DecodingSession) -> Iterator[list[int]]:
+        """Ids one by one, or block by block."""
         if self._bundle.paradigm.text_objective == "masked":
-            yield from TEXT_SAMPLERS["masked"](session)
+            for (block,) in text_blocks(session):
+                yield block
             return
         for step in text_steps(session):
             yield [number for number in step if number is not None]

@@ -16,7 +16,7 @@ from gristmill.errors import ConfigurationError
 from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import Codec, to_unit
 from gristmill.model.encoders.config import VisionConfig
-from gristmill.model.encoders.load import patchify, semantic_grid
+from gristmill.model.encoders.load import patchify
 from gristmill.model.facts import SampleColumns
 from gristmill.model.paradigms import Paradigm
 from gristmill.model.picture_grid import PictureGrid, fit_grid, square_grid
@@ -198,3 +198,13 @@ def _device(codec: Codec) -> torch.device:
 def _size(content: Content) -> float:
     arrays = (content.codes, content.latents, content.semantic, content.pixels)
     return sum(array.nbytes for array in arrays if array is not None)
+
+
+def semantic_grid(config: VisionConfig, size: tuple[int, int] | None) -> tuple[int, int]:
+    """Rows and columns of patches of a picture of (height, width) pixels: about as many as the
+    tower was trained with, at the picture's ratio, smaller or larger than it is."""
+    if size is None or config.whole:
+        return config.grid
+    scale = (config.patches * config.patch**2 / (size[0] * size[1])) ** 0.5
+    larger = max(1.0, scale)
+    return fit_grid(size[0] * larger, size[1] * larger, config.patch, config.patches)

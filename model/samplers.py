@@ -50,30 +50,35 @@ def generate_text_ar(session: DecodingSession, *, opens: bool = False) -> list[l
     ]
 
 
-def generate_text_masked(session: DecodingSession, *, opens: bool = False) -> list[list[int]]:
-    """The same in blocks, each unmasked with the surest tokens first (low-confidence remasking,
-    LLaDA), until a block holds an end."""
+def text_blocks(session: DecodingSession, *, opens: bool = False) -> Iterator[list[list[int]]]:
+    """Text block by block, each unmasked with the surest tokens first (low-confidence remasking,
+    LLaDA), until one holds an end: at each step what is new of each row."""
     block, ends = session.bundle.layout.text_block, session.bundle.vocabulary.ends
     banned = _no_text(session, opens)
-    written: list[list[int]] = [[] for _ in range(session.given_rows)]
     done = [False] * session.given_rows
-    for _ in range(math.ceil(session.sampling.longest / block)):
+    for start in range(0, session.sampling.longest, block):
         ids = _unmasked_block(session, block, banned)
+        new: list[list[int]] = []
         for row, tokens in enumerate(ids.tolist()):
-            if done[row]:
-                continue
             at = next((i for i, token in enumerate(tokens) if token in (*ends, IMAGE)), block)
-            done[row] = at < block
-            written[row] += [token for token in tokens[: at + 1] if token not in ends]
-        if all(done):
-            break
+            said = [token for token in tokens[: at + 1] if token not in ends]
+            new.append([] if done[row] else said[: session.sampling.longest - start])
+            done[row] = done[row] or at < block
+        yield new
+        if all(done) or start + block >= session.sampling.longest:
+            return
         # What follows sees a clean copy, as it sees any text.
         session.read(
             session.repeated(ids), session.line_pos(block), attn_mode=CAUSAL, expert=UNDERSTAND,
             span=-1, commit=True,
         )  # fmt: skip
         session.time = session.time + block
-    return [row[: session.sampling.longest] for row in written]
+
+
+def generate_text_masked(session: DecodingSession, *, opens: bool = False) -> list[list[int]]:
+    """Text block by block until its end."""
+    blocks = text_blocks(session, opens=opens)
+    return [list(itertools.chain(*row)) for row in zip(*blocks, strict=True)]
 
 
 def _unmasked_block(session: DecodingSession, block: int, banned: Tensor) -> Tensor:

@@ -20,8 +20,21 @@ from gristmill.model.checkpoint import require_training_folder
 from gristmill.model.choices import require_known
 from gristmill.model.codecs.base import Codec
 from gristmill.model.codecs.patches import KMeansCodec
-from gristmill.model.codecs.registry import CODECS, CodecTraining, save_codec, train_codec
+from gristmill.model.codecs.registry import (
+    CODECS,
+    CodecTraining,
+    held_out,
+    reconstruct,
+    save_codec,
+    train_codec,
+)
 from gristmill.model.filter_network import IMAGE_SIZE, Training, train_filter_network
+from gristmill.model.frechet import (
+    INCEPTION,
+    ClipTower,
+    frechet_distance,
+    require_torchmetrics,
+)
 from gristmill.model.made_of import data_digest, remember, serves
 from gristmill.model.paradigms import find_paradigm
 from gristmill.model.ranks import first_rank_does
@@ -196,11 +209,15 @@ def codec_from_shards(
     seed: int = 0,
     split: str = "train",
     settings: Sequence[str] = (),
+    fid: str = "",
 ) -> Codec:
     """Train a codec on pictures spread over shards, and write it. Without `side` and `patch` they
-    are those of its kind."""
+    are those of its kind. `fid`: "inception" or a CLIP, see `frechet`; its ceiling then has the
+    Fréchet distance of reconstructed to real held-out pictures ("rfid")."""
     require_known("codec", kind, CODECS)
     require_file_place(out)
+    if fid:
+        require_torchmetrics()
     given = {"side": side, "patch": patch}
     fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     defaults = inspect.signature(CODECS[kind]).parameters
@@ -218,6 +235,11 @@ def codec_from_shards(
     if isinstance(codec, KMeansCodec) and "sizes" not in fields:
         codec = _bounded(codec, len(views), fields)
     train_codec(codec, views, CodecTraining(steps=steps, seed=seed))
+    if fid and codec.decodes:
+        test = views[: held_out(views)]
+        tower = None if fid == INCEPTION else ClipTower.load(fid)
+        found = frechet_distance(list(test.numpy()), list(reconstruct(codec, test).numpy()), tower)
+        codec.ceiling |= {"rfid": float(f"{found:.6g}"), "rfid_pictures": len(test)}
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     save_codec(codec, out)
     return codec

@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
-from gristmill.errors import ConfigurationError, MissingWeightsError, SampleError, ShardError
+from gristmill.errors import ConfigurationError, SampleError, ShardError
 from gristmill.model.batch import Document, pack
 from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import to_unit
 from gristmill.model.codecs.registry import measure
 from gristmill.model.documents import DocumentWriter
+from gristmill.model.frechet import ClipTower, frechet_distance, require_torchmetrics
 from gristmill.model.sampling import Sampling
 from gristmill.model.segments import Content, Segment
 from gristmill.model.shard_sources import DataSource, open_samples, spread_places
@@ -114,62 +114,11 @@ def _document(
 def _clip_scores(
     name: str, drawn: Sequence[Image], real: Sequence[Image], captions: Sequence[str]
 ) -> dict[str, float]:
-    try:
-        from torchmetrics.image.fid import FrechetInceptionDistance
-    except ImportError:
-        raise ConfigurationError(
-            "CLIP score and FID need torchmetrics: pip install 'gristmill[evaluate]'"
-        ) from None
-    import open_clip
-
-    local = name.startswith("local-dir:")
-    architecture, _, pretrained = name.partition("/")
-    chosen = name if local else architecture
-    try:
-        model = open_clip.create_model(
-            chosen, pretrained=None if local else pretrained, require_pretrained=True
-        )
-    except Exception as error:
-        raise MissingWeightsError(f"clip {name!r}: {error}") from error
-    tower = _Tower(model.eval())
-    tokens = open_clip.get_tokenizer(chosen)(list(captions))
-    text = torch.nn.functional.normalize(model.encode_text(tokens), dim=-1)
-    images = tower(tower.pixels(drawn))
-    cosines = (torch.nn.functional.normalize(images, dim=-1) * text).sum(dim=-1)
-    distance = FrechetInceptionDistance(feature=tower, normalize=False)
-    distance.update(tower.pixels(real), real=True)
-    distance.update(tower.pixels(drawn), real=False)
+    require_torchmetrics()
+    tower = ClipTower.load(name)
+    text = torch.nn.functional.normalize(tower.texts(captions), dim=-1)
+    images = torch.nn.functional.normalize(tower(tower.pixels(drawn)), dim=-1)
     return {
-        "clip_score": round(100 * float(cosines.mean()), 3),
-        "clip_fid": round(float(distance.compute()), 4),
+        "clip_score": round(100 * float((images * text).sum(dim=-1).mean()), 3),
+        "clip_fid": round(frechet_distance(real, drawn, tower), 4),
     }
-
-
-class _Tower(torch.nn.Module):
-    """uint8 pictures [n, 3, side, side] to CLIP embeddings."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        import open_clip
-
-        self.model = model
-        size = model.visual.image_size
-        self.side = int(size[0] if isinstance(size, tuple | list) else size)
-        preprocess = open_clip.get_model_preprocess_cfg(model)
-        self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(preprocess["std"]).view(1, 3, 1, 1))
-        self.num_features = int(self(self.pixels([np.zeros((8, 8, 3), np.uint8)])).shape[1])
-
-    def pixels(self, pictures: Sequence[Image]) -> torch.Tensor:
-        """uint8 [n, 3, side, side]."""
-        small = np.stack([resize_center_crop(picture, self.side) for picture in pictures])
-        return torch.from_numpy(small).permute(0, 3, 1, 2).contiguous()
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Embeddings, [n, features]."""
-        unit = (pixels.float() / 255 - self.mean) / self.std
-        found: torch.Tensor = self.model.encode_image(unit)
-        return found

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gristmill.errors import TrainingError
+from gristmill.model.weight_files import header, numbers
 
 SHARD_BYTES = 5 * 10**9
 """What a file holds at most, unless one tensor is larger."""
@@ -101,29 +102,27 @@ def write_tensors(
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write tensors that come one after the other, in the order of `shapes`: into one file, or
-    into several and an index that is written last. No more than one file's are held at a time."""
-    from safetensors.torch import save_file
-
+    into several and an index that is written last. No more than one is held at a time."""
     parts = _shards(shapes, shard_bytes)
     files = [_name(stem, number, len(parts)) for number in range(len(parts))]
     arriving = iter(tensors)
     for part, file in zip(parts, files, strict=True):
-        held: dict[str, Tensor] = {}
-        for name in part:
-            found, tensor = next(arriving)
-            shape, dtype = shapes[name]
-            assert (found, tuple(tensor.shape), tensor.dtype) == (name, shape, dtype), found
-            held[name] = tensor.contiguous()
         path = os.path.join(folder, file)
-        save_file(held, path + ".partial", metadata={"format": "pt"})
+        with open(path + ".partial", "wb") as out:
+            out.write(header({name: shapes[name] for name in part}))
+            for name in part:
+                found, tensor = next(arriving)
+                shape, dtype = shapes[name]
+                assert (found, tuple(tensor.shape), tensor.dtype) == (name, shape, dtype), found
+                out.write(numbers(tensor).data)
         os.replace(path + ".partial", path)
     _remove_others(folder, stem, files)
     if len(parts) > 1:
         total = sum(_bytes(*shape) for shape in shapes.values())
         weights = {name: file for part, file in zip(parts, files, strict=True) for name in part}
         path = os.path.join(folder, f"{stem}.safetensors.index.json")
-        with open(path + ".partial", "w", encoding="utf-8") as out:
-            json.dump({"metadata": {"total_size": total}, "weight_map": weights}, out, indent=1)
+        with open(path + ".partial", "w", encoding="utf-8") as index:
+            json.dump({"metadata": {"total_size": total}, "weight_map": weights}, index, indent=1)
         os.replace(path + ".partial", path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 from gristmill.errors import ConfigurationError
@@ -71,29 +72,14 @@ class KMeansCodec(Codec):
 
     def fit(self, pictures: Tensor, seed: int) -> None:
         """Find the means; raises `ConfigurationError` for fewer patches than codes."""
-        import faiss
-
         rows = self._rows(pictures)
         if len(rows) < max(self.sizes):
             raise ConfigurationError(f"{len(rows)} patches for {self.sizes} codes; give more")
-        parts = rows.reshape(len(rows), 3, -1)
-        # A patch of one colour has no edge, and still must have a code if the colour is rare.
-        means = parts.mean(dim=2)
-        far = ((means - means.mean(dim=0)) ** 2).sum(dim=1)
-        rare = (far - 4 * far.median()).clamp_min(0)
-        contrast = (parts.var(dim=2).sum(dim=1) + 0.3 * rare + 0.003) ** 1.25
+        contrast = contrast_of(rows.reshape(len(rows), 3, -1))
         generator = torch.Generator().manual_seed(seed)
         books = []
         for size in self.sizes:
-            drawn = torch.multinomial(
-                contrast[: 2**24], 200 * size, replacement=True, generator=generator
-            )
-            kmeans = faiss.Kmeans(
-                rows.shape[1], size, niter=20, seed=seed + 1, min_points_per_centroid=1,
-                max_points_per_centroid=200,
-            )  # fmt: skip
-            kmeans.train(rows[drawn].contiguous().numpy())
-            books.append(torch.from_numpy(kmeans.centroids))
+            books.append(find_means(rows, contrast, size, generator, seed + 1))
             rows = rows - books[-1][nearest(rows, books[-1])]
         self.means.copy_(torch.cat(books))
 
@@ -111,6 +97,34 @@ class KMeansCodec(Codec):
         rows = torch.stack([means[grid[..., i]] for i, means in enumerate(books)]).sum(dim=0)
         mixed = from_patches(rows, self.patch)
         return torch.einsum("nchw,dc->ndhw", mixed, self.unmix)
+
+
+def contrast_of(parts: Float32[Tensor, "patches channels pixels"]) -> Float32[Tensor, " patches"]:
+    """How likely each patch should be among those that means are found of."""
+    # A patch of one colour has no edge, and still must have a code if the colour is rare.
+    means = parts.mean(dim=2)
+    far = ((means - means.mean(dim=0)) ** 2).sum(dim=1)
+    rare = (far - 4 * far.median()).clamp_min(0)
+    return (parts.var(dim=2).sum(dim=1) + 0.3 * rare + 0.003) ** 1.25
+
+
+def find_means(
+    rows: Float32[Tensor, "patches features"],
+    weights: Float32[Tensor, " patches"],
+    size: int,
+    generator: torch.Generator,
+    seed: int,
+) -> Float32[Tensor, "size features"]:
+    """k-means of patches drawn by their weights."""
+    import faiss
+
+    drawn = torch.multinomial(weights[: 2**24], 200 * size, replacement=True, generator=generator)
+    kmeans = faiss.Kmeans(
+        rows.shape[1], size, niter=20, seed=seed, min_points_per_centroid=1,
+        max_points_per_centroid=200,
+    )  # fmt: skip
+    kmeans.train(rows[drawn].contiguous().numpy())
+    return torch.from_numpy(kmeans.centroids)
 
 
 class RawPatches(Codec):

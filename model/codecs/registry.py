@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.codecs.autoencoders import FsqCodec, VaeCodec
-from gristmill.model.codecs.base import Bytes, Codec, Pixels, to_unit
+from gristmill.model.codecs.base import Bytes, Codec, Pixels, to_bytes, to_unit
+from gristmill.model.codecs.colour_patches import ColourCodec
 from gristmill.model.codecs.patches import KMeansCodec, RawPatches, WhitenedPatches
 from gristmill.model.codecs.pretrained import PretrainedVae, PretrainedVq
 from gristmill.model.codecs.pretrained_codebooks import ChameleonVq, Emu3Vq, JanusVq
@@ -27,7 +29,7 @@ CODECS: dict[str, type[Codec]] = {
     cls.kind: cls
     for cls in (
         KMeansCodec, FsqCodec, VaeCodec, RawPatches, WhitenedPatches, PretrainedVae, PretrainedVq,
-        JanusVq, Emu3Vq, ChameleonVq,
+        JanusVq, Emu3Vq, ChameleonVq, ColourCodec,
     )
 }  # fmt: skip
 
@@ -47,7 +49,7 @@ class CodecTraining:
 def train_codec(codec: Codec, pictures: Bytes, training: CodecTraining | None = None) -> Codec:
     """Train or fit a codec on pictures and measure its ceiling.
 
-    A twentieth of the pictures (at least one) is held out for the ceiling. Raises
+    The first are held out for it, see `held_out`. Raises
     `ConfigurationError` for pictures of another size, or too few.
     """
     training = training or CodecTraining()
@@ -58,9 +60,9 @@ def train_codec(codec: Codec, pictures: Bytes, training: CodecTraining | None = 
         )
     if len(pictures) < 2:
         raise ConfigurationError(f"{len(pictures)} pictures; a codec needs at least two")
-    held_out = max(1, len(pictures) // 20)
+    kept = held_out(pictures)
     unit = to_unit(pictures)
-    train, test = unit[held_out:], unit[:held_out]
+    train, test = unit[kept:], unit[:kept]
     torch.manual_seed(training.seed)
     if any(parameter.requires_grad for parameter in codec.parameters()):
         _descend(codec, train, training)
@@ -74,6 +76,18 @@ def train_codec(codec: Codec, pictures: Bytes, training: CodecTraining | None = 
     return codec
 
 
+def held_out(pictures: Bytes) -> int:
+    """How many of the pictures, the first ones, a codec is not trained on."""
+    return max(1, len(pictures) // 20)
+
+
+@torch.no_grad()
+def reconstruct(codec: Codec, pictures: Bytes) -> Bytes:
+    """Pictures as the codec gives them back."""
+    parts = [to_bytes(codec.decode(codec.encode(to_unit(p)))) for p in pictures.split(256)]
+    return torch.cat(parts)
+
+
 @torch.no_grad()
 def _count_codes(codec: Codec, pictures: Pixels) -> Float32[Tensor, " codes"]:
     """Shares of each codebook, each summing to one; what was never met counts half a time."""
@@ -83,6 +97,21 @@ def _count_codes(codec: Codec, pictures: Pixels) -> Float32[Tensor, " codes"]:
         counts = torch.bincount(grids[..., book].reshape(-1), minlength=size).float() + 0.5
         shares.append(counts / counts.sum())
     return torch.cat(shares)
+
+
+def never_met(
+    vocabularies: Sequence[int],
+    met: Int64[Tensor, "*places codebooks"],
+    judged: Int64[Tensor, "*others codebooks"],
+) -> tuple[float, ...]:
+    """Of each codebook, the share of the judged codes that are not among those met: what a model
+    that learnt from the ones met can only draw by chance."""
+    shares = []
+    for book, size in enumerate(vocabularies):
+        known = torch.zeros(size, dtype=torch.bool, device=met.device)
+        known[met[..., book].reshape(-1)] = True
+        shares.append(round(float((~known[judged[..., book]]).float().mean()), 4))
+    return tuple(shares)
 
 
 def _descend(codec: Codec, pictures: Pixels, training: CodecTraining) -> None:
