@@ -29,9 +29,15 @@ Ray. Raises `ConfigurationError` for an address that cannot work."""
 
 
 def train(
-    size: Annotated[str, typer.Argument(help="nano, micro, tiny, small, base or large.")],
+    size: Annotated[
+        str, typer.Argument(help="nano, micro, tiny, small, base, large; or same, as --init.")
+    ],
     data: Data,
     out: Annotated[str, typer.Option(help="Folder of the checkpoint; goes on if it holds one.")],
+    init: Annotated[
+        str,
+        typer.Option(help="Model to begin with: --out of a finished train, or of import-model."),
+    ] = "",
     paradigm: Annotated[
         str,
         typer.Option(
@@ -78,6 +84,7 @@ def train(
 ) -> None:
     """Train a unified model on shards. The same command goes on where it stopped."""
     from gristmill.errors import ConfigurationError
+    from gristmill.model.begin_with import codec_of
     from gristmill.model.settings import clip_of_run, run_field, train_config
 
     launch = None
@@ -91,8 +98,8 @@ def train(
         # What the training needs made first, one rank makes.
         join()
     config = train_config(
-        size=size, data=data, out=out, paradigm=paradigm, experts=experts,
-        codec=codec or run_field(data, "tokens", "images"),
+        size=size, data=data, out=out, init=init, paradigm=paradigm, experts=experts,
+        codec=codec or codec_of(init) or run_field(data, "tokens", "images"),
         encoder=encoder or clip_of_run(data), split=split, where=where, tasks=tasks,
         questions=questions, steps=steps, rows=rows, row_length=row_length, patches=patches,
         rate=rate, seed=seed, replicate=replicate, accept_changed_data=accept_changed_data,

@@ -55,6 +55,7 @@ def train_config(
     size: str,
     data: Sequence[str],
     out: str,
+    init: str = "",
     paradigm: str,
     experts: str,
     codec: str,
@@ -81,8 +82,9 @@ def train_config(
         for source in map(parse_source, data)
     )
     fields: dict[str, Any] = {
-        "out": out, "data": sources, "codec": codec, "size": size, "paradigm": paradigm,
-        "experts": experts, "steps": steps, "rows_per_step": rows, "row_length": row_length,
+        "out": out, "init": init, "data": sources, "codec": codec, "size": size,
+        "paradigm": paradigm, "experts": experts, "steps": steps, "rows_per_step": rows,
+        "row_length": row_length,
         "patches": patches, "rate": rate, "replicate": replicate, "seed": seed,
         "accept_changed_data": accept_changed_data,
     }  # fmt: skip

@@ -20,12 +20,14 @@ from torch import nn
 from gristmill.errors import TrainingError
 from gristmill.model import checkpoint
 from gristmill.model.batch import PackedBatch
+from gristmill.model.begin_with import take_weights
 from gristmill.model.dataloader import Loader
 from gristmill.model.facts import TrainingFacts
 from gristmill.model.initial_weights import fill, fill_tower
 from gristmill.model.local_parts import whole
 from gristmill.model.lost_samples import LostCount
 from gristmill.model.machine import fast_in_bf16, keep_freed_memory
+from gristmill.model.model_folder import read_model_facts
 from gristmill.model.model_parts import freeze, require_parts
 from gristmill.model.optimizer import MovingAverage, learning_rate, make_optimizer, set_rate
 from gristmill.model.planner import StreamState
@@ -105,8 +107,11 @@ class Trainer:
         self.bf16 = config.precision == "bf16" or (
             config.precision == "auto" and fast_in_bf16(device)
         )
+        self._folder = os.path.join(config.out, "checkpoints")
         torch.manual_seed(config.seed)
         model = make_model(config, setup, device, bf16=self.bf16)
+        if config.init and not checkpoint.steps(self._folder):
+            take_weights(model, setup, config.init, read_model_facts(config.init))
         self.model: nn.Module = model
         self.average = MovingAverage(model, config.average)
         self.optimizer = make_optimizer(
@@ -127,7 +132,6 @@ class Trainer:
         self._asked = StopRequest()
         if device.type == "cuda" and config.compile:
             compile_blocks(model)
-        self._folder = os.path.join(config.out, "checkpoints")
         self._resume()
 
     def _resume(self) -> None:
@@ -328,6 +332,8 @@ def make_model(
     part, and one parameter at a time."""
     with torch.device("meta"):
         model = Transformer(setup.model_config)
+    if setup.encoder_weights is not None:
+        model.vision.requires_grad_(config.train_encoder)
     freeze(model, config.freeze)
     require_parts(model, config.rates, "rates")
     check_replicas(config.replicate, world_size())
@@ -338,7 +344,6 @@ def make_model(
     fill(model, config.seed, list(zip(setup.vocabulary.code_starts, features, strict=False)))
     if setup.encoder_weights is not None:
         fill_tower(model.vision, setup.encoder_weights)
-        model.vision.requires_grad_(config.train_encoder)
     return model
 
 

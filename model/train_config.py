@@ -21,6 +21,8 @@ from gristmill.model.shard_sources import DataSource
 from gristmill.model.tasks import TASKS
 from gristmill.model.vocabulary import SIDES
 
+SAME = "same"
+"""`size` of the model that training begins with."""
 PRECISIONS = ("auto", "bf16", "fp32")
 
 
@@ -40,6 +42,8 @@ class TrainConfig:
     tokenizer: str = ""
     text_vocabulary: int = 512
     size: str = "tiny"
+    # Folder of a model whose weights this one begins with; nothing else of it is gone on with.
+    init: str = ""
     paradigm: str = "ar"
     experts: str = "dense"
     steps: int = 1000
@@ -106,8 +110,9 @@ class TrainConfig:
     def check(self) -> None:
         """Raise `ConfigurationError` for what cannot be trained."""
         choices: dict[str, Iterable[str]] = {
-            "size": SIZES, "paradigm": PARADIGMS, "experts": EXPERTS, "schedule": SCHEDULES,
-            "optimiser": OPTIMISERS, "precision": PRECISIONS, "captions": CAPTIONS,
+            "size": (*SIZES, SAME), "paradigm": PARADIGMS, "experts": EXPERTS,
+            "schedule": SCHEDULES, "optimiser": OPTIMISERS, "precision": PRECISIONS,
+            "captions": CAPTIONS,
         }  # fmt: skip
         for name, known in choices.items():
             require_known(name, getattr(self, name), known)
@@ -121,6 +126,8 @@ class TrainConfig:
         for name in ("max_lost", "guidance_dropout", "picture_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it is a share, 0 to 1")
+        if self.size == SAME and not self.init:
+            raise ConfigurationError(f"size {SAME} is that of --init FOLDER, which is not given")
         for part, factor in self.rates.items():
             if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
                 raise ConfigurationError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import shutil
@@ -32,7 +33,7 @@ from gristmill.model.planner import Planner, StreamConfig
 from gristmill.model.ranks import first_rank_does, world_size
 from gristmill.model.shard_sources import DataSource, open_samples
 from gristmill.model.tasks import GuidanceDropout, Questions, find_questions
-from gristmill.model.train_config import TrainConfig
+from gristmill.model.train_config import SAME, TrainConfig
 from gristmill.model.vocabulary import Vocabulary, check_text, train_text
 
 # Captions that the text vocabulary is trained on, at most.
@@ -137,8 +138,7 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
         code_balance=config.code_balance,
     )
     queries = layout.queries(patches) if paradigm.image_objective == "query" else 0
-    vocabulary = Vocabulary(_text(config), codec.vocabularies, queries)
-    size = find_size(config.size)(vocabulary.size, experts=config.experts)
+    vocabulary, size = _vocabulary_and_size(config, codec, queries)
     model_config = for_paradigm(size, paradigm, latent_channels=codec.channels, vision=encoder)
     stream = StreamConfig(
         rows_per_step=config.rows_per_step,
@@ -155,6 +155,26 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
         model_config, vocabulary, paradigm, layout, codec, encoder, image_tokenizer, planner,
         titles, loaded.weights if loaded else None, config.codec,
     )  # fmt: skip
+
+
+def _vocabulary_and_size(
+    config: TrainConfig, codec: Codec, queries: int
+) -> tuple[Vocabulary, ModelConfig]:
+    """Those that are asked for; with `init` its text and, where the size is `same`, its shape."""
+    if not config.init:
+        vocabulary = Vocabulary(_text(config), codec.vocabularies, queries)
+        return vocabulary, find_size(config.size)(vocabulary.size, experts=config.experts)
+    from gristmill.model.begin_with import config_of
+    from gristmill.model.model_folder import read_model_facts
+
+    begun = read_model_facts(config.init)
+    old = Vocabulary.from_facts(begun["vocabulary"])
+    text = _text(config) if config.tokenizer else begun["vocabulary"]["text"]
+    vocabulary = Vocabulary(text, codec.vocabularies, queries, old.pretrained)
+    if config.size == SAME:
+        shape = config_of(begun, config.experts)
+        return vocabulary, dataclasses.replace(shape, vocabulary=vocabulary.size)
+    return vocabulary, find_size(config.size)(vocabulary.size, experts=config.experts)
 
 
 def _encoder(config: TrainConfig) -> LoadedEncoder:

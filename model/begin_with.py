@@ -1,0 +1,58 @@
+"""A training that begins with the weights of a finished or imported model (`train --init`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import torch
+
+from gristmill.errors import ConfigurationError
+from gristmill.model.carried_weights import CarriedWeights, shared_rows
+from gristmill.model.checkpoint import CODEC_FILE
+from gristmill.model.facts import ModelFacts
+from gristmill.model.local_parts import local, local_slices
+from gristmill.model.model_config import ModelConfig
+from gristmill.model.tensor_files import SafetensorsFiles
+from gristmill.model.training_setup import TrainingSetup
+from gristmill.model.transformer import Transformer
+from gristmill.model.vocabulary import Vocabulary
+
+
+def codec_of(folder: str) -> str:
+    """The codec that a model knows its pictures by; "" if there is no model, or it knows none."""
+    path = os.path.join(folder, CODEC_FILE)
+    return path if folder and os.path.exists(path) else ""
+
+
+def config_of(begun: ModelFacts, experts: str) -> ModelConfig:
+    """The shape of a model that begins with another: the same, with the experts that are asked for.
+
+    Raises `ConfigurationError` for experts that cannot be made of those that there are.
+    """
+    config = ModelConfig.from_facts(begun["model"])
+    if experts != config.experts and (config.experts, experts) != ("dense", "mot"):
+        raise ConfigurationError(
+            f"the model of --init is {config.experts}; mot can be made of dense, but not {experts} "
+            f"of {config.experts}: give --experts {config.experts}"
+        )
+    return dataclasses.replace(config, experts=experts)
+
+
+@torch.no_grad()
+def take_weights(model: Transformer, setup: TrainingSetup, folder: str, begun: ModelFacts) -> None:
+    """Read the weights of `folder` into a model, or into this rank's part of it, one parameter at a
+    time. What the folder lacks begins as `CarriedWeights` says.
+
+    Raises `ConfigurationError` for weights that do not fit, `TrainingError` for broken files.
+    """
+    old = Vocabulary.from_facts(begun["vocabulary"])
+    same_codes = begun["codec_digest"] == setup.codec.digest
+    rows = shared_rows(old, setup.vocabulary, same_codes=same_codes)
+    text = (old.text_start, old.text_start + old.text_size)
+    with SafetensorsFiles.open(folder) as files:
+        seen = any(name.startswith("vision.") for name in files.names())
+        tower = None if seen else setup.encoder_weights
+        carried = CarriedWeights(setup.model_config, files, rows, text, tower)
+        for name, place in model.state_dict().items():
+            local(place).copy_(carried.read(name)[local_slices(place)])
