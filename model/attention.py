@@ -55,10 +55,12 @@ def allow(queries: TokenMeta, keys: TokenMeta) -> Tensor:
     return (same_doc & (before | spans) & ~hidden)[:, None]
 
 
-def block_mask(meta: TokenMeta) -> BlockMask:
-    """The same rule as a FlexAttention BlockMask, for positions that see one another."""
+def block_mask(meta: TokenMeta, build: Callable[..., BlockMask] | None = None) -> BlockMask:
+    """The same rule as a FlexAttention BlockMask, for positions that see one another. `build`:
+    `create_block_mask`, or what it was compiled to, which never has a mask of L x L."""
     from torch.nn.attention.flex_attention import create_block_mask
 
+    build = build or create_block_mask
     doc, span, attn_mode = meta.doc, meta.span, meta.attn_mode
 
     def rule(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -68,14 +70,14 @@ def block_mask(meta: TokenMeta) -> BlockMask:
         return (doc[b, q] == doc[b, k]) & seen & ~((attn_mode[b, k] >= NOISE) & ~same_span)
 
     rows, length = doc.shape
-    return create_block_mask(rule, rows, None, length, length, device=doc.device.type)
+    return build(rule, rows, None, length, length, device=doc.device.type)
 
 
 def make_mask(meta: TokenMeta) -> Mask:
     """What `attend` takes: a BlockMask on CUDA, numbers to add to the logits elsewhere, which the
     kernels would make of a boolean mask anew in every layer."""
     if meta.doc.device.type == "cuda":
-        return block_mask(meta)
+        return block_mask(meta, _compiled_block_mask())
     hidden = ~allow(meta, meta)
     return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -torch.inf)
 
@@ -87,13 +89,46 @@ def kernel_dtype(value: Tensor) -> torch.dtype:
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
     """[B, H, Lq, D] over [B, Hkv, Lk, D]; heads share keys in groups."""
-    grouped = query.shape[1] != key.shape[1]
     if not isinstance(mask, Tensor):
-        out: Tensor = _compiled_flex()(query, key, value, block_mask=mask, enable_gqa=grouped)
-        return out
+        return _flex(query, key, value, mask)
+    group = query.shape[1] // key.shape[1]
+    if query.device.type == "cuda" and group > 1:
+        # Of CUDA's kernels that take a mask, those that know groups lay out all logits at once.
+        key, value = (t.repeat_interleave(group, dim=1) for t in (key, value))
+        group = 1
     # Autocast would cast to bfloat16 what is float32 on purpose.
     with torch.autocast(query.device.type, enabled=False):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=grouped)
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, enable_gqa=group > 1
+        )
+
+
+# Numbers to a head that CUDA's kernel has at least.
+_LEAST_HEAD = 16
+
+
+def _flex(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask) -> Tensor:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    dim = query.shape[-1]
+    if dim < _LEAST_HEAD:
+        query, key, value = (F.pad(t, (0, _LEAST_HEAD - dim)) for t in (query, key, value))
+    # Inside of what is compiled already it is compiled with the rest.
+    flex: Callable[..., Tensor] = _compiled_flex()
+    if torch.compiler.is_compiling():
+        flex = flex_attention
+    out: Tensor = flex(
+        query, key, value, block_mask=mask, scale=dim**-0.5,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )  # fmt: skip
+    return out[..., :dim]
+
+
+@functools.cache
+def _compiled_block_mask() -> Callable[..., BlockMask]:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    return torch.compile(create_block_mask)
 
 
 @functools.cache

@@ -16,8 +16,8 @@ class Sorting:
     order: Tensor  # [N] int64: sorted position -> token
     inverse: Tensor  # [N] int64: token -> sorted position
     expert: Tensor  # [N] int64: sorted position -> expert
-    counts: Tensor  # [E] int64
-    sizes: list[int]  # the same on the host; empty on CUDA, where nobody needs them
+    ends: Tensor  # [E] int32: where the tokens of each expert end
+    sizes: list[int]  # how many they are, on the host; empty where experts are done together
 
     @classmethod
     def of(cls, expert: Tensor, experts: int) -> Sorting:
@@ -25,15 +25,23 @@ class Sorting:
         order = torch.argsort(expert, stable=True)
         inverse = torch.empty_like(order)
         inverse[order] = torch.arange(len(order), device=order.device)
-        # As bincount, whose length a compiler could not know.
-        counts = torch.zeros(experts, dtype=torch.int64, device=expert.device)
-        counts = counts.scatter_add(0, expert, torch.ones_like(expert))
-        sizes = counts.tolist() if not _can_group(counts) else []
-        return cls(order, inverse, expert[order], counts, sizes)
+        sorted_expert = expert[order]
+        # Not by counting: that would wait for the device, and break a graph.
+        ends = torch.searchsorted(
+            sorted_expert, torch.arange(experts, device=order.device), right=True, out_int32=True
+        )
+        sizes = [] if _together(order.device) else ends.diff(prepend=ends.new_zeros(1)).tolist()
+        return cls(order, inverse, sorted_expert, ends, sizes)
 
 
-def _can_group(tensor: Tensor) -> bool:
-    return tensor.device.type == "cuda" and hasattr(F, "grouped_mm")
+def _together(device: torch.device) -> bool:
+    """Whether one kernel does all experts: of CUDA, for bfloat16."""
+    return (
+        device.type == "cuda"
+        and torch.is_autocast_enabled("cuda")
+        and torch.get_autocast_dtype("cuda") == torch.bfloat16
+        and hasattr(F, "grouped_mm")
+    )
 
 
 class ExpertLinear(nn.Module):
@@ -52,9 +60,8 @@ class ExpertLinear(nn.Module):
         if sorting is None:
             return F.linear(x, self.weight[0], None if self.bias is None else self.bias[0])
         if not sorting.sizes:
-            ends = sorting.counts.cumsum(0).to(torch.int32)
             weight = self.weight.to(torch.bfloat16).transpose(1, 2)
-            mapped = F.grouped_mm(x.to(torch.bfloat16), weight, offs=ends)
+            mapped = F.grouped_mm(x.to(torch.bfloat16), weight, offs=sorting.ends)
         else:
             parts = x.split(sorting.sizes)
             mapped = torch.cat([F.linear(part, self.weight[i]) for i, part in enumerate(parts)])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 FEATURES = 64
@@ -63,6 +64,45 @@ class _Layer(nn.Module):
         return out
 
 
+@dataclass(frozen=True)
+class BoundLatents:
+    """Latents and the queries they are bound to, each span a row: queries, then latents. To find
+    this waits for the device, so it is done once, and before there is other work."""
+
+    query: Int[Tensor, " queries"]  # flat index of the position of each
+    at: tuple[Tensor, Tensor]  # its row and column
+    begins: Int[Tensor, " spans"]  # the first latent of each span
+    owner: Int[Tensor, " latents"]  # number of the query of each latent
+    slot: tuple[Tensor, Tensor]  # row and column of each latent
+    present: Bool[Tensor, "spans length"]
+
+    @property
+    def shape(self) -> torch.Size:
+        """Spans, and the length of the longest."""
+        return self.present.shape
+
+    @classmethod
+    def of(cls, latent_idx: Int[Tensor, " latents"], doc: Int[Tensor, " latents"]) -> BoundLatents:
+        """`latent_idx`: the flat index of the query to which a latent is bound; latents of a span
+        are contiguous and bound to queries in order, so where it falls a new span begins."""
+        gap = latent_idx.diff(prepend=latent_idx[:1])
+        # Consecutive queries are one apart; between spans lies at least one other position.
+        starts = (gap < 0) | (gap > 1) | (doc.diff(prepend=doc[:1]) != 0)
+        starts[:1] = True
+        begins, span = starts.nonzero()[:, 0], starts.cumsum(0) - 1
+        within = torch.arange(len(span), device=span.device) - begins[span]
+        # Several latents share a query, which is written once: where one place is written many
+        # times with the same value, each of them would have the whole gradient.
+        opens = starts | (gap != 0)
+        first = opens.nonzero()[:, 0]
+        at = span[first], latent_idx[first] - latent_idx[begins[span[first]]]
+        queries, latents = torch.stack([at[1].max(), within.max()]).add(1).tolist()
+        slot = span, queries + within
+        present = torch.zeros(len(begins), queries + latents, dtype=torch.bool, device=span.device)
+        present[at] = present[slot] = True
+        return cls(latent_idx[first], at, begins, opens.cumsum(0) - 1, slot, present)
+
+
 class FlowHead(nn.Module):
     """Queries of a span, then its noisy latents, through a few layers; velocities out."""
 
@@ -81,39 +121,20 @@ class FlowHead(nn.Module):
     def packed(
         self,
         hidden: Float[Tensor, "positions width"],
-        latent_idx: Int[Tensor, " latents"],
+        bound: BoundLatents,
         noisy: Float[Tensor, "latents channels"],
         time: Float[Tensor, " latents"],
         place: Int[Tensor, "latents 2"],
-        doc: Int[Tensor, " latents"],
     ) -> Float[Tensor, "latents channels"]:
-        """Velocities of latents, which lie in their pictures at rows and columns `place`.
-
-        `latent_idx`: the flat index of the query to which a latent is bound; latents of a span are
-        contiguous and bound to queries in order, so where it falls a new span begins.
-        """
-        gap = latent_idx.diff(prepend=latent_idx[:1])
-        # Consecutive queries are one apart; between spans lies at least one other position.
-        begins = (gap < 0) | (gap > 1) | (doc.diff(prepend=doc[:1]) != 0)
-        begins[0] = True
-        span = begins.cumsum(0) - 1
-        within = torch.arange(len(span), device=span.device) - begins.nonzero()[:, 0][span]
-        # Several latents share a query, which is written once: where one place is written many
-        # times with the same value, each of them would have the whole gradient.
-        first = begins | (gap != 0)
-        bound = at_least_single(self.condition(hidden[latent_idx[first]]))
-        at = span[first], (latent_idx - latent_idx[begins][span])[first]
-        queries, latents = int(at[1].max()) + 1, int(within.max()) + 1
-        slot = span, queries + within
-        x = bound.new_zeros(int(span[-1]) + 1, queries + latents, bound.shape[1])
+        """Velocities of latents, which lie in their pictures at rows and columns `place`."""
+        given = at_least_single(self.condition(hidden[bound.query]))
+        x = given.new_zeros(*bound.shape, given.shape[1])
         inner = self.latent_in(noisy) + self.place_in(plane_features(place).to(noisy.dtype))
-        inner = inner.to(bound.dtype) + bound[first.cumsum(0) - 1]
-        x = x.index_put(at, bound).index_put(slot, inner)
-        present = torch.zeros(x.shape[:2], dtype=torch.bool, device=span.device)
-        present[at] = present[slot] = True
-        moved = self.time_in(time_features(time[begins]).to(noisy.dtype)).to(x.dtype)
+        inner = inner.to(given.dtype) + given[bound.owner]
+        x = x.index_put(bound.at, given).index_put(bound.slot, inner)
+        moved = self.time_in(time_features(time[bound.begins]).to(noisy.dtype)).to(x.dtype)
         moved = moved[:, None].expand(-1, x.shape[1], -1)
         for layer in self.layers:
-            x = layer(x, moved, present[:, None, None])
-        out: Tensor = self.latent_out(self.norm(x))[slot]
+            x = layer(x, moved, bound.present[:, None, None])
+        out: Tensor = self.latent_out(self.norm(x))[bound.slot]
         return out

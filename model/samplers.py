@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gristmill.model.batch import CAUSAL, GENERATE, NOISE, UNDERSTAND
 from gristmill.model.document_builder import bind_queries
+from gristmill.model.flow_head import BoundLatents
 from gristmill.model.sampling import DecodingSession
 from gristmill.model.vocabulary import IMAGE, MASK
 
@@ -236,12 +237,13 @@ def generate_image_query(session: DecodingSession) -> Float[Tensor, "rows places
     # Rows are told apart by their number here: nothing lies between them.
     doc = row.repeat_interleave(places)
     grid = [torch.arange(side, device=session.device) for side in session.grid]
+    spans = BoundLatents.of(index, doc)
     place = torch.cartesian_prod(*grid).repeat(session.rows, 1)
 
     def velocity(x: Tensor, time: float) -> Tensor:
         times = torch.full((len(index),), time, device=session.device)
         flat = x.reshape(len(index), -1)
-        out = session.model.flow_head.packed(hidden, index, flat, times, place, doc)
+        out = session.model.flow_head.packed(hidden, spans, flat, times, place)
         return out.view(session.rows, places, -1).float()
 
     return _integrate(session, velocity, places)

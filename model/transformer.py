@@ -24,7 +24,7 @@ from gristmill.model.blocks import Block, Cache, Context
 from gristmill.model.cross_entropy import chunked_cross_entropy
 from gristmill.model.encoders.load import make_tower
 from gristmill.model.experts import Sorting
-from gristmill.model.flow_head import FlowHead, time_features
+from gristmill.model.flow_head import BoundLatents, FlowHead, time_features
 from gristmill.model.initial_weights import fill
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.rotary import PLACE_FEATURES, Rotary, place_features
@@ -206,14 +206,16 @@ class Transformer(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Losses:
         """The losses of a batch, as sums."""
-        hidden, loads = self.hidden(batch)
+        # What must be known of the batch before the device has work, as it waits for it.
         labels = batch.labels.reshape(-1)
         labelled = (labels != IGNORE).nonzero()[:, 0]
+        flowing, spans = self._flowing(batch)
+        hidden, loads = self.hidden(batch)
         weight = batch.weight.reshape(-1)[labelled]
         entropies, partition = chunked_cross_entropy(
             hidden[labelled], self.output_weight, labels[labelled]
         )
-        errors, where = self._flow_errors(batch, hidden)
+        errors = self._flow_errors(batch, hidden, flowing, spans)
         return Losses(
             text=(weight * entropies).sum(),
             flow=errors.sum(),
@@ -223,19 +225,31 @@ class Transformer(nn.Module):
             entropies=entropies.detach(),
             labelled=labelled,
             # Without a latent that has a loss there is one error all the same, of no place.
-            flow_errors=errors.detach()[: len(where)],
-            flow_index=where,
+            flow_errors=errors.detach()[: len(flowing)],
+            flow_index=batch.latent_idx[flowing],
         )
 
-    def _flow_errors(self, batch: PackedBatch, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = (batch.latent_loss > 0).nonzero()[:, 0] if len(batch.latent) else batch.latent_idx
+    def _flowing(self, batch: PackedBatch) -> tuple[Tensor, BoundLatents | None]:
+        """The latents that have a loss, and how a head on queries has all of them."""
+        if not len(batch.latent):
+            return batch.latent_idx, None
+        chosen = (batch.latent_loss > 0).nonzero()[:, 0]
+        bound = len(chosen) and self.config.flow_head == "query"
+        return chosen, self._bound(batch) if bound else None
+
+    @staticmethod
+    def _bound(batch: PackedBatch) -> BoundLatents:
+        return BoundLatents.of(batch.latent_idx, batch.doc.reshape(-1)[batch.latent_idx])
+
+    def _flow_errors(
+        self, batch: PackedBatch, hidden: Tensor, chosen: Tensor, bound: BoundLatents | None
+    ) -> Tensor:
         if not len(chosen):
             # Touches the head, so that every rank has a gradient for it.
-            return self._idle_flow(hidden), chosen
-        velocity = self.velocity(batch, hidden)[chosen].float()
+            return self._idle_flow(hidden)
+        velocity = self.velocity(batch, hidden, bound)[chosen].float()
         target = (batch.latent_eps - batch.latent)[chosen]
-        error = ((velocity - target) ** 2).mean(dim=1) * batch.latent_loss[chosen]
-        return error, batch.latent_idx[chosen]
+        return ((velocity - target) ** 2).mean(dim=1) * batch.latent_loss[chosen]
 
     def _idle_flow(self, hidden: Tensor) -> Tensor:
         """No error, and a zero gradient for the head."""
@@ -247,17 +261,21 @@ class Transformer(nn.Module):
         return zero
 
     def velocity(
-        self, batch: PackedBatch, hidden: Float[Tensor, "positions width"]
+        self,
+        batch: PackedBatch,
+        hidden: Float[Tensor, "positions width"],
+        bound: BoundLatents | None = None,
     ) -> Float[Tensor, "latents channels"]:
-        """Predicted noise - clean for each latent of the batch."""
+        """Predicted noise - clean for each latent of the batch; `bound`: how a head on queries has
+        them, where that is known already."""
         if self.config.flow_head == "linear":
             out: Tensor = self.latent_out(hidden[batch.latent_idx])
             return out
         if self.config.flow_head == "query":
+            bound = bound or self._bound(batch)
             return self.flow_head.packed(
-                hidden, batch.latent_idx, self.noisy(batch), batch.latent_t, batch.latent_place,
-                batch.doc.reshape(-1)[batch.latent_idx],
-            )  # fmt: skip
+                hidden, bound, self.noisy(batch), batch.latent_t, batch.latent_place
+            )
         if self.config.flow_head == "token":
             drawn: Tensor = self.token_head(
                 hidden[batch.latent_idx], self.noisy(batch), batch.latent_t

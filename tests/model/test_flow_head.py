@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gristmill.model.flow_head import FlowHead
+from gristmill.model.flow_head import BoundLatents, FlowHead
 
 # Rows, columns and latents to a query of each span.
 SPANS = ((2, 3, 4), (1, 2, 1), (3, 3, 4))
@@ -48,7 +48,11 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
     wanted = torch.randn(len(bound), 3, dtype=torch.float64)
 
     def loss() -> Tensor:
-        return (head.packed(hidden, bound, noisy, times, places, one) - wanted).square().sum()
+        return (
+            (head.packed(hidden, BoundLatents.of(bound, one), noisy, times, places) - wanted)
+            .square()
+            .sum()
+        )
 
     loss().backward()
     for moved in (hidden, noisy, *head.parameters()):
@@ -68,11 +72,12 @@ def test_spans_of_other_sizes_beside_it_do_not_matter() -> None:
     bound, places, positions = _spans(SPANS)
     hidden, noisy = torch.randn(positions, 6), torch.randn(len(bound), 3)
     times, one = torch.full((len(bound),), 0.4), torch.zeros(len(bound), dtype=torch.int32)
-    together = head.packed(hidden, bound, noisy, times, places, one)
+    together = head.packed(hidden, BoundLatents.of(bound, one), noisy, times, places)
     start = 0
     for rows, columns, _ in SPANS:
         part = slice(start, start + rows * columns)
-        alone = head.packed(hidden, bound[part], noisy[part], times[part], places[part], one[part])
+        own = BoundLatents.of(bound[part], one[part])
+        alone = head.packed(hidden, own, noisy[part], times[part], places[part])
         assert torch.allclose(alone, together[part], atol=1e-5)
         start = part.stop
 
@@ -87,12 +92,11 @@ def test_a_latent_knows_its_row_and_its_column_in_a_picture_of_any_size() -> Non
     bound = torch.arange(count) * (count // 4) // count
     hidden = torch.zeros(count // 4, 6)
     one = torch.zeros(count, dtype=torch.int32)
-    out = head.packed(hidden, bound, torch.zeros(count, 3), torch.full((count,), 0.5), places, one)
+    own, times = BoundLatents.of(bound, one), torch.full((count,), 0.5)
+    out = head.packed(hidden, own, torch.zeros(count, 3), times, places)
     # Latents and queries are alike, so that only places tell velocities apart.
     assert len(torch.unique((out * 1e4).round(), dim=0)) > 0.99 * count
     # The same places in a picture of another width are the same places.
     turned = places.flip(1)
-    other = head.packed(
-        hidden, bound, torch.zeros(count, 3), torch.full((count,), 0.5), turned, one
-    )
+    other = head.packed(hidden, own, torch.zeros(count, 3), times, turned)
     assert not torch.allclose(out, other, atol=1e-3)
