@@ -39,6 +39,7 @@ from gristmill.model.codecs.autoencoders import FsqCodec
 from gristmill.model.codecs.base import Codec
 from gristmill.model.codecs.patches import KMeansCodec, RawPatches
 from gristmill.model.codecs.registry import CodecTraining, load_codec, save_codec, train_codec
+from gristmill.model.codecs.two_colours import TwoColourCodec
 from gristmill.model.filter_network import train_filter_network
 from gristmill.model.machine import keep_freed_memory
 from gristmill.model.paradigms import PARADIGMS, find_paradigm
@@ -59,6 +60,8 @@ CODECS: dict[str, Callable[[], Codec]] = {
     # Two codes to a place: what the first left over, and digits that share no meaning.
     "residual": lambda: KMeansCodec(sizes=(256, 256)),
     "fsq": lambda: FsqCodec(levels=((8, 8, 8), (8, 8, 8))),
+    # A pattern, and the two colours that it lies between.
+    "two-colour": TwoColourCodec,
     "patches": RawPatches,
 }
 
@@ -280,7 +283,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--experts", nargs="*", default=["dense"])
-    parser.add_argument("--codec", default="codes", choices=("codes", "residual", "fsq"))
+    parser.add_argument(
+        "--codec", default="codes", choices=("codes", "residual", "fsq", "two-colour")
+    )
     # Positions of a row; a step has 4,160. Two codes to a place want 288, the demo has 104.
     parser.add_argument("--row-length", type=int, default=160)
     parser.add_argument("--judged", type=int, default=200)

@@ -43,7 +43,7 @@ def train_codec(
     kind: Annotated[
         str,
         typer.Argument(
-            help="kmeans, kmeans-colour, fsq, vae, raw, pca; with --set source=FOLDER "
+            help="kmeans, two-colour, fsq, vae, raw, pca; with --set source=FOLDER "
             "pretrained-vae or pretrained-vq of diffusers, pretrained-janus-vq, "
             "pretrained-emu3-vq or pretrained-chameleon-vq."
         ),

@@ -20,16 +20,16 @@ from torch import Tensor, nn
 from gristmill.errors import ConfigurationError
 from gristmill.model.codecs.autoencoders import FsqCodec, VaeCodec
 from gristmill.model.codecs.base import Bytes, Codec, Pixels, to_bytes, to_unit
-from gristmill.model.codecs.colour_patches import ColourCodec
 from gristmill.model.codecs.patches import KMeansCodec, RawPatches, WhitenedPatches
 from gristmill.model.codecs.pretrained import PretrainedVae, PretrainedVq
 from gristmill.model.codecs.pretrained_codebooks import ChameleonVq, Emu3Vq, JanusVq
+from gristmill.model.codecs.two_colours import TwoColourCodec
 
 CODECS: dict[str, type[Codec]] = {
     cls.kind: cls
     for cls in (
         KMeansCodec, FsqCodec, VaeCodec, RawPatches, WhitenedPatches, PretrainedVae, PretrainedVq,
-        JanusVq, Emu3Vq, ChameleonVq, ColourCodec,
+        JanusVq, Emu3Vq, ChameleonVq, TwoColourCodec,
     )
 }  # fmt: skip
 

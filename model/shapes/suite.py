@@ -17,6 +17,7 @@ import torch
 from gristmill.errors import ConfigurationError
 from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import Codec, to_bytes, to_unit
+from gristmill.model.codecs.registry import never_met
 from gristmill.model.sampling import Sampling
 from gristmill.model.shapes.parser import SIDE, agrees, read_caption, read_pictures, shows
 from gristmill.model.shapes.questions import is_existence, questions
@@ -85,6 +86,9 @@ def evaluate_shapes(
                 ]
             ),
             "caption_exact": _share(_captions_right(model, held_out, held_pictures)),
+            "codes_never_met": codes_never_met(
+                model.bundle.codec, suite_scenes(4 * count, seed, most)[0], held_out
+            ),
         },
         "codec_ceiling": codec_ceiling(model.bundle.codec, seen),
         "scenes": count,
@@ -165,10 +169,25 @@ def _attributes(
 def codec_ceiling(codec: Codec, scenes: Sequence[Scene]) -> float:
     """Share of clean pictures that are read rightly after the codec's encode and decode: what a
     model that copies perfectly would reach."""
-    small = np.stack([resize_center_crop(draw(scene, _DRAWN_AT), codec.side) for scene in scenes])
-    decoded = to_bytes(codec.decode(codec.encode(to_unit(torch.from_numpy(small))))).numpy()
+    decoded = to_bytes(codec.decode(codec.encode(_views(codec, scenes)))).numpy()
     read = read_pictures(decoded)
     return _share([shows(r, s) for r, s in zip(read, scenes, strict=True)])
+
+
+@torch.no_grad()
+def codes_never_met(codec: Codec, seen: Sequence[Scene], held_out: Sequence[Scene]) -> list[float]:
+    """Of each codebook, the share of the codes of held-out scenes that the others never have: what
+    no training without the pairs can have taught. Of codecs without codes there are none."""
+    if not codec.discrete:
+        return []
+    met, judged = (codec.encode(_views(codec, scenes)) for scenes in (seen, held_out))
+    return list(never_met(codec.vocabularies, met, judged))
+
+
+def _views(codec: Codec, scenes: Sequence[Scene]) -> torch.Tensor:
+    """Scenes as the codec takes pictures."""
+    small = [resize_center_crop(draw(scene, _DRAWN_AT), codec.side) for scene in scenes]
+    return to_unit(torch.from_numpy(np.stack(small)))
 
 
 def _share(values: Sequence[bool]) -> float:
