@@ -33,6 +33,7 @@ def add_commands(app: typer.Typer) -> None:
     """Hang the commands on the command line."""
     commands.on_cluster = _on_ray
     app.command()(commands.train)
+    app.command("train-stages")(commands.train_stages)
     app.command("train-codec")(train_codec)
     app.command("train-tokenizer")(train_tokenizer)
     for command in (generate, describe, ask, edit, evaluate):

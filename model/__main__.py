@@ -1,4 +1,5 @@
-"""`python -m gristmill.model base ...` is `gristmill train base ...`, for torchrun."""
+"""`python -m gristmill.model base ...` is `gristmill train base ...`, for torchrun, and
+`python -m gristmill.model train-stages ...` is `gristmill train-stages ...`."""
 
 from __future__ import annotations
 
@@ -8,14 +9,17 @@ import torch
 import typer
 
 from gristmill.errors import GristmillError
-from gristmill.model.commands import train
+from gristmill.model.commands import train, train_stages
 from gristmill.model.torchrun_errors import tell
 
 
 def main() -> None:
     """Train; an error of ours is one line, the last, under torchrun too."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(train)
+    stages = sys.argv[1:2] == ["train-stages"]
+    if stages:
+        del sys.argv[1]
+    app.command()(train_stages if stages else train)
     try:
         app()
     except GristmillError as error:

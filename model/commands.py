@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from gristmill.model.train import TrainResult
     from gristmill.model.train_config import TrainConfig
 
 Data = Annotated[
@@ -84,8 +85,7 @@ def train(
 ) -> None:
     """Train a unified model on shards. The same command goes on where it stopped."""
     from gristmill.errors import ConfigurationError
-    from gristmill.model.begin_with import codec_of
-    from gristmill.model.settings import clip_of_run, run_field, train_config
+    from gristmill.model.settings import train_config
 
     launch = None
     if address is not None:
@@ -99,20 +99,37 @@ def train(
         join()
     config = train_config(
         size=size, data=data, out=out, init=init, paradigm=paradigm, experts=experts,
-        codec=codec or codec_of(init) or run_field(data, "tokens", "images"),
-        encoder=encoder or clip_of_run(data), split=split, where=where, tasks=tasks,
-        questions=questions, steps=steps, rows=rows, row_length=row_length, patches=patches,
-        rate=rate, seed=seed, replicate=replicate, accept_changed_data=accept_changed_data,
-        settings=settings or [],
+        codec=codec, encoder=encoder, split=split, where=where, tasks=tasks, questions=questions,
+        steps=steps, rows=rows, row_length=row_length, patches=patches, rate=rate, seed=seed,
+        replicate=replicate, accept_changed_data=accept_changed_data, settings=settings or [],
     )  # fmt: skip
     if launch is not None:
         launch(config)
         return
-    from gristmill.model.ranks import rank
-    from gristmill.model.torchrun_errors import tell
     from gristmill.model.train import train as train_here
 
-    result = train_here(config)
+    _report(out, train_here(config), steps)
+
+
+def train_stages(
+    recipe: Annotated[str, typer.Argument(help="YAML: `stages`, and `common` settings.")],
+    out: Annotated[str, typer.Option(help="Folder of a folder for each stage.")],
+) -> None:
+    """Train in stages, each from the weights of the one before. The same command goes on."""
+    from gristmill.model import stage_recipe
+
+    stages = stage_recipe.read_recipe(recipe)
+    trained = stage_recipe.train_stages(stages, out)
+    for stage, (folder, result) in zip(stages, trained, strict=False):
+        if result is not None:
+            _report(folder, result, stage.arguments["steps"])
+
+
+def _report(out: str, result: TrainResult, steps: int) -> None:
+    """Say what a training came to, once; a signal that ended it is the exit code."""
+    from gristmill.model.ranks import rank
+    from gristmill.model.torchrun_errors import tell
+
     if result.stopped_by:
         name = signal.Signals(result.stopped_by).name
         tell(f"stopped by {name} at step {result.steps:,} of {steps:,}; the same command goes on")

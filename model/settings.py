@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from gristmill.errors import ConfigurationError, SampleError
+from gristmill.model.begin_with import codec_of
 from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.checkpoint import require_training_folder
 from gristmill.model.choices import require_known
@@ -74,7 +75,8 @@ def train_config(
     accept_changed_data: bool = False,
     settings: Sequence[str] = (),
 ) -> TrainConfig:
-    """A training's settings. Without a codec that fits the paradigm, one is trained first."""
+    """A training's settings. A codec is that given, that of the model to begin with, or that of the
+    run's tokens; if it does not fit the paradigm, one is trained first."""
     sources = tuple(
         dataclasses.replace(
             source, split=split, where=where, tasks=parse_tasks(tasks), questions=questions
@@ -82,7 +84,8 @@ def train_config(
         for source in map(parse_source, data)
     )
     fields: dict[str, Any] = {
-        "out": out, "init": init, "data": sources, "codec": codec, "size": size,
+        "out": out, "init": init, "data": sources, "size": size,
+        "codec": codec or codec_of(init) or run_field(data, "tokens", "images"),
         "paradigm": paradigm, "experts": experts, "steps": steps, "rows_per_step": rows,
         "row_length": row_length,
         "patches": patches, "rate": rate, "replicate": replicate, "seed": seed,
@@ -90,7 +93,7 @@ def train_config(
     }  # fmt: skip
     wanted = find_paradigm(paradigm)
     if "semantic" in wanted.image_inputs:
-        fields["encoder"] = encoder
+        fields["encoder"] = encoder or clip_of_run(data)
     fields |= _parsed(settings, TrainConfig)
     config = TrainConfig(**fields)
     config.check()
