@@ -114,9 +114,11 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask) -> Tensor:
     if dim < _LEAST_HEAD:
         query, key, value = (F.pad(t, (0, _LEAST_HEAD - dim)) for t in (query, key, value))
     # Inside of what is compiled already it is compiled with the rest.
-    flex: Callable[..., Tensor] = _compiled_flex()
+    flex: Callable[..., Tensor]
     if torch.compiler.is_compiling():
         flex = flex_attention
+    else:
+        flex = _compiled_flex()
     out: Tensor = flex(
         query, key, value, block_mask=mask, scale=dim**-0.5,
         enable_gqa=query.shape[1] != key.shape[1],

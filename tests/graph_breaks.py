@@ -36,7 +36,7 @@ def two_rows() -> PackedBatch:
         latent=none, latent_idx=nowhere, latent_t=none.flatten(),
         latent_loss=none.flatten(), latent_eps=none,
         latent_place=torch.zeros(0, 2, dtype=torch.int32), semantic=none, semantic_idx=nowhere,
-        semantic_cu_seqlens=torch.zeros(1, dtype=torch.int32), source=[[0], [0]],
+        semantic_spans=[], source=[[0], [0]],
     )  # fmt: skip
 
 

@@ -449,8 +449,9 @@ def test_stored_codes_are_those_of_the_pictures(made: Made, done: Path, tmp_path
                 assert abs(known[0] / known[1] - picture.shape[0] / picture.shape[1]) < 0.05
             else:
                 assert known == picture.shape[:2]
-            looked = setup.image_tokenizer.tokenize([picture])[0]
-            assert np.array_equal(looked.codes, builder.content(0, 0, 0, number).codes)
+            grid = setup.planner.grid(0, 0, 0, number)
+            looked = setup.image_tokenizer.tokenize([picture], [grid])[0]
+            assert np.array_equal(looked.codes, builder.content(0, 0, 0, number, grid).codes)
 
 
 def test_an_unknown_demo_is_refused() -> None:
