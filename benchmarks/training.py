@@ -211,7 +211,7 @@ def measure_paradigms(config: TrainConfig, folder: Path, options: argparse.Names
         )  # fmt: skip
         result = train(chosen, TrainLog(chosen.out, quiet=True))
         model = load(chosen.out)
-        flows = find_paradigm(paradigm).image_objective in ("flow", "query")
+        flows = not find_paradigm(paradigm).codes
         sampling = Sampling(temperature=0.4, steps=24, guidance=1.5 if flows else 1.35)
         scores = evaluate_shapes(
             model, count=options.judged, seed=seed, sampling=sampling, steps=steps

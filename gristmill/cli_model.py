@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="--out of gristmill train.")]
 Guidance = Annotated[float, typer.Option(help="1: the prompt alone; more: closer to it.")]
+PictureGuidance = Annotated[
+    float, typer.Option(help="The same of pictures that are given: the one edited, earlier ones.")
+]
 Temperature = Annotated[float, typer.Option(help="Of codes; 0 takes the likeliest.")]
 Passes = Annotated[int, typer.Option("--steps", help="Passes of masked codes and of flows.")]
 
@@ -88,6 +91,9 @@ def generate(
     checkpoint: Checkpoint,
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     n: Annotated[int, typer.Option("--n", help="How many pictures.")] = 1,
+    frames: Annotated[
+        int, typer.Option(help="Frames of a clip, each drawn with those before it in sight.")
+    ] = 1,
     out: Annotated[str, typer.Option(help="The picture, or the sheet of several.")] = "grid.png",
     size: Annotated[
         str, typer.Option(help="WIDTHxHEIGHT in pixels; else the square it learnt most of.")
@@ -103,7 +109,9 @@ def generate(
     wanted = _size(size)
     model = load(checkpoint)
     sampling = _sampling(guidance, temperature, steps, seed)
-    _save_sheet(out, model.generate([prompt] * n, sampling, wanted), [prompt] * n)
+    clips = model.generate_clips([prompt] * n, frames, sampling, wanted)
+    drawn = [frame for clip in clips for frame in clip]
+    _save_sheet(out, drawn, [prompt] * len(drawn))
 
 
 def describe(
@@ -138,6 +146,7 @@ def edit(
     instruction: Annotated[str, typer.Argument(help="What to change.")],
     out: Annotated[str, typer.Option(help="The file to write.")] = "edited.png",
     guidance: Guidance = 1.0,
+    picture_guidance: PictureGuidance = 1.0,
     temperature: Temperature = 1.0,
     steps: Passes = 24,
     seed: Seed = 0,
@@ -148,7 +157,7 @@ def edit(
 
     shown = require_pictures([picture])
     model = load(checkpoint)
-    sampling = _sampling(guidance, temperature, steps, seed)
+    sampling = _sampling(guidance, temperature, steps, seed, picture_guidance)
     _save_sheet(out, model.edit(shown, [instruction], sampling), [instruction])
 
 
@@ -162,6 +171,7 @@ def evaluate(
     count: Annotated[int, typer.Option(help="Scenes or samples, at most.")] = 256,
     clip: Annotated[str, typer.Option(help="open_clip model for CLIP score and FID.")] = "",
     guidance: Guidance = 1.0,
+    picture_guidance: PictureGuidance = 1.0,
     temperature: Temperature = 1.0,
     steps: Passes = 24,
     seed: Seed = 0,
@@ -172,7 +182,7 @@ def evaluate(
     from gristmill.model.checkpoint import write_json
 
     model = load(checkpoint)
-    sampling = _sampling(guidance, temperature, steps, seed)
+    sampling = _sampling(guidance, temperature, steps, seed, picture_guidance)
     with open(os.path.join(checkpoint, "model.json"), encoding="utf-8") as file:
         trained = int(json.load(file)["step"])
     if suite == "shapes":
@@ -210,10 +220,15 @@ def _size(text: str) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def _sampling(guidance: float, temperature: float, steps: int, seed: int) -> Sampling:
+def _sampling(
+    guidance: float, temperature: float, steps: int, seed: int, picture_guidance: float = 1.0
+) -> Sampling:
     from gristmill.model.sampling import Sampling
 
-    return Sampling(guidance=guidance, temperature=temperature, steps=steps, seed=seed)
+    return Sampling(
+        guidance=guidance, picture_guidance=picture_guidance, temperature=temperature, steps=steps,
+        seed=seed,
+    )  # fmt: skip
 
 
 def _save_sheet(out: str, pictures: Sequence[NDArray[np.uint8]], words: list[str]) -> None:

@@ -1,8 +1,8 @@
 """Who sees whom: one rule, two backends that are tested equal.
 
 allow(q, k) = doc[q] == doc[k]
-              and (k <= q or (span[q] == span[k] >= 0 and attn_mode[q] >= 1))
-              and not (attn_mode[k] == 2 and span[q] != span[k])
+              and (k <= q or (span[q] == span[k] >= 0 and attn_mode[q] in (FULL, NOISE)))
+              and not (attn_mode[k] in (NOISE, DRAFT) and span[q] != span[k])
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def allow(queries: TokenMeta, keys: TokenMeta) -> Tensor:
     same_doc = queries.doc[:, :, None] == keys.doc[:, None]
     before = keys.index[:, None] <= queries.index[:, :, None]
     same_span = (queries.span[:, :, None] == keys.span[:, None]) & (keys.span[:, None] >= 0)
-    spans = same_span & (queries.attn_mode[:, :, None] >= FULL)
-    hidden = (keys.attn_mode[:, None] == NOISE) & ~same_span
+    mode = queries.attn_mode[:, :, None]
+    spans = same_span & ((mode == FULL) | (mode == NOISE))
+    hidden = (keys.attn_mode[:, None] >= NOISE) & ~same_span
     return (same_doc & (before | spans) & ~hidden)[:, None]
 
 
@@ -62,8 +63,9 @@ def block_mask(meta: TokenMeta) -> BlockMask:
 
     def rule(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         same_span = (span[b, q] == span[b, k]) & (span[b, k] >= 0)
-        seen = (k <= q) | (same_span & (attn_mode[b, q] >= FULL))
-        return (doc[b, q] == doc[b, k]) & seen & ~((attn_mode[b, k] == NOISE) & ~same_span)
+        mode = attn_mode[b, q]
+        seen = (k <= q) | (same_span & ((mode == FULL) | (mode == NOISE)))
+        return (doc[b, q] == doc[b, k]) & seen & ~((attn_mode[b, k] >= NOISE) & ~same_span)
 
     rows, length = doc.shape
     return create_block_mask(rule, rows, None, length, length, device=doc.device.type)

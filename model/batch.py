@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int32, Int64, UInt8
+from jaxtyping import Float32, Int32, Int64, Shaped, UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gristmill.model.picture_encoding import RawPicture
 
-CAUSAL, FULL, NOISE = 0, 1, 2
-"""`attn_mode`: sees what came before; sees its whole span; is seen by its span alone."""
+CAUSAL, FULL, NOISE, DRAFT = 0, 1, 2, 3
+"""`attn_mode`: sees what came before; sees its whole span; the same, and is seen by its span alone;
+sees what came before, and is seen by its span alone."""
 UNDERSTAND, GENERATE = 0, 1
 """`expert` of a position: which of the two of a mixture of transformers."""
 IGNORE = -100
@@ -32,6 +35,25 @@ class LostSample:
     shard: str
     key: str
     reason: str
+
+
+class SemanticSpan(NamedTuple):
+    """One picture's semantic patches: their rows and columns, and those of the places that they
+    are put in, to which they are resampled where the two differ."""
+
+    grid: tuple[int, int]
+    places: tuple[int, int]
+
+
+def _spans_within(
+    spans: Sequence[SemanticSpan], chosen: Array
+) -> tuple[list[SemanticSpan], NDArray[np.bool_]]:
+    """Of the pictures whose places are chosen the spans, and which patches are theirs. A span lies
+    in one row, so it is inside or outside as its first place is."""
+    firsts = np.cumsum([0, *(math.prod(span.places) for span in spans)])[:-1]
+    inside = np.array([bool(chosen[first]) for first in firsts], bool)
+    patches = np.repeat(inside, [math.prod(span.grid) for span in spans])
+    return [span for span, kept in zip(spans, inside, strict=True) if kept], patches
 
 
 @dataclass
@@ -51,10 +73,10 @@ class Document:
     latent_loss: Float32[np.ndarray, " latents"]
     latent_eps: Float32[np.ndarray, "latents channels"]
     latent_place: Int32[np.ndarray, "latents 2"]
-    semantic: Float32[np.ndarray, "patches semantic_width"]
-    semantic_idx: Int64[np.ndarray, " patches"]
-    # Patches of each picture.
-    semantic_spans: list[int]
+    semantic: Shaped[np.ndarray, "patches values"]
+    semantic_idx: Int64[np.ndarray, " places"]
+    # Of each picture.
+    semantic_spans: list[SemanticSpan]
     source: int
     # Pictures that the step is to encode; their ids, labels and latents are not known yet.
     raw: list[RawPicture] = dataclasses.field(default_factory=list)
@@ -62,6 +84,25 @@ class Document:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def after(self, start: int) -> Document:
+        """The positions from `start` on, where no span may be cut."""
+        latent, semantic = self.latent_idx >= start, self.semantic_idx >= start
+        spans, inside = _spans_within(self.semantic_spans, semantic)
+        raw = [picture.after(start, int((~latent).sum())) for picture in self.raw]
+        return Document(
+            **{name: getattr(self, name)[start:] for name in _PLACED if name != "doc"},
+            **{
+                name: getattr(self, name)[latent]
+                for name in ("latent", "latent_t", "latent_loss", "latent_eps", "latent_place")
+            },
+            latent_idx=self.latent_idx[latent] - start,
+            semantic=self.semantic[inside],
+            semantic_idx=self.semantic_idx[semantic] - start,
+            semantic_spans=spans,
+            source=self.source,
+            raw=[picture for picture in raw if not picture.goes_nowhere],
+        )
 
 
 @dataclass
@@ -94,10 +135,11 @@ class PackedBatch:
     latent_eps: Float32[Tensor, "latents channels"]
     # Row and column in its picture.
     latent_place: Int32[Tensor, "latents 2"]
-    # Semantic patches, their flat indices, and where each picture's begin, with the end of all.
-    semantic: Float32[Tensor, "patches semantic_width"]
-    semantic_idx: Int64[Tensor, " patches"]
-    semantic_cu_seqlens: Int32[Tensor, " pictures_and_one"]
+    # Semantic patches: uint8 pixels that the model's tower sees, or features; the flat indices of
+    # the places that they are put in; what each picture has of both.
+    semantic: Shaped[Tensor, "patches values"]
+    semantic_idx: Int64[Tensor, " places"]
+    semantic_spans: list[SemanticSpan]
     # Per row, per document: number of its dataset.
     source: list[list[int]]
     # Of the documents that learn nothing because they could not be read; of the whole batch alone.
@@ -110,9 +152,12 @@ class PackedBatch:
         moved = {
             field.name: getattr(self, field.name).to(device, non_blocking=True)
             for field in dataclasses.fields(self)
-            if field.name not in ("source", "lost", "raw")
+            if field.name not in ("semantic_spans", "source", "lost", "raw")
         }
-        return PackedBatch(**moved, source=self.source, lost=self.lost, raw=self.raw)
+        return PackedBatch(
+            **moved, semantic_spans=self.semantic_spans, source=self.source, lost=self.lost,
+            raw=self.raw,
+        )  # fmt: skip
 
     def split(self, rows: int) -> list[PackedBatch]:
         """Batches of at most `rows` rows, for gradient accumulation."""
@@ -127,10 +172,7 @@ class PackedBatch:
         first, last = start * length, stop * length
         latent = (self.latent_idx >= first) & (self.latent_idx < last)
         semantic = (self.semantic_idx >= first) & (self.semantic_idx < last)
-        spans = self.semantic_cu_seqlens[1:] - self.semantic_cu_seqlens[:-1]
-        # A span lies in one row, so it is inside or outside as its first patch is.
-        inside = semantic[self.semantic_cu_seqlens[:-1].long()] if len(spans) else semantic[:0]
-        cu = torch.cat([spans.new_zeros(1), spans[inside].cumsum(0, dtype=spans.dtype)])
+        spans, inside = _spans_within(self.semantic_spans, semantic.cpu().numpy())
         placed = {name: getattr(self, name)[start:stop] for name in _PLACED}
         return PackedBatch(
             **placed,
@@ -140,9 +182,9 @@ class PackedBatch:
             latent_loss=self.latent_loss[latent],
             latent_eps=self.latent_eps[latent],
             latent_place=self.latent_place[latent],
-            semantic=self.semantic[semantic],
+            semantic=self.semantic[torch.from_numpy(inside).to(self.semantic.device)],
             semantic_idx=self.semantic_idx[semantic] - first,
-            semantic_cu_seqlens=cu,
+            semantic_spans=spans,
             source=self.source[start:stop],
         )
 
@@ -173,7 +215,7 @@ def pack(rows: Sequence[Sequence[Document]], length: int) -> PackedBatch:
         "pos": np.zeros((len(rows), length, 3), np.int32),
     }
     loose: dict[str, list[Array]] = {name: [] for name in _LOOSE}
-    spans: list[int] = []
+    spans: list[SemanticSpan] = []
     raw: list[RawPicture] = []
     latents = 0
     for number, row in enumerate(rows):
@@ -197,9 +239,9 @@ def pack(rows: Sequence[Sequence[Document]], length: int) -> PackedBatch:
             at = end
     tensors = {name: torch.from_numpy(value) for name, value in placed.items()}
     tensors |= {name: torch.from_numpy(_joined(parts)) for name, parts in loose.items()}
-    tensors["semantic_cu_seqlens"] = torch.tensor([0, *np.cumsum(spans)], dtype=torch.int32)
     return PackedBatch(
         **tensors,
+        semantic_spans=spans,
         source=[[d.source for d in row] for row in rows],
         lost=[d.lost for row in rows for d in row if d.lost is not None],
         raw=raw,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,13 @@ class Cache:
     def length(self) -> int:
         """Slots in use."""
         return 0 if self.meta is None else self.meta.doc.shape[1]
+
+    def keep(self, length: int) -> None:
+        """Forget all but the first slots."""
+        if self.meta is not None:
+            fields = dataclasses.fields(self.meta)
+            kept = {field.name: getattr(self.meta, field.name)[:, :length] for field in fields}
+            self.meta = TokenMeta(**kept)
 
     def put(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Lay new keys and values [B, H, S, D] behind those in use; all of them, [B, H, L+S, D].

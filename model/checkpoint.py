@@ -160,10 +160,10 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:300]}"
 
 
-def export(folder: str, average: MovingAverage, facts: ModelFacts) -> None:
+def export(folder: str, model: nn.Module, average: MovingAverage, facts: ModelFacts) -> None:
     """Write model.safetensors and model.json: the averaged weights, for sampling. All ranks
     call."""
-    write_weights(os.path.join(folder, WEIGHTS_FILE), average.values)
+    write_weights(os.path.join(folder, WEIGHTS_FILE), average.weights(model))
     first_rank_does(lambda: write_json(os.path.join(folder, MODEL_FILE), facts))
 
 

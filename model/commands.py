@@ -34,7 +34,10 @@ def train(
     out: Annotated[str, typer.Option(help="Folder of the checkpoint; goes on if it holds one.")],
     paradigm: Annotated[
         str,
-        typer.Option(help="ar, masked, discrete-diffusion, flow, flow-semantic, janus or query."),
+        typer.Option(
+            help="ar, masked, discrete-diffusion, flow, flow-semantic, joint, token-flow, janus or "
+            "query."
+        ),
     ] = "ar",
     experts: Annotated[str, typer.Option(help="dense, mot or moe.")] = "dense",
     codec: Annotated[
@@ -46,7 +49,7 @@ def train(
     split: Annotated[str, typer.Option(help="Split of the shards.")] = "train",
     where: Annotated[str, typer.Option(help="SQL over metadata: which samples to train on.")] = "",
     tasks: Annotated[
-        str, typer.Option(help="Shares: draw=0.5,describe=0.25,answer=0.25,text=...,edit=...")
+        str, typer.Option(help="Shares: draw=0.5,describe=0.25,answer=0.25,text=,edit=,chat=...")
     ] = "draw=0.5,describe=0.5",
     questions: Annotated[
         str,
@@ -64,6 +67,9 @@ def train(
     ] = 0,
     rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-3,
     seed: Seed = 0,
+    accept_changed_data: Annotated[
+        bool, typer.Option(help="Go on over shards that were written anew since the stop.")
+    ] = False,
     settings: Settings = None,
     address: Annotated[
         str | None, typer.Option(help="Train on a Ray cluster: auto on one of its nodes.")
@@ -89,7 +95,8 @@ def train(
         codec=codec or run_field(data, "tokens", "images"),
         encoder=encoder or clip_of_run(data), split=split, where=where, tasks=tasks,
         questions=questions, steps=steps, rows=rows, row_length=row_length, patches=patches,
-        rate=rate, seed=seed, replicate=replicate, settings=settings or [],
+        rate=rate, seed=seed, replicate=replicate, accept_changed_data=accept_changed_data,
+        settings=settings or [],
     )  # fmt: skip
     if launch is not None:
         launch(config)

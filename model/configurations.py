@@ -8,6 +8,7 @@ from typing import Protocol, TypedDict, Unpack
 import torch
 
 from gristmill.model.choices import require_known
+from gristmill.model.encoders.config import VisionConfig
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.paradigms import Paradigm
 from gristmill.model.rotary import RopeScaling
@@ -44,6 +45,7 @@ class Changes(TypedDict, total=False):
     rope_sections: tuple[int, ...]
     rope_interleaved: bool
     rope_scaling: RopeScaling
+    positions: int
     checkpointing: bool
 
 
@@ -112,16 +114,22 @@ def find_size(name: str) -> Size:
 
 
 def for_paradigm(
-    config: ModelConfig, paradigm: Paradigm, *, latent_channels: int, semantic_width: int
+    config: ModelConfig,
+    paradigm: Paradigm,
+    *,
+    latent_channels: int,
+    semantic_width: int = 0,
+    vision: VisionConfig | None = None,
 ) -> ModelConfig:
     """A size with the ends that a paradigm needs."""
-    flows = {"flow": "linear", "query": "query"}.get(paradigm.image_objective, "none")
-    needs_latents = flows != "none" or "latents" in paradigm.image_inputs
+    sees = "semantic" in paradigm.image_inputs
+    heads = {"flow": "linear", "query": "query", "next-latent": "token"}
     return dataclasses.replace(
         config,
-        latent_channels=latent_channels if needs_latents else 0,
-        semantic_width=semantic_width if "semantic" in paradigm.image_inputs else 0,
-        flow_head=flows,
+        latent_channels=latent_channels if paradigm.latents else 0,
+        semantic_width=(vision.width if vision else semantic_width) if sees else 0,
+        vision=vision if sees else None,
+        flow_head=heads.get(paradigm.image_objective, "none"),
     )
 
 
@@ -146,7 +154,9 @@ def flops_per_token(config: ModelConfig, length: int) -> float:
     attention that is mostly causal (PaLM, appendix B)."""
     # Looking up an embedding takes none; a tied table is a matrix of logits as well.
     lookups = 0 if config.tied else config.vocabulary * config.width
-    active = count_parameters(config)[1] - lookups
+    # A tower sees patches, of which not every token is one.
+    language = dataclasses.replace(config, vision=None)
+    active = count_parameters(language)[1] - lookups
     return 6.0 * active + 6.0 * config.layers * config.heads * config.head_dim * length
 
 

@@ -21,9 +21,9 @@ from gristmill.model.planner import (
     RowPlan,
     StreamConfig,
     StreamState,
-    generator,
 )
 from gristmill.model.segments import Content, ImageSegment
+from gristmill.model.task_mix import generator
 from gristmill.stop_signals import ignore_stops
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from gristmill.model.batch import Array
+from gristmill.model.batch import CAUSAL, IGNORE, UNDERSTAND, Array, SemanticSpan
 from gristmill.model.picture_encoding import RawPicture
 
 
@@ -35,7 +35,7 @@ class Columns:
     latents: int = 0
     # Whether the last position is text that was learnt, so that it may emit `<image>`.
     after_text: bool = False
-    semantic_spans: list[int] = field(default_factory=list)
+    semantic_spans: list[SemanticSpan] = field(default_factory=list)
     # Pictures that the step encodes, by the identity of their pixels: a picture may have copies.
     raw: dict[int, RawPicture] = field(default_factory=dict)
 
@@ -57,6 +57,34 @@ class Columns:
         self.span += [span] * count
         self.attn_mode += [attn_mode] * count
         self.expert += [expert] * count
+
+    def plain(
+        self, ids: Sequence[int], labels: Sequence[int] = (), weight: Sequence[float] = ()
+    ) -> None:
+        """Causal positions of text, each a step of time; without `labels` they learn nothing."""
+        count = len(ids)
+        self.add(
+            ids, labels or [IGNORE] * count, weight or [0.0] * count,
+            span=-1, attn_mode=CAUSAL, expert=UNDERSTAND,
+        )  # fmt: skip
+        self.stand_in_line(count)
+        self.after_text = False
+
+    def spanned(
+        self,
+        ids: NDArray[np.int64],
+        attn_mode: int,
+        expert: int,
+        labels: Sequence[int] = (),
+        weight: Sequence[float] = (),
+    ) -> None:
+        """Positions of one span, all but their `pos`; without `labels` they learn nothing."""
+        count = len(ids)
+        self.add(
+            ids.tolist(), labels or [IGNORE] * count, weight or [0.0] * count,
+            span=self.spans, attn_mode=attn_mode, expert=expert,
+        )  # fmt: skip
+        self.spans += 1
 
     def stand_in_line(self, count: int) -> None:
         """Positions of text: each a step on all three axes, from the present time on."""
@@ -95,6 +123,15 @@ class Columns:
     def add_loose(self, name: str, values: ArrayLike, dtype: DTypeLike) -> None:
         """Values that not every position has."""
         self.loose.setdefault(name, []).append(np.asarray(values, dtype))
+
+    def add_semantic(
+        self, patches: NDArray[np.generic], index: NDArray[np.int64], places: tuple[int, int]
+    ) -> None:
+        """Semantic patches [h, w, values] of one picture at the positions `index`, which are
+        `places` in rows and columns."""
+        self.add_loose("semantic", patches.reshape(-1, patches.shape[-1]), patches.dtype)
+        self.add_loose("semantic_idx", index, np.int64)
+        self.semantic_spans.append(SemanticSpan((patches.shape[0], patches.shape[1]), places))
 
     def arrays(self) -> dict[str, Array]:
         """The columns as a `Document` has them."""

@@ -25,7 +25,9 @@ class Sorting:
         order = torch.argsort(expert, stable=True)
         inverse = torch.empty_like(order)
         inverse[order] = torch.arange(len(order), device=order.device)
-        counts = torch.bincount(expert, minlength=experts)
+        # As bincount, whose length a compiler could not know.
+        counts = torch.zeros(experts, dtype=torch.int64, device=expert.device)
+        counts = counts.scatter_add(0, expert, torch.ones_like(expert))
         sizes = counts.tolist() if not _can_group(counts) else []
         return cls(order, inverse, expert[order], counts, sizes)
 

@@ -6,10 +6,18 @@ Checkpoints and shards of others have these keys; they stay what they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class MessageFacts(TypedDict):
+    """A turn of a conversation."""
+
+    # system, user, assistant or tool.
+    role: str | None
+    text: str | None
 
 
 class SampleColumns(TypedDict, total=False):
@@ -22,14 +30,20 @@ class SampleColumns(TypedDict, total=False):
     instruction: str | None
     # The picture before an edit.
     source_uid: str | None
+    # Turns of a conversation; `<image>` in a text marks a picture of the sample.
+    messages: Sequence[MessageFacts] | None
     # Of a document: texts, and before which of them each picture stands.
     texts: Sequence[str]
     image_places: Sequence[int]
+    # Of a sample of somebody else's that has not just one.
+    picture_count: int | None
     # In pixels: of the picture or the clip, and of each picture of a document or an edit.
     height: int | None
     width: int | None
     image_heights: Sequence[int] | None
     image_widths: Sequence[int] | None
+    # What each picture of a document was before.
+    image_uids: Sequence[str] | None
     # Frames of a clip, and those of which tokens or pictures are stored.
     frames: int | None
     frame_index: NDArray[np.int64] | None
@@ -57,6 +71,15 @@ class StreamFacts(TypedDict):
     rows: int
     too_long: int
     unusable: int
+    windowed: int
+
+
+class InputDigests(TypedDict):
+    """What tells codec, tokenizer and encoder of a training from others; "" for none."""
+
+    codec: str
+    tokenizer: str
+    encoder: str
 
 
 class TrainingFacts(TypedDict):
@@ -65,11 +88,12 @@ class TrainingFacts(TypedDict):
     # Of `TrainConfig`, as plain values.
     config: dict[str, object]
     stream: StreamFacts
+    inputs: InputDigests
     # Digest of each source.
     data: list[str]
     # Steps that were done when the data became these, by a list that was added or another choice; 0
     # if they are those of the first step.
-    data_from: NotRequired[int]
+    data_from: int
     # Documents that were seen, and those of them whose sample could not be read.
     documents: int
     lost: int
@@ -103,8 +127,6 @@ class ModelFacts(TypedDict):
     layout: dict[str, object]
     vocabulary: VocabularyFacts
     codec_digest: str
-    # Name of the semantic encoder; empty: none.
-    encoder: str
     training: dict[str, object]
 
 

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from gristmill.errors import ConfigurationError
 from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import Codec, to_unit
+from gristmill.model.encoders.config import VisionConfig
+from gristmill.model.encoders.load import patchify
 from gristmill.model.facts import SampleColumns
 from gristmill.model.paradigms import Paradigm
 from gristmill.model.picture_grid import PictureGrid, fit_grid, square_grid
 from gristmill.model.segments import Content
-from gristmill.model.vision_encoder import SemanticEncoder
 from gristmill.pipelines.decode import Image
 
 
@@ -30,7 +31,7 @@ class ImageTokenizer:
         self,
         paradigm: Paradigm,
         codec: Codec,
-        encoder: SemanticEncoder | None,
+        encoder: VisionConfig | None,
         patches: int,
         cache_mb: float = 256.0,
     ) -> None:
@@ -38,9 +39,6 @@ class ImageTokenizer:
         more."""
         self.paradigm, self.codec, self.encoder = paradigm, codec, encoder
         self.patches = patches
-        needs_latents = (
-            paradigm.image_objective in ("flow", "query") or "latents" in paradigm.image_inputs
-        )
         if paradigm.codes != codec.discrete:
             wanted = "codes" if paradigm.codes else "latents"
             raise ConfigurationError(
@@ -51,7 +49,7 @@ class ImageTokenizer:
             raise ConfigurationError(
                 f"paradigm {paradigm.name} sees through a semantic encoder; give --encoder"
             )
-        self._wants = (paradigm.codes, needs_latents, "semantic" in paradigm.image_inputs)
+        self._wants = (paradigm.codes, paradigm.latents, "semantic" in paradigm.image_inputs)
         self._column: Literal["image_codes", "image_latents"] = (
             "image_codes" if codec.discrete else "image_latents"
         )
@@ -66,11 +64,13 @@ class ImageTokenizer:
 
     def grid(self, size: tuple[int, int] | None) -> PictureGrid:
         """The grid of a picture of (height, width) pixels; a square one where that is unknown."""
+        # Where there are no pictures, that says so.
+        patch = self.codec.patch
         if size is None:
             image = square_grid(self.patches)
         else:
-            image = fit_grid(*size, self.codec.patch, self.patches)
-        return PictureGrid(image, self.encoder.grid if self.encoder else (0, 0))
+            image = fit_grid(*size, patch, self.patches)
+        return PictureGrid(image, semantic_grid(self.encoder, size) if self.encoder else (0, 0))
 
     def grid_of(
         self, columns: SampleColumns, number: int, size: tuple[int, int] | None
@@ -141,8 +141,11 @@ class ImageTokenizer:
                     content.latents = values.astype(np.float32, copy=False)
         if semantic:
             assert self.encoder is not None
-            for content, patches in zip(found, self.encoder.encode(pictures), strict=True):
-                content.semantic = patches
+            patch = self.encoder.patch
+            for content, picture in zip(found, pictures, strict=True):
+                rows, columns = content.grid.semantic
+                small = resize_center_crop(picture, rows * patch, columns * patch)
+                content.semantic = patchify(small, patch)
         return found
 
     def _pixels(self, grid: PictureGrid) -> tuple[int, int]:
@@ -195,3 +198,13 @@ def _device(codec: Codec) -> torch.device:
 def _size(content: Content) -> float:
     arrays = (content.codes, content.latents, content.semantic, content.pixels)
     return sum(array.nbytes for array in arrays if array is not None)
+
+
+def semantic_grid(config: VisionConfig, size: tuple[int, int] | None) -> tuple[int, int]:
+    """Rows and columns of patches of a picture of (height, width) pixels: about as many as the
+    tower was trained with, at the picture's ratio, smaller or larger than it is."""
+    if size is None or config.whole:
+        return config.grid
+    scale = (config.patches * config.patch**2 / (size[0] * size[1])) ** 0.5
+    larger = max(1.0, scale)
+    return fit_grid(size[0] * larger, size[1] * larger, config.patch, config.patches)

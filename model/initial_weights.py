@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gristmill.model.experts import ExpertLinear, ExpertNorm
 from gristmill.model.flow_head import FlowHead
 from gristmill.model.local_parts import local, local_slices
+from gristmill.model.token_flow_head import TokenFlowHead
 
 if TYPE_CHECKING:
     from gristmill.model.transformer import Transformer
@@ -47,6 +48,13 @@ def fill(model: Transformer, seed: int, codes: CodeFeatures = ()) -> None:
         local(parameter).copy_(value[local_slices(parameter)])
 
 
+@torch.no_grad()
+def fill_tower(tower: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give a vision tower its weights, or this rank's part of them."""
+    for name, value in tower.state_dict().items():
+        local(value).copy_(weights[name][local_slices(value)])
+
+
 def first_value(name: str, shape: tuple[int, ...], start: Start, seed: int) -> Tensor:
     """All of a parameter, in float32 on the CPU."""
     if not start.deviation:
@@ -66,6 +74,9 @@ def starts(model: Transformer) -> dict[str, Start]:
     config = model.config
     found: dict[str, Start] = {}
     for name, module in model.named_modules():
+        if name.partition(".")[0] == "vision":
+            # A tower has weights of its own, see `fill_tower`.
+            continue
         for own, _ in module.named_parameters(recurse=False):
             path = f"{name}.{own}" if name else own
             found[path] = _start(module, name, own, config.layers)
@@ -77,6 +88,8 @@ def starts(model: Transformer) -> dict[str, Start]:
         found["latent_out.weight"] = Start()
     elif config.flow_head == "query":
         found |= {f"flow_head.{name}": start for name, start in _head_starts(model.flow_head)}
+    elif config.flow_head == "token":
+        found |= {f"token_head.{name}": start for name, start in _head_starts(model.token_head)}
     return found
 
 
@@ -93,15 +106,16 @@ def _start(module: nn.Module, name: str, own: str, layers: int) -> Start:
     return Start(0.5)
 
 
-def _head_starts(head: FlowHead) -> list[tuple[str, Start]]:
+def _head_starts(head: FlowHead | TokenFlowHead) -> list[tuple[str, Start]]:
     """What of a flow head begins at zero, so that it begins with no velocity."""
     found = [("latent_out.weight", Start())]
     for number, layer in enumerate(head.layers):
         modulate = layer.get_submodule("modulate")
         assert isinstance(modulate, nn.Linear)
-        # Gates start open: a shallow head learns faster than from a plain identity.
-        gates = torch.zeros(6, modulate.out_features // 6, device="cpu")
-        gates[2] = gates[5] = 1
+        # Shifts, scales and gates, by threes, one triple or two. Gates start open: a shallow head
+        # learns faster than from a plain identity.
+        gates = torch.zeros(modulate.out_features // modulate.in_features, modulate.in_features)
+        gates[2::3] = 1
         found += [
             (f"layers.{number}.modulate.weight", Start()),
             (f"layers.{number}.modulate.bias", Start(mean=gates.flatten())),

@@ -8,11 +8,12 @@ from typing import Any
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.choices import require_known
+from gristmill.model.encoders.config import VisionConfig
 from gristmill.model.rotary import NO_SCALING, RopeScaling, axis_of_pairs
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 EXPERTS = ("dense", "mot", "moe")
-FLOW_HEADS = ("none", "linear", "query")
+FLOW_HEADS = ("none", "linear", "query", "token")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class ModelConfig:
     # Channels of latents and of semantic patches; 0: none.
     latent_channels: int = 0
     semantic_width: int = 0
+    # The tower that makes features of pixels; None: features are given.
+    vision: VisionConfig | None = None
     # Where velocities come from: a linear map of positions, or a small DiT on query outputs.
     flow_head: str = "none"
     flow_head_width: int = 0
@@ -55,6 +58,8 @@ class ModelConfig:
     rope_sections: tuple[int, ...] = ()
     rope_interleaved: bool = True
     rope_scaling: RopeScaling = NO_SCALING
+    # Longest text that a pretrained model knows; 0: nobody said.
+    positions: int = 0
     # Recompute each block in the backward pass.
     checkpointing: bool = False
 
@@ -95,6 +100,8 @@ class ModelConfig:
         fields = dict(facts)
         fields["rope_sections"] = tuple(fields["rope_sections"])
         fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
+        if fields["vision"] is not None:
+            fields["vision"] = VisionConfig.from_facts(fields["vision"])
         return cls(**fields)
 
     @property

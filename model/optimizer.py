@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.optim.adamw import adamw
 
 from gristmill.model.choices import require_known
 from gristmill.model.local_parts import local, local_slices, whole
+from gristmill.model.model_parts import rate_factor
 
 SCHEDULES = ("cosine", "wsd", "constant")
 OPTIMISERS = ("adamw", "muon")
@@ -41,30 +42,42 @@ def make_optimizer(
     weight_decay: float,
     betas: tuple[float, float],
     bf16: bool = False,
+    rates: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
-    """AdamW over all, or Muon over the matrices of the blocks and AdamW over the rest. `bf16`: the
-    precision that Muon orthogonalises in."""
+    """AdamW over all that is not frozen, or Muon over the matrices of the blocks and AdamW over the
+    rest. `bf16`: the precision that Muon orthogonalises in. `rates`: beginnings of names to factors
+    of the rate."""
     require_known("optimiser", name, OPTIMISERS)
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    matrices: list[nn.Parameter] = []
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
     for path, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if path.startswith("blocks.") and path.endswith(_MATRICES):
-            (matrices if name == "muon" else decayed).append(parameter)
+            kind = "muon" if name == "muon" else "decayed"
         elif parameter.dim() >= 2 and not any(word in path for word in ("norm", "embed", "bias")):
-            decayed.append(parameter)
+            kind = "decayed"
         else:
-            plain.append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": weight_decay, "muon": False},
-        {"params": plain, "weight_decay": 0.0, "muon": False},
+            kind = "plain"
+        groups.setdefault((kind, rate_factor(path, rates or {})), []).append(parameter)
+    made: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "weight_decay": 0.0 if kind == "plain" else weight_decay,
+            "factor": factor,
+            "lr": rate * factor,
+        }
+        | ({"muon": kind == "muon"} if name == "muon" else {})
+        for (kind, factor), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
     if name == "muon":
-        groups.append({"params": matrices, "weight_decay": weight_decay, "muon": True})
-        return Muon([g for g in groups if g["params"]], rate=rate, betas=betas, bf16=bf16)
-    for group in groups:
-        del group["muon"]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, betas=betas, eps=1e-8)
+        return Muon(made, rate=rate, betas=betas, bf16=bf16)
+    return torch.optim.AdamW(made, lr=rate, betas=betas, eps=1e-8)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The rate of the next step; parts have theirs by their factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
 
 
 _MATRICES = (".qkv.weight", ".out.weight", ".up.weight", ".down.weight")
@@ -172,11 +185,18 @@ class MovingAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.values = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.values = {
+            name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad
+        }
+
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """All that a model is: the averages, and what is not learnt as it is."""
+        return {name: self.values.get(name, value) for name, value in model.state_dict().items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards the weights; faster in the first steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, parameter in model.named_parameters():
-            self.values[name].lerp_(parameter.detach(), 1 - decay)
+            if name in self.values:
+                self.values[name].lerp_(parameter.detach(), 1 - decay)

@@ -42,6 +42,26 @@ class RawPicture:
             [np.where(labels >= 0, labels + positions, -1) for labels in self.code_labels],
         )
 
+    def after(self, positions: int, latents: int) -> RawPicture:
+        """The same of a document without its first so many positions and latents."""
+        kept = [
+            (ids, labels)
+            for ids, labels in zip(self.code_ids, self.code_labels, strict=True)
+            if max(ids.max(), labels.max()) >= positions
+        ]
+        left = RawPicture(
+            self.pixels,
+            [row for row in self.latent_rows if row >= latents],
+            [ids for ids, _ in kept],
+            [labels for _, labels in kept],
+        )
+        return left.moved(-positions, -latents)
+
+    @property
+    def goes_nowhere(self) -> bool:
+        """Whether no copy of it is left."""
+        return not self.latent_rows and not self.code_ids
+
 
 @torch.no_grad()
 def encode_pictures(

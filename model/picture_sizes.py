@@ -33,6 +33,12 @@ def _size(height: float | None, width: float | None) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
+def first_bytes(file: IO[bytes], offset: int, size: int) -> bytes:
+    """Those of a piece of a file that tell a picture from any other that was encoded."""
+    file.seek(offset)
+    return file.read(min(_HEADS[0], size))
+
+
 def upright_size(file: IO[bytes], offset: int, size: int) -> tuple[int, int] | None:
     """Height and width of the picture in a piece of a file, turned as EXIF says, from as few of its
     bytes as tell; None if none do."""

@@ -9,7 +9,6 @@ cursors): nothing in it depends on who shares the work.
 from __future__ import annotations
 
 import functools
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +17,7 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 
-from gristmill.errors import ConfigurationError, ShardError
+from gristmill.errors import ConfigurationError, SampleError, ShardError
 from gristmill.model.batch import best_fit
 from gristmill.model.documents import DocumentWriter
 from gristmill.model.facts import SampleColumns, StreamFacts
@@ -34,13 +33,12 @@ from gristmill.model.shard_sources import (
     chosen_rows,
     open_samples,
 )
-from gristmill.model.tasks import TASKS, GuidanceDropout, find_questions, segments_for
+from gristmill.model.task_mix import TaskMix, generator
+from gristmill.model.tasks import TASKS, GuidanceDropout
 from gristmill.pipelines.videos.frames import FRAMES
 
 BLOCK = 512
 CAPTIONS = ("all", "first", "best")
-# Rows that are emptier are worth a word.
-_WELL_FILLED = 0.8
 
 
 @dataclass
@@ -56,6 +54,8 @@ class StreamState:
     rows: int = 0
     too_long: int = 0
     unusable: int = 0
+    # Of those handed out, parts of what was longer than a row.
+    windowed: int = 0
 
     def to_dict(self) -> StreamFacts:
         """For a checkpoint."""
@@ -77,6 +77,8 @@ class DocumentPlan:
     grids: tuple[PictureGrid, ...] = ()
     # Why nothing is learnt at its place: it is forgotten, or something is odd about the sample.
     left_out: str = ""
+    # Whether it is a part of what was longer than a row.
+    windowed: bool = False
 
 
 RowPlan = tuple[DocumentPlan, ...]
@@ -99,17 +101,6 @@ class StreamConfig:
     captions: str = "all"
     # Documents that are packed together.
     block: int = BLOCK
-
-
-def generator(*numbers: int) -> np.random.Generator:
-    """That of a list of these numbers, as an array of words, which is taken in half the time."""
-    return np.random.Generator(np.random.PCG64(np.array(numbers, np.int64).astype(np.uint32)))
-
-
-def _filled(lengths: Sequence[int], row_length: int) -> float:
-    """Share of the positions of rows that documents of these lengths fill."""
-    rows = best_fit(lengths, row_length)
-    return sum(lengths[i] for row in rows for i in row) / max(len(rows) * row_length, 1)
 
 
 class Planner:
@@ -139,7 +130,16 @@ class Planner:
             SampleOrder(chosen_rows(samples, source.where), config.seed + 1000 * i)
             for i, (samples, source) in enumerate(zip(self.samples, sources, strict=True))
         ]
-        self._questions = [find_questions(source.questions) for source in sources]
+        self._mixes = [
+            TaskMix(
+                source,
+                writer,
+                row_length=config.row_length,
+                captions=config.captions,
+                dropout=config.dropout,
+            )
+            for source in sources
+        ]
         weights = np.array([source.weight for source in sources])
         self._shares = weights / weights.sum()
         self._columns = functools.lru_cache(maxsize=64)(self._read_columns)
@@ -210,12 +210,15 @@ class Planner:
             "answer",
             "instruction",
             "source_uid",
+            "messages",
             "texts",
             "image_places",
+            "picture_count",
             "height",
             "width",
             "image_heights",
             "image_widths",
+            "image_uids",
             "frames",
             "frame_index",
             "picture_frames",
@@ -265,6 +268,7 @@ class Planner:
             rows=state.rows,
             too_long=state.too_long + sum(n > self.config.row_length for n in lengths),
             unusable=state.unusable + unusable,
+            windowed=state.windowed + sum(plan.windowed for plan in plans),
         )
         if state.block == 0 and all(plan.left_out for row in rows for plan in row):
             self._refuse(plans, lengths, unusable)
@@ -275,34 +279,35 @@ class Planner:
     ) -> DocumentPlan | None:
         """The document of a sample; None if it has nothing for any task. What is left out keeps its
         place, so that all else stays where it was."""
-        segments = self._segments(source, shard, row, seed)
-        left_out = self._left_out(source, shard, row)
-        if segments is None and left_out in ("", FORGOTTEN):
+        left_out = self.left_out(source, shard, row)
+        columns = self.columns(source, shard, row)
+        columns |= {"media": self.samples[source].media, "frames": self.frames(source, columns)}
+        if columns.get("source_uid") and self.place(source, columns["source_uid"]) is None:
+            columns["source_uid"] = None
+
+        def grids_of(segments: Sequence[Segment]) -> list[PictureGrid]:
+            return [self.grid(source, *at) for at in self._pictures(source, shard, row, segments)]
+
+        chosen = None
+        try:
+            chosen = self._mixes[source].choose(columns, seed, grids_of)
+        except SampleError as error:
+            left_out = left_out or str(error)
+        if chosen is None and left_out in ("", FORGOTTEN):
             return None
-        segments = segments or [TextSegment("")]
+        segments = chosen.segments if chosen else [TextSegment("")]
         pictures = self._pictures(source, shard, row, segments)
         for place in pictures:
-            left_out = left_out or self._left_out(source, *place[:2])
+            left_out = left_out or self.left_out(source, *place[:2])
         grids = tuple(self.grid(source, *place) for place in pictures)
-        return DocumentPlan(source, shard, row, tuple(segments), seed, pictures, grids, left_out)
-
-    def packing(self) -> str:
-        """How full the first rows are, and what row length would fill them better if they are
-        not."""
-        length = self.config.row_length
-        plans, _ = self.block(self.start())
-        lengths = [self.writer.length(plan.segments, plan.grids) for row in plans for plan in row]
-        share = _filled(lengths, length)
-        said = f"rows filled to {share:.0%}"
-        if share >= _WELL_FILLED or not lengths:
-            return said
-        # One, two, three of the longest to a row.
-        tries = [8 * math.ceil(count * max(lengths) / 8) for count in (1, 2, 3)]
-        better = next((n for n in tries if _filled(lengths, n) >= _WELL_FILLED), None)
-        said += f": documents have {min(lengths)} to {max(lengths)} positions"
-        if better is not None:
-            said += f", --row-length {better} would fill rows to {_filled(lengths, better):.0%}"
-        return said
+        windowed = chosen is not None and chosen.windowed
+        plan = DocumentPlan(
+            source, shard, row, tuple(segments), seed, pictures, grids, left_out, windowed
+        )
+        gone = self.samples[source].forgotten
+        if gone and not left_out and not gone.isdisjoint(self.uids(plan)):
+            return replace(plan, left_out=FORGOTTEN)
+        return plan
 
     def _pictures(
         self, source: int, shard: int, row: int, segments: Sequence[Segment]
@@ -310,9 +315,11 @@ class Planner:
         """Where the pictures of segments lie."""
         numbers = [segment.number for segment in segments if isinstance(segment, ImageSegment)]
         last = max(numbers, default=-1)
-        if last > 0 and self.samples[source].media == "image":
+        columns = self.columns(source, shard, row)
+        alone = self.samples[source].media == "image" and columns.get("picture_count") is None
+        if last > 0 and alone:
             # The picture before an edit is a sample of its own.
-            before = self.place(source, self.columns(source, shard, row)["source_uid"])
+            before = self.place(source, columns["source_uid"])
             assert before is not None
             return ((*before, 0), (shard, row, 0))
         return tuple((shard, row, number) for number in range(last + 1))
@@ -333,7 +340,21 @@ class Planner:
         # Of more frames than are asked for, those that are spread as evenly.
         return int((number + 0.5) * len(there) / self.frames(source, columns))
 
-    def _left_out(self, source: int, shard: int, row: int) -> str:
+    def uids(self, plan: DocumentPlan) -> set[str]:
+        """Of the samples that a document shows: its own, that of each of its pictures, and what
+        each picture was before it became part of a document."""
+        found = {self.columns(plan.source, plan.shard, plan.row)["uid"]}
+        shown = {s.number for s in plan.segments if isinstance(s, ImageSegment)}
+        for picture in shown:
+            shard, row, number = plan.pictures[picture]
+            columns = self.columns(plan.source, shard, row)
+            found.add(columns["uid"])
+            pieces = columns.get("image_uids")
+            if pieces is not None and number < len(pieces):
+                found.add(pieces[number])
+        return found
+
+    def left_out(self, source: int, shard: int, row: int) -> str:
         """Why nothing may be learnt of a sample; empty if it may."""
         gone = self.samples[source].forgotten
         columns = self.columns(source, shard, row)
@@ -357,63 +378,10 @@ class Planner:
             )
         raise ConfigurationError(
             f"none of {unusable} samples has what its tasks need: describe wants a caption, answer "
-            "a question (or --questions), edit an instruction and a source_uid or shards of edits, "
-            "interleaved those of documents or pictures, continue those of videos; change the task "
-            "mix (--tasks)"
+            "a question (or --questions), chat a conversation that is answered (messages), edit an "
+            "instruction and a source_uid or shards of edits, interleaved those of documents or "
+            "pictures, continue those of videos; change the task mix (--tasks)"
         )
-
-    def _segments(
-        self, source: int, shard: int, row: int, seed: tuple[int, ...]
-    ) -> list[Segment] | None:
-        """Those of a task drawn from the mix; of the next best where the sample lacks for it."""
-        rng = generator(*seed, 1)
-        tasks = {name: share for name, share in self.sources[source].tasks.items() if share > 0}
-        # Exponential races: the first to arrive is drawn with its share, then the next.
-        arrivals = {name: rng.standard_exponential() / share for name, share in tasks.items()}
-        columns = self.columns(source, shard, row)
-        columns |= {"media": self.samples[source].media, "frames": self.frames(source, columns)}
-        several = columns.get("captions")
-        if several is not None and self.config.captions == "all":
-            columns["caption"] = several[int(generator(*seed, 3).integers(len(several)))]
-        if self.config.captions == "best" and columns.get("best_caption"):
-            columns["caption"] = columns["best_caption"]
-        if columns.get("source_uid") and self.place(source, columns["source_uid"]) is None:
-            columns["source_uid"] = None
-        for task in sorted(tasks, key=arrivals.__getitem__):
-            segments = segments_for(
-                task,
-                columns,
-                rng,
-                questions=self._questions[source],
-                dropout=self.config.dropout,
-                turns=self._turns(source),
-            )
-            if segments is not None:
-                if task != "interleaved":
-                    return segments
-                places = self._pictures(source, shard, row, segments)
-                return self._window(segments, [self.grid(source, *at) for at in places], rng)
-        return None
-
-    def _turns(self, source: int) -> int:
-        """Most questions of one picture: one, if its answer is unmasked in any order."""
-        masked = self.writer.paradigm.text_objective == "masked"
-        return 1 if masked else self.sources[source].turns
-
-    def _window(
-        self, segments: list[Segment], grids: Sequence[PictureGrid], rng: np.random.Generator
-    ) -> list[Segment]:
-        """A document that is longer than a row: what fits from a place drawn by chance on."""
-        if self.writer.length(segments, grids) <= self.config.row_length:
-            return segments
-        start = int(rng.integers(len(segments)))
-        end = start + 1
-        while end < len(segments):
-            part = segments[start : end + 1]
-            if self.writer.length(part, grids) > self.config.row_length:
-                break
-            end += 1
-        return segments[start:end]
 
     def rows(self, state: StreamState) -> Iterator[tuple[RowPlan, StreamState]]:
         """Rows without end from a state on, each with the state after it."""

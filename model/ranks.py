@@ -46,10 +46,13 @@ def barrier() -> None:
 
 
 def all_ranks(value: Tensor) -> Tensor:
-    """The sum over all ranks, in place; of nothing, at no cost."""
-    if world_size() > 1 and value.numel():
-        torch.distributed.all_reduce(value)
-    return value
+    """The sum over all ranks, of a value without a gradient."""
+    if world_size() == 1 or not value.numel():
+        return value
+    # A view would be summed as the memory that it lies in.
+    total = value.clone(memory_format=torch.contiguous_format)
+    torch.distributed.all_reduce(total)
+    return total
 
 
 def first_rank_does(work: Callable[[], None]) -> None:

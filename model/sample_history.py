@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from gristmill.errors import ConfigurationError
 from gristmill.model.checkpoint import read_facts, steps
 from gristmill.model.planner import Planner
+from gristmill.model.same_inputs import changed_sources, differing_inputs, input_digests
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.training_setup import make_setup
 
@@ -28,7 +29,8 @@ class Sightings:
 
 
 def sightings(folder: str, uids: Collection[str], product: str = "") -> Sightings:
-    """Steps of the training in `folder` that saw these samples; of `product` alone, if given.
+    """Steps of the training in `folder` that saw these samples, also as the picture before an edit
+    or as one of a document; of `product` alone, if given.
 
     Exact as long as the shards are those of the training, as they are found by their digest.
     Raises `ConfigurationError` for a folder that holds no training.
@@ -47,12 +49,16 @@ def sightings(folder: str, uids: Collection[str], product: str = "") -> Sighting
     ]
     if not sources:
         return found
-    planner = make_setup(dataclasses.replace(config, out=folder)).planner
-    digests = facts.get("data", [])
-    if any(planner.digests[n] != (digests[n] if n < len(digests) else "") for n in sources):
+    config = dataclasses.replace(config, out=folder)
+    setup = make_setup(config)
+    planner = setup.planner
+    if differing := differing_inputs(facts, input_digests(setup)):
+        found.unknown = f"its {' and '.join(differing)} became others; steps cannot be told"
+        return found
+    if not set(sources).isdisjoint(changed_sources(facts, planner.digests)):
         found.unknown = "its shards were written anew since; steps cannot be told"
         return found
-    if since := facts.get("data_from", 0):
+    if since := facts["data_from"]:
         found.unknown = f"its shards changed after step {since}; steps cannot be told"
         return found
     for samples in planner.samples:
@@ -76,9 +82,8 @@ def _replay(
             return
         for document in plan:
             if document.source in sources and not document.left_out:
-                uid = planner.columns(document.source, document.shard, document.row)["uid"]
-                if uid in uids:
-                    step = number // config.rows_per_step + 1
+                step = number // config.rows_per_step + 1
+                for uid in uids & planner.uids(document):
                     at = found.seen.setdefault(uid, [])
                     if step not in at:
                         at.append(step)

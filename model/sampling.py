@@ -1,7 +1,7 @@
 """A session of decoding: prompts that were read, and what is read on from them.
 
-All samplers read on from one cache. Guidance (Ho & Salimans 2022) doubles the rows: the first half
-has its prompt, the second has none.
+All samplers read on from one cache. Guidance (Ho & Salimans 2022) has the rows two or three times:
+with the whole prompt, with nothing said, with nothing shown either.
 """
 
 from __future__ import annotations
@@ -37,8 +37,11 @@ class Sampling:
     temperature: float = 1.0
     # Only so many of the likeliest; 0: all.
     top_k: int = 0
-    # 1: the prompt alone; more: away from what would be drawn without it.
+    # 1: the prompt alone; more: away from what would be drawn if nothing were said.
     guidance: float = 1.0
+    # The same of what is shown: the source of an edit, earlier pictures; away from what would be
+    # drawn if nothing were said or shown.
+    picture_guidance: float = 1.0
     # Passes for masked codes and flows.
     steps: int = 24
     # Share of flow time, from noise (1) to picture (0), in which guidance works.
@@ -51,10 +54,20 @@ class Sampling:
     longest: int = 64
     seed: int = 0
 
+    @property
+    def sets(self) -> int:
+        """How many things guidance compares."""
+        if self.picture_guidance != 1:
+            return 3
+        return 1 if self.guidance == 1 else 2
+
     def check(self) -> None:
         """Raise `ConfigurationError` for what cannot be sampled."""
         if self.solver not in ("euler", "heun"):
             raise ConfigurationError(f"solver {self.solver!r}; choose euler or heun")
+        for name in ("guidance", "picture_guidance"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; give a number")
         if self.steps < 1 or self.longest < 1 or self.temperature < 0 or self.top_k < 0:
             raise ConfigurationError(
                 f"steps {self.steps}, longest {self.longest}, temperature {self.temperature}, "
@@ -72,24 +85,45 @@ class DecodingSession:
         prompts: Sequence[Document],
         sampling: Sampling,
         grid: tuple[int, int] | None = None,
+        sets: int = 1,
     ) -> None:
-        """`grid`: rows and columns of the picture that all rows draw next."""
-        self.model, self.bundle, self.sampling = model, bundle, sampling
+        """`prompts`: one a row; with two or three `sets`, then the rows without what is said, then
+        those without what is shown. `grid`: rows and columns of the picture that all rows draw
+        next."""
+        self.model, self.bundle, self.sampling, self.sets = model, bundle, sampling, sets
         self.grid = grid or square_grid(bundle.layout.patches)
         self.device = next(model.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(sampling.seed)
-        length = max(len(prompt) for prompt in prompts)
-        batch = pack([[prompt] for prompt in prompts], length).to(self.device)
-        batch = bundle.encode_pictures(batch)
         self.cache = Cache()
-        hidden = model.extend(batch, self.cache)
-        ends = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
-        rows = torch.arange(len(prompts), device=self.device)
-        # Output of the last position of each row, and the time that comes next.
-        self.last = hidden[rows, ends - 1]
-        self.time = batch.pos[rows, ends - 1, 0] + 1
-        self.spans = int(batch.span.max()) + 1
         self.rows = len(prompts)
+        # Output of the last position of each row, and the time that comes next.
+        self.last = torch.zeros(self.rows, model.config.width, device=self.device)
+        self.time = torch.zeros(self.rows, dtype=torch.long, device=self.device)
+        # Prompts that were read, and the slots that they take.
+        self._prompts = [prompt.after(len(prompt)) for prompt in prompts]
+        self._slots = 0
+        self.read_on(prompts)
+
+    def read_on(self, prompts: Sequence[Document]) -> None:
+        """Read what these have beyond those that were read before, with which they begin. What was
+        written or drawn since is forgotten: it is in `prompts`, as it is seen."""
+        self.cache.keep(self._slots)
+        new = []
+        for before, prompt in zip(self._prompts, prompts, strict=True):
+            assert (prompt.ids[: len(before)] == before.ids).all(), "another beginning"
+            new.append(prompt.after(len(before)))
+        if length := max(map(len, new)):
+            batch = pack([[document] for document in new], length).to(self.device)
+            batch = self.bundle.encode_pictures(batch)
+            hidden = self.model.extend(batch, self.cache)
+            counts = torch.tensor([len(document) for document in new], device=self.device)
+            rows = counts.nonzero()[:, 0]
+            self.last[rows] = hidden[rows, counts[rows] - 1]
+        self.time = torch.tensor(
+            [int(prompt.pos[-1, 0]) + 1 for prompt in prompts], device=self.device
+        )
+        self.spans = max(int(prompt.span.max()) for prompt in prompts) + 1
+        self._prompts, self._slots = list(prompts), self.cache.length
 
     def read(
         self,
@@ -124,13 +158,13 @@ class DecodingSession:
             latent=values,
             latent_idx=index,
             latent_t=time,
-            latent_loss=time,
+            latent_loss=torch.zeros_like(time),
             # Mixed with itself, a noisy latent stays what it is.
             latent_eps=values,
             latent_place=torch.zeros(len(values), 2, dtype=torch.int32, device=self.device),
-            semantic=torch.zeros(0, self.bundle.layout.semantic_width, device=self.device),
+            semantic=torch.from_numpy(self.bundle.layout.no_semantic()).to(self.device),
             semantic_idx=index[:0],
-            semantic_cu_seqlens=torch.zeros(1, dtype=torch.int32, device=self.device),
+            semantic_spans=[],
             source=[[0]] * rows,
         )
         return self.model.extend(batch, self.cache, commit=commit)
@@ -148,6 +182,11 @@ class DecodingSession:
         return steps[:, :, None].expand(-1, -1, 3)
 
     @property
+    def given_rows(self) -> int:
+        """Rows that are written or drawn."""
+        return self.rows // self.sets
+
+    @property
     def places(self) -> int:
         """Places of the picture that is drawn."""
         return self.grid[0] * self.grid[1]
@@ -157,15 +196,22 @@ class DecodingSession:
         return self.bundle.code_weights.log().to(self.device)
 
     def guided(self, values: Tensor) -> Tensor:
-        """Rows with and without prompt -> rows with more prompt: without + g (with - without)."""
-        if self.sampling.guidance == 1:
-            return values
-        given, free = values.chunk(2)
-        return free + self.sampling.guidance * (given - free)
+        """Values of all sets -> those with more of what is said, and of what is shown:
+        unseen + p (unsaid - unseen) + g (given - unsaid) (Brooks et al. 2023)."""
+        given, *compared = values.chunk(self.sets)
+        if not compared:
+            return given
+        unsaid, unseen = compared[0], compared[-1]
+        said = self.sampling.guidance * (given - unsaid)
+        return unseen + self.sampling.picture_guidance * (unsaid - unseen) + said
 
-    def doubled(self, values: Tensor) -> Tensor:
-        """The same for the rows with and without prompt."""
-        return values if self.sampling.guidance == 1 else torch.cat([values, values])
+    def given(self, values: Tensor) -> Tensor:
+        """Those of the rows that have their whole prompt."""
+        return values.chunk(self.sets)[0]
+
+    def repeated(self, values: Tensor) -> Tensor:
+        """The same for all sets of rows."""
+        return torch.cat([values] * self.sets)
 
     def choose(self, logits: Float[Tensor, "*places ids"]) -> Int64[Tensor, "*places"]:
         """Ids by temperature and top-k."""

@@ -19,6 +19,10 @@ class TextSegment:
     special_token: int | None = None
     # Whether the document may end here.
     ends: bool = False
+    # The text as ids, where it was encoded with what stands beside it; else it is encoded alone.
+    ids: tuple[int, ...] | None = None
+    # Whether it says itself how a document begins: no start mark comes before it.
+    begins: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,5 +45,6 @@ class Content:
     grid: PictureGrid
     codes: NDArray[np.int64] | None = None  # [h, w, codebooks]
     latents: NDArray[np.float32] | None = None  # [h, w, channels]
-    semantic: NDArray[np.float32] | None = None  # [h, w, width]
+    # [h, w, values]: uint8 pixels of each patch, or float32 features.
+    semantic: NDArray[np.generic] | None = None
     pixels: NDArray[np.uint8] | None = None  # [height, width, 3]

@@ -38,7 +38,7 @@ from gristmill.model.frechet import (
 from gristmill.model.made_of import data_digest, remember, serves
 from gristmill.model.paradigms import find_paradigm
 from gristmill.model.ranks import first_rank_does
-from gristmill.model.shard_sources import DataSource, chosen_rows, open_samples
+from gristmill.model.shard_sources import DataSource, open_samples, spread_places
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.training_setup import caption_texts
 from gristmill.model.vocabulary import train_text
@@ -66,11 +66,12 @@ def train_config(
     steps: int,
     rows: int,
     row_length: int,
-    patches: int,
+    patches: int = 0,
     rate: float,
-    replicate: int,
+    replicate: int = 1,
     seed: int,
-    settings: Sequence[str],
+    accept_changed_data: bool = False,
+    settings: Sequence[str] = (),
 ) -> TrainConfig:
     """A training's settings. Without a codec that fits the paradigm, one is trained first."""
     sources = tuple(
@@ -83,6 +84,7 @@ def train_config(
         "out": out, "data": sources, "codec": codec, "size": size, "paradigm": paradigm,
         "experts": experts, "steps": steps, "rows_per_step": rows, "row_length": row_length,
         "patches": patches, "rate": rate, "replicate": replicate, "seed": seed,
+        "accept_changed_data": accept_changed_data,
     }  # fmt: skip
     wanted = find_paradigm(paradigm)
     if "semantic" in wanted.image_inputs:
@@ -129,7 +131,7 @@ def run_field(data: Sequence[str], node: str, field: str) -> str:
 
 
 def clip_of_run(data: Sequence[str]) -> str:
-    """The CLIP that scored the run, as `SemanticEncoder` names it; "" if it is not said."""
+    """The CLIP that scored the run, as `load_encoder` names it; "" if it is not said."""
     model, pretrained = run_field(data, "clip", "model"), run_field(data, "clip", "pretrained")
     return model if model.startswith("local-dir:") or not pretrained else f"{model}/{pretrained}"
 
@@ -158,7 +160,7 @@ def parse_tasks(text: str) -> dict[str, float]:
 
 def _parsed(settings: Sequence[str], cls: Any) -> dict[str, Any]:
     """name=value pairs as fields of a dataclass, typed by their defaults."""
-    known = {field.name: field.default for field in dataclasses.fields(cls)}
+    known = {field.name: _default(field) for field in dataclasses.fields(cls)}
     values: dict[str, Any] = {}
     for setting in settings:
         form = f"name=value; names: {', '.join(sorted(known))}"
@@ -179,10 +181,17 @@ def _parsed(settings: Sequence[str], cls: Any) -> dict[str, Any]:
     return values
 
 
+def _default(field: dataclasses.Field[Any]) -> object:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+
 def _require_list(setting: str, default: object, value: object) -> None:
     """One value for a field that holds several is more often a slip than a list of one."""
+    name, _, text = setting.partition("=")
+    if isinstance(default, dict) and not isinstance(value, dict):
+        raise ConfigurationError(f"--set {setting}: write {name}={{NAME: VALUE}}")
     if isinstance(default, tuple) and not isinstance(value, list):
-        name, _, text = setting.partition("=")
         raise ConfigurationError(f"--set {setting}: {name} is a list, e.g. {name}=[{text}]")
 
 
@@ -259,11 +268,9 @@ def picture_views(
     each = max(1, count // len(data))
     for text in data:
         samples = open_samples(dataclasses.replace(parse_source(text), split=split))
-        places = [(s, r) for s, rows in enumerate(samples.counts()) for r in range(rows)]
-        chosen = np.linspace(0, len(places) - 1, min(each, len(places))).astype(int)
-        for number in chosen:
+        for shard, row in spread_places(samples, each):
             try:
-                views.append(resize_center_crop(samples.picture(*places[int(number)]), side))
+                views.append(resize_center_crop(samples.picture(shard, row), side))
             except SampleError:
                 continue
     if not views:
@@ -292,11 +299,8 @@ def filter_from_shards(
     require_writable(out, what="filter network")
     source = dataclasses.replace(parse_source(data), where=where)
     samples = open_samples(source)
-    rows = chosen_rows(samples, where)
-    places = [(shard, int(row)) for shard, part in enumerate(rows) for row in part]
     images, captions = [], []
-    for number in np.linspace(0, len(places) - 1, min(pairs, len(places))).astype(int):
-        shard, row = places[int(number)]
+    for shard, row in spread_places(samples, pairs, where):
         caption = samples.table(shard)["caption"][row].as_py()
         try:
             # Small at once: the network sees no more, and thousands must be held.

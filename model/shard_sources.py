@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, SampleError, ShardError
+from gristmill.model.listed_conversations import ListedConversations, lists_conversations
 from gristmill.model.picture_files import decode_frame, decode_picture
 from gristmill.model.read_again import read_again
 from gristmill.model.tar_samples import TarSamples
@@ -121,6 +122,8 @@ class OurSamples:
 
 def open_samples(source: DataSource) -> Samples:
     """The samples of a source. Raises `ShardError` if there are none."""
+    if lists_conversations(source.url):
+        return ListedConversations(source.url)
     folder = Folder(source.url)
     ours = folder.exists("manifest.json") or folder.exists("shards/manifest.json")
     found: Samples = OurSamples(source.url, source.split) if ours else TarSamples(source.url)
@@ -157,6 +160,23 @@ def chosen_rows(samples: Samples, where: str) -> list[NDArray[np.int64]]:
     if not sum(len(part) for part in rows):
         raise ConfigurationError(f"where {where!r} leaves no sample of {samples.url}")
     return rows
+
+
+def spread_places(samples: Samples, count: int, where: str = "") -> list[tuple[int, int]]:
+    """(shard, row) of at most `count` samples, evenly spread over those that may be seen: what is
+    forgotten is neither learnt from nor shown."""
+    rows = chosen_rows(samples, where)
+    ends = np.cumsum([len(part) for part in rows])
+    wanted = np.linspace(0, ends[-1] - 1, min(count, int(ends[-1]))).astype(int)
+    places = []
+    for number in wanted:
+        shard = int(np.searchsorted(ends, number, side="right"))
+        row = int(rows[shard][number - ends[shard]])
+        if not samples.forgotten or samples.table(shard)["uid"][row].as_py() not in (
+            samples.forgotten
+        ):
+            places.append((shard, row))
+    return places
 
 
 class SampleOrder:

@@ -104,9 +104,12 @@ def _require_even(shapes: Sequence[tuple[int, ...]], ranks: int, replicate: int)
 
 def materialise(model: nn.Module, device: torch.device) -> None:
     """Give a model that was made on the meta device, and perhaps sharded, memory for this rank's
-    part. Parameters hold anything; buffers what they held, which must not have been meta."""
+    part. Parameters hold anything, and so do buffers of a vision tower; other buffers what they
+    held, which must not have been meta."""
     buffers = dict(model.named_buffers())
     model.to_empty(device=device)
     for name, value in buffers.items():
+        if value.is_meta and name.partition(".")[0] == "vision":
+            continue
         assert not value.is_meta, f"{name} must be made with device='cpu'"
         model.get_buffer(name).copy_(value)

@@ -18,7 +18,7 @@ from gristmill.model.documents import DocumentWriter
 from gristmill.model.frechet import ClipTower, frechet_distance, require_torchmetrics
 from gristmill.model.sampling import Sampling
 from gristmill.model.segments import Content, Segment
-from gristmill.model.shard_sources import DataSource, open_samples
+from gristmill.model.shard_sources import DataSource, open_samples, spread_places
 from gristmill.model.tasks import describing, drawing
 from gristmill.model.unified import Unified
 from gristmill.pipelines.decode import Image
@@ -40,15 +40,14 @@ def evaluate_shards(
     """Scores on at most `count` samples, evenly spread.
 
     "held_out_loss" is nats a token of text and of codes, squared error a channel of flows. With
-    `clip` (as `SemanticEncoder` names models), pictures drawn for the captions get a CLIP score
+    `clip` (as `load_encoder` names them), pictures drawn for the captions get a CLIP score
     (mean cosine, times 100) and a Fréchet distance of CLIP embeddings to the real pictures
     (Kynkäänniemi et al. 2023), which wants the extra `evaluate`.
     """
     if not url:
         raise ConfigurationError("the suite 'shards' needs --data SHARDS")
     samples = open_samples(DataSource(url=url, split=split))
-    places = [(s, r) for s, rows in enumerate(samples.counts()) for r in range(rows)]
-    wanted = [places[int(i)] for i in np.linspace(0, len(places) - 1, min(count, len(places)))]
+    wanted = spread_places(samples, count)
     pictures, chosen = [], []
     for place in wanted:
         with contextlib.suppress(SampleError):

@@ -3,6 +3,7 @@ the headers. What is odd about one sample is said of it, and is no end of anythi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gzip
 import hashlib
@@ -15,13 +16,15 @@ import pyarrow as pa
 
 from gristmill.errors import SampleError, ShardError
 from gristmill.model.picture_files import decode_picture
-from gristmill.model.picture_sizes import upright_size
+from gristmill.model.picture_sizes import first_bytes, upright_size
 from gristmill.model.read_again import read_again
+from gristmill.model.tar_conversations import conversation_in, whole_conversations
 from gristmill.model.unpacked_tars import unpacked_tar
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.download.picture_bytes import read_header
+from gristmill.pipelines.schema import MESSAGES
 from gristmill.pipelines.shards.reader import read_forgotten
-from gristmill.pipelines.sources.reasons import BROKEN_SIDECAR, NOT_UTF8
+from gristmill.pipelines.sources.reasons import BROKEN_SIDECAR, FEWER_PICTURES, NOT_UTF8
 from gristmill.pipelines.sources.values import BrokenJson, load_object, text_of, texts_of
 from gristmill.pipelines.storage import Folder
 from gristmill.pipelines.tar_samples import (
@@ -60,8 +63,14 @@ _SCHEMA = pa.schema(
         # Of the picture as it decodes, upright.
         pa.field("height", pa.int32()),
         pa.field("width", pa.int32()),
-        pa.field("_offset", pa.int64()),
-        pa.field("_size", pa.int64()),
+        # Of a conversation, whose pictures are as many as it has marks.
+        pa.field("messages", MESSAGES),
+        pa.field("picture_count", pa.int32()),
+        pa.field("image_heights", pa.list_(pa.int32())),
+        pa.field("image_widths", pa.list_(pa.int32())),
+        # Where pictures lie.
+        pa.field("_offsets", pa.list_(pa.int64())),
+        pa.field("_sizes", pa.list_(pa.int64())),
     ]
 )
 
@@ -94,10 +103,13 @@ class TarSamples:
         ]
         # Reading is timed; loading what reads headers is not part of it.
         read_header(b"")
-        self._tables = [self._table_of(shard) for shard in range(len(self._files))]
+        # Sizes alone would not tell a tar that was written anew: names, places, texts and the first
+        # bytes of pictures do, wherever the tar lies.
+        content = hashlib.sha256(repr(sizes).encode())
+        self._tables = [self._table_of(shard, content) for shard in range(len(self._files))]
+        self.digest = content.hexdigest()
         self._require_samples()
         self.forgotten = read_forgotten(folder)
-        self.digest = hashlib.sha256(repr(sizes).encode()).hexdigest()
 
     def counts(self) -> list[int]:
         return [len(table) for table in self._tables]
@@ -110,45 +122,54 @@ class TarSamples:
 
     def picture(self, shard: int, row: int, number: int = 0, frames: int = 1) -> Image:
         table, (folder, name) = self._tables[shard], self._plain[shard]
-        offset, size = table["_offset"][row].as_py(), table["_size"][row].as_py()
-        if size is None:
-            raise SampleError(str(table["fault"][row]))
+        offsets, sizes = table["_offsets"][row].as_py(), table["_sizes"][row].as_py()
+        if not sizes:
+            raise SampleError(str(table["fault"][row].as_py() or NO_PICTURE))
+        if number >= len(sizes):
+            raise SampleError(FEWER_PICTURES)
+        offset, size = offsets[number], sizes[number]
         data = read_again(lambda: folder.read_range(name, offset, size), self._files[shard])
         if len(data) != size:
             raise SampleError("tar ends early")
         return decode_picture(data)
 
-    def _table_of(self, shard: int) -> pa.Table:
+    def _table_of(self, shard: int, content: hashlib._Hash) -> pa.Table:
         folder, name = self._plain[shard]
         scan = functools.partial(self._scan, shard)
-        rows, skipped = read_again(scan, self._files[shard], size=folder.size(name))
+        rows, skipped, digest = read_again(scan, self._files[shard], size=folder.size(name))
+        content.update(digest)
         self.left_out.update(str(row["fault"]) for row in rows if "fault" in row)
         if skipped:
             self.left_out[DOT_FILES] += skipped
         return pa.Table.from_pylist(rows, schema=_SCHEMA)
 
-    def _scan(self, shard: int) -> tuple[list[dict[str, object]], int]:
-        """Rows of a tar, and how many of its files belong to none."""
+    def _scan(self, shard: int) -> tuple[list[dict[str, object]], int, bytes]:
+        """Rows of a tar, how many of its files belong to none, and what tells it from others."""
+        content = hashlib.sha256()
         folder, name = self._plain[shard]
         texts: dict[int, bytes] = {}
         sizes: dict[int, tuple[int, int] | None] = {}
 
         def members() -> Iterator[TarMember]:
             for member, data in tar.read(lambda ending: kind_of_text(ending) is not None):
+                content.update(repr((member.name, member.offset, member.size)).encode())
                 if data is not None:
                     texts[member.number] = data
+                    content.update(data)
                 elif member.number >= 0 and _is_image(member.extension):
                     sizes[member.number] = upright_size(file, member.offset, member.size)
+                    content.update(first_bytes(file, member.offset, member.size))
                 yield member
 
         with folder.open(name) as file:
             tar = TarMembers(file)
-            samples = list(samples_of(members(), _is_image))
+            samples = whole_conversations(list(samples_of(members(), _is_image)), texts)
         if tar.problem:
             raise ShardError(
                 f"{self._files[shard]} is not a whole tar ({tar.problem}); fetch or write it again"
             )
-        return [_row(sample, texts, sizes) for sample in samples], tar.skipped
+        rows = [_row(sample, texts, sizes) for sample in samples]
+        return rows, tar.skipped, content.digest()
 
     def _require_samples(self) -> None:
         if any(table["fault"].null_count for table in self._tables):
@@ -172,19 +193,32 @@ def _row(
 ) -> dict[str, object]:
     """What is known of a sample; what is odd about it is its fault."""
     row: dict[str, object] = {"uid": sample.key, "caption": ""}
-    picture = sample.members[sample.picture] if sample.picture else None
+    turns, pictures = conversation_in(sample, texts, _is_image)
+    if turns:
+        row |= {
+            "messages": [turn._asdict() for turn in turns],
+            "picture_count": len(pictures),
+            "image_heights": [(sizes[one.number] or (None,))[0] for one in pictures],
+            "image_widths": [(sizes[one.number] or (None,))[-1] for one in pictures],
+        }
+    picture = pictures[0] if pictures else None
     try:
         if sample.reason:
             raise OddValueError(sample.reason)
         if picture is not None and picture.number >= 0:
-            row |= {"_offset": picture.offset, "_size": picture.size}
+            row |= {"_offsets": [one.offset for one in pictures]}
+            row |= {"_sizes": [one.size for one in pictures]}
             row |= zip(("height", "width"), sizes[picture.number] or (None, None), strict=True)
         # Known also where there is no picture: others then lie where they would beside it.
         said = [_text(ending, sample.members[ending], texts) for ending in sample.captions()]
         _take_captions(row, said)
         for ending in (FACT_ENDING, f"{FACT_ENDING}.gz"):
             if ending in sample.members:
-                _take_facts(row, _bytes(ending, sample.members[ending], texts), bool(said))
+                # Turns that stand alone are no object of facts.
+                with contextlib.suppress(*([OddValueError] if turns else ())):
+                    _take_facts(row, _bytes(ending, sample.members[ending], texts), bool(said))
+        if turns:
+            return row
         if picture is None or picture.number < 0:
             raise OddValueError(NO_PICTURE if picture is None else DEAD_LINK)
         if not picture.size:

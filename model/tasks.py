@@ -13,7 +13,7 @@ from gristmill.model.facts import SampleColumns
 from gristmill.model.segments import ImageSegment, Segment, TextSegment
 from gristmill.model.vocabulary import ANSWER, DESCRIBE, DRAW, EDIT, REPLY
 
-TASKS = ("draw", "describe", "answer", "edit", "text", "interleaved", "continue")
+TASKS = ("draw", "describe", "answer", "edit", "text", "interleaved", "continue", "chat")
 
 Questions = Callable[[str], list[tuple[str, str]]]
 """A caption -> questions and answers about its picture."""
@@ -103,6 +103,17 @@ def unseen(segments: Sequence[Segment], drawn: int = -1) -> list[Segment]:
     return [s for s in unsaid(segments) if s is chosen or isinstance(s, TextSegment)]
 
 
+def compared(segments: Sequence[Segment], sets: int) -> list[list[Segment]]:
+    """What guidance compares: the whole, with nothing said, with nothing shown either; the first
+    `sets` of these."""
+    found = [list(segments)]
+    if sets > 1:
+        found.append(unsaid(segments))
+    if sets > 2:
+        found.append(unseen(segments))
+    return found
+
+
 def _is_drawn(segment: Segment) -> bool:
     return isinstance(segment, ImageSegment) and segment.is_target
 
@@ -157,6 +168,8 @@ def _whole(
     media = columns.get("media", "image")
     # Of a document or an edit, no picture alone is what its text says.
     alone = {"image": 1, "video": columns.get("frames") or 1}.get(media, 0)
+    if columns.get("picture_count") not in (None, 1):
+        alone = 0
     if task in ("draw", "describe", "answer") and not alone:
         return None
     if task == "draw":
@@ -172,7 +185,7 @@ def _whole(
     if task == "interleaved":
         if media == "document":
             return recounting(list(columns["texts"]), list(columns["image_places"]))
-        return interleaving(caption) if media == "image" else None
+        return interleaving(caption) if media == "image" and alone else None
     if task == "edit" and media == "edit":
         return editing(caption)
     if task == "edit":
@@ -180,14 +193,14 @@ def _whole(
         instruction, before = columns.get("instruction"), columns.get("source_uid")
         return editing(instruction) if instruction and before else None
     if task == "answer":
-        asked = _asked(columns, questions)
+        asked = asked_of(columns, questions)
         if not asked:
             return None
         return answering([asked[int(i)] for i in rng.permutation(len(asked))[:turns]])
     raise ConfigurationError(f"task {task!r}; choose among {', '.join(TASKS)}")
 
 
-def _asked(columns: SampleColumns, questions: Questions | None) -> list[tuple[str, str]]:
+def asked_of(columns: SampleColumns, questions: Questions | None) -> list[tuple[str, str]]:
     """Questions of a sample: its own columns first, else those made of its caption."""
     question, answer = columns.get("question"), columns.get("answer")
     if question and answer:

@@ -22,13 +22,15 @@ from gristmill.model import checkpoint
 from gristmill.model.batch import PackedBatch
 from gristmill.model.dataloader import Loader
 from gristmill.model.facts import TrainingFacts
-from gristmill.model.initial_weights import fill
+from gristmill.model.initial_weights import fill, fill_tower
 from gristmill.model.local_parts import whole
 from gristmill.model.lost_samples import LostCount
 from gristmill.model.machine import fast_in_bf16, keep_freed_memory
-from gristmill.model.optimizer import MovingAverage, learning_rate, make_optimizer
+from gristmill.model.model_parts import freeze, require_parts
+from gristmill.model.optimizer import MovingAverage, learning_rate, make_optimizer, set_rate
 from gristmill.model.planner import StreamState
 from gristmill.model.ranks import all_ranks, barrier, first_rank_does, join, rank, world_size
+from gristmill.model.same_inputs import input_digests, require_same_inputs
 from gristmill.model.sharding import check_replicas, materialise, shard
 from gristmill.model.train_config import TrainConfig, changed
 from gristmill.model.train_log import TrainLog
@@ -114,11 +116,14 @@ class Trainer:
             weight_decay=config.weight_decay,
             betas=(config.beta1, config.beta2),
             bf16=self.bf16,
+            rates=config.rates,
         )
         self.step = 0
         self.state: StreamState | None = None
         self.lost = LostCount(config.max_lost)
-        self.data_from = 0
+        # Step after which the shards became others, and what is said of it; 0 and "" if never.
+        self.data_from, self.noted = 0, ""
+        self.inputs = input_digests(setup)
         self._asked = StopRequest()
         if device.type == "cuda" and config.compile:
             compile_blocks(model)
@@ -137,11 +142,13 @@ class Trainer:
                 + "; ".join(differing)
                 + "): go on with the same, or give another --out"
             )
+        self.noted = require_same_inputs(
+            facts, self.config, self.inputs, self.setup.planner.digests
+        )
         checkpoint.load(self._folder, done[-1], self.model, self.optimizer, self.average)
         self.step = int(facts["step"])
         self.state = StreamState(**facts["stream"])
-        same = facts.get("data", []) == self.setup.planner.digests
-        self.data_from = facts.get("data_from", 0) if same else self.step
+        self.data_from = self.step if self.noted else facts["data_from"]
         # Checkpoints of before have no such counts.
         self.lost.documents, self.lost.lost = facts.get("documents", 0), facts.get("lost", 0)
 
@@ -158,6 +165,8 @@ class Trainer:
             state=self.state,
         )
         log.start(self.step, config.steps, self.setup.describe(config))
+        if self.noted:
+            log.note(self.step, self.noted)
         start, tokens, bad = time.perf_counter(), 0, 0
         self.model.train()
         meter = Meter(self.setup.vocabulary, self.setup.titles)
@@ -217,6 +226,7 @@ class Trainer:
             "too_long": state.too_long,
             "unusable": state.unusable,
             "lost": self.lost.lost,
+            "data_from": self.data_from,
         }
 
     def _update(self, batch: PackedBatch, meter: Meter) -> StepFacts:
@@ -226,8 +236,7 @@ class Trainer:
             self.step, steps=config.steps, peak=config.rate, schedule=config.schedule,
             warmup=config.warmup,
         )  # fmt: skip
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         # Denominators of the whole window and of all ranks, before any backward pass.
         totals = torch.stack([batch.weight.sum(), batch.latent_loss.sum(), (batch.doc >= 0).sum()])
         totals = all_ranks(totals.double())
@@ -277,6 +286,7 @@ class Trainer:
         facts: TrainingFacts = {
             "config": self.config.to_dict(),
             "stream": self.state.to_dict(),
+            "inputs": self.inputs,
             "data": self.setup.planner.digests,
             "data_from": self.data_from,
             "documents": self.lost.documents,
@@ -286,7 +296,8 @@ class Trainer:
 
     def _export(self) -> None:
         first_rank_does(lambda: self.setup.write_files(self.config.out))
-        checkpoint.export(self.config.out, self.average, self.setup.to_dict(self.config, self.step))
+        facts = self.setup.to_dict(self.config, self.step)
+        checkpoint.export(self.config.out, self.model, self.average, facts)
 
     @torch.no_grad()
     def _sample(self, log: TrainLog) -> None:
@@ -299,7 +310,7 @@ class Trainer:
             with torch.device("meta"):
                 model = Transformer(self.setup.model_config)
             materialise(model, self.device)
-        for name, value in self.average.values.items():
+        for name, value in self.average.weights(self.model).items():
             value = whole(value)
             if model is not None:
                 model.get_parameter(name).copy_(value)
@@ -317,12 +328,17 @@ def make_model(
     part, and one parameter at a time."""
     with torch.device("meta"):
         model = Transformer(setup.model_config)
+    freeze(model, config.freeze)
+    require_parts(model, config.rates, "rates")
     check_replicas(config.replicate, world_size())
     if world_size() > 1:
         shard(model, device, replicate=config.replicate, bf16=bf16)
     materialise(model, device)
     features = setup.codec.code_features()
     fill(model, config.seed, list(zip(setup.vocabulary.code_starts, features, strict=False)))
+    if setup.encoder_weights is not None:
+        fill_tower(model.vision, setup.encoder_weights)
+        model.vision.requires_grad_(config.train_encoder)
     return model
 
 

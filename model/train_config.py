@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +12,13 @@ from typing import Any
 from gristmill.errors import ConfigurationError
 from gristmill.model.choices import require_known
 from gristmill.model.configurations import SIZES
+from gristmill.model.encoders.load import check_encoder
 from gristmill.model.model_config import EXPERTS
 from gristmill.model.optimizer import OPTIMISERS, SCHEDULES
 from gristmill.model.paradigms import PARADIGMS
 from gristmill.model.planner import CAPTIONS
 from gristmill.model.shard_sources import DataSource
 from gristmill.model.tasks import TASKS
-from gristmill.model.vision_encoder import check_encoder
 from gristmill.model.vocabulary import SIDES
 
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -29,9 +30,12 @@ class TrainConfig:
 
     out: str
     data: tuple[DataSource, ...]
-    # Image codec: a file of `gristmill train-codec`. Encoder: see `vision_encoder.SemanticEncoder`.
+    # Image codec: a file of `gristmill train-codec`. Encoder: see
+    # `encoders.load.load_encoder`.
     codec: str
     encoder: str = ""
+    # Whether the encoder learns, too; else it stays as it is.
+    train_encoder: bool = False
     # A `tokenizers` file; empty: one is trained on the captions.
     tokenizer: str = ""
     text_vocabulary: int = 512
@@ -49,6 +53,10 @@ class TrainConfig:
     # Whole copies of the weights, each shared out over world / replicate ranks (HSDP).
     replicate: int = 1
     rate: float = 3e-3
+    # Parts of the model, by how the names of their parameters begin: those that do not learn, and
+    # factors of the rate of others.
+    freeze: tuple[str, ...] = ()
+    rates: dict[str, float] = dataclasses.field(default_factory=dict)
     schedule: str = "cosine"
     warmup: int = 50
     optimiser: str = "adamw"
@@ -88,6 +96,8 @@ class TrainConfig:
     sample_every: int = 0
     # Steps in a row whose loss may be no number before training gives up.
     patience: int = 3
+    # Go on though the shards are not those that were there before the stop.
+    accept_changed_data: bool = False
     # Share of documents whose sample may turn out not to be readable before training stops.
     max_lost: float = 0.05
     # Dense peak of one device in operations a second, for MFU; 0: unknown.
@@ -111,6 +121,12 @@ class TrainConfig:
         for name in ("max_lost", "guidance_dropout", "picture_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it is a share, 0 to 1")
+        for part, factor in self.rates.items():
+            if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+                raise ConfigurationError(
+                    f"rates: {part} has {factor!r}; it is a factor of the rate, e.g. "
+                    "rates={lm: 0.1}; parts that do not learn belong into freeze"
+                )
         if not self.data:
             raise ConfigurationError("no data: give at least one shard set (--data RUN)")
         for source in self.data:
@@ -127,13 +143,16 @@ class TrainConfig:
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
         """The inverse of `to_dict`."""
         data = tuple(DataSource(**source) for source in values["data"])
-        return cls(**{**values, "data": data})
+        freeze = tuple(values.get("freeze", ()))
+        return cls(**{**values, "data": data, "freeze": freeze})
 
 
 # What may differ between a training and its continuation.
 FREE = (
     "out", "steps", "micro_rows", "replicate", "workers", "cache_mb", "save_every", "log_every",
-    "sample_every", "compile", "peak_flops", "patience", "max_lost",
+    "sample_every", "compile", "peak_flops", "patience", "max_lost", "accept_changed_data",
+    # What these are is told by their digests, wherever they lie.
+    "codec", "encoder", "tokenizer",
 )  # fmt: skip
 
 

@@ -119,6 +119,15 @@ class TrainLog:
                     + (more if self._told_lost == _TOLD_LOST else "")
                 )
 
+    def note(self, step: int, text: str) -> None:
+        """A sentence that a person and TensorBoard get."""
+        if not self.enabled:
+            return
+        if self._board is not None:
+            self._board.add_text("notes", text, step)
+        if not self.quiet:
+            self._say(f"step {step:,}: {text}")
+
     def tick(self, step: int, loss: float, positions: int) -> None:
         """A step of so many positions is done: move the bar, or say so if it is time to."""
         if not self.enabled or self.quiet:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from torch import Tensor
 
 from gristmill.errors import ConfigurationError
@@ -17,7 +19,10 @@ from gristmill.model.codecs.base import Codec, balancing_weights
 from gristmill.model.codecs.registry import load_codec
 from gristmill.model.configurations import describe, find_size, flops_per_token, for_paradigm
 from gristmill.model.documents import DocumentLayout, DocumentWriter
+from gristmill.model.encoders.config import VisionConfig
+from gristmill.model.encoders.load import LoadedEncoder, load_encoder
 from gristmill.model.facts import ModelFacts, TrainingSummary
+from gristmill.model.first_rows import first_rows
 from gristmill.model.image_tokenizer import ImageTokenizer
 from gristmill.model.made_of import data_digest, remember, serves
 from gristmill.model.model_config import ModelConfig
@@ -26,9 +31,8 @@ from gristmill.model.picture_encoding import encode_pictures
 from gristmill.model.planner import Planner, StreamConfig
 from gristmill.model.ranks import first_rank_does, world_size
 from gristmill.model.shard_sources import DataSource, open_samples
-from gristmill.model.tasks import GuidanceDropout, find_questions
+from gristmill.model.tasks import GuidanceDropout, Questions, find_questions
 from gristmill.model.train_config import TrainConfig
-from gristmill.model.vision_encoder import SemanticEncoder
 from gristmill.model.vocabulary import Vocabulary, check_text, train_text
 
 # Captions that the text vocabulary is trained on, at most.
@@ -44,7 +48,7 @@ class ModelBundle:
     paradigm: Paradigm
     layout: DocumentLayout
     codec: Codec
-    encoder: SemanticEncoder | None
+    encoder: VisionConfig | None
     image_tokenizer: ImageTokenizer
 
     @property
@@ -73,6 +77,7 @@ class TrainingSetup(ModelBundle):
 
     planner: Planner
     titles: list[str]
+    encoder_weights: dict[str, Tensor] | None
     codec_path: str
 
     def describe(self, config: TrainConfig) -> TrainingSummary:
@@ -81,7 +86,7 @@ class TrainingSetup(ModelBundle):
         summary = (
             f"{config.size} {config.paradigm} {describe(self.model_config, config.row_length)}; "
             f"{self.planner.size:,} samples; {self.codec.kind} codec, ceiling {ceiling}; "
-            f"{self.planner.packing()}"
+            f"{first_rows(self.planner)}"
         )
         return {
             "summary": summary,
@@ -107,7 +112,6 @@ class TrainingSetup(ModelBundle):
             "layout": asdict(self.layout),
             "vocabulary": self.vocabulary.to_dict(),
             "codec_digest": self.codec.digest,
-            "encoder": self.encoder.name if self.encoder else "",
             "training": config.to_dict(),
         }
 
@@ -116,14 +120,8 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
     """Open everything that a training needs. Raises before any work if something is missing."""
     paradigm = find_paradigm(config.paradigm)
     codec = load_codec(config.codec)
-    encoder = None
-    if "semantic" in paradigm.image_inputs:
-        if not config.encoder:
-            raise ConfigurationError(
-                f"paradigm {paradigm.name} sees through a semantic encoder; give --encoder "
-                "MODEL/PRETRAINED or local-dir:FOLDER"
-            )
-        encoder = SemanticEncoder(config.encoder)
+    loaded = _encoder(config) if "semantic" in paradigm.image_inputs else None
+    encoder = loaded.config if loaded else None
     patches = config.patches or codec.grid[0] * codec.grid[1]
     image_tokenizer = ImageTokenizer(paradigm, codec, encoder, patches, config.cache_mb)
     layout = DocumentLayout(
@@ -131,6 +129,7 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
         latents_per_query=config.latents_per_query,
         latent_channels=codec.channels,
         semantic_width=encoder.width if encoder else 0,
+        semantic_patch=encoder.patch if encoder else 0,
         text_block=config.text_block,
         time_mean=config.time_mean,
         time_shift=config.time_shift,
@@ -140,9 +139,7 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
     queries = layout.queries(patches) if paradigm.image_objective == "query" else 0
     vocabulary = Vocabulary(_text(config), codec.vocabularies, queries)
     size = find_size(config.size)(vocabulary.size, experts=config.experts)
-    model_config = for_paradigm(
-        size, paradigm, latent_channels=codec.channels, semantic_width=layout.semantic_width
-    )
+    model_config = for_paradigm(size, paradigm, latent_channels=codec.channels, vision=encoder)
     stream = StreamConfig(
         rows_per_step=config.rows_per_step,
         row_length=config.row_length,
@@ -156,8 +153,24 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
     titles = [source.title for source in config.data]
     return TrainingSetup(
         model_config, vocabulary, paradigm, layout, codec, encoder, image_tokenizer, planner,
-        titles, config.codec,
+        titles, loaded.weights if loaded else None, config.codec,
     )  # fmt: skip
+
+
+def _encoder(config: TrainConfig) -> LoadedEncoder:
+    """The tower that a paradigm sees through."""
+    if not config.encoder:
+        raise ConfigurationError(
+            f"paradigm {config.paradigm} sees through a semantic encoder; give --encoder "
+            "MODEL/PRETRAINED or local-dir:FOLDER"
+        )
+    loaded = load_encoder(config.encoder)
+    if config.train_encoder and loaded.config.whole:
+        raise ConfigurationError(
+            f"encoder {config.encoder!r} is no plain vision transformer, and stays as it is: leave "
+            "out train_encoder, or choose a ViT"
+        )
+    return loaded
 
 
 def _text(config: TrainConfig) -> str:
@@ -187,7 +200,8 @@ def _text(config: TrainConfig) -> str:
 
 
 def caption_texts(sources: Sequence[DataSource]) -> list[str]:
-    """Captions of all sources, and the questions made of them; at most a million.
+    """Captions of all sources, less those of what is forgotten, questions made of them, and what is
+    said in conversations; at most a million.
 
     Raises `ConfigurationError` if there are none.
     """
@@ -197,13 +211,10 @@ def caption_texts(sources: Sequence[DataSource]) -> list[str]:
         questions = find_questions(source.questions)
         for shard in range(len(samples.counts())):
             table = samples.table(shard)
-            if "caption" not in table.column_names:
-                continue
-            for caption in table["caption"].to_pylist():
-                if caption:
-                    texts.append(caption)
-                    for question, answer in questions(caption) if questions else []:
-                        texts += [question, answer]
+            if samples.forgotten:
+                gone = pa.array([uid in samples.forgotten for uid in table["uid"].to_pylist()])
+                table = table.filter(pc.invert(gone))
+            texts += _texts_of(table, questions)
             if len(texts) > _CAPTIONS:
                 return texts[:_CAPTIONS]
     if not texts:
@@ -213,3 +224,19 @@ def caption_texts(sources: Sequence[DataSource]) -> list[str]:
             + "; give shards with captions, or --tokenizer FILE"
         )
     return texts
+
+
+def _texts_of(table: pa.Table, questions: Questions | None) -> Iterator[str]:
+    """What is said in conversations; of other samples the captions, and questions made of them."""
+    nothing = [None] * len(table)
+    captions, conversations = (
+        table[name].to_pylist() if name in table.column_names else nothing
+        for name in ("caption", "messages")
+    )
+    for caption, turns in zip(captions, conversations, strict=True):
+        if turns:
+            yield from (turn["text"] for turn in turns if turn["text"])
+        elif caption:
+            yield caption
+            for pair in questions(caption) if questions else ():
+                yield from pair

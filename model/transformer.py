@@ -8,6 +8,7 @@ the feed-forward part (mixture of experts, dropless).
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,14 +19,16 @@ from torch.utils.checkpoint import checkpoint
 
 from gristmill.errors import ConfigurationError
 from gristmill.model.attention import Mask, TokenMeta, allow, make_mask
-from gristmill.model.batch import IGNORE, PackedBatch
+from gristmill.model.batch import IGNORE, PackedBatch, SemanticSpan
 from gristmill.model.blocks import Block, Cache, Context
 from gristmill.model.cross_entropy import chunked_cross_entropy
+from gristmill.model.encoders.load import make_tower
 from gristmill.model.experts import Sorting
 from gristmill.model.flow_head import FlowHead, time_features
 from gristmill.model.initial_weights import fill
 from gristmill.model.model_config import ModelConfig
 from gristmill.model.rotary import PLACE_FEATURES, Rotary, place_features
+from gristmill.model.token_flow_head import TokenFlowHead
 
 
 @dataclass
@@ -88,6 +91,8 @@ class Transformer(nn.Module):
         self.norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
         if not config.tied:
             self.lm = nn.Linear(config.width, config.vocabulary, bias=False)
+        if config.vision is not None:
+            self.vision = make_tower(config.vision)
         if config.semantic_width:
             self.semantic_proj = nn.Sequential(
                 nn.Linear(config.semantic_width, config.width),
@@ -109,6 +114,13 @@ class Transformer(nn.Module):
                 layers=config.flow_head_layers or 4,
                 head_dim=config.head_dim,
             )
+        elif config.flow_head == "token":
+            self.token_head = TokenFlowHead(
+                in_features=config.width,
+                channels=config.latent_channels,
+                width=config.flow_head_width or config.width,
+                layers=config.flow_head_layers or 3,
+            )
         if not self.embed.weight.is_meta:
             fill(self, seed=0)
 
@@ -120,8 +132,10 @@ class Transformer(nn.Module):
     def embed_batch(self, batch: PackedBatch) -> Float[Tensor, "rows length width"]:
         """Each position from its id, its latent at its time, or its patch."""
         rows, length = batch.ids.shape
-        # What blocks add to is kept in float32, whatever weights are gathered in.
-        x = self.embed(batch.ids.clamp_min(0)).float() * (batch.ids >= 0)[:, :, None]
+        x = self.embed(batch.ids.clamp_min(0)) * (batch.ids >= 0)[:, :, None]
+        if torch.is_autocast_enabled(x.device.type):
+            # What blocks add to is kept in float32, whatever weights are gathered in.
+            x = x.float()
         inside = (batch.span >= 0)[:, :, None]
         x = x + self.place_in(place_features(batch.pos)).to(x.dtype) * inside
         flat: Tensor = x.view(rows * length, -1)
@@ -129,12 +143,28 @@ class Transformer(nn.Module):
         if self.config.latent_channels and self.config.flow_head != "query":
             noisy = self.noisy(batch)
             inner = self.latent_in(noisy) + self.time_in(time_features(batch.latent_t))
+            if self.config.flow_head == "token":
+                # What is drawn next is not at the position that draws it.
+                inner = inner * (batch.latent_loss == 0)[:, None]
             flat = flat.index_add(0, batch.latent_idx, inner.to(flat.dtype))
         if self.config.semantic_width:
             flat = flat.index_add(
-                0, batch.semantic_idx, self.semantic_proj(batch.semantic).to(flat.dtype)
+                0, batch.semantic_idx, self.semantic_proj(self._features(batch)).to(flat.dtype)
             )
         return flat.view(rows, length, -1)
+
+    def _features(self, batch: PackedBatch) -> Float[Tensor, "places features"]:
+        """Semantic features of the batch's places: given, or what the tower makes of pixels."""
+        features = batch.semantic
+        if self.config.vision is not None:
+            learns = any(parameter.requires_grad for parameter in self.vision.parameters())
+            with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+                features = self.vision(features, [span.grid for span in batch.semantic_spans])
+        if all(span.grid == span.places for span in batch.semantic_spans):
+            return features
+        parts = features.split([math.prod(span.grid) for span in batch.semantic_spans])
+        pairs = zip(parts, batch.semantic_spans, strict=True)
+        return torch.cat([_resampled(part, span) for part, span in pairs])
 
     @staticmethod
     def noisy(batch: PackedBatch) -> Float[Tensor, "latents channels"]:
@@ -209,7 +239,7 @@ class Transformer(nn.Module):
 
     def _idle_flow(self, hidden: Tensor) -> Tensor:
         """No error, and a zero gradient for the head."""
-        heads = {"linear": "latent_out", "query": "flow_head"}
+        heads = {"linear": "latent_out", "query": "flow_head", "token": "token_head"}
         zero = hidden.new_zeros(1, dtype=torch.float32)
         if self.config.flow_head in heads:
             for parameter in getattr(self, heads[self.config.flow_head]).parameters():
@@ -228,6 +258,11 @@ class Transformer(nn.Module):
                 hidden, batch.latent_idx, self.noisy(batch), batch.latent_t, batch.latent_place,
                 batch.doc.reshape(-1)[batch.latent_idx],
             )  # fmt: skip
+        if self.config.flow_head == "token":
+            drawn: Tensor = self.token_head(
+                hidden[batch.latent_idx], self.noisy(batch), batch.latent_t
+            )
+            return drawn
         raise ConfigurationError("the batch has latents with a loss, the model has no flow head")
 
     def extend(
@@ -257,3 +292,14 @@ class Transformer(nn.Module):
     def to_dict(self) -> dict[str, object]:
         """The configuration."""
         return dataclasses.asdict(self.config)
+
+
+def _resampled(features: Tensor, span: SemanticSpan) -> Tensor:
+    """Features of a picture's patches at its places: bilinear, averaged where these are coarser."""
+    if span.grid == span.places:
+        return features
+    planes = features.unflatten(0, span.grid).permute(2, 0, 1)[None].float()
+    fitted = F.interpolate(
+        planes, span.places, mode="bilinear", align_corners=False, antialias=True
+    )
+    return fitted[0].permute(1, 2, 0).flatten(0, 1).to(features.dtype)

@@ -4,40 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gristmill.errors import ConfigurationError, SampleError, TrainingError
-from gristmill.model import checkpoint
+from gristmill.errors import ConfigurationError, SampleError
 from gristmill.model.batch import Document
-from gristmill.model.codecs.registry import load_codec
-from gristmill.model.documents import DocumentLayout
-from gristmill.model.image_tokenizer import ImageTokenizer, encode_all
-from gristmill.model.model_config import ModelConfig
-from gristmill.model.paradigms import find_paradigm
+from gristmill.model.chat_answer import AnswerWriter, OnText
+from gristmill.model.growing_documents import Asked, GrowingDocuments
+from gristmill.model.image_tokenizer import encode_all
+from gristmill.model.model_folder import load_weights, open_bundle, read_model_facts
 from gristmill.model.picture_grid import PictureGrid
 from gristmill.model.planner import Planner
-from gristmill.model.samplers import IMAGE_SAMPLERS, TEXT_SAMPLERS
+from gristmill.model.samplers import TEXT_SAMPLERS
 from gristmill.model.sampling import DecodingSession, Sampling, to_pictures
-from gristmill.model.segments import Content, Segment, TextSegment
+from gristmill.model.segments import Content, Segment
 from gristmill.model.tasks import answering, continuing, describing, drawing, editing, recounting
 from gristmill.model.training_setup import ModelBundle
 from gristmill.model.transformer import Transformer
-from gristmill.model.vision_encoder import SemanticEncoder
-from gristmill.model.vocabulary import SIDES, Vocabulary
+from gristmill.model.vocabulary import SIDES
 from gristmill.pipelines.decode import Image
 
 _ROWS = 64
-
-Asked: TypeAlias = tuple[list[Segment], list[Content]]
-"""A document whose end is to be written or drawn, and the pictures in it."""
 
 
 class Unified:
@@ -55,8 +46,25 @@ class Unified:
         """A picture for each prompt, [height, width, 3], of about that size (height, width), or a
         square one. Raises `ConfigurationError` for a size that the model cannot draw."""
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        asked = Content(self.grid(size))
-        return self._draw([(drawing(text), [asked]) for text in texts], drawing(""), sampling)
+        return [picture for (picture,) in self.generate_clips(texts, 1, sampling, size)]
+
+    def generate_clips(
+        self,
+        prompts: Sequence[str],
+        frames: int,
+        sampling: Sampling | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> list[list[Image]]:
+        """So many frames of a clip for each prompt, each drawn with those before it in sight."""
+        if frames < 1:
+            raise ConfigurationError(f"{frames} frames; give at least one")
+        if frames == 1 and sampling is not None and sampling.picture_guidance != 1:
+            raise ConfigurationError(
+                f"picture_guidance {sampling.picture_guidance}: a picture of a prompt alone has "
+                "none before it to be closer to; leave it at 1"
+            )
+        asked: list[Asked] = [(drawing(text, 0), []) for text in prompts]
+        return self._draw(asked, sampling, self.grid(size), frames)
 
     def grid(self, size: tuple[int, int] | None = None) -> PictureGrid:
         """Rows and columns of a picture to be drawn, (height, width) in pixels rounded to whole
@@ -71,7 +79,10 @@ class Unified:
                 f"at most {self.bundle.layout.patches:,} of {self.bundle.codec.patch} px; give a "
                 "smaller size, or train with more (--patches)"
             )
-        return dataclasses.replace(tokenizer.grid(None), image=(rows, columns))
+        patch = self.bundle.codec.patch
+        return dataclasses.replace(
+            tokenizer.grid((rows * patch, columns * patch)), image=(rows, columns)
+        )
 
     def edit(
         self,
@@ -81,25 +92,25 @@ class Unified:
     ) -> list[Image]:
         """Each picture as its instruction wants it."""
         seen = self.bundle.image_tokenizer.tokenize(pictures)
-        asked = [
-            (editing(text), [content, Content(content.grid)])
+        asked: list[Asked] = [
+            (editing(text)[:-1], [content])
             for text, content in zip(instructions, seen, strict=True)
         ]
-        return self._draw(asked, None, sampling)
+        return [picture for (picture,) in self._draw(asked, sampling)]
 
-    def extend_clip(
+    def extend_clips(
         self,
         firsts: Sequence[Image],
         captions: Sequence[str],
+        frames: int = 1,
         sampling: Sampling | None = None,
-    ) -> list[Image]:
-        """The second frame of each clip, from its first and its caption."""
+    ) -> list[list[Image]]:
+        """The next frames of each clip, from its first and its caption."""
         seen = self.bundle.image_tokenizer.tokenize(firsts)
-        asked = [
-            (continuing(text), [content, Content(content.grid)])
-            for text, content in zip(captions, seen, strict=True)
+        asked: list[Asked] = [
+            (continuing(text, 1), [content]) for text, content in zip(captions, seen, strict=True)
         ]
-        return self._draw(asked, None, sampling)
+        return self._draw(asked, sampling, frames=frames)
 
     def illustrate(
         self,
@@ -108,15 +119,37 @@ class Unified:
     ) -> list[Image]:
         """The next picture of each story: its texts, the pictures so far, and before which text
         each of these stands."""
-        asked = []
-        for texts, pictures, places in stories:
-            seen = self.bundle.image_tokenizer.tokenize(pictures) if pictures else []
-            segments = recounting(texts, [*places, len(texts)])
-            # What is there is seen; only the last picture is drawn.
-            given = [replace(s, is_target=False) for s in segments[:-1]]
-            grid = seen[-1].grid if seen else self.grid()
-            asked.append(([*given, segments[-1]], [*seen, Content(grid)]))
-        return self._draw(asked, None, sampling)
+        asked = [self._told(*story) for story in stories]
+        return [picture for (picture,) in self._draw(asked, sampling)]
+
+    def continue_stories(
+        self,
+        stories: Sequence[tuple[Sequence[str], Sequence[Image], Sequence[int]]],
+        pictures: int = 1,
+        sampling: Sampling | None = None,
+    ) -> list[list[str | Image]]:
+        """What comes next in each story: text and pictures in turn, until the story ends, or the
+        text behind so many pictures does."""
+        sampling = sampling or Sampling()
+        sampling.check()
+        told: list[list[str | Image]] = [[] for _ in stories]
+        for chosen, growing in self._growing([self._told(*s) for s in stories], sampling, None):
+            for turn in range(2 * pictures + 1):
+                new = growing.draw() if turn % 2 else growing.write()
+                for place, part in zip(chosen, new, strict=True):
+                    told[place] += [] if part is None else [part]
+                if not any(growing.live):
+                    break
+        return told
+
+    def _told(
+        self, texts: Sequence[str], pictures: Sequence[Image], places: Sequence[int]
+    ) -> Asked:
+        """A story so far, as it is given."""
+        seen = self.bundle.image_tokenizer.tokenize(pictures) if pictures else []
+        # A picture comes next, so that nothing has ended.
+        segments = recounting(texts, [*places, len(texts)])[:-1]
+        return [replace(segment, is_target=False) for segment in segments], seen
 
     def describe(self, pictures: Sequence[Image], sampling: Sampling | None = None) -> list[str]:
         """A caption for each picture of any size."""
@@ -140,37 +173,52 @@ class Unified:
         ]
         return self._write(asked, sampling)
 
+    def chat(
+        self,
+        messages: Sequence[tuple[str, str]],
+        pictures: Sequence[Image] = (),
+        sampling: Sampling | None = None,
+        on_text: OnText | None = None,
+    ) -> str:
+        """The answer to turns of (role, text), which `on_text` is handed in pieces as well.
+
+        Each `<image>` in a text stands for the next of the pictures; pictures without marks come
+        before what is asked first. Raises `ConfigurationError` for turns that cannot be answered.
+        """
+        seen = self.bundle.image_tokenizer.tokenize(pictures) if pictures else []
+        writer = AnswerWriter(self.model, self.bundle)
+        return writer.answer(messages, seen, sampling or Sampling(temperature=0), on_text)
+
     def _prompt(self, segments: Sequence[Segment], contents: Sequence[Content]) -> Document:
         rng = np.random.default_rng(0)
         return self.bundle.writer.write(segments, contents, rng, prompt=True)
 
-    @torch.no_grad()
     def _draw(
         self,
         asked: Sequence[Asked],
-        free: list[Segment] | None,
         sampling: Sampling | None,
-    ) -> list[Image]:
+        grid: PictureGrid | None = None,
+        frames: int = 1,
+    ) -> list[list[Image]]:
+        """So many pictures more of each; without a grid each as large as its last."""
         sampling = sampling or Sampling()
         sampling.check()
-        drawn: list[Image | None] = [None] * len(asked)
-        for number, chosen in enumerate(_alike(asked)):
+        drawn: list[list[Image]] = [[] for _ in asked]
+        for chosen, growing in self._growing(asked, sampling, grid):
+            for _ in range(frames):
+                for place, picture in zip(chosen, growing.draw(), strict=True):
+                    drawn[place] += [] if picture is None else [picture]
+        return drawn
+
+    def _growing(
+        self, asked: Sequence[Asked], sampling: Sampling, grid: PictureGrid | None
+    ) -> Iterator[tuple[Sequence[int], GrowingDocuments]]:
+        """Those that draw on one grid, by number, and as documents."""
+        grids = [grid or (contents[-1].grid if contents else self.grid()) for _, contents in asked]
+        for number, chosen in enumerate(_alike(grids)):
             part = [asked[place] for place in chosen]
-            grid = part[0][1][-1].grid.image
-            given = [self._prompt(segments, contents) for segments, contents in part]
-            rows = given
-            if sampling.guidance != 1:
-                # Without its prompt: nothing said; for an edit, the picture without instruction.
-                without = [
-                    self._prompt(free or _unsaid(segments), contents) for segments, contents in part
-                ]
-                rows = given + without
             here = replace(sampling, seed=sampling.seed * 100_003 + number)
-            session = DecodingSession(self.model, self.bundle, rows, here, grid)
-            codes = IMAGE_SAMPLERS[self.bundle.paradigm.image_objective](session)
-            for place, picture in zip(chosen, to_pictures(self.bundle, codes, grid), strict=True):
-                drawn[place] = picture
-        return [picture for picture in drawn if picture is not None]
+            yield chosen, GrowingDocuments(self.model, self.bundle, part, here, grids[chosen[0]])
 
     @torch.no_grad()
     def _write(
@@ -189,19 +237,11 @@ class Unified:
         return texts
 
 
-def _unsaid(segments: Sequence[Segment]) -> list[Segment]:
-    """The same without what is said."""
-    return [
-        replace(segment, text="") if isinstance(segment, TextSegment) else segment
-        for segment in segments
-    ]
-
-
-def _alike(asked: Sequence[Asked]) -> Iterator[Sequence[int]]:
-    """Numbers of those whose last picture, which is to be drawn, has the same grid."""
-    alike: dict[tuple[int, int], list[int]] = {}
-    for number, (_, contents) in enumerate(asked):
-        alike.setdefault(contents[-1].grid.image, []).append(number)
+def _alike(grids: Sequence[PictureGrid]) -> Iterator[Sequence[int]]:
+    """Numbers of those that are alike, some rows at a time."""
+    alike: dict[PictureGrid, list[int]] = {}
+    for number, grid in enumerate(grids):
+        alike.setdefault(grid, []).append(number)
     for numbers in alike.values():
         for start in range(0, len(numbers), _ROWS):
             yield numbers[start : start + _ROWS]
@@ -213,66 +253,13 @@ def _parts(asked: Sequence[Asked]) -> Iterator[Sequence[Asked]]:
 
 
 def load(folder: str, device: str = "") -> Unified:
-    """The model that a training left in a folder.
+    """The model that a training or an import left in a folder.
 
     Raises `TrainingError` for a folder without one, or whose files do not belong together.
     """
-    path = os.path.join(folder, checkpoint.MODEL_FILE)
-    try:
-        with open(path, encoding="utf-8") as file:
-            facts = json.load(file)
-    except FileNotFoundError:
-        trained = checkpoint.steps(os.path.join(folder, "checkpoints"))
-        hint = (
-            f"its training stopped at step {trained[-1]}: run the same command again"
-            if trained
-            else "give the --out of a finished gristmill train"
-        )
-        raise TrainingError(f"no model in {folder}; {hint}") from None
-    except json.JSONDecodeError as error:
-        raise TrainingError(f"{path} is broken: {error}") from error
-    checkpoint.require_format(facts["format"], path)
-    codec_path = os.path.join(folder, checkpoint.CODEC_FILE)
-    codec = load_codec(codec_path)
-    if codec.digest != facts["codec_digest"]:
-        raise TrainingError(f"{codec_path} is not the codec that the model was trained with")
-    paradigm = find_paradigm(facts["paradigm"])
-    encoder = SemanticEncoder(facts["encoder"]) if facts["encoder"] else None
-    layout = DocumentLayout(**facts["layout"])
-    config = ModelConfig.from_facts(facts["model"])
-    bundle = ModelBundle(
-        config,
-        Vocabulary.from_facts(facts["vocabulary"]),
-        paradigm,
-        layout,
-        codec,
-        encoder,
-        ImageTokenizer(paradigm, codec, encoder, layout.patches),
-    )
+    bundle = open_bundle(folder, read_model_facts(folder))
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = Transformer(config)
-    model.load_state_dict(_weights(os.path.join(folder, checkpoint.WEIGHTS_FILE), model))
-    return Unified(model.to(where).eval(), bundle)
-
-
-def _weights(path: str, model: Transformer) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(f"{path} cannot be read: {error}; export it again") from error
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
-    if wrong:
-        name = wrong[0]
-        raise TrainingError(
-            f"{path} is of another shape: {name} is {found.get(name)}, the model wants "
-            f"{expected.get(name)} ({len(wrong)} differ)"
-        )
-    return weights
+    return Unified(load_weights(folder, bundle.model_config, where).eval(), bundle)
 
 
 def sample_sheet(model: Unified, planner: Planner, count: int = 8) -> Image | None:
@@ -287,6 +274,8 @@ def sample_sheet(model: Unified, planner: Planner, count: int = 8) -> Image | No
     captions: list[str] = []
     contents: list[Content] = []
     for row in range(len(table)):
+        if planner.left_out(0, 0, row):
+            continue
         with contextlib.suppress(SampleError):
             contents.append(builder.content(0, 0, row, 0, planner.grid(0, 0, row, 0)))
             captions.append(table["caption"][row].as_py() or "")

@@ -129,6 +129,58 @@ class Vocabulary:
         ids = self._control.encode(text, add_special_tokens=False).ids
         return [self.text_start + i for i in ids]
 
+    def control_tokens(self, literals: str) -> list[str]:
+        """Texts that are a token of their own and control a model: those that the tokenizer calls
+        special, and others that stand in `literals`, what a chat template is written with."""
+        return [
+            token.content
+            for token in self._text.get_added_tokens_decoder().values()
+            if token.special or (token.content in literals and not token.content.isspace())
+        ]
+
+    def spans(self, text: str, *, acts: bool, is_first: bool) -> list[tuple[int, int, int]]:
+        """Ids with the places in `text` where they begin and end; `acts`: control tokens in it are
+        tokens, else no token is more than text; `is_first`: nothing comes before, where some
+        tokenizers add a space."""
+        if acts:
+            return self._placed(self._control, text, is_first=is_first)
+        found = self._placed(self._inert, text, is_first=is_first)
+        added = self._text.get_added_tokens_decoder()
+        if not any(number - self.text_start in added for number, _, _ in found):
+            return found
+        # Some tokenizers hold control tokens among the pieces of text as well; no letter is one.
+        return [
+            (number, at, at + 1)
+            for at, letter in enumerate(text)
+            for number, _, _ in self._placed(self._inert, letter, is_first=False)
+        ]
+
+    def _placed(
+        self, tokenizer: Tokenizer, text: str, *, is_first: bool
+    ) -> list[tuple[int, int, int]]:
+        found, before = tokenizer.encode(text, add_special_tokens=False), 0
+        ids, offsets = found.ids, found.offsets
+        if not is_first:
+            # After the end of a line none adds a space.
+            line = tokenizer.encode(f"\n{text}", add_special_tokens=False)
+            head = tokenizer.encode("\n", add_special_tokens=False).ids
+            if line.ids[: len(head)] == head:
+                ids, offsets, before = line.ids[len(head) :], line.offsets[len(head) :], 1
+        return [
+            (self.text_start + number, start - before, end - before)
+            for number, (start, end) in zip(ids, offsets, strict=True)
+        ]
+
+    @functools.cached_property
+    def _inert(self) -> Tokenizer:
+        """The tokenizer without tokens that are matched before any text is cut, but for spaces,
+        which are text."""
+        from tokenizers import Tokenizer
+
+        facts = json.loads(self._json)
+        facts["added_tokens"] = [one for one in facts["added_tokens"] if one["content"].isspace()]
+        return Tokenizer.from_str(json.dumps(facts))
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; what is not text is left out."""
         end = self.text_start + self.text_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from gristmill.model.batch import Array
 from gristmill.model.local_parts import whole
 from gristmill.model.ranks import first_rank_does, rank
 
-_KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
 
 
 def write_weights(path: str, values: Mapping[str, Tensor]) -> None:
@@ -39,24 +39,28 @@ def write_weights(path: str, values: Mapping[str, Tensor]) -> None:
             raise failure[0]
         os.replace(partial, path)
 
-    write(_header(values), "wb")
+    write(header({name: (value.shape, value.dtype) for name, value in values.items()}), "wb")
     for value in values.values():
         tensor = whole(value.detach())
         if rank() == 0:
-            flat = tensor.cpu().contiguous().reshape(-1)
-            write(flat.view(torch.uint8).numpy())
+            write(numbers(tensor))
     first_rank_does(finish)
 
 
-def _header(values: Mapping[str, Tensor]) -> bytes:
-    """The length of a JSON and the JSON, which says where each tensor lies."""
+def numbers(tensor: Tensor) -> Array:
+    """The bytes of a tensor."""
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def header(values: Mapping[str, tuple[Sequence[int], torch.dtype]]) -> bytes:
+    """The length of a JSON and the JSON, which says where each tensor of a shape and type lies."""
     facts: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
-    for name, value in values.items():
-        end = at + math.prod(value.shape) * value.element_size()
+    for name, (shape, dtype) in values.items():
+        end = at + math.prod(shape) * dtype.itemsize
         facts[name] = {
-            "dtype": _KINDS[value.dtype],
-            "shape": list(value.shape),
+            "dtype": _KINDS[dtype],
+            "shape": list(shape),
             "data_offsets": [at, end],
         }
         at = end

@@ -32,6 +32,7 @@ STAGES = {
     "TextMatch": "gristmill.pipelines.documents.text_match",
     "RepeatedImages": "gristmill.pipelines.documents.repeated_images",
     "DocumentFacts": "gristmill.pipelines.documents.document_facts",
+    "Messages": "gristmill.pipelines.documents.messages",
     "EditFacts": "gristmill.pipelines.images.edit_facts",
     "EditScore": "gristmill.pipelines.images.edit_facts",
     "DownloadVideo": "gristmill.pipelines.download.videos",

@@ -98,6 +98,10 @@ ROW_FACTS = {
 }
 
 
+MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("text", pa.string())]))
+"""Type of a column of conversations: turns in order."""
+
+
 def _prefixed(text: str) -> bytes:
     data = text.encode("utf-8", "surrogatepass")
     return len(data).to_bytes(8, "little") + data

@@ -15,8 +15,63 @@ from shard_set import SCHEMA
 from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import Codec, to_unit
 from gristmill.model.shapes.scenes import caption, draw, make_scene
+from gristmill.pipelines.decode import Image
 from gristmill.pipelines.schema import digest_fields
 from gristmill.pipelines.shards.shards import Shards
+
+
+def build_documents(
+    folder: Path, documents: Sequence[tuple[Sequence[str], Sequence[int]]], **fields: Any
+) -> Path:
+    """A shard set of documents, each its texts and the texts before which a scene stands; the
+    pictures of document d were the samples "d.0", "d.1" and so on."""
+    rows, images, at = [], {}, 0
+    strings = ("image_names", "image_formats", "image_uids", "texts")
+    numbers = ("image_offsets", "image_sizes", "image_places", "image_widths", "image_heights")
+    schema = pa.schema(
+        [
+            *SCHEMA,
+            *(pa.field(name, pa.list_(pa.string())) for name in strings),
+            *(pa.field(name, pa.list_(pa.int64())) for name in numbers),
+        ]
+    )
+    for number, (texts, places) in enumerate(documents):
+        files = [_jpeg(draw(make_scene(1000 * number + i), 48)) for i in range(len(places))]
+        offsets = [at + sum(map(len, files[:i])) for i in range(len(files))]
+        images |= {(0, offset): data for offset, data in zip(offsets, files, strict=True)}
+        at += sum(map(len, files))
+        names = [str(i) for i in range(len(files))]
+        rows.append(
+            {
+                "uid": digest_fields(str(number)),
+                "caption": " ".join(texts),
+                "source": "shapes",
+                "sha256": digest_fields("sha", str(number)) * 2,
+                "format": "jpg",
+                "duplicate_group": str(number),
+                "texts": texts,
+                "image_places": places,
+                "image_names": names,
+                "image_formats": ["jpg"] * len(files),
+                "image_uids": [f"{number}.{name}" for name in names],
+                "image_widths": [48] * len(files),
+                "image_heights": [48] * len(files),
+                "image_offsets": offsets,
+                "image_sizes": list(map(len, files)),
+                "blob_offset": offsets[0] if offsets else 0,
+                "blob_size": sum(map(len, files)),
+            }
+        )
+    options = {"media": "document", "samples_per_shard": 256, "val_share": 0.0, **fields}
+    run_phases(
+        Shards(**options), MemoryWorkspace([pa.Table.from_pylist(rows, schema)], folder, images)
+    )
+    return folder / "product"
+
+
+def _jpeg(picture: Image) -> bytes:
+    flags = [cv2.IMWRITE_JPEG_QUALITY, 92]
+    return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), flags)[1].tobytes()
 
 
 def build_shapes(
@@ -45,8 +100,7 @@ def build_shapes(
     for seed in seeds:
         scene = make_scene(seed)
         picture = draw(scene, side)
-        flags = [cv2.IMWRITE_JPEG_QUALITY, 92]
-        data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), flags)[1].tobytes()
+        data = _jpeg(picture)
         row: dict[str, Any] = {
             "uid": digest_fields(str(seed)),
             "url": f"http://test/{seed}",

@@ -20,6 +20,7 @@ from gristmill.pipelines.user_code import import_named
 RECIPES = {
     "image-text": ("gristmill.dags.recipes.image_text", "image_text"),
     "interleaved": ("gristmill.dags.recipes.interleaved", "interleaved"),
+    "conversations": ("gristmill.dags.recipes.conversations", "conversations"),
     "edit": ("gristmill.dags.recipes.edit", "edit"),
     "video-text": ("gristmill.dags.recipes.video_text", "video_text"),
 }

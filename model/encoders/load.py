@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gristmill.errors import ConfigurationError, MissingWeightsError
-from gristmill.model.choices import require_known
+from gristmill.errors import ConfigurationError, MissingWeightsError, nearest
 from gristmill.model.encoders.config import VisionConfig
 from gristmill.model.encoders.names import Weights, from_open_clip, from_timm, from_transformers
 from gristmill.model.encoders.vit import VisionTransformer
@@ -54,11 +54,16 @@ def check_encoder(name: str) -> None:
         raise ConfigurationError(f"encoder {name!r}: write MODEL/PRETRAINED or local-dir:FOLDER")
     import open_clip
 
-    require_known(f"encoder {name!r}: model", architecture, open_clip.list_models())
+    _require(f"encoder {name!r}: model", architecture, open_clip.list_models())
     known = open_clip.list_pretrained_tags_by_model(architecture)
     # A file of weights may be named as well, and open_clip takes - for _.
     if not os.path.exists(pretrained) and pretrained.lower().replace("-", "_") not in known:
-        require_known(f"encoder {name!r}: weights", pretrained, known)
+        _require(f"encoder {name!r}: weights", pretrained, known)
+
+
+def _require(what: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise ConfigurationError(f"{what} {name!r}: {nearest(name, known)}")
 
 
 def make_tower(config: VisionConfig) -> VisionTransformer | WholeTower:
@@ -218,7 +223,7 @@ def _of_transformers(name: str, folder: str) -> LoadedEncoder:
             "config.json and *.safetensors of a SigLIP or CLIP"
         ) from error
     family = str(facts.get("model_type", "")).removesuffix("_vision_model")
-    require_known(f"encoder {name!r}: model_type", family, _RESIZES)
+    _require(f"encoder {name!r}: model_type", family, _RESIZES)
     vision = facts.get("vision_config", facts)
     try:
         taken = from_transformers(weights)
@@ -233,7 +238,7 @@ def _of_transformers(name: str, folder: str) -> LoadedEncoder:
         norm_eps=float(vision.get("layer_norm_eps", 1e-6 if family != "clip" else 1e-5)),
     )  # fmt: skip
     act = str(vision.get("hidden_act", "quick_gelu" if family == "clip" else "gelu_pytorch_tanh"))
-    require_known(f"encoder {name!r}: hidden_act", act, _ACTIVATIONS)
+    _require(f"encoder {name!r}: hidden_act", act, _ACTIVATIONS)
     heads = int(vision.get("num_attention_heads", 12))
     config = _shaped(config, taken, heads=heads, activation=_ACTIVATIONS[act])
     return _with_digest(LoadedEncoder(config, taken))
@@ -277,15 +282,3 @@ def patchify(picture: NDArray[np.uint8], patch: int) -> UInt8[np.ndarray, "rows 
     flattened."""
     found: NDArray[np.uint8] = _patches_of(torch.from_numpy(picture), patch).numpy()
     return found
-
-
-def semantic_grid(config: VisionConfig, size: tuple[int, int] | None) -> tuple[int, int]:
-    """Rows and columns of patches of a picture of (height, width) pixels: about as many as the
-    tower was trained with, at the picture's ratio, smaller or larger than it is."""
-    from gristmill.model.picture_grid import fit_grid
-
-    if size is None or config.whole:
-        return config.grid
-    scale = (config.patches * config.patch**2 / (size[0] * size[1])) ** 0.5
-    larger = max(1.0, scale)
-    return fit_grid(size[0] * larger, size[1] * larger, config.patch, config.patches)

@@ -83,8 +83,12 @@ class VisionTransformer(nn.Module):
         config = self.config
         x = self.patch_in(pixels(patches, config).to(self.patch_in.weight.dtype))
         tables = {grid: self._positions(grid) for grid in set(grids)}
-        if grids:
-            x = x + torch.cat([tables[grid] for grid in grids]).to(x.dtype)
+        if not grids:
+            # On every rank all that learns must have a gradient, be it zero.
+            idle = torch.stack([parameter.float().sum() for parameter in self.parameters()])
+            nothing: Tensor = x.float() + 0 * idle.sum()
+            return nothing
+        x = x + torch.cat([tables[grid] for grid in grids]).to(x.dtype)
         lengths = [rows * columns for rows, columns in grids]
         inside = torch.arange(len(x), device=x.device)
         if config.class_token:

@@ -30,7 +30,11 @@ def evaluate_motion(
     model: Unified, *, count: int = 256, seed: int = 0, sampling: Sampling | None = None
 ) -> dict[str, object]:
     """The second frame of a clip, from the first and the caption."""
-    return _changes("motion", model, make_motion, model.extend_clip, count, seed, sampling)
+
+    def follow(before: list[Image], texts: list[str], sampling: Sampling) -> list[Image]:
+        return [frame for (frame,) in model.extend_clips(before, texts, sampling=sampling)]
+
+    return _changes("motion", model, make_motion, follow, count, seed, sampling)
 
 
 def evaluate_edits(

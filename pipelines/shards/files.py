@@ -190,6 +190,14 @@ def _hf_features(schema: pa.Schema, columns: Sequence[str], media: str) -> str:
 
 def _hf_feature(kind: pa.DataType) -> dict[str, object]:
     if pa.types.is_list(kind):
-        return {"feature": _hf_feature(kind.value_type), "length": -1, "_type": "Sequence"}
+        # Of objects, `Sequence` is an object of lists.
+        of_objects = pa.types.is_struct(kind.value_type)
+        return {
+            "feature": _hf_feature(kind.value_type),
+            **({} if of_objects else {"length": -1}),
+            "_type": "List" if of_objects else "Sequence",
+        }
+    if pa.types.is_struct(kind):
+        return {field.name: _hf_feature(field.type) for field in kind}
     names = {"double": "float64", "float": "float32", "halffloat": "float16"}
     return {"dtype": names.get(str(kind), str(kind)), "_type": "Value"}

@@ -24,6 +24,7 @@ from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.database import open_database, read_stream
 from gristmill.pipelines.digest_writer import DigestWriter
 from gristmill.pipelines.media import MULTI_IMAGE_COLUMNS, STORED_MULTI_IMAGE, TOKEN_COLUMNS
+from gristmill.pipelines.schema import MESSAGES
 from gristmill.pipelines.sealed import seal
 from gristmill.pipelines.shards.files import (
     LOST,
@@ -297,7 +298,8 @@ def as_json(value: JsonValue) -> bytes:
 
 
 def score_names(available: pa.Schema) -> list[str]:
-    """Columns of plain values, or lists of them, that are neither identity nor machinery."""
+    """Columns of plain values, or lists of them, that are neither identity nor machinery; and turns
+    of conversations."""
     kinds = (
         pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean, pa.types.is_string,
     )  # fmt: skip
@@ -306,7 +308,7 @@ def score_names(available: pa.Schema) -> list[str]:
         for field in available
         if field.name not in IDENTITY
         and field.name not in _INTERNAL
-        and any(is_kind(_value_type(field.type)) for is_kind in kinds)
+        and (field.type == MESSAGES or any(is_kind(_value_type(field.type)) for is_kind in kinds))
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Any, NotRequired, Protocol, TypedDict
 
 import pyarrow as pa
 
+from gristmill.pipelines.schema import MESSAGES
 from gristmill.pipelines.shards.manifest import FileFact, ListFacts, ShardFact
 
 JsonValue = object
@@ -199,7 +200,9 @@ def _file_object(fact: FileFact, mime: str) -> dict[str, JsonValue]:
 
 
 def _record_set(name: str, file: str, schema: pa.Schema) -> dict[str, JsonValue]:
-    fields = [pa.field("key", pa.string()), *schema]
+    # A list of objects has no field of one type; it is in the file all the same.
+    flat = [one for one in schema if one.type != MESSAGES]
+    fields = [pa.field("key", pa.string()), *flat]
     return {
         "@type": "cr:RecordSet",
         "@id": name,

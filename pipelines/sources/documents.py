@@ -16,6 +16,12 @@ from gristmill.pipelines.schema import FAILED_TO_DECODE, normalise_url
 from gristmill.pipelines.sources.add_rows import add_broken
 from gristmill.pipelines.sources.cells import cell_of
 from gristmill.pipelines.sources.chunks import Chunk
+from gristmill.pipelines.sources.conversation_documents import (
+    check_conversation,
+    map_pictures,
+    parse_conversation,
+    used_columns,
+)
 from gristmill.pipelines.sources.document_formats import (
     DOCUMENT_COLUMNS,
     WORDINGS,
@@ -43,6 +49,8 @@ from gristmill.pipelines.storage import Folder
 
 DOCUMENT = "document"
 """Key of `meta` under which a document lies."""
+TURNS_OF_DOCUMENT = "turns"
+"""Key of `meta` of a conversation: its turns, [role, text], with a mark for each picture."""
 
 # Name of a file beside the table -> pointer.
 Beside = Callable[[str], str]
@@ -55,7 +63,8 @@ class DocumentSource(Source):
 
     With `kind="pair"`, edit pairs: Parquet or JSON lines with two pictures (embedded, or names of
     files beside the table or below `images`, or URLs) and an instruction, under the names that
-    public datasets use.
+    public datasets use. With `kind="conversation"`, conversations about pictures, in the shapes of
+    LLaVA, ShareGPT, OpenAI and FineVision.
     """
 
     # 2: what else a line says stays beside the document; of a list of wordings of one edit the
@@ -63,7 +72,7 @@ class DocumentSource(Source):
     version: ClassVar[int] = 2
 
     # What the rows are of.
-    kind: str = setting("document", choices=("document", "pair"))
+    kind: str = setting("document", choices=("document", "pair", "conversation"))
 
     def _read(self, chunk: Chunk) -> Iterator[pa.Table]:
         first = chunk.files[0]
@@ -97,6 +106,8 @@ class DocumentSource(Source):
             names = list(dict.fromkeys(name for values in lines for name in values))
         if self.kind == "pair":
             check_pair(names, self.columns, path)
+        elif self.kind == "conversation":
+            check_conversation(names, self.columns, path)
         elif not is_document(names):
             raise SourceError(
                 f"{path} holds no documents: its columns are {', '.join(names)}; MMC4 has "
@@ -148,9 +159,15 @@ class DocumentSource(Source):
         beside: Beside,
         place: tuple[str, int, int] | None = None,
     ) -> None:
+        turns: dict[str, object] = {}
         try:
             if self.kind == "pair":
                 document = _pair(values, self.columns, where, beside, place)
+            elif self.kind == "conversation":
+                pictures = map_pictures(list(values), self.columns, where)
+                document, said = parse_conversation(values, pictures, _within(place))
+                document = _located(document, beside)
+                turns = {TURNS_OF_DOCUMENT: said}
             else:
                 document = _located(parse_document(values, _embedded(place)), beside)
         except ValueError as error:
@@ -159,7 +176,7 @@ class DocumentSource(Source):
             return
         parsed = document.as_dict()
         # What the document is, wherever it lies; embedded pictures count by their bytes.
-        spoken = json.dumps(parsed, sort_keys=True, ensure_ascii=False)
+        spoken = json.dumps({**parsed, **turns}, sort_keys=True, ensure_ascii=False)
         embedded = [hashlib.sha256(data).hexdigest() for data in _bytes_in(values.values())]
         if embedded:
             spoken = json.dumps([document.texts, embedded], ensure_ascii=False)
@@ -172,7 +189,7 @@ class DocumentSource(Source):
                 locator=locator,
                 url=document.url,
                 caption=caption,
-                meta={**self._others(values), DOCUMENT: parsed},
+                meta={**self._others(values), **turns, DOCUMENT: parsed},
             )
         )
 
@@ -181,6 +198,8 @@ class DocumentSource(Source):
         used = set(DOCUMENT_COLUMNS)
         if self.kind == "pair":
             used = set({**map_pair(list(values), {}, ""), **self.columns}.values())
+        if self.kind == "conversation":
+            used = used_columns(values, map_pictures(list(values), self.columns, ""))
         return {name: value for name, value in values.items() if name not in used}
 
 
@@ -202,6 +221,11 @@ def _embedded(place: tuple[str, int, int] | None) -> Embedded | None:
     return lambda number, is_struct: parquet_pointer(
         *place, f"images[{number}]{'.bytes' if is_struct else ''}"
     )
+
+
+def _within(place: tuple[str, int, int] | None) -> Callable[[str], str] | None:
+    """Pointers to the cells of a row of a Parquet file; None for tables that hold no bytes."""
+    return None if place is None else lambda cell: parquet_pointer(*place, cell)
 
 
 def _located(document: ParsedDocument, beside: Beside) -> ParsedDocument:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gristmill.pipelines.sources.columns import USUAL_VIDEO_NAMES
-from gristmill.pipelines.sources.values import TURNS
+from gristmill.pipelines.sources.conversations import TURNS
 
 # An object with one of these is a row itself.
 _OF_ROWS = {name for ours in ("url", "path") for name in USUAL_VIDEO_NAMES[ours]}

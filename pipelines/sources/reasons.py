@@ -39,6 +39,15 @@ NO_FILE_NAME = "no file name"
 # Of documents.
 BROKEN_DOCUMENT = "broken document"
 OUTSIDE_TEXT = "picture outside the text"
+# Of conversations.
+NO_TURNS = "no conversation"
+NO_ANSWER = "nothing is answered"
+NO_PICTURES = "conversation without pictures"
+BROKEN_TURN = "broken turn"
+UNKNOWN_SPEAKER = "unknown speaker"
+CALL_OF_TOOL = "call of a tool without its text"
+FEWER_PICTURES = "more picture marks than pictures"
+MORE_PICTURES = "fewer picture marks than pictures"
 # Of crawl archives.
 BROKEN_RECORD = "broken record"
 TRUNCATED_RECORD = "truncated record"

@@ -18,6 +18,7 @@ from gristmill.pipelines.schema import (
     make_uid,
     normalise_url,
 )
+from gristmill.pipelines.sources.conversations import first_answer
 from gristmill.pipelines.sources.reasons import (
     LOCAL_PATH,
     NAME_NOT_UTF8,
@@ -36,7 +37,6 @@ from gristmill.pipelines.sources.stretches import (
 from gristmill.pipelines.sources.values import (
     digest_of,
     ending_of,
-    first_answer,
     listed,
     text_of,
     texts_of,
@@ -64,6 +64,7 @@ ENDINGS = {
     "video": frozenset(_VIDEO_ENDINGS.split()),
     "document": frozenset(("html", "htm", "xhtml")),
     "pair": frozenset[str](),
+    "conversation": frozenset[str](),
     "text": frozenset[str](),
 }
 

@@ -72,12 +72,12 @@ _SIDECARS = 100
 # Names of a folder's files that one chunk reads.
 _FOLDER_CHUNK = 2_000
 
-
 # What a file system may say of when a file changed, or which version it is; a hub: its object's id.
 _CHANGED = ("mtime", "ETag", "LastModified", "blob_id")
 # What rows may be of, and how many make a part of a large source.
 _LARGEST_PART = {
-    "image": 10_000, "video": 200, "document": 1_000, "pair": 5_000, "text": 10_000
+    "image": 10_000, "video": 200, "document": 1_000, "pair": 5_000, "text": 10_000,
+    "conversation": 5_000,
 }  # fmt: skip
 
 

@@ -82,42 +82,6 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return values
 
 
-# Where sets of instructions keep their turns (LLaVA and ShareGPT, OpenAI, FineVision), and whose
-# turn answers.
-TURNS = ("conversations", "messages", "conversation", "texts")
-_ANSWERS = frozenset(("gpt", "assistant", "model", "chatgpt", "bot"))
-
-
-def first_answer(values: Mapping[str, object]) -> str | None:
-    """The first answer of a conversation, if a row has one."""
-    for name in TURNS:
-        for turn in _turns(values.get(name)):
-            said = turn.get("from") or turn.get("role")
-            if isinstance(said, str) and said.lower() in _ANSWERS:
-                return _said(turn.get("value", turn.get("content")))
-            if said is None and isinstance(turn.get("assistant"), str):
-                return _said(turn["assistant"])
-    return None
-
-
-def _turns(value: object) -> list[Mapping[str, object]]:
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = load_json(value)
-        except BrokenJson:
-            return []
-    turns = value if isinstance(value, (list, tuple)) else ()
-    return [turn for turn in turns if isinstance(turn, Mapping)]
-
-
-def _said(content: object) -> str | None:
-    """A turn's text, also where it stands in pieces between pictures."""
-    if isinstance(content, (list, tuple)):
-        pieces = [one.get("text") for one in content if isinstance(one, Mapping)]
-        content = "\n".join(one for one in pieces if isinstance(one, str))
-    return content if isinstance(content, str) and content.strip() else None
-
-
 def is_address(value: object) -> bool:
     """Whether a cell holds a URL of the web."""
     return isinstance(value, str) and value.strip().lower().startswith(("http://", "https://"))

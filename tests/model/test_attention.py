@@ -8,6 +8,7 @@ import torch
 from torch.nn.attention.flex_attention import flex_attention
 
 from gristmill.model.attention import TokenMeta, allow, attend, block_mask, make_mask
+from gristmill.model.batch import DRAFT, FULL, NOISE
 
 
 def _places(seed: int, rows: int = 3, length: int = 24) -> TokenMeta:
@@ -23,7 +24,7 @@ def _places(seed: int, rows: int = 3, length: int = 24) -> TokenMeta:
             doc[row, at:end] = number
             if rng.uniform() < 0.7 and end - at > 2:
                 span[row, at + 1 : end] = spans
-                attn_mode[row, at + 1 : end] = rng.integers(0, 3)
+                attn_mode[row, at + 1 : end] = rng.integers(0, 4)
                 spans += 1
             number += rng.uniform() < 0.5
             at = end
@@ -40,8 +41,8 @@ def test_the_mask_is_the_rule(seed: int) -> None:
         for q in range(mask.shape[1]):
             for k in range(mask.shape[2]):
                 same = bool(span[row, q] == span[row, k] and span[row, k] >= 0)
-                seen = k <= q or (same and attn_mode[row, q] >= 1)
-                hidden = attn_mode[row, k] == 2 and span[row, q] != span[row, k]
+                seen = k <= q or (same and attn_mode[row, q] in (FULL, NOISE))
+                hidden = attn_mode[row, k] in (NOISE, DRAFT) and span[row, q] != span[row, k]
                 expected = doc[row, q] == doc[row, k] and seen and not hidden
                 assert mask[row, q, k] == expected
 
@@ -65,4 +66,4 @@ def test_flex_attention_and_masked_attention_agree(heads: tuple[int, int]) -> No
 
 def test_every_position_sees_itself() -> None:
     mask = allow(_places(1), _places(1))[:, 0]
-    assert bool(mask.diagonal(dim1=1, dim2=2)[_places(1).attn_mode < 3].all())
+    assert bool(mask.diagonal(dim1=1, dim2=2)[_places(1).attn_mode <= DRAFT].all())

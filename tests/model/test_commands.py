@@ -61,7 +61,12 @@ def test_pictures_are_drawn_and_described(trained: str, tmp_path: Path) -> None:
     assert cv2.imread(one).shape == (24, 24, 3)
     assert _run("describe", trained, one).endswith("\n")
     assert _run("ask", trained, one, "how many shapes?").endswith("\n")
-    _run("edit", trained, one, "make it green", "--out", str(tmp_path / "edited.png"))
+    _run(
+        "edit", trained, one, "make it green", "--out", str(tmp_path / "edited.png"),
+        "--guidance", "2", "--picture-guidance", "1.5",
+    )  # fmt: skip
+    frames = str(tmp_path / "frames.png")
+    assert "3 of 24x24 px" in _run("generate", trained, "a star", "--frames", "3", "--out", frames)
     assert (tmp_path / "edited.png").exists()
 
 

@@ -21,6 +21,7 @@ from gristmill.model.batch import PackedBatch
 from gristmill.model.codecs.patches import KMeansCodec
 from gristmill.model.codecs.registry import load_codec, save_codec
 from gristmill.model.dataloader import Loader, PackedRowBuilder
+from gristmill.model.first_rows import first_rows
 from gristmill.model.image_tokenizer import ImageTokenizer
 from gristmill.model.planner import StreamConfig, StreamState
 from gristmill.model.segments import TextSegment
@@ -189,13 +190,13 @@ def test_rows_that_stay_empty_say_how_long_they_should_be(world: World, tmp_path
     planner = make_setup(config).planner
     plans, _ = planner.block(planner.start())
     lengths = [planner.writer.length(plan.segments, plan.grids) for row in plans for plan in row]
-    assert "--row-length" not in planner.packing() and "filled to 9" in planner.packing()
+    assert "--row-length" not in first_rows(planner) and "filled to 9" in first_rows(planner)
     wasteful = 2 * min(lengths) - 1
     assert wasteful > max(lengths)
-    said = make_setup(dataclasses.replace(config, row_length=wasteful)).planner.packing()
+    said = first_rows(make_setup(dataclasses.replace(config, row_length=wasteful)).planner)
     assert f"documents have {min(lengths)} to {max(lengths)} positions" in said
     better = int(re.findall(r"--row-length (\d+) would fill rows to (\d+)%", said)[0][0])
-    again = make_setup(dataclasses.replace(config, row_length=better)).planner.packing()
+    again = first_rows(make_setup(dataclasses.replace(config, row_length=better)).planner)
     before, after = (int(re.findall(r"filled to (\d+)%", text)[0]) for text in (said, again))
     assert before < 80 <= after
 
@@ -329,10 +330,8 @@ def test_tokens_of_another_codec_are_made_again(world: World, tmp_path: Path) ->
         setup.image_tokenizer.stored(columns)
 
 
-def test_several_questions_are_asked_of_one_picture_unless_answers_are_masked(
-    world: World, tmp_path: Path
-) -> None:
-    for paradigm, several in (("ar", True), ("discrete-diffusion", False)):
+def test_several_questions_are_asked_of_one_picture(world: World, tmp_path: Path) -> None:
+    for paradigm in ("ar", "discrete-diffusion"):
         config = world.config(tmp_path, paradigm)
         source = dataclasses.replace(config.data[0], tasks={"answer": 1.0}, turns=3)
         planner = make_setup(dataclasses.replace(config, data=(source,))).planner
@@ -341,7 +340,7 @@ def test_several_questions_are_asked_of_one_picture_unless_answers_are_masked(
             sum(isinstance(segment, TextSegment) and segment.is_target for segment in plan.segments)
             for plan in plans
         }
-        assert turns == ({3} if several else {1})
+        assert turns == {3}
         asked = [
             [s.text for s in plan.segments if isinstance(s, TextSegment)][::2] for plan in plans
         ]

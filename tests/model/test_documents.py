@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,15 @@ from gristmill.model.picture_grid import PictureGrid
 from gristmill.model.segments import Content, ImageSegment, TextSegment
 from gristmill.model.tasks import answering, describing, drawing, editing, interleaving
 from gristmill.model.transformer import Transformer
-from gristmill.model.vocabulary import EOS, IMAGE, IMAGE_END, MASK, Vocabulary, train_text
+from gristmill.model.vocabulary import (
+    DESCRIBE,
+    EOS,
+    IMAGE,
+    IMAGE_END,
+    MASK,
+    Vocabulary,
+    train_text,
+)
 
 GRID = PictureGrid((3, 4), (2, 2))
 LAYOUT = DocumentLayout(
@@ -61,12 +71,16 @@ def test_lengths_are_known_beforehand_and_spans_are_spans(name: str, task: str) 
     assert (document.span[document.attn_mode >= FULL] >= 0).all()
     continuous = np.concatenate([document.latent_idx, document.semantic_idx])
     placed = document.ids[continuous]
-    # Queries have ids of their own; all other continuous positions have none.
-    assert ((placed == -1) | (PARADIGMS[name].image_objective == "query")).all()
+    # Queries have ids of their own, and what comes next is drawn from what is there; all other
+    # continuous positions have no id.
+    bound = PARADIGMS[name].image_objective in ("query", "next-latent")
+    assert ((placed == -1) | bound).all()
     assert (document.ids[document.ids < 0] == -1).all()
     assert (document.weight[document.labels == IGNORE] == 0).all()
     assert document.weight.sum() + document.latent_loss.sum() > 0
-    assert sum(document.semantic_spans) == len(document.semantic_idx)
+    places = sum(math.prod(span.places) for span in document.semantic_spans)
+    assert places == len(document.semantic_idx)
+    assert sum(math.prod(s.grid) for s in document.semantic_spans) == len(document.semantic)
 
 
 def test_codes_come_one_after_the_other_at_the_position_that_emits_them() -> None:
@@ -102,8 +116,9 @@ def test_masked_labels_stay_in_place() -> None:
     assert (np.where(masked[span], document.labels[span], document.ids[span]) == truth).all()
 
 
-def test_a_noise_copy_comes_before_its_clean_copy_and_shares_its_place() -> None:
-    document = _write(_writer(PARADIGMS["flow-semantic"]), "tell")
+@pytest.mark.parametrize("name", ["flow", "flow-semantic", "joint"])
+def test_a_noise_copy_comes_before_its_clean_copy_and_shares_its_place(name: str) -> None:
+    document = _write(_writer(PARADIGMS[name]), "tell")
     noise = document.latent_idx[document.latent_loss > 0]
     clean = document.latent_idx[document.latent_loss == 0]
     assert (document.attn_mode[noise] == NOISE).all() and (document.attn_mode[clean] == FULL).all()
@@ -112,33 +127,123 @@ def test_a_noise_copy_comes_before_its_clean_copy_and_shares_its_place() -> None
     assert (document.latent_t[document.latent_loss == 0] == 0).all()
 
 
-def test_no_gradient_leads_from_the_clean_copy_to_the_noise_loss() -> None:
-    paradigm = PARADIGMS["flow-semantic"]
+@pytest.mark.parametrize("name", ["flow", "flow-semantic", "joint", "query"])
+def test_no_gradient_leads_from_the_clean_copy_to_the_noise_loss(name: str) -> None:
+    paradigm = PARADIGMS[name]
     writer = _writer(paradigm)
-    batch = pack([[_write(writer, "tell"), _write(writer, "edit")]], 96)
+    batch = pack([[_write(writer, "tell"), _write(writer, "edit")]], 128)
     config = for_paradigm(
         nano(writer.vocabulary.size), paradigm, latent_channels=5, semantic_width=7
     )
     torch.manual_seed(0)
     model = Transformer(config)
-    torch.nn.init.normal_(model.latent_out.weight)
+    for weight in model.parameters():
+        if not weight.any():
+            torch.nn.init.normal_(weight, std=0.2)
     batch.latent.requires_grad_()
     batch.semantic.requires_grad_()
     tell = batch.doc.reshape(-1)[batch.latent_idx] == 0
     hidden, _ = model.hidden(batch)
     noise = tell & (batch.latent_loss > 0)
     model.velocity(batch, hidden)[noise].square().sum().backward()
-    assert batch.latent.grad is not None and batch.semantic.grad is not None
+    assert batch.latent.grad is not None
     assert bool((batch.latent.grad[noise] != 0).any())
     assert bool((batch.latent.grad[tell & (batch.latent_loss == 0)] == 0).all())
     # Semantic patches of the same document come after the noise; the edit's is another document.
-    assert bool((batch.semantic.grad == 0).all())
+    if batch.semantic.grad is not None:
+        assert bool((batch.semantic.grad == 0).all())
     # The clean copy of a source picture, though, is what an edit looks at.
     batch.latent.grad = None
     hidden, _ = model.hidden(batch)
     edited = ~tell & (batch.latent_loss > 0)
     model.velocity(batch, hidden)[edited].square().sum().backward()
-    assert bool((batch.latent.grad[~tell & (batch.latent_loss == 0)] != 0).any())
+    seen = batch.semantic.grad if name == "query" else batch.latent.grad
+    assert seen is not None
+    if name != "query":
+        seen = seen[~tell & (batch.latent_loss == 0)]
+    assert bool((seen != 0).any())
+
+
+def test_no_gradient_leads_from_clean_latents_to_those_before_them() -> None:
+    """Each of a row of latents is drawn from those before it alone."""
+    paradigm = PARADIGMS["token-flow"]
+    writer = _writer(paradigm)
+    batch = pack([[_write(writer, "draw")]], 64)
+    config = for_paradigm(
+        nano(writer.vocabulary.size), paradigm, latent_channels=5, semantic_width=0
+    )
+    torch.manual_seed(0)
+    model = Transformer(config)
+    for weight in model.parameters():
+        if not weight.any():
+            torch.nn.init.normal_(weight, std=0.2)
+    given = batch.latent_loss == 0
+    assert torch.equal(batch.latent_idx[given] - 1, batch.latent_idx[~given])
+    assert len(batch.latent_t[~given].unique()) == GRID.places
+    batch.latent.requires_grad_()
+    for place in range(GRID.places):
+        batch.latent.grad = None
+        hidden, _ = model.hidden(batch)
+        model.velocity(batch, hidden)[~given][place].square().sum().backward()
+        assert batch.latent.grad is not None
+        clean, noisy = batch.latent.grad[given], batch.latent.grad[~given]
+        assert bool((clean[:place] != 0).any(dim=1).all()) and not clean[place:].any()
+        assert bool(noisy[place].any()) and not noisy[:place].any() and not noisy[place + 1 :].any()
+
+
+def test_masked_text_has_any_length_in_blocks_behind_clean_ones() -> None:
+    writer, words = _writer(PARADIGMS["discrete-diffusion"]), "how many shapes? one " * 6
+    text = writer.vocabulary.encode(words)
+    block = LAYOUT.text_block
+    assert len(text) > 2 * block and len(text) % block
+    for count in (len(text), block * (len(text) // block)):
+        # The end is learnt, and takes a block of its own if need be.
+        said = writer.vocabulary.decode(text[:count])
+        ids = writer.vocabulary.encode(said)
+        segments = [TextSegment(said, is_target=True, special_token=DESCRIBE, ends=True)]
+        document = writer.write(segments, [], np.random.default_rng(4))
+        assert len(document) == writer.length(segments)
+        blocks = -(-(len(ids) + 1) // block)
+        truth = np.array([*ids, *[EOS] * (blocks * block - len(ids))])
+        at = 2
+        for number in range(blocks):
+            here, noisy = slice(at, at + block), truth[number * block :][:block]
+            masked = document.ids[here] == MASK
+            assert masked.any() and (document.attn_mode[here] == NOISE).all()
+            assert (np.where(masked, document.labels[here], document.ids[here]) == noisy).all()
+            at += block
+            if number + 1 < blocks:
+                # The clean copy, where the block stands.
+                clean = slice(at, at + block)
+                assert (document.ids[clean] == noisy).all()
+                assert (document.pos[clean] == document.pos[here]).all()
+                assert (document.labels[clean] == IGNORE).all()
+                at += block
+        assert at == len(document)
+        assert np.isclose(document.weight.sum(), LAYOUT.text_weight * np.sqrt(blocks * block))
+
+
+def test_masked_text_ends_by_opening_a_picture_or_is_cut_off_without_an_end() -> None:
+    writer = _writer(PARADIGMS["discrete-diffusion"])
+    text = TextSegment("a red circle ", is_target=True)
+    before = writer.write(
+        [text, ImageSegment(is_target=True)], [_content(1)], np.random.default_rng(0)
+    )
+    assert IMAGE in before.labels[before.span == 0] or IMAGE in before.ids[before.span == 0]
+    # What a document was cut off behind is no end of a text.
+    cut = [writer.write([text], [], np.random.default_rng(seed)) for seed in range(8)]
+    assert not any(EOS in document.ids or EOS in document.labels for document in cut)
+    count = len(writer.vocabulary.encode(text.text))
+    rest = slice(1 + count, None)
+    assert all((document.ids[rest] == MASK).all() for document in cut)
+    assert all((document.labels[rest] == IGNORE).all() for document in cut)
+    # What was said is given as it is elsewhere.
+    given = writer.write(
+        [TextSegment(text.text), ImageSegment(is_target=True)], [_content(1)],
+        np.random.default_rng(0),
+    )  # fmt: skip
+    plain = before.ids[(before.span < 0)]
+    assert plain.tolist() == given.ids[given.span < 0].tolist()
 
 
 def test_packing_keeps_documents_apart_and_loses_nothing() -> None:
@@ -159,12 +264,10 @@ def test_packing_keeps_documents_apart_and_loses_nothing() -> None:
     assert [len(part.ids) for part in parts] == [2, 1]
     assert torch.equal(torch.cat([part.latent for part in parts]), batch.latent)
     assert torch.equal(parts[1].latent_idx + 2 * 96, batch.latent_idx[len(parts[0].latent) :])
-    assert int(parts[1].semantic_cu_seqlens[-1]) == len(parts[1].semantic)
-    assert (
-        sum(int(part.semantic_cu_seqlens[-1]) for part in parts)
-        == int(batch.semantic_cu_seqlens[-1])
-        == len(batch.semantic)
-    )
+    for part in parts:
+        assert sum(math.prod(span.grid) for span in part.semantic_spans) == len(part.semantic)
+    assert [span for part in parts for span in part.semantic_spans] == batch.semantic_spans
+    assert torch.equal(torch.cat([part.semantic for part in parts]), batch.semantic)
 
 
 def test_best_fit_fills_the_smallest_room() -> None:

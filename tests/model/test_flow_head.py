@@ -15,7 +15,6 @@ SPANS = ((2, 3, 4), (1, 2, 1), (3, 3, 4))
 def _head() -> FlowHead:
     torch.manual_seed(0)
     head = FlowHead(in_features=6, channels=3, width=8, layers=2, head_dim=4)
-    head.reset_last()
     torch.nn.init.normal_(head.latent_out.weight)
     for layer in head.layers:
         torch.nn.init.normal_(layer.modulate.weight, std=0.1)  # type: ignore[union-attr]

@@ -15,7 +15,7 @@ import torch
 from foreign_tars import Members, members_of, write_tars
 from model_world import World
 from pyarrow.parquet import ParquetFile
-from shape_shards import build_shapes
+from shape_shards import build_documents, build_shapes
 
 from gristmill.errors import (
     ConfigurationError,
@@ -25,12 +25,18 @@ from gristmill.errors import (
     TrainingError,
 )
 from gristmill.model.batch import PackedBatch
-from gristmill.model.shard_sources import DataSource, open_samples
+from gristmill.model.sample_history import sightings
+from gristmill.model.segments import ImageSegment
+from gristmill.model.settings import picture_views
+from gristmill.model.shard_sources import DataSource, open_samples, spread_places
 from gristmill.model.train import steps_of, train
 from gristmill.model.train_config import TrainConfig
 from gristmill.model.train_log import TrainLog, read_log, read_lost
-from gristmill.model.training_setup import make_setup
+from gristmill.model.training_setup import caption_texts, make_setup
 from gristmill.pipelines.patience import PATIENCE
+from gristmill.pipelines.schema import digest_fields
+from gristmill.pipelines.sealed import write_sealed
+from gristmill.pipelines.shards.reader import FORGOTTEN
 from gristmill.pipelines.storage import Folder
 
 Make = Callable[..., TrainConfig]
@@ -284,10 +290,12 @@ def test_what_is_forgotten_keeps_its_place_and_is_no_loss(
     config: Make, tars: list[Members], tmp_path: Path
 ) -> None:
     url = write_tars(tmp_path / "tars", tars)
-    before = _batches(_config(config, url, "a"), 6)
+    whole = _config(config, url, "a")
+    before = _batches(whole, 6)
     forgotten = [f"{i:04d}" for i in range(0, 200, 10)]
     (tmp_path / "tars" / "forgotten.json").write_text(json.dumps({"uids": forgotten}))
-    made = _config(config, url, "b")
+    # A vocabulary made now would know nothing of their captions.
+    made = _config(config, url, "b", tokenizer=f"{whole.out}/tokenizer.json")
     after = _batches(made, 6)
     assert not any(batch.lost for batch in after)
     assert any(not torch.equal(a.ids, b.ids) for a, b in zip(before, after, strict=True))
@@ -297,3 +305,101 @@ def test_what_is_forgotten_keeps_its_place_and_is_no_loss(
     planner = make_setup(made).planner
     _, state = planner.block(planner.start())
     assert 20 < state.unusable < 90
+
+
+@pytest.fixture
+def edits(tmp_path: Path) -> str:
+    """Scenes, of which every second is an edit of the one before it."""
+
+    def texts(seed: int) -> dict[str, str]:
+        return {"instruction": "turn it", "source_uid": digest_fields(str(seed - 1)) * (seed % 2)}
+
+    return str(build_shapes(tmp_path / "edits", range(40), side=60, texts=texts, val_share=0))
+
+
+def _forget(url: str, uid: str) -> None:
+    write_sealed(Folder(url), FORGOTTEN, {"uids": [uid]})
+
+
+def test_an_edit_of_what_is_forgotten_is_not_learnt(config: Make, edits: str) -> None:
+    """The picture before an edit is a sample of its own, and may be forgotten as any other."""
+    gone = digest_fields("6")
+    made = config(data=(DataSource(url=edits, tasks={"edit": 1.0}),), row_length=160)
+    whole = _batches(made, 8)
+    _forget(edits, gone)
+    planner = make_setup(made).planner
+    plans = [plan for row in planner.block(planner.start())[0] for plan in row]
+    of_it = [plan for plan in plans if planner.columns(0, *plan.pictures[0][:2])["uid"] == gone]
+    assert len(of_it) > 5 and all(plan.left_out == "forgotten" for plan in of_it)
+    less = _batches(made, 8)
+    assert sum(b.weight.sum() for b in less) < sum(b.weight.sum() for b in whole)
+
+
+def test_a_document_without_what_is_forgotten_of_it_is_learnt(
+    config: Make, world: World, tmp_path: Path
+) -> None:
+    """Of one that is longer than a row, parts that do not show the picture."""
+    texts = ["a red circle" * 3] * 6
+    url = str(build_documents(tmp_path, [(texts, [0, 5])]))
+    made = config(data=(DataSource(url=url, tasks={"interleaved": 1.0}),), row_length=140)
+    made = dataclasses.replace(made, tokenizer=_tokenizer(world, made))
+    _forget(url, "0.1")
+    planner = make_setup(made).planner
+    plans = [plan for row in planner.block(planner.start())[0] for plan in row]
+    with_it = [plan for plan in plans if ImageSegment(1, is_target=True) in plan.segments]
+    assert 0 < len(with_it) < len(plans)
+    assert all((plan.left_out != "") == (plan in with_it) for plan in plans)
+
+
+def _tokenizer(world: World, config: TrainConfig) -> str:
+    """That of the world's captions."""
+    made = dataclasses.replace(config, data=world.config(world.folder).data)
+    make_setup(made)
+    return f"{made.out}/tokenizer.json"
+
+
+def test_sightings_are_of_every_picture_that_was_shown(
+    config: Make, edits: str, tmp_path: Path
+) -> None:
+    documents = str(build_documents(tmp_path / "d", [(["a dog", "a cat"], [0, 1])] * 9))
+    made = config(
+        data=(
+            DataSource(url=edits, tasks={"edit": 1.0}),
+            DataSource(url=documents, tasks={"interleaved": 1.0}),
+        ),
+        row_length=160, steps=6,
+    )  # fmt: skip
+    _train(made)
+    seen = dict.fromkeys((digest_fields("6"), digest_fields("7"), "4.1", digest_fields("4")))
+    planner = make_setup(made).planner
+    expected: dict[str, set[int]] = {uid: set() for uid in seen}
+    numbers = {digest_fields(str(i)): i for i in range(40)}
+    for number, (row, _) in enumerate(planner.rows(planner.start())):
+        if number == 6 * made.rows_per_step:
+            break
+        for plan in row:
+            uid = planner.columns(plan.source, plan.shard, plan.row)["uid"]
+            i = numbers[uid]
+            others = (f"{i}.0", f"{i}.1") if plan.source else (digest_fields(str(i - 1)),)
+            shown = {uid, *others}
+            for one in shown & expected.keys():
+                expected[one].add(number // made.rows_per_step + 1)
+    found = sightings(made.out, list(seen))
+    assert {uid: set(steps) for uid, steps in found.seen.items()} == expected
+    assert all(expected.values())
+
+
+def test_what_is_forgotten_makes_no_codec_no_vocabulary_and_no_score(
+    world: World, tmp_path: Path
+) -> None:
+    made = build_shapes(tmp_path / "two", range(2), side=60, val_share=0)
+    url = str(made)
+    first = open_samples(DataSource(url=url)).table(0).to_pylist()[0]
+    assert len(picture_views([url], side=24, count=9)) == 2
+    assert len(caption_texts([DataSource(url=url)])) == 2
+    _forget(url, first["uid"])
+    assert len(picture_views([url], side=24, count=9)) == 1
+    assert first["caption"] not in caption_texts([DataSource(url=url)])
+    assert spread_places(open_samples(DataSource(url=url)), 9) == [(0, 1)]
+    only = f"uid = '{first['uid']}'"
+    assert spread_places(open_samples(DataSource(url=url)), 9, only) == []

@@ -44,7 +44,10 @@ def test_four_ranks_train_as_one(config: Make, tmp_path: Path) -> None:
     shared = []
     for name, made in settings.items():
         made = dataclasses.replace(made, steps=3, warmup=1)
-        alone = dataclasses.replace(made, out=str(tmp_path / "alone" / name), replicate=1)
+        # As many rows in a pass, all ranks together: experts are balanced over those.
+        alone = dataclasses.replace(
+            made, out=str(tmp_path / "alone" / name), replicate=1, micro_rows=4 * made.micro_rows
+        )
         train(alone, _quiet(alone))
         shared.append(dataclasses.replace(made, out=str(tmp_path / "shared" / name)))
     train_on_ranks(4, tmp_path / "ranks", *shared)

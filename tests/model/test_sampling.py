@@ -10,7 +10,7 @@ import torch
 from model_world import World
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.batch import pack
+from gristmill.model.batch import NOISE, pack
 from gristmill.model.blocks import Cache
 from gristmill.model.paradigms import PARADIGMS
 from gristmill.model.picture_grid import fit_grid
@@ -72,7 +72,7 @@ def test_cached_logits_are_teacher_forced_logits(
         assert torch.allclose(model.model.logits(out[:, 0]), expected, atol=1e-4), place
 
 
-@pytest.mark.parametrize("paradigm", ["flow", "flow-semantic"])
+@pytest.mark.parametrize("paradigm", ["flow", "flow-semantic", "joint"])
 @torch.no_grad()
 def test_cached_velocities_are_those_of_training(
     world: World, tmp_path: Path, paradigm: str
@@ -93,11 +93,10 @@ def test_cached_velocities_are_those_of_training(
     )
     session = DecodingSession(model.model, bundle, [opened], Sampling())
     noisy = model.model.noisy(batch)[None]
-    attn_mode = 2 if bundle.paradigm.clean_copy else 1
     for _ in range(2):
         # Not committed, so a second pass sees the same.
         out = session.read(
-            torch.full((1, len(noisy[0])), -1), session.grid_pos(), attn_mode=attn_mode, expert=1,
+            torch.full((1, len(noisy[0])), -1), session.grid_pos(), attn_mode=NOISE, expert=1,
             span=session.spans, commit=False, latents=(noisy, float(batch.latent_t[0])),
         )  # fmt: skip
         assert torch.allclose(model.model.latent_out(out)[0], expected, atol=1e-4)

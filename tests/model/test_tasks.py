@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gristmill.model.documents import ImageSegment, Segment, TextSegment
+from gristmill.model.segments import ImageSegment, Segment, TextSegment
 from gristmill.model.tasks import (
     GuidanceDropout,
     continuing,

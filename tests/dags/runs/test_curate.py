@@ -23,12 +23,12 @@ from gristmill.dags.runs.keep import choose
 from gristmill.dags.runs.pilot import render_pilot, run_pilot
 from gristmill.dags.runs.selections import SELECTIONS, find_selection
 from gristmill.dags.settings import apply_settings
-from gristmill.errors import ConfigurationError, GraphError
+from gristmill.errors import ConfigurationError, GraphError, TrainingError
 from gristmill.model.sample_history import sightings
+from gristmill.model.shard_sources import DataSource
 from gristmill.model.train import train
-from gristmill.model.train_log import TrainLog
+from gristmill.model.train_log import TrainLog, read_log
 from gristmill.pipelines.keep import FORGOTTEN, Keep
-from gristmill.pipelines.sealed import read_sealed, write_sealed
 from gristmill.pipelines.shards.reader import ShardSet
 from gristmill.pipelines.shards.verify import verify_shards
 from gristmill.pipelines.sources.source import Source
@@ -182,21 +182,33 @@ def test_the_steps_that_saw_a_sample(world: World, tmp_path: Path) -> None:
     assert sightings(longer.out, [seen]).seen[seen][: len(found.seen[seen])] == found.seen[seen]
 
 
-def test_a_training_goes_on_over_shards_that_were_added(world: World, tmp_path: Path) -> None:
-    shutil.copytree(world.shards, tmp_path / "shards")
+def test_shards_that_were_written_anew_are_not_learnt_from_without_a_word(
+    folder: Path, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`keep --shards` writes them in place, as between two trainings."""
+    out = str(folder / "run")
     config = world.config(tmp_path / "x", steps=3, save_every=3)
-    source = dataclasses.replace(config.data[0], url=str(tmp_path / "shards"))
+    source = DataSource(url=out, tasks={"draw": 0.5, "describe": 0.5})
     config = dataclasses.replace(config, data=(source,))
     train(config, TrainLog(config.out, quiet=True))
-    uids = [sample.uid for sample in ShardSet(world.shards)]
+    uids = [sample.uid for sample in ShardSet(f"{out}/shards")]
     assert sightings(config.out, uids).seen
-    # Another manifest, as after an addition.
-    folder = Folder(source.url)
-    write_sealed(folder, "manifest.json", {**read_sealed(folder, "manifest.json"), "lists": []})
+    run(choose(out, {"rules": {"long": "caption_chars > 27"}}).layout.dag, folder / "run")
     longer = dataclasses.replace(config, steps=6)
-    train(longer, TrainLog(longer.out, quiet=True))
+    said = rf"shards of {out} are others than until step 3: .*--accept-changed-data"
+    with pytest.raises(TrainingError, match=said) as raised:
+        train(longer, TrainLog(longer.out, quiet=True))
+    assert "\n" not in str(raised.value)
+    assert len(read_log(longer.out)) == 3
+    accepted = dataclasses.replace(longer, accept_changed_data=True)
+    train(accepted, TrainLog(longer.out))
+    assert [line["data_from"] for line in read_log(longer.out)] == [0, 0, 0, 3, 3, 3]
+    assert "others than until step 3" in capsys.readouterr().err
     found = sightings(longer.out, uids)
     assert found.steps == 6 and not found.seen and "changed after step 3" in found.unknown
+    # What was accepted is what it goes on with, without being asked again.
+    train(dataclasses.replace(longer, steps=7), TrainLog(longer.out, quiet=True))
+    assert read_log(longer.out)[-1]["data_from"] == 3
 
 
 def test_the_trainer_skips_what_is_forgotten(world: World, tmp_path: Path) -> None:

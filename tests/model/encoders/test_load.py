@@ -20,9 +20,9 @@ from gristmill.model.encoders.load import (
     load_encoder,
     make_tower,
     patchify,
-    semantic_grid,
 )
 from gristmill.model.encoders.whole import fine_layer
+from gristmill.model.image_tokenizer import semantic_grid
 
 SMALL = {
     "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 3,

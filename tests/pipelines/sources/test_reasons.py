@@ -152,7 +152,30 @@ def mmc4(**info: Any) -> Any:
     return document({"text_list": ["a"], "image_info": [info]})
 
 
+def conversation(*turns: Any, image: Any = "a.jpg") -> Any:
+    """Of a question with a picture that is answered, and such turns."""
+    asked = {"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a"}
+
+    def make(folder: Path) -> list[dict[str, Any]]:
+        row = {"image": image, "conversations": [*(asked if image else ()), *turns]}
+        (folder / "a.jsonl").write_text(json.dumps(row))
+        source = DocumentSource(path=str(folder / "a.jsonl"), kind="conversation")
+        return [
+            row for chunk in source.chunks() for t in source.read(chunk) for row in t.to_pylist()
+        ]
+
+    return make
+
+
 MADE = {
+    reasons.NO_TURNS: conversation(image=None),
+    reasons.NO_ANSWER: conversation({"from": "human", "value": "a"}, image=None),
+    reasons.NO_PICTURES: conversation({"from": "gpt", "value": "a"}, image=None),
+    reasons.BROKEN_TURN: conversation("a"),
+    reasons.UNKNOWN_SPEAKER: conversation({"from": "narrator", "value": "a"}),
+    reasons.CALL_OF_TOOL: conversation({"role": "assistant", "tool_calls": [1]}),
+    reasons.FEWER_PICTURES: conversation({"from": "human", "value": "<image>"}),
+    reasons.MORE_PICTURES: conversation(image=["a.jpg", "b.jpg"]),
     reasons.BROKEN_JSON: lines("{"),
     reasons.TWO_KEYS: lines('{"url": "http://h/1", "url": "http://h/2"}'),
     reasons.NOT_UTF8: lines(b'{"url": "http://h/\xe9"}'),

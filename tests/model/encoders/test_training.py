@@ -1,0 +1,60 @@
+"""A tower in the training step: frozen or learning, saved with the model, needed no longer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from model_world import World
+from safetensors.torch import load_file
+
+from gristmill.errors import ConfigurationError
+from gristmill.model import load
+from gristmill.model.sampling import Sampling
+from gristmill.model.train import train
+from gristmill.model.train_log import TrainLog
+
+
+def _siglip(folder: Path) -> str:
+    torch.manual_seed(0)
+    config = transformers.SiglipVisionConfig(
+        hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3,
+        patch_size=8, image_size=32,
+    )  # fmt: skip
+    transformers.SiglipVisionModel(config).save_pretrained(folder)
+    return f"local-dir:{folder}"
+
+
+@pytest.mark.parametrize("paradigm", ["janus", "flow-semantic"])
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_tower_learns_if_it_is_told_to_and_travels_with_the_model(
+    world: World, tmp_path: Path, paradigm: str, learns: bool
+) -> None:
+    encoder = _siglip(tmp_path / "siglip")
+    config = world.config(
+        tmp_path / "out", paradigm, encoder=encoder, train_encoder=learns, steps=3, save_every=2
+    )
+    train(config, TrainLog(config.out, quiet=True))
+    before = load_file(tmp_path / "siglip" / "model.safetensors")
+    after = load_file(Path(config.out, "model.safetensors"))
+    name = "post_layernorm.weight"
+    theirs = next(value for key, value in before.items() if key.endswith(name))
+    assert torch.equal(after["vision.norm.weight"], theirs) == (not learns)
+    # Nothing of where it came from is needed any more.
+    shutil.rmtree(tmp_path / "siglip")
+    model = load(config.out)
+    few = Sampling(steps=2, longest=4, temperature=0)
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (*size, 3), np.uint8) for size in ((40, 40), (30, 90))]
+    said = model.describe(pictures, few)
+    assert said == [model.describe([picture], few)[0] for picture in pictures]
+    assert model.bundle.image_tokenizer.grid((30, 90)).semantic == (2, 6)
+
+
+def test_a_tower_that_is_no_transformer_does_not_learn(world: World, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no plain vision transformer"):
+        train(world.config(tmp_path, "janus", train_encoder=True))
