@@ -314,10 +314,12 @@ class Trainer:
             with torch.device("meta"):
                 model = Transformer(self.setup.model_config)
             materialise(model, self.device)
+        # Buffers of a vision tower are among them.
+        there = model.state_dict() if model is not None else {}
         for name, value in self.average.weights(self.model).items():
             value = whole(value)
             if model is not None:
-                model.get_parameter(name).copy_(value)
+                there[name].copy_(value)
         if model is not None:
             sheet = sample_sheet(Unified(model.eval(), self.setup), self.setup.planner)
             if sheet is not None:
