@@ -50,9 +50,11 @@ def take_weights(model: Transformer, setup: TrainingSetup, folder: str, begun: M
     same_codes = begun["codec_digest"] == setup.codec.digest
     rows = shared_rows(old, setup.vocabulary, same_codes=same_codes)
     text = (old.text_start, old.text_start + old.text_size)
+    before = ModelConfig.from_facts(begun["model"]).vision
+    # Of the encoder that it saw through already, the other has what it has learnt since.
+    same_tower = before is not None and before == setup.model_config.vision
+    tower = None if same_tower else setup.encoder_weights
     with SafetensorsFiles.open(folder) as files:
-        seen = any(name.startswith("vision.") for name in files.names())
-        tower = None if seen else setup.encoder_weights
         carried = CarriedWeights(setup.model_config, files, rows, text, tower)
         for name, place in model.state_dict().items():
             local(place).copy_(carried.read(name)[local_slices(place)])

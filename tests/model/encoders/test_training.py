@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 
 from gristmill.errors import ConfigurationError
 from gristmill.model import load
+from gristmill.model.encoders.load import load_encoder
 from gristmill.model.sampling import Sampling
 from gristmill.model.train import train
 from gristmill.model.train_log import TrainLog
 
 
-def _siglip(folder: Path) -> str:
-    torch.manual_seed(0)
+def _siglip(folder: Path, seed: int = 0) -> str:
+    torch.manual_seed(seed)
     config = transformers.SiglipVisionConfig(
         hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3,
         patch_size=8, image_size=32,
@@ -58,3 +59,20 @@ def test_a_tower_learns_if_it_is_told_to_and_travels_with_the_model(
 def test_a_tower_that_is_no_transformer_does_not_learn(world: World, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no plain vision transformer"):
         train(world.config(tmp_path, "janus", train_encoder=True))
+
+
+def test_a_training_begins_with_the_tower_that_is_asked_for(world: World, tmp_path: Path) -> None:
+    """Another encoder of the same shape is not the one that --init saw through."""
+    name = "vision.layers.0.up.weight"
+    encoder, other = _siglip(tmp_path / "one"), _siglip(tmp_path / "other", seed=1)
+    first = world.config(tmp_path / "first", "janus", encoder=encoder, train_encoder=True, steps=2)
+    train(first, TrainLog(first.out, quiet=True))
+    learnt = load_file(Path(first.out, "model.safetensors"))[name]
+    found = {}
+    for given in (encoder, other):
+        out = tmp_path / f"begun-{len(found)}"
+        begun = world.config(out, "janus", encoder=given, init=first.out, size="same", steps=1)
+        train(begun, TrainLog(begun.out, quiet=True))
+        found[given] = load_file(out / "model.safetensors")[name]
+    assert torch.equal(found[encoder], learnt)
+    assert torch.equal(found[other], load_encoder(other).weights[name.removeprefix("vision.")])
