@@ -20,8 +20,8 @@ _ALMOST = 1.02
 
 
 def shard(model: Transformer, device: torch.device, *, replicate: int, bf16: bool) -> None:
-    """Shard each block, and what is around the blocks, over world / `replicate` ranks. With `bf16`
-    weights are gathered in bfloat16 and gradients summed in float32.
+    """Shard each block, each layer of a vision tower, and what is around them, over world /
+    `replicate` ranks. With `bf16` weights are gathered in bfloat16 and gradients summed in float32.
 
     Raises `ConfigurationError` if the weights cannot be shared out evenly among so many.
     """
@@ -38,12 +38,18 @@ def shard(model: Transformer, device: torch.device, *, replicate: int, bf16: boo
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,
     )
-    for module in (*model.blocks, model):
+    # A tower that is seen whole has statistics in float32, and computes in it.
+    exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+    groups: list[tuple[nn.Module, MixedPrecisionPolicy]] = [(one, policy) for one in model.blocks]
+    if model.config.vision is not None:
+        groups += [(layer, policy) for layer in getattr(model.vision, "layers", ())]
+        groups.append((model.vision, exact if model.config.vision.whole else policy))
+    for module, how in (*groups, (model, policy)):
         fully_shard(
             module,
             mesh=mesh if replicate > 1 else mesh["shard"],
             shard_placement_fn=lambda parameter: Shard(shard_dim(tuple(parameter.shape), ranks)),
-            mp_policy=policy,
+            mp_policy=how,
         )
 
 

@@ -98,3 +98,16 @@ def make_world(folder: Path) -> World:
         folder, str(shards), str(plain), paths["codes"], paths["two"], paths["latents"],
         f"local-dir:{folder / 'clip'}",
     )  # fmt: skip
+
+
+def siglip(folder: Path, seed: int = 0) -> str:
+    """A small SigLIP tower with random weights, as transformers writes it; the encoder's name."""
+    import transformers
+
+    torch.manual_seed(seed)
+    config = transformers.SiglipVisionConfig(
+        hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3,
+        patch_size=8, image_size=32,
+    )  # fmt: skip
+    transformers.SiglipVisionModel(config).save_pretrained(folder)
+    return f"local-dir:{folder}"

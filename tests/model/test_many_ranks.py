@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gloo_ranks import on_ranks, train_on_ranks
-from model_world import World
+from model_world import World, siglip
 from safetensors.torch import load_file
 
 from gristmill.model import checkpoint
@@ -40,6 +40,9 @@ def test_four_ranks_train_as_one(config: Make, tmp_path: Path) -> None:
         "muon": config("flow-semantic", experts="mot", optimiser="muon", rate=1e-2, replicate=2),
         "query": config("query", replicate=4, sample_every=2),
         "bf16": config("flow-semantic", experts="mot", precision="bf16"),
+        "tower": config(
+            "joint", precision="bf16", encoder=siglip(tmp_path / "siglip"), train_encoder=True
+        ),
     }
     shared = []
     for name, made in settings.items():
@@ -54,7 +57,7 @@ def test_four_ranks_train_as_one(config: Make, tmp_path: Path) -> None:
     for name, made in zip(settings, shared, strict=True):
         alone_out = str(tmp_path / "alone" / name)
         # Gathered in bfloat16 are gains and biases, too.
-        close = 3e-2 if name == "bf16" else 2e-3
+        close = 3e-2 if made.precision == "bf16" else 2e-3
         assert np.allclose(_curve(made.out), _curve(alone_out), rtol=close), name
         assert len(_curve(made.out)) == 3 and len(read_log(made.out)[0]) > 8
         mine, theirs = (

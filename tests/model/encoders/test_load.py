@@ -178,6 +178,12 @@ def test_packed_pictures_do_not_see_each_other_and_gradients_reach_all(
     patches = torch.from_numpy(patchify(pictures[1], 8)).flatten(0, 1)
     (tower(patches, [OTHER[1]]) ** 3).sum().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in tower.parameters())
+    # Without a picture too: a rank that has none must meet the others.
+    tower.zero_grad()
+    nothing = tower(patches[:0], [])
+    assert nothing.shape == (0, 24)
+    nothing.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in tower.parameters())
 
 
 def test_grids_of_towers_are_about_what_they_were_trained_with() -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import transformers
-from model_world import World
+from model_world import World, siglip
 from safetensors.torch import load_file
 
 from gristmill.errors import ConfigurationError
@@ -20,22 +19,12 @@ from gristmill.model.train import train
 from gristmill.model.train_log import TrainLog
 
 
-def _siglip(folder: Path, seed: int = 0) -> str:
-    torch.manual_seed(seed)
-    config = transformers.SiglipVisionConfig(
-        hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3,
-        patch_size=8, image_size=32,
-    )  # fmt: skip
-    transformers.SiglipVisionModel(config).save_pretrained(folder)
-    return f"local-dir:{folder}"
-
-
 @pytest.mark.parametrize("paradigm", ["janus", "flow-semantic"])
 @pytest.mark.parametrize("learns", [False, True])
 def test_a_tower_learns_if_it_is_told_to_and_travels_with_the_model(
     world: World, tmp_path: Path, paradigm: str, learns: bool
 ) -> None:
-    encoder = _siglip(tmp_path / "siglip")
+    encoder = siglip(tmp_path / "siglip")
     config = world.config(
         tmp_path / "out", paradigm, encoder=encoder, train_encoder=learns, steps=3, save_every=2
     )
@@ -64,7 +53,7 @@ def test_a_tower_that_is_no_transformer_does_not_learn(world: World, tmp_path: P
 def test_a_training_begins_with_the_tower_that_is_asked_for(world: World, tmp_path: Path) -> None:
     """Another encoder of the same shape is not the one that --init saw through."""
     name = "vision.layers.0.up.weight"
-    encoder, other = _siglip(tmp_path / "one"), _siglip(tmp_path / "other", seed=1)
+    encoder, other = siglip(tmp_path / "one"), siglip(tmp_path / "other", seed=1)
     first = world.config(tmp_path / "first", "janus", encoder=encoder, train_encoder=True, steps=2)
     train(first, TrainLog(first.out, quiet=True))
     learnt = load_file(Path(first.out, "model.safetensors"))[name]
