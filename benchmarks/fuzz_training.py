@@ -31,13 +31,13 @@ from foreign_tars import Members, members_of, mutated, spoilt_picture, write_tar
 from model_world import World, make_world
 
 from gristmill.errors import ShardError
-from gristmill.model.batch import PackedBatch
-from gristmill.model.dataloader import Loader
-from gristmill.model.shard_sources import DataSource
-from gristmill.model.train import train
-from gristmill.model.train_config import TrainConfig
-from gristmill.model.train_log import TrainLog, read_log, read_lost
-from gristmill.model.training_setup import make_setup
+from gristmill.model.data.dataloader import Loader
+from gristmill.model.data.shard_sources import DataSource
+from gristmill.model.documents.batch import PackedBatch
+from gristmill.model.training.train import train
+from gristmill.model.training.train_config import TrainConfig
+from gristmill.model.training.train_log import TrainLog, read_log, read_lost
+from gristmill.model.training.training_setup import make_setup
 
 ROWS, BATCHES = 12, 4
 # Beside weights and optimiser, what a training goes on with.

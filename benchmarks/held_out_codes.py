@@ -17,11 +17,11 @@ import cv2
 import numpy as np
 import torch
 
-from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import Codec, to_unit
 from gristmill.model.codecs.patches import KMeansCodec
 from gristmill.model.codecs.registry import never_met, train_codec
 from gristmill.model.codecs.two_colours import TwoColourCodec
+from gristmill.model.data.center_crop import resize_center_crop
 from gristmill.model.shapes.parser import SIDE
 from gristmill.model.shapes.scenes import Scene, draw, draw_mask, make_scene, reach
 from gristmill.model.shapes.suite import HELD_OUT, codec_ceiling, suite_scenes

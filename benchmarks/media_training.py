@@ -30,13 +30,13 @@ from gristmill.dags.recipes.interleaved import interleaved
 from gristmill.dags.recipes.video_text import video_text
 from gristmill.dags.settings import apply_settings
 from gristmill.model import load
-from gristmill.model.sampling import Sampling
+from gristmill.model.data.shard_sources import DataSource
+from gristmill.model.sampling.decoding import Sampling
 from gristmill.model.shapes.changes import make_edit, make_story
 from gristmill.model.shapes.changes_suite import SUITES
 from gristmill.model.shapes.scenes import captions, draw
-from gristmill.model.shard_sources import DataSource
-from gristmill.model.train import train
-from gristmill.model.train_config import TrainConfig
+from gristmill.model.training.train import train
+from gristmill.model.training.train_config import TrainConfig
 from gristmill.pipelines.decode import encode_jpeg
 
 _SIDE = 144

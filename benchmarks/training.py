@@ -33,26 +33,26 @@ from PIL import Image
 from shape_shards import build_shapes
 
 from gristmill.model import load
-from gristmill.model.batch import PackedBatch
-from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.autoencoders import FsqCodec
 from gristmill.model.codecs.base import Codec
 from gristmill.model.codecs.patches import KMeansCodec, RawPatches
 from gristmill.model.codecs.registry import CodecTraining, load_codec, save_codec, train_codec
 from gristmill.model.codecs.two_colours import TwoColourCodec
-from gristmill.model.filter_network import train_filter_network
-from gristmill.model.machine import keep_freed_memory
-from gristmill.model.paradigms import PARADIGMS, find_paradigm
-from gristmill.model.sampling import Sampling
+from gristmill.model.data.center_crop import resize_center_crop
+from gristmill.model.data.shard_sources import DataSource
+from gristmill.model.documents.batch import PackedBatch
+from gristmill.model.documents.paradigms import PARADIGMS, find_paradigm
+from gristmill.model.sampling.decoding import Sampling
 from gristmill.model.shapes.parser import SIDE
 from gristmill.model.shapes.scenes import caption, draw, make_scene
 from gristmill.model.shapes.suite import WITHOUT_HELD_OUT, evaluate_shapes
-from gristmill.model.shard_sources import DataSource
-from gristmill.model.train import Trainer, steps_of, train
-from gristmill.model.train_config import TrainConfig
-from gristmill.model.train_log import TrainLog, read_log
-from gristmill.model.train_meter import Meter
-from gristmill.model.training_setup import make_setup
+from gristmill.model.training.filter_network import train_filter_network
+from gristmill.model.training.machine import keep_freed_memory
+from gristmill.model.training.train import Trainer, steps_of, train
+from gristmill.model.training.train_config import TrainConfig
+from gristmill.model.training.train_log import TrainLog, read_log
+from gristmill.model.training.train_meter import Meter
+from gristmill.model.training.training_setup import make_setup
 
 PAIRS = 5
 CODECS: dict[str, Callable[[], Codec]] = {
@@ -149,7 +149,7 @@ def samples_per_s(config: TrainConfig, folder: Path) -> dict[str, float]:
     """Samples a second of decoded pictures and captions from the same tars, one process each."""
     import webdataset
 
-    from gristmill.model.shard_sources import SampleOrder, open_samples
+    from gristmill.model.data.shard_sources import SampleOrder, open_samples
 
     samples = open_samples(config.data[0])
     order = SampleOrder([np.arange(count) for count in samples.counts()], 0)
@@ -265,8 +265,8 @@ def start_training(config: TrainConfig, folder: Path) -> subprocess.Popen[bytes]
     values = folder / "config.json"
     values.write_text(json.dumps(config.to_dict()))
     program = (
-        "import json, sys; from gristmill.model.train import train; "
-        "from gristmill.model.train_config import TrainConfig; "
+        "import json, sys; from gristmill.model.training.train import train; "
+        "from gristmill.model.training.train_config import TrainConfig; "
         "train(TrainConfig.from_dict(json.load(open(sys.argv[1]))))"
     )
     return subprocess.Popen([sys.executable, "-c", program, str(values)], stdout=subprocess.DEVNULL)

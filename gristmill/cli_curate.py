@@ -180,7 +180,7 @@ def trace(
 
 
 def _print_sightings(folder: str, uids: list[str], checkpoints: list[str]) -> None:
-    from gristmill.model.sample_history import sightings
+    from gristmill.model.training.sample_history import sightings
 
     for checkpoint in checkpoints:
         found = sightings(checkpoint, uids, f"{folder.rstrip('/')}/shards")
@@ -230,7 +230,7 @@ def train_filter(
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
 ) -> None:
     """Train a small CLIP on trusted pairs, to filter by (Data Filtering Networks)."""
-    from gristmill.model.settings import filter_from_shards
+    from gristmill.model.training.settings import filter_from_shards
 
     made = filter_from_shards(
         source, out, pairs=pairs, where=where, steps=steps, batch_size=batch_size, seed=seed

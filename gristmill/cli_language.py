@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gristmill.model.commands import Seed
+from gristmill.model.training.commands import Seed
 
 Checkpoint = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="--out of train or of import-model.")
@@ -56,7 +56,7 @@ def export_model(
     ] = "average",
 ) -> None:
     """Write the text path of a checkpoint as others load it."""
-    from gristmill.model.choices import require_known
+    from gristmill.errors import require_known
     from gristmill.model.pretrained.export_model import export_model as export_here
 
     require_known("format", format, ("hf",))
@@ -78,8 +78,8 @@ def chat(
     """Say something to a model, by its tokenizer's own chat template; the answer is written as it
     comes."""
     from gristmill.model import load
-    from gristmill.model.sampling import Sampling
-    from gristmill.model.unified import require_pictures
+    from gristmill.model.sampling.decoding import Sampling
+    from gristmill.model.sampling.unified import require_pictures
 
     shown = require_pictures(pictures or [])
     sampling = Sampling(temperature=temperature, top_k=top_k, longest=max_tokens, seed=seed)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gristmill.model import commands
-from gristmill.model.commands import Data, Seed, Settings
+from gristmill.model.training import commands
+from gristmill.model.training.commands import Data, Seed, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gristmill.model.sampling import Sampling
-    from gristmill.model.train_config import TrainConfig
+    from gristmill.model.sampling.decoding import Sampling
+    from gristmill.model.training.train_config import TrainConfig
 
 Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="--out of gristmill train.")]
 Guidance = Annotated[float, typer.Option(help="1: the prompt alone; more: closer to it.")]
@@ -63,7 +63,7 @@ def train_codec(
     settings: Settings = None,
 ) -> None:
     """Train an image codec on shards, and print its reconstruction ceiling."""
-    from gristmill.model.settings import codec_from_shards
+    from gristmill.model.training.settings import codec_from_shards
 
     made = codec_from_shards(
         kind, data, side=side, patch=patch, pictures=pictures, steps=steps, seed=seed,
@@ -82,7 +82,7 @@ def train_tokenizer(
     questions: Annotated[str, typer.Option(help="As in train.")] = "",
 ) -> None:
     """Train a byte-level BPE on the captions of shards."""
-    from gristmill.model.settings import tokenizer_from_shards
+    from gristmill.model.training.settings import tokenizer_from_shards
 
     count = tokenizer_from_shards(data, size=size, questions=questions, out=out)
     print(f"{out}: {count:,} entries")
@@ -121,7 +121,7 @@ def describe(
 ) -> None:
     """Write a caption for each picture."""
     from gristmill.model import load
-    from gristmill.model.unified import require_pictures
+    from gristmill.model.sampling.unified import require_pictures
 
     shown = require_pictures(pictures)
     for path, text in zip(pictures, load(checkpoint).describe(shown), strict=True):
@@ -135,7 +135,7 @@ def ask(
 ) -> None:
     """Answer a question about a picture."""
     from gristmill.model import load
-    from gristmill.model.unified import require_pictures
+    from gristmill.model.sampling.unified import require_pictures
 
     shown = require_pictures([picture])
     print(load(checkpoint).ask(shown, [question])[0])
@@ -154,7 +154,7 @@ def edit(
 ) -> None:
     """Change a picture as an instruction says."""
     from gristmill.model import load
-    from gristmill.model.unified import require_pictures
+    from gristmill.model.sampling.unified import require_pictures
 
     shown = require_pictures([picture])
     model = load(checkpoint)
@@ -180,7 +180,7 @@ def evaluate(
     """Score a model, and write evaluation.json beside it."""
     from gristmill.errors import ConfigurationError
     from gristmill.model import load
-    from gristmill.model.checkpoint import write_json
+    from gristmill.model.checkpoints.checkpoint import write_json
 
     model = load(checkpoint)
     sampling = _sampling(guidance, temperature, steps, seed, picture_guidance)
@@ -191,7 +191,7 @@ def evaluate(
 
         scores = evaluate_shapes(model, count=count, seed=seed, sampling=sampling, steps=trained)
     elif suite == "shards":
-        from gristmill.model.shards_suite import evaluate_shards
+        from gristmill.model.evaluation.shards_suite import evaluate_shards
 
         scores = evaluate_shards(
             model, data, split=split, count=count, seed=seed, sampling=sampling, clip=clip,
@@ -224,7 +224,7 @@ def _size(text: str) -> tuple[int, int] | None:
 def _sampling(
     guidance: float, temperature: float, steps: int, seed: int, picture_guidance: float = 1.0
 ) -> Sampling:
-    from gristmill.model.sampling import Sampling
+    from gristmill.model.sampling.decoding import Sampling
 
     return Sampling(
         guidance=guidance, picture_guidance=picture_guidance, temperature=temperature, steps=steps,
@@ -233,7 +233,7 @@ def _sampling(
 
 
 def _save_sheet(out: str, pictures: Sequence[NDArray[np.uint8]], words: list[str]) -> None:
-    from gristmill.model.contact_sheet import contact_sheet, write_picture
+    from gristmill.model.sampling.contact_sheet import contact_sheet, write_picture
 
     sheet = (
         pictures[0]

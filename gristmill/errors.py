@@ -108,3 +108,13 @@ class ShardError(GristmillError):
 class SampleError(ShardError):
     """One sample of a shard set that cannot be read: a training goes on without it, and counts
     it. The message is a short countable reason."""
+
+
+def require_known(what: str, name: str, choices: Iterable[str]) -> None:
+    """Raise `ConfigurationError` unless `name` is one of `choices`; `what` says what it names."""
+    known = list(choices)
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigurationError(f"{what} {name!r}: {hint}choose one of {', '.join(known)}")

@@ -9,8 +9,8 @@ import torch
 import typer
 
 from gristmill.errors import GristmillError
-from gristmill.model.commands import train, train_stages
-from gristmill.model.torchrun_errors import tell
+from gristmill.model.distributed.torchrun_errors import tell
+from gristmill.model.training.commands import train, train_stages
 
 
 def main() -> None:

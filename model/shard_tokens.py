@@ -9,9 +9,9 @@ import pyarrow as pa
 import torch
 
 from gristmill.model.codecs.registry import load_codec
-from gristmill.model.image_tokenizer import encode_all
-from gristmill.model.picture_grid import PictureGrid, fit_grid
-from gristmill.model.vocabulary import check_text
+from gristmill.model.data.image_tokenizer import encode_all
+from gristmill.model.documents.picture_grid import PictureGrid, fit_grid
+from gristmill.model.documents.vocabulary import check_text
 from gristmill.pipelines.decode import Image
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE, Unigram
 
-from gristmill.model.vocabulary import PretrainedText, Vocabulary, train_text
+from gristmill.model.documents.vocabulary import PretrainedText, Vocabulary, train_text
 
 _CHATML = (
     "{% for message in messages %}"

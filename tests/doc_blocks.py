@@ -15,7 +15,7 @@ from gristmill import cli
 from gristmill.dags.recipes.find import RECIPES, recipe
 from gristmill.dags.runs.selections import SELECTIONS
 from gristmill.dags.settings import apply_settings
-from gristmill.model.train_config import TrainConfig
+from gristmill.model.training.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 _FENCE = re.compile(r"^(`{3,})([a-z{}-]*)\s*(.*)$")

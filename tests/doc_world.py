@@ -19,8 +19,8 @@ from gristmill.dags.engine.supervision import Supervision
 from gristmill.dags.recipes.image_text import image_text
 from gristmill.dags.session import run_and_report
 from gristmill.dags.settings import apply_settings
-from gristmill.model.filter_network import train_filter_network
 from gristmill.model.shapes.scenes import caption, draw, make_scene
+from gristmill.model.training.filter_network import train_filter_network
 
 PICTURES = 16
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import typer
 
-from gristmill.model.train_config import TrainConfig
+from gristmill.model.training.train_config import TrainConfig
 
 _START = """
 import importlib, json, sys, torch
 sys.path.insert(0, {tests!r})
 torch.set_num_threads(1)
-from gristmill.model.ranks import join
+from gristmill.model.distributed.ranks import join
 join()
 for module, name, arguments in json.load(open(sys.argv[1])):
     getattr(importlib.import_module(module), name)(*arguments)
@@ -47,7 +47,7 @@ def on_ranks(
 
 def train_values(values: dict[str, Any]) -> None:
     """A training, from its settings as plain values."""
-    from gristmill.model.train import train
+    from gristmill.model.training.train import train
 
     train(TrainConfig.from_dict(values))
 
@@ -60,8 +60,8 @@ def train_on_ranks(ranks: int, folder: Path, *configs: TrainConfig) -> str:
 
 def train_counting(path: str, arguments: list[str]) -> None:
     """`gristmill train`, and in a file of each rank what it made for it."""
-    from gristmill.model import commands, settings, training_setup
-    from gristmill.model.ranks import rank
+    from gristmill.model.distributed.ranks import rank
+    from gristmill.model.training import commands, settings, training_setup
 
     made: list[str] = []
 
@@ -79,8 +79,8 @@ def train_counting(path: str, arguments: list[str]) -> None:
 
 def train_signalled(values: dict[str, Any], who: int, step: int, name: str) -> None:
     """A training of which one rank gets a signal in the middle of a step."""
-    from gristmill.model.ranks import rank
-    from gristmill.model.train import Trainer, train
+    from gristmill.model.distributed.ranks import rank
+    from gristmill.model.training.train import Trainer, train
 
     number = signal.Signals[name]
     losses = Trainer._losses

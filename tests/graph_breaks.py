@@ -11,14 +11,14 @@ import torch
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from gristmill.model import experts as expert_maps
-from gristmill.model.attention import TokenMeta, make_mask
-from gristmill.model.batch import PackedBatch
-from gristmill.model.configurations import nano
-from gristmill.model.initial_weights import fill
-from gristmill.model.model_config import EXPERTS
-from gristmill.model.sharding import materialise, shard
-from gristmill.model.train import compile_blocks
-from gristmill.model.transformer import Transformer
+from gristmill.model.documents.batch import PackedBatch
+from gristmill.model.network.attention import TokenMeta, make_mask
+from gristmill.model.network.configurations import nano
+from gristmill.model.network.initial_weights import fill
+from gristmill.model.network.model_config import EXPERTS
+from gristmill.model.network.transformer import Transformer
+from gristmill.model.training.sharding import materialise, shard
+from gristmill.model.training.train import compile_blocks
 
 CPU = torch.device("cpu")
 

@@ -12,17 +12,17 @@ import torch
 from shape_shards import build_shapes
 
 from gristmill.model import load
-from gristmill.model.batch import PackedBatch
-from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.patches import KMeansCodec, WhitenedPatches
 from gristmill.model.codecs.registry import CodecTraining, save_codec, train_codec
-from gristmill.model.filter_network import train_filter_network
-from gristmill.model.paradigms import find_paradigm
+from gristmill.model.data.center_crop import resize_center_crop
+from gristmill.model.data.shard_sources import DataSource
+from gristmill.model.documents.batch import PackedBatch
+from gristmill.model.documents.paradigms import find_paradigm
 from gristmill.model.shapes.scenes import caption, draw, make_scene
-from gristmill.model.shard_sources import DataSource
-from gristmill.model.train import Trainer, steps_of
-from gristmill.model.train_config import TrainConfig
-from gristmill.model.training_setup import make_setup
+from gristmill.model.training.filter_network import train_filter_network
+from gristmill.model.training.train import Trainer, steps_of
+from gristmill.model.training.train_config import TrainConfig
+from gristmill.model.training.training_setup import make_setup
 
 
 @dataclass(frozen=True)

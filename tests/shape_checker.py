@@ -9,12 +9,12 @@ from jaxtyping import install_import_hook
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 MODULES = (
-    "gristmill.model.batch",
+    "gristmill.model.documents.batch",
     "gristmill.model.codecs",
-    "gristmill.model.rotary",
-    "gristmill.model.samplers",
-    "gristmill.model.sampling",
-    "gristmill.model.transformer",
+    "gristmill.model.network.rotary",
+    "gristmill.model.sampling.samplers",
+    "gristmill.model.sampling.decoding",
+    "gristmill.model.network.transformer",
 )
 
 

@@ -12,8 +12,8 @@ import torch
 from memory_workspace import MemoryWorkspace, run_phases
 from shard_set import SCHEMA
 
-from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import Codec, to_unit
+from gristmill.model.data.center_crop import resize_center_crop
 from gristmill.model.shapes.scenes import caption, draw, make_scene
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.schema import digest_fields

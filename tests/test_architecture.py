@@ -17,10 +17,18 @@ ALLOWED = {
     "dags": {"errors", "pipelines", "catalogs", "dags", "__version__"},
     "model": {"errors", "stop_signals", "pipelines", "model"},
 }
-# Arrows only go down: each floor of dags/ may import those named before it, in functions too. What
-# lies flat in dags/ belongs to the floor that is named here, else to the lowest.
-FLOORS = ("graph", "recipes", "engine", "jobs", "runs", "reports", "session", "demos")
+# Arrows only go down: each floor may import those named before it, in functions too. What lies flat
+# in dags/ belongs to the floor that is named here, else to the lowest; in model/ to the highest.
+FLOORS = {
+    "dags": ("graph", "recipes", "engine", "jobs", "runs", "reports", "session", "demos"),
+    "model": (
+        "distributed", "codecs", "encoders", "documents", "network", "data", "checkpoints",
+        "sampling", "evaluation", "training", "pretrained", "shapes", "flat",
+    ),
+}  # fmt: skip
 FLAT = {"session": "session"}
+# Neither knows of the other.
+NEIGHBOURS = ({"recipes", "engine"}, {"codecs", "encoders"}, {"network", "data"})
 
 
 def modules(root: Path = ROOT) -> dict[str, Path]:
@@ -114,21 +122,24 @@ def between(arrows: Mapping[str, Iterable[str]], top: str) -> dict[str, set[str]
 
 
 def floor(module: str) -> str:
-    """The floor of dags/ on which a module lies."""
-    name = module.split(".")[2]
-    return FLAT.get(name, name if name in FLOORS else FLOORS[0])
+    """The floor of dags/ or of model/ on which a module lies."""
+    parts = module.split(".")[1:]
+    floors = FLOORS[parts[0]]
+    name = parts[1] if len(parts) > 1 else ""
+    if parts[0] == "model":
+        return name if name in floors else "flat"
+    return FLAT.get(name, name if name in floors else floors[0])
 
 
-def arrows_up(arrows: Mapping[str, Iterable[str]]) -> list[str]:
-    """Imports within dags/ that go up, one line each."""
+def arrows_up(arrows: Mapping[str, Iterable[str]], top: str) -> list[str]:
+    """Imports within a room at the top that go up, one line each."""
     found = []
     for module, others in arrows.items():
         for other in others:
-            if all(one.startswith("gristmill.dags.") for one in (module, other)):
-                here, there = FLOORS.index(floor(module)), FLOORS.index(floor(other))
-                # Recipes and engine are neighbours: neither knows of the other.
-                beside = {floor(module), floor(other)} == {"recipes", "engine"}
-                if there > here or beside:
+            if all(f"{one}.".startswith(f"gristmill.{top}.") for one in (module, other)):
+                here, there = floor(module), floor(other)
+                height = FLOORS[top].index
+                if height(there) > height(here) or {here, there} in NEIGHBOURS:
                     found.append(f"{module} imports {other}")
     return found
 
@@ -143,8 +154,9 @@ def test_rooms_import_what_lies_below_them() -> None:
             assert aim in ALLOWED[top] or later, f"{module} imports {other}"
 
 
-def test_arrows_within_dags_only_go_down() -> None:
-    assert arrows_up(graph(lazy=True)) == []
+@pytest.mark.parametrize("top", FLOORS)
+def test_arrows_within_a_room_only_go_down(top: str) -> None:
+    assert arrows_up(graph(lazy=True), top) == []
 
 
 def test_no_two_modules_import_each_other() -> None:
@@ -197,6 +209,9 @@ def test_a_circle_and_an_arrow_up_are_seen(tmp_path: Path) -> None:
         "dags/runs/high.py": "import gristmill.dags.engine.low\n",
         "model/this.py": "from gristmill.model.that import y\n",
         "model/that.py": "from gristmill.model.this import x\n",
+        "model/data/row.py": "from gristmill.model.network.blocks import Block\n",
+        "model/network/blocks.py": "def f():\n    import gristmill.model.training.train\n",
+        "model/training/train.py": "import gristmill.model.data.row\n",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -205,4 +220,10 @@ def test_a_circle_and_an_arrow_up_are_seen(tmp_path: Path) -> None:
     assert circles(loaded) == [["gristmill.model.that", "gristmill.model.this"]]
     assert circles(between(loaded, "pipelines")) == []
     assert circles(between(everything, "pipelines")) == [["pipelines.a", "pipelines.b"]]
-    assert arrows_up(everything) == ["gristmill.dags.engine.low imports gristmill.dags.runs.high"]
+    assert arrows_up(everything, "dags") == [
+        "gristmill.dags.engine.low imports gristmill.dags.runs.high"
+    ]
+    assert sorted(arrows_up(everything, "model")) == [
+        "gristmill.model.data.row imports gristmill.model.network.blocks",
+        "gristmill.model.network.blocks imports gristmill.model.training.train",
+    ]

@@ -23,7 +23,7 @@ from gristmill.dags.engine.progress import Progress
 from gristmill.dags.engine.run_folder import require_run_folder
 from gristmill.dags.graph import Dag, Node
 from gristmill.errors import ConfigurationError, MissingWeightsError, SourceError
-from gristmill.model.checkpoint import require_training_folder
+from gristmill.model.checkpoints.checkpoint import require_training_folder
 from gristmill.pipelines.images.embedding_heads import EmbeddingHeads
 from gristmill.pipelines.sources import delimited
 from gristmill.pipelines.sources.documents import DocumentSource

@@ -181,11 +181,11 @@ class FilterTrainer:
         import pyarrow as pa
         import torch
 
-        from gristmill.model.center_crop import resize_center_crop
         from gristmill.model.codecs.patches import KMeansCodec
         from gristmill.model.codecs.registry import save_codec, train_codec
-        from gristmill.model.filter_network import train_filter_network
+        from gristmill.model.data.center_crop import resize_center_crop
         from gristmill.model.shapes.scenes import caption, make_scene
+        from gristmill.model.training.filter_network import train_filter_network
         from gristmill.pipelines.images.clip_score import ClipScore
 
         scale = self.scale

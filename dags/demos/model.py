@@ -16,8 +16,8 @@ from gristmill.dags.reports.model import HELD_OUT_SAID
 from gristmill.pipelines.storage import Folder
 
 if TYPE_CHECKING:
-    from gristmill.model.sampling import Sampling
-    from gristmill.model.unified import Unified
+    from gristmill.model.sampling.decoding import Sampling
+    from gristmill.model.sampling.unified import Unified
 
 # Scenes that the report shows, drawn and described.
 _SHOWN = 24
@@ -39,11 +39,11 @@ def train_demo_model(
     `out/model/showcase.json`. Four (colour, shape) pairs are held out of training. What was trained
     before is trained no more."""
     from gristmill.model import load
-    from gristmill.model.sampling import Sampling
+    from gristmill.model.data.shard_sources import DataSource
+    from gristmill.model.sampling.decoding import Sampling
     from gristmill.model.shapes.suite import WITHOUT_HELD_OUT, evaluate_shapes
-    from gristmill.model.shard_sources import DataSource
-    from gristmill.model.train import train
-    from gristmill.model.train_config import TrainConfig
+    from gristmill.model.training.train import train
+    from gristmill.model.training.train_config import TrainConfig
 
     folder = os.path.join(out, "model")
     source = DataSource(

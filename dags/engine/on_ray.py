@@ -52,7 +52,7 @@ from gristmill.errors import GristmillError, WorkerError
 from gristmill.pipelines.fork_server import share
 
 if TYPE_CHECKING:
-    from gristmill.model.train_config import TrainConfig
+    from gristmill.model.training.train_config import TrainConfig
 
     _Ref = ray.ObjectRef[tuple[str, object]]
 
@@ -377,7 +377,7 @@ def train_on_ray(config: TrainConfig, *, address: str, ranks: int) -> None:
 
 def _train_rank(values: dict[str, object]) -> None:
     """One rank; Ray Train has made the process group."""
-    from gristmill.model.train import train
-    from gristmill.model.train_config import TrainConfig
+    from gristmill.model.training.train import train
+    from gristmill.model.training.train_config import TrainConfig
 
     train(TrainConfig.from_dict(values))

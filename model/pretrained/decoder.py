@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from gristmill.errors import ConfigurationError
-from gristmill.model.choices import require_known
-from gristmill.model.model_config import ModelConfig
+from gristmill.errors import ConfigurationError, require_known
+from gristmill.model.network.model_config import ModelConfig
+from gristmill.model.network.rotary import NO_SCALING, RopeScaling
 from gristmill.model.pretrained.names import Parts, bare, of_one
-from gristmill.model.rotary import NO_SCALING, RopeScaling
 
 Values = Mapping[str, Any]
 """A `config.json`."""

@@ -11,21 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gristmill.errors import ConfigurationError
-from gristmill.model.choices import require_known
-from gristmill.model.model_config import ModelConfig
-from gristmill.model.model_folder import read_model_facts
-from gristmill.model.pretrained.families import family_for
-from gristmill.model.pretrained.last_weights import LastWeights
-from gristmill.model.pretrained.names import Parts, taken_apart
-from gristmill.model.tensor_files import (
+from gristmill.errors import ConfigurationError, require_known
+from gristmill.model.checkpoints.model_folder import read_model_facts
+from gristmill.model.checkpoints.tensor_files import (
     SHARD_BYTES,
     SafetensorsFiles,
     TensorSource,
     write_tensors,
 )
-from gristmill.model.transformer import Transformer
-from gristmill.model.vocabulary import SPECIALS, Vocabulary
+from gristmill.model.documents.vocabulary import SPECIALS, Vocabulary
+from gristmill.model.network.model_config import ModelConfig
+from gristmill.model.network.transformer import Transformer
+from gristmill.model.pretrained.families import family_for
+from gristmill.model.pretrained.last_weights import LastWeights
+from gristmill.model.pretrained.names import Parts, taken_apart
 from gristmill.pipelines.out_folder import require_own, require_writable
 
 WEIGHTS = ("average", "last")

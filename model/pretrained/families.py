@@ -8,7 +8,7 @@ without a word.
 from __future__ import annotations
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.model_config import ModelConfig
+from gristmill.model.network.model_config import ModelConfig
 from gristmill.model.pretrained import llama, qwen2, qwen3, qwen3_moe
 from gristmill.model.pretrained.decoder import Values
 from gristmill.model.pretrained.family import Family

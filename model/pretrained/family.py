@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gristmill.model.model_config import ModelConfig
+from gristmill.model.network.model_config import ModelConfig
 from gristmill.model.pretrained.decoder import Values
 from gristmill.model.pretrained.names import Parts
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from gristmill.errors import ConfigurationError
+from gristmill.model.documents.vocabulary import PretrainedText
 from gristmill.model.pretrained.decoder import Values
 from gristmill.model.pretrained.families import FAMILIES
 from gristmill.model.pretrained.gguf_text import gguf_text
-from gristmill.model.vocabulary import PretrainedText
 
 _EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 # Llama 3's stretched frequencies are stored as what each pair is divided by.
@@ -125,7 +125,7 @@ class GgufFile:
     def _llama3(self, values: Values, original: int | None) -> dict[str, Any]:
         """The stretching that gives the stored factors; Llama 3.1, 3.2 and 3.3 differ in one
         number."""
-        from gristmill.model.rotary import RopeScaling
+        from gristmill.model.network.rotary import RopeScaling
 
         stored = self._tensor(_FACTORS)
         head_dim, base = int(values["head_dim"]), float(values.get("rope_theta", 10000.0))

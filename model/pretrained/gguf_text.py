@@ -6,10 +6,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from gristmill.errors import ConfigurationError
-from gristmill.model.choices import require_known
+from gristmill.errors import ConfigurationError, require_known
+from gristmill.model.documents.vocabulary import PretrainedText
 from gristmill.model.pretrained.text import pretrained_text
-from gristmill.model.vocabulary import PretrainedText
 
 _CONTROL, _USER_DEFINED = 3, 4
 _DIGITS_ALONE = {"type": "Digits", "individual_digits": True}

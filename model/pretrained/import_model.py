@@ -11,27 +11,32 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gristmill.errors import ConfigurationError
-from gristmill.model import checkpoint
-from gristmill.model.carried_weights import CarriedWeights, Rows
+from gristmill.model.checkpoints import checkpoint
+from gristmill.model.checkpoints.carried_weights import CarriedWeights, Rows
+from gristmill.model.checkpoints.facts import ModelFacts
+from gristmill.model.checkpoints.tensor_files import (
+    SHARD_BYTES,
+    SafetensorsFiles,
+    TensorSource,
+    write_tensors,
+)
 from gristmill.model.codecs.base import Codec
 from gristmill.model.codecs.no_pictures import NoPictures
 from gristmill.model.codecs.registry import load_codec
-from gristmill.model.configurations import count_parameters, for_paradigm
-from gristmill.model.documents import DocumentLayout
+from gristmill.model.data.image_tokenizer import ImageTokenizer
+from gristmill.model.documents.document_writer import DocumentLayout
+from gristmill.model.documents.paradigms import find_paradigm
+from gristmill.model.documents.vocabulary import PretrainedText, Vocabulary
 from gristmill.model.encoders.config import VisionConfig
 from gristmill.model.encoders.load import load_encoder
-from gristmill.model.facts import ModelFacts
-from gristmill.model.image_tokenizer import ImageTokenizer
-from gristmill.model.model_config import ModelConfig
-from gristmill.model.paradigms import find_paradigm
+from gristmill.model.network.configurations import count_parameters, for_paradigm
+from gristmill.model.network.model_config import ModelConfig
 from gristmill.model.pretrained.families import family_of
 from gristmill.model.pretrained.family import Family
 from gristmill.model.pretrained.gguf_file import GgufFile
 from gristmill.model.pretrained.names import Assembled
 from gristmill.model.pretrained.places import find_model, read_config
 from gristmill.model.pretrained.text import read_text
-from gristmill.model.tensor_files import SHARD_BYTES, SafetensorsFiles, TensorSource, write_tensors
-from gristmill.model.vocabulary import PretrainedText, Vocabulary
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.checkpoint import steps
+from gristmill.model.checkpoints.checkpoint import steps
 
 _PREFIX = "model."
 

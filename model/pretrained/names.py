@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.tensor_files import TensorSource
+from gristmill.model.checkpoints.tensor_files import TensorSource
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gristmill.model.model_config import ModelConfig
+from gristmill.model.network.model_config import ModelConfig
 from gristmill.model.pretrained.decoder import (
     Values,
     decoder_config,

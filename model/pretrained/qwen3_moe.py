@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.model_config import ModelConfig
+from gristmill.model.network.model_config import ModelConfig
 from gristmill.model.pretrained.decoder import (
     Values,
     decoder_config,

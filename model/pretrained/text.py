@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gristmill.errors import ConfigurationError
+from gristmill.model.documents.vocabulary import PretrainedText, check_text
 from gristmill.model.pretrained.decoder import Values
-from gristmill.model.vocabulary import PretrainedText, check_text
 
 
 def read_text(folder: str, values: Values) -> tuple[str, PretrainedText]:

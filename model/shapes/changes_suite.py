@@ -14,12 +14,12 @@ from dataclasses import replace
 import numpy as np
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.sampling import Sampling
+from gristmill.model.sampling.decoding import Sampling
+from gristmill.model.sampling.unified import Unified
 from gristmill.model.shapes.changes import Change, make_edit, make_motion, make_story, shows_at
 from gristmill.model.shapes.parser import SIDE, read_pictures
 from gristmill.model.shapes.scenes import Scene, Thing, draw
 from gristmill.model.shapes.suite import codec_ceiling
-from gristmill.model.unified import Unified
 from gristmill.pipelines.decode import Image
 
 _FIRST = 9 * 10**12

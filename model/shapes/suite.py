@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import Codec, to_bytes, to_unit
 from gristmill.model.codecs.registry import never_met
-from gristmill.model.sampling import Sampling
+from gristmill.model.data.center_crop import resize_center_crop
+from gristmill.model.sampling.decoding import Sampling
+from gristmill.model.sampling.unified import Unified
 from gristmill.model.shapes.parser import SIDE, agrees, read_caption, read_pictures, shows
 from gristmill.model.shapes.questions import is_existence, questions
 from gristmill.model.shapes.scenes import MOST, Scene, Thing, captions, draw, make_scene
-from gristmill.model.unified import Unified
 from gristmill.pipelines.decode import Image
 
 HELD_OUT = (("red", "star"), ("green", "circle"), ("blue", "triangle"), ("yellow", "square"))

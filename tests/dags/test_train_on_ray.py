@@ -13,8 +13,8 @@ from ray.train.torch import TorchTrainer
 
 from gristmill.dags.engine.on_ray import train_on_ray
 from gristmill.errors import WorkerError
-from gristmill.model.train import train
-from gristmill.model.train_log import TrainLog, read_log
+from gristmill.model.training.train import train
+from gristmill.model.training.train_log import TrainLog, read_log
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from model_world import World, make_world
 
-from gristmill.model.train_config import TrainConfig
+from gristmill.model.training.train_config import TrainConfig
 
 
 @pytest.fixture(scope="session")

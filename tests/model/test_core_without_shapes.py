@@ -29,9 +29,9 @@ import numpy as np
 import torch
 torch.set_num_threads(1)
 from gristmill.model import load
-from gristmill.model.sampling import Sampling
-from gristmill.model.settings import train_config
-from gristmill.model.train import train
+from gristmill.model.sampling.decoding import Sampling
+from gristmill.model.training.settings import train_config
+from gristmill.model.training.train import train
 
 config = train_config(
     size="nano", data=[sys.argv[1]], out=sys.argv[1] + "/out", paradigm="flow", experts="dense",

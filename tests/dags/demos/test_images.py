@@ -53,8 +53,8 @@ def little(tmp_path_factory: pytest.TempPathFactory) -> Web:
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A filter network that has hardly learnt: its rule is left out here."""
-    from gristmill.model.filter_network import train_filter_network
     from gristmill.model.shapes.scenes import caption, draw, make_scene
+    from gristmill.model.training.filter_network import train_filter_network
 
     scenes = [make_scene(i) for i in range(32)]
     folder = str(tmp_path_factory.mktemp("network"))
@@ -70,9 +70,9 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An image codec of few codes."""
     import torch
 
-    from gristmill.model.center_crop import resize_center_crop
     from gristmill.model.codecs.patches import KMeansCodec
     from gristmill.model.codecs.registry import save_codec, train_codec
+    from gristmill.model.data.center_crop import resize_center_crop
     from gristmill.model.shapes.scenes import draw, make_scene
 
     views = np.stack([resize_center_crop(draw(make_scene(i), 60), 24) for i in range(40)])

@@ -13,7 +13,7 @@ from gristmill.dags.demos.images import draw_web, free_port
 from gristmill.dags.demos.scale import FULL, SMALL, Scale, choose_scale
 from gristmill.dags.demos.web import PLANTED, build_web
 from gristmill.errors import ConfigurationError
-from gristmill.model.configurations import find_size, flops_per_token
+from gristmill.model.network.configurations import find_size, flops_per_token
 from gristmill.model.shapes.parser import read_caption
 from gristmill.model.shapes.suite import suite_scenes
 

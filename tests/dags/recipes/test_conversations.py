@@ -22,10 +22,10 @@ from gristmill.dags.runs.verify import verify_run
 from gristmill.dags.settings import apply_settings
 from gristmill.errors import SourceError
 from gristmill.model import load
-from gristmill.model.settings import codec_from_shards
-from gristmill.model.shard_sources import DataSource
-from gristmill.model.train import train
-from gristmill.model.train_config import TrainConfig
+from gristmill.model.data.shard_sources import DataSource
+from gristmill.model.training.settings import codec_from_shards
+from gristmill.model.training.train import train
+from gristmill.model.training.train_config import TrainConfig
 from gristmill.pipelines.shards.reader import ShardSet
 
 COLOURS = {"red": (250, 20, 20), "green": (20, 250, 20), "blue": (20, 20, 250)}

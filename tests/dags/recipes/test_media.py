@@ -42,7 +42,7 @@ from gristmill.dags.runs.trace import trace_sample
 from gristmill.dags.runs.verify import verify_run
 from gristmill.dags.settings import apply_settings
 from gristmill.errors import ConfigurationError
-from gristmill.model.shard_sources import DataSource, open_samples
+from gristmill.model.data.shard_sources import DataSource, open_samples
 from gristmill.pipelines.decode import decode_rgb, encode_jpeg
 from gristmill.pipelines.shards import files
 from gristmill.pipelines.shards.reader import ShardSet
@@ -99,11 +99,11 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> str:
     import torch
 
     from gristmill.dags.demos.images import CODEC
-    from gristmill.model.center_crop import resize_center_crop
     from gristmill.model.codecs.patches import KMeansCodec
     from gristmill.model.codecs.registry import CodecTraining, save_codec, train_codec
-    from gristmill.model.filter_network import train_filter_network
+    from gristmill.model.data.center_crop import resize_center_crop
     from gristmill.model.shapes.scenes import caption, draw, make_scene
+    from gristmill.model.training.filter_network import train_filter_network
 
     scenes = [make_scene(i) for i in range(64)]
     folder = str(tmp_path_factory.mktemp("network"))
@@ -401,10 +401,10 @@ def test_a_model_trains_on_the_shards(
     """From stored codes alone; then it draws what follows."""
     from gristmill.dags.demos.images import CODEC
     from gristmill.model import load
-    from gristmill.model.sampling import Sampling
+    from gristmill.model.sampling.decoding import Sampling
     from gristmill.model.shapes.changes_suite import SUITES
-    from gristmill.model.train import train
-    from gristmill.model.train_config import TrainConfig
+    from gristmill.model.training.train import train
+    from gristmill.model.training.train_config import TrainConfig
 
     source = DataSource(url=str(done), tasks=TASKS[made.kind])
     config = TrainConfig(
@@ -423,9 +423,9 @@ def test_a_model_trains_on_the_shards(
 def test_stored_codes_are_those_of_the_pictures(made: Made, done: Path, tmp_path: Path) -> None:
     """Whether a trainer reads codes or looks at pixels, and however many frames it asks for."""
     from gristmill.dags.demos.images import CODEC
-    from gristmill.model.dataloader import PackedRowBuilder
-    from gristmill.model.train_config import TrainConfig
-    from gristmill.model.training_setup import make_setup
+    from gristmill.model.data.dataloader import PackedRowBuilder
+    from gristmill.model.training.train_config import TrainConfig
+    from gristmill.model.training.training_setup import make_setup
 
     codec = os.path.join(made.network, CODEC)
     for frames in (1, 2, 50):

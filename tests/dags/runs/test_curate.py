@@ -24,10 +24,10 @@ from gristmill.dags.runs.pilot import render_pilot, run_pilot
 from gristmill.dags.runs.selections import SELECTIONS, find_selection
 from gristmill.dags.settings import apply_settings
 from gristmill.errors import ConfigurationError, GraphError, TrainingError
-from gristmill.model.sample_history import sightings
-from gristmill.model.shard_sources import DataSource
-from gristmill.model.train import train
-from gristmill.model.train_log import TrainLog, read_log
+from gristmill.model.data.shard_sources import DataSource
+from gristmill.model.training.sample_history import sightings
+from gristmill.model.training.train import train
+from gristmill.model.training.train_log import TrainLog, read_log
 from gristmill.pipelines.keep import FORGOTTEN, Keep
 from gristmill.pipelines.shards.reader import ShardSet
 from gristmill.pipelines.shards.verify import verify_shards
@@ -212,7 +212,7 @@ def test_shards_that_were_written_anew_are_not_learnt_from_without_a_word(
 
 
 def test_the_trainer_skips_what_is_forgotten(world: World, tmp_path: Path) -> None:
-    from gristmill.model.training_setup import make_setup
+    from gristmill.model.training.training_setup import make_setup
 
     config = world.config(tmp_path / "x", "ar")
     planner = make_setup(config).planner

@@ -19,10 +19,10 @@ from gristmill.model.codecs import pretrained
 from gristmill.model.codecs.base import to_patches, to_unit
 from gristmill.model.codecs.pretrained import PretrainedVae, PretrainedVq
 from gristmill.model.codecs.registry import load_codec, save_codec, train_codec
-from gristmill.model.sampling import Sampling
-from gristmill.model.settings import codec_from_shards
-from gristmill.model.train import train
-from gristmill.model.train_log import TrainLog
+from gristmill.model.sampling.decoding import Sampling
+from gristmill.model.training.settings import codec_from_shards
+from gristmill.model.training.train import train
+from gristmill.model.training.train_log import TrainLog
 
 _SIZES: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 3,

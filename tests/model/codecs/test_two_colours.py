@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from gristmill.errors import ConfigurationError
-from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import to_unit
 from gristmill.model.codecs.patches import KMeansCodec, RawPatches
 from gristmill.model.codecs.registry import load_codec, never_met, save_codec, train_codec
 from gristmill.model.codecs.two_colours import TwoColourCodec
+from gristmill.model.data.center_crop import resize_center_crop
 from gristmill.model.shapes.scenes import draw
 from gristmill.model.shapes.suite import codes_never_met, suite_scenes
 

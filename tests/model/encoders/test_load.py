@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from gristmill.errors import ConfigurationError, MissingWeightsError
+from gristmill.model.data.image_tokenizer import semantic_grid
 from gristmill.model.encoders.config import VisionConfig
 from gristmill.model.encoders.load import (
     LoadedEncoder,
@@ -22,7 +23,6 @@ from gristmill.model.encoders.load import (
     patchify,
 )
 from gristmill.model.encoders.whole import fine_layer
-from gristmill.model.image_tokenizer import semantic_grid
 
 SMALL = {
     "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 3,

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from gristmill.errors import ConfigurationError
 from gristmill.model import load
 from gristmill.model.encoders.load import load_encoder
-from gristmill.model.sampling import Sampling
-from gristmill.model.train import train
-from gristmill.model.train_log import TrainLog
+from gristmill.model.sampling.decoding import Sampling
+from gristmill.model.training.train import train
+from gristmill.model.training.train_log import TrainLog
 
 
 @pytest.mark.parametrize("paradigm", ["janus", "flow-semantic"])

@@ -15,12 +15,12 @@ from safetensors import safe_open
 
 from gristmill.errors import ConfigurationError
 from gristmill.model import load
-from gristmill.model.batch import pack
+from gristmill.model.documents.batch import pack
+from gristmill.model.documents.segments import TextSegment
 from gristmill.model.pretrained.export_model import export_model
 from gristmill.model.pretrained.import_model import import_model
-from gristmill.model.segments import TextSegment
-from gristmill.model.train import train
-from gristmill.model.train_config import TrainConfig
+from gristmill.model.training.train import train
+from gristmill.model.training.train_config import TrainConfig
 
 
 def _theirs(folder: Path) -> Any:

@@ -13,11 +13,11 @@ import torch
 from language_models import MODELS, save_model, their_logits
 
 from gristmill.model import load
-from gristmill.model.batch import Document, PackedBatch, pack
-from gristmill.model.blocks import Cache
+from gristmill.model.documents.batch import Document, PackedBatch, pack
+from gristmill.model.documents.segments import TextSegment
+from gristmill.model.network.blocks import Cache
 from gristmill.model.pretrained.import_model import import_model
-from gristmill.model.segments import TextSegment
-from gristmill.model.unified import Unified
+from gristmill.model.sampling.unified import Unified
 
 TEXTS = ("how many small red circles?", "make it green and then a small red one", "a")
 

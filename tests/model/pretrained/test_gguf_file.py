@@ -16,9 +16,9 @@ from tokenizers import Tokenizer, pre_tokenizers
 
 from gristmill.errors import ConfigurationError
 from gristmill.model import load
-from gristmill.model.batch import pack
+from gristmill.model.documents.batch import pack
+from gristmill.model.documents.segments import TextSegment
 from gristmill.model.pretrained.import_model import import_model
-from gristmill.model.segments import TextSegment
 
 ARCHITECTURES = {
     "llama": "llama", "llama-tied": "llama", "qwen2": "qwen2", "qwen3": "qwen3",

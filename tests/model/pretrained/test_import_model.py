@@ -16,11 +16,11 @@ from tokenizers import Tokenizer
 
 from gristmill.errors import ConfigurationError, GristmillError, TrainingError
 from gristmill.model import load
-from gristmill.model.batch import pack
+from gristmill.model.documents.batch import pack
+from gristmill.model.documents.segments import TextSegment
 from gristmill.model.pretrained.decoder import rope
 from gristmill.model.pretrained.families import family_of
 from gristmill.model.pretrained.import_model import import_model
-from gristmill.model.segments import TextSegment
 
 
 def _change(folder: Path, file: str = "config.json", **values: Any) -> None:

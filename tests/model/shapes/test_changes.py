@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gristmill.model.center_crop import resize_center_crop
-from gristmill.model.segments import ImageSegment, TextSegment
+from gristmill.model.data.center_crop import resize_center_crop
+from gristmill.model.documents.segments import ImageSegment, TextSegment
+from gristmill.model.documents.tasks import GuidanceDropout, recounting, segments_for
 from gristmill.model.shapes.changes import (
     draw_motion,
     make_edit,
@@ -18,7 +19,6 @@ from gristmill.model.shapes.changes import (
 )
 from gristmill.model.shapes.parser import SIDE, read_pictures
 from gristmill.model.shapes.scenes import draw
-from gristmill.model.tasks import GuidanceDropout, recounting, segments_for
 
 
 def read(scenes: list[Any]) -> list[Any]:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gristmill.model.center_crop import resize_center_crop
+from gristmill.model.data.center_crop import resize_center_crop
 from gristmill.model.shapes.parser import SIDE, agrees, read_caption, read_pictures, shows
 from gristmill.model.shapes.questions import is_existence, questions
 from gristmill.model.shapes.scenes import Scene, captions, draw, make_scene

@@ -135,8 +135,8 @@ def test_a_hub_is_asked_once_and_what_it_has_is_taken(
 
 
 def test_a_filter_network_learns_and_scores(tmp_path: Path) -> None:
-    from gristmill.model.filter_network import train_filter_network
     from gristmill.model.shapes.scenes import caption, draw, make_scene
+    from gristmill.model.training.filter_network import train_filter_network
 
     scenes = [make_scene(i) for i in range(96)]
     images = [draw(scene, 64) for scene in scenes]

@@ -13,12 +13,12 @@ import torch
 from gristmill.dags.recipes.image_text import ENCODER, image_text
 from gristmill.dags.settings import apply_settings
 from gristmill.errors import ConfigurationError
-from gristmill.model.center_crop import resize_center_crop
 from gristmill.model.codecs.base import to_unit
 from gristmill.model.codecs.patches import KMeansCodec, WhitenedPatches
 from gristmill.model.codecs.registry import save_codec, train_codec
+from gristmill.model.data.center_crop import resize_center_crop
+from gristmill.model.documents.vocabulary import train_text
 from gristmill.model.shapes.scenes import draw, make_scene
-from gristmill.model.vocabulary import train_text
 from gristmill.pipelines.tokens.tokens import Tokens
 
 IMAGES = [draw(make_scene(i), 40) for i in range(30)]

@@ -1,0 +1,223 @@
+"""Where training samples come from: our shard sets, and plain folders of WebDataset tars."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gristmill.errors import ConfigurationError, SampleError, ShardError
+from gristmill.model.data.listed_conversations import ListedConversations, lists_conversations
+from gristmill.model.data.picture_files import decode_frame, decode_picture
+from gristmill.model.data.read_again import read_again
+from gristmill.model.data.tar_samples import TarSamples
+from gristmill.pipelines.decode import Image
+from gristmill.pipelines.shards.reader import ShardSet
+from gristmill.pipelines.storage import Folder
+
+# What the `Tokens` stage leaves of a picture, and the digest of the codec that made it.
+TOKEN_COLUMNS = ("image_codes", "image_latents", "image_grid", "image_codec")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSource:
+    """A shard set to train on, its share, and what is asked of it."""
+
+    url: str
+    split: str = "train"
+    # Share of documents, against those of the other sources.
+    weight: float = 1.0
+    # SQL over the metadata columns; rows for which it is not true are left out.
+    where: str = ""
+    # Task -> share; "questions" makes questions of captions (see `tasks.find_questions`).
+    tasks: dict[str, float] = field(default_factory=lambda: {"draw": 0.5, "describe": 0.5})
+    questions: str = ""
+    # Frames of a clip, evenly spread.
+    frames: int = 2
+    # Most questions of one picture in one document; one where answers are unmasked in any order,
+    # as a masked answer would be what the next question follows.
+    turns: int = 6
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """What curves and messages call it."""
+        return self.name or self.url.rstrip("/").rpartition("/")[2]
+
+
+class Samples(Protocol):
+    """Samples of a source by shard and row."""
+
+    url: str
+    # Changes when the shards are written anew.
+    digest: str
+    # uids that must not be used.
+    forgotten: frozenset[str]
+    # What a sample is: image, video, document or edit.
+    media: str
+
+    def counts(self) -> list[int]:
+        """Samples in each shard."""
+
+    def table(self, shard: int) -> pa.Table:
+        """Columns of a shard, one row a sample; `caption` among them."""
+
+    def file(self, shard: int) -> str:
+        """URL of a shard's file."""
+
+    def picture(self, shard: int, row: int, number: int = 0, frames: int = 1) -> Image:
+        """One of a sample's pictures, or of so many frames evenly spread over a clip, decoded:
+        uint8 RGB [height, width, 3].
+
+        Raises `SampleError` if that cannot be had of this sample, `StorageError` or `ShardError` if
+        the shard cannot be read."""
+
+
+class OurSamples:
+    """A shard set written by gristmill: a run's folder, or its `shards`."""
+
+    def __init__(self, url: str, split: str) -> None:
+        inner = url.rstrip("/") + "/shards"
+        self.url = inner if Folder(inner).exists("manifest.json") else url
+        self._shards = ShardSet(self.url, split)
+        # Frames of a clip stand for the clip.
+        self._frames = self._shards.media == "frames"
+        self.media = "video" if self._frames else self._shards.media
+        self.forgotten = self._shards.forgotten
+        manifest = Folder(self.url).read_bytes("manifest.json")
+        self.digest = hashlib.sha256(manifest).hexdigest()
+
+    def counts(self) -> list[int]:
+        return [int(shard["samples"]) for shard in self._shards.shards]
+
+    def table(self, shard: int) -> pa.Table:
+        return read_again(lambda: self._shards.metadata(shard), self.file(shard))
+
+    def file(self, shard: int) -> str:
+        return f"{self.url}/{self._shards.shards[shard]['name']}"
+
+    def picture(self, shard: int, row: int, number: int = 0, frames: int = 1) -> Image:
+        files = read_again(lambda: self._shards.sample(shard, row).images, self.file(shard))
+        if not files and self._shards.pictures:
+            raise SampleError("no picture")
+        if not files:
+            raise ShardError(
+                f"{self.url} holds tokens and no pictures; use the codec that made them "
+                "(its digest is image_codec) and a paradigm that needs no more, "
+                "or shards with pictures"
+            )
+        if self.media == "video" and not self._frames:
+            return decode_frame(files[0], number, frames)
+        number = int((number + 0.5) * len(files) / frames) if self._frames else number
+        if number >= len(files):
+            raise SampleError("fewer pictures than its columns say")
+        return decode_picture(files[number])
+
+
+def open_samples(source: DataSource) -> Samples:
+    """The samples of a source. Raises `ShardError` if there are none."""
+    if lists_conversations(source.url):
+        return ListedConversations(source.url)
+    folder = Folder(source.url)
+    ours = folder.exists("manifest.json") or folder.exists("shards/manifest.json")
+    found: Samples = OurSamples(source.url, source.split) if ours else TarSamples(source.url)
+    if not sum(found.counts()):
+        raise ShardError(f"{source.url} ({source.split}) has no samples; is the run finished?")
+    return found
+
+
+def chosen_rows(samples: Samples, where: str) -> list[NDArray[np.int64]]:
+    """Rows of each shard for which the SQL expression is true; all of them for none.
+
+    Raises `ConfigurationError` for an expression that DuckDB refuses, or that leaves nothing.
+    """
+    if not where:
+        return [np.arange(count) for count in samples.counts()]
+    import duckdb
+
+    rows = []
+    for shard in range(len(samples.counts())):
+        table = samples.table(shard)
+        table = table.append_column("_row", pa.array(np.arange(len(table))))
+        with duckdb.connect() as connection:
+            connection.execute("SET enable_external_access=false")
+            connection.register("samples", table)
+            try:
+                found = connection.execute(
+                    f"SELECT _row FROM samples WHERE ({where}) ORDER BY _row"
+                ).fetchnumpy()
+            except duckdb.Error as error:
+                raise ConfigurationError(
+                    f"where {where!r} on {samples.url}: {error}; columns: {table.column_names}"
+                ) from error
+        rows.append(np.asarray(found["_row"], np.int64))
+    if not sum(len(part) for part in rows):
+        raise ConfigurationError(f"where {where!r} leaves no sample of {samples.url}")
+    return rows
+
+
+def spread_places(samples: Samples, count: int, where: str = "") -> list[tuple[int, int]]:
+    """(shard, row) of at most `count` samples, evenly spread over those that may be seen: what is
+    forgotten is neither learnt from nor shown."""
+    rows = chosen_rows(samples, where)
+    ends = np.cumsum([len(part) for part in rows])
+    wanted = np.linspace(0, ends[-1] - 1, min(count, int(ends[-1]))).astype(int)
+    places = []
+    for number in wanted:
+        shard = int(np.searchsorted(ends, number, side="right"))
+        row = int(rows[shard][number - ends[shard]])
+        if not samples.forgotten or samples.table(shard)["uid"][row].as_py() not in (
+            samples.forgotten
+        ):
+            places.append((shard, row))
+    return places
+
+
+class SampleOrder:
+    """Sample number -> (shard, row), a function of the seed alone.
+
+    Each epoch shuffles the shards, and then the samples inside windows of some shards: near to a
+    full shuffle, and a reader stays within few files.
+    """
+
+    def __init__(self, rows: Sequence[NDArray[np.int64]], seed: int, window: int = 16) -> None:
+        self.rows, self.seed, self.window = list(rows), seed, window
+        self.size = sum(len(part) for part in rows)
+
+    def __getitem__(self, number: int) -> tuple[int, int]:
+        """The sample that comes `number`-th, over all epochs."""
+        epoch, at = divmod(number, self.size)
+        for shards, count in self._windows(epoch):
+            if at < count:
+                pairs = self._window(epoch, shards)
+                return int(pairs[at, 0]), int(pairs[at, 1])
+            at -= count
+        raise AssertionError("unreachable")
+
+    def _windows(self, epoch: int) -> Iterator[tuple[tuple[int, ...], int]]:
+        order = self._shards(epoch)
+        for start in range(0, len(order), self.window):
+            shards = order[start : start + self.window]
+            yield shards, sum(len(self.rows[shard]) for shard in shards)
+
+    @lru_cache(maxsize=4)  # noqa: B019
+    def _shards(self, epoch: int) -> tuple[int, ...]:
+        rng = np.random.Generator(np.random.PCG64([self.seed, 21, epoch]))
+        return tuple(int(i) for i in rng.permutation(len(self.rows)))
+
+    @lru_cache(maxsize=4)  # noqa: B019
+    def _window(self, epoch: int, shards: tuple[int, ...]) -> NDArray[np.int64]:
+        pairs = np.concatenate(
+            [
+                np.stack([np.full(len(self.rows[shard]), shard), self.rows[shard]], axis=1)
+                for shard in shards
+            ]
+        )
+        rng = np.random.Generator(np.random.PCG64([self.seed, 22, epoch, shards[0]]))
+        return np.asarray(rng.permutation(pairs))

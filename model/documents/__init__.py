@@ -1,0 +1,1 @@
+"""What a model eats: texts and pictures as documents, and batches of them."""

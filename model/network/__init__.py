@@ -1,0 +1,1 @@
+"""The one transformer, and what it is made of."""

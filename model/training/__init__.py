@@ -1,0 +1,1 @@
+"""The trainer: its settings, its steps, and what it leaves behind."""
