@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[1] / "graph_breaks.py"
+SCRIPT = Path(__file__).parents[2] / "graph_breaks.py"
 
 
 def test_a_block_is_one_graph_and_what_fsdp_does_is_outside_of_it() -> None:
