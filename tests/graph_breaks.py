@@ -10,8 +10,8 @@ import warnings
 import torch
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from gristmill.model import experts as expert_maps
 from gristmill.model.documents.batch import PackedBatch
+from gristmill.model.network import experts as expert_maps
 from gristmill.model.network.attention import TokenMeta, make_mask
 from gristmill.model.network.configurations import nano
 from gristmill.model.network.initial_weights import fill
