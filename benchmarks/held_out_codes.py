@@ -1,6 +1,7 @@
 """Held-out (colour, shape) pairs of the world of shapes: which of their codes training never meets.
 
 python benchmarks/held_out_codes.py            # every codec of codes on 4,000 scenes; minutes
+python benchmarks/held_out_codes.py --wide     # of the world of 12 colours and 8 shapes
 
 A codec is fitted to all scenes, as that of a run is; training sees those without the pairs. Judged
 are the patches at the edges of objects of the pairs: a share of .7 says that seven in ten of them
@@ -23,8 +24,17 @@ from gristmill.model.codecs.registry import never_met, train_codec
 from gristmill.model.codecs.two_colours import TwoColourCodec
 from gristmill.model.data.center_crop import resize_center_crop
 from gristmill.model.shapes.parser import SIDE
-from gristmill.model.shapes.scenes import Scene, draw, draw_mask, make_scene, reach
-from gristmill.model.shapes.suite import HELD_OUT, codec_ceiling, suite_scenes
+from gristmill.model.shapes.scenes import (
+    SMALL,
+    WIDE,
+    Scene,
+    World,
+    draw,
+    draw_mask,
+    make_scene,
+    reach,
+)
+from gristmill.model.shapes.suite import codec_ceiling, suite_scenes
 
 _DRAWN_AT = 128
 CODECS: dict[str, Callable[[], Codec]] = {
@@ -42,11 +52,11 @@ def views(scenes: Sequence[Scene]) -> torch.Tensor:
     )
 
 
-def edges(scene: Scene, patch: int) -> np.ndarray:
+def edges(scene: Scene, patch: int, world: World) -> np.ndarray:
     """Places [rows, columns] that an object of a held-out pair covers in part."""
     cover = np.zeros((SIDE, SIDE), np.float32)
     for thing in scene.things:
-        if (thing.colour, thing.shape) in HELD_OUT:
+        if (thing.colour, thing.shape) in world.held_out:
             mask = draw_mask(thing.shape, reach(thing.size), thing.centre, 10 * SIDE)
             small = cv2.resize(mask, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
             cover = np.maximum(cover, small / 255)
@@ -58,19 +68,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=4000)
     parser.add_argument("--judged", type=int, default=600)
+    parser.add_argument("--wide", action="store_true", help="12 colours and 8 shapes")
     options = parser.parse_args()
-    scenes = [make_scene(10**7 + number) for number in range(options.scenes)]
+    world = WIDE if options.wide else SMALL
+    scenes = [make_scene(10**7 + number, world=world) for number in range(options.scenes)]
     pictures = views(scenes)
-    trained = torch.tensor([not scene.content & set(HELD_OUT) for scene in scenes])
-    seen, held_out = suite_scenes(options.judged, 0)
+    trained = torch.tensor([not scene.content & set(world.held_out) for scene in scenes])
+    seen, held_out = suite_scenes(options.judged, 0, world=world)
     judged = views(held_out)
     for name, make in CODECS.items():
         codec = train_codec(make(), pictures)
         met = torch.cat([codec.encode(part) for part in to_unit(pictures[trained]).split(256)])
-        there = torch.from_numpy(np.stack([edges(scene, codec.patch) for scene in held_out]))
+        there = torch.from_numpy(np.stack([edges(scene, codec.patch, world) for scene in held_out]))
         shares = never_met(codec.vocabularies, met, codec.encode(to_unit(judged))[there])
         said = ", ".join(f"{share:.1%}" for share in shares)
-        ceilings = [codec_ceiling(codec, scenes) for scenes in (seen, held_out)]
+        ceilings = [codec_ceiling(codec, scenes, world) for scenes in (seen, held_out)]
         print(f"{name}: never met {said}; PSNR {codec.ceiling['psnr']}, ceilings {ceilings}")
 
 

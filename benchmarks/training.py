@@ -3,6 +3,7 @@
 python benchmarks/training.py loader      # our loader against what `tiny` eats, and webdataset's
 python benchmarks/training.py step        # a step with the loader against a batch held in memory
 python benchmarks/training.py paradigms   # every paradigm for some minutes, judged by the suite
+                                          # (--wide: 12 colours, 8 shapes)
 python benchmarks/training.py kills       # kill -9 at random moments; the curve must be the same
 """
 
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,9 @@ from gristmill.model.documents.batch import PackedBatch
 from gristmill.model.documents.paradigms import PARADIGMS, find_paradigm
 from gristmill.model.sampling.decoding import Sampling
 from gristmill.model.shapes.parser import SIDE
-from gristmill.model.shapes.scenes import caption, draw, make_scene
-from gristmill.model.shapes.suite import WITHOUT_HELD_OUT, evaluate_shapes
+from gristmill.model.shapes.questions import wide_questions
+from gristmill.model.shapes.scenes import SMALL, WIDE, World, caption, draw, make_scene
+from gristmill.model.shapes.suite import evaluate_shapes
 from gristmill.model.training.filter_network import train_filter_network
 from gristmill.model.training.machine import keep_freed_memory
 from gristmill.model.training.train import Trainer, steps_of, train
@@ -66,13 +68,14 @@ CODECS: dict[str, Callable[[], Codec]] = {
 }
 
 
-def make_data(folder: Path, scenes: int) -> TrainConfig:
-    """Shards with codes, codecs and an encoder; made once for a folder."""
+def make_data(folder: Path, scenes: int, world: World, kinds: Collection[str]) -> TrainConfig:
+    """Shards with codes, codecs of these kinds and an encoder; made once for a folder."""
     codes = str(folder / "codes")
-    missing = [name for name in CODECS if not (folder / name).exists()]
+    missing = [name for name in sorted(kinds) if not (folder / name).exists()]
     if missing or not (folder / "shards" / "product" / "manifest.json").exists():
-        pictures = [draw(make_scene(5 * 10**9 + i), 128) for i in range(2100)]
-        texts = [caption(make_scene(5 * 10**9 + i), i) for i in range(2100)]
+        shown = [make_scene(5 * 10**9 + i, world=world) for i in range(2100)]
+        pictures = [draw(scene, 128) for scene in shown]
+        texts = [caption(scene, i) for i, scene in enumerate(shown)]
         views = torch.from_numpy(
             np.stack([resize_center_crop(picture, SIDE) for picture in pictures])
         )
@@ -85,13 +88,14 @@ def make_data(folder: Path, scenes: int) -> TrainConfig:
     if not (folder / "shards" / "product" / "manifest.json").exists():
         seeds = range(10**7, 10**7 + scenes)
         build_shapes(
-            folder / "shards", seeds, side=128, codec=load_codec(codes), samples_per_shard=500
-        )
+            folder / "shards", seeds, side=128, codec=load_codec(codes), samples_per_shard=500,
+            world=world,
+        )  # fmt: skip
     source = DataSource(
         url=str(folder / "shards" / "product"),
-        where=WITHOUT_HELD_OUT,
+        where=world.without_held_out,
         tasks={"draw": 0.5, "describe": 0.2, "answer": 0.3},
-        questions="shapes",
+        questions="shapes" if world == SMALL else f"{wide_questions.__module__}:wide_questions",
     )
     return TrainConfig(
         out=str(folder / "out"), data=(source,), codec=codes, steps=1, rate=1e-2,
@@ -214,14 +218,15 @@ def measure_paradigms(config: TrainConfig, folder: Path, options: argparse.Names
         flows = not find_paradigm(paradigm).codes
         sampling = Sampling(temperature=0.4, steps=24, guidance=1.5 if flows else 1.35)
         scores = evaluate_shapes(
-            model, count=options.judged, seed=seed, sampling=sampling, steps=steps
-        )
+            model, count=options.judged, seed=seed, sampling=sampling, steps=steps,
+            world=WIDE if options.wide else SMALL,
+        )  # fmt: skip
         wanted = (
             "picture_exact", "picture_exact_shuffled", "caption_exact", "answer_exact",
             "answer_exact_without_existence", "held_out", "codec_ceiling",
         )  # fmt: skip
         line = {"paradigm": paradigm, "experts": kind, "codec": options.codec, "steps": steps}
-        line |= {"scenes": options.scenes, "seed": seed}
+        line |= {"scenes": options.scenes, "seed": seed, "wide": options.wide}
         line |= {"seconds": round(result.seconds), "tokens": result.tokens}
         print(json.dumps(line | {name: scores[name] for name in wanted}), flush=True)
 
@@ -289,12 +294,15 @@ def main() -> None:
     # Positions of a row; a step has 4,160. Two codes to a place want 288, the demo has 104.
     parser.add_argument("--row-length", type=int, default=160)
     parser.add_argument("--judged", type=int, default=200)
+    parser.add_argument("--wide", action="store_true", help="the world of 12 colours and 8 shapes")
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    folder = Path(options.folder)
+    folder = Path(options.folder, "wide" if options.wide else "small")
     folder.mkdir(parents=True, exist_ok=True)
-    config = make_data(folder, options.scenes)
+    # Codes lie in the shards; other codecs of codes are used where they are asked for.
+    kinds = {"codes", "patches", options.codec}
+    config = make_data(folder, options.scenes, WIDE if options.wide else SMALL, kinds)
     # As the demo trains.
     demo = dataclasses.replace(config, rows_per_step=40, row_length=104)
     keep_freed_memory()

@@ -14,7 +14,7 @@ from shard_set import SCHEMA
 
 from gristmill.model.codecs.base import Codec, to_unit
 from gristmill.model.data.center_crop import resize_center_crop
-from gristmill.model.shapes.scenes import caption, draw, make_scene
+from gristmill.model.shapes.scenes import SMALL, World, caption, draw, make_scene
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.schema import digest_fields
 from gristmill.pipelines.shards.shards import Shards
@@ -81,6 +81,7 @@ def build_shapes(
     side: int = 96,
     codec: Codec | None = None,
     texts: Callable[[int], dict[str, str]] | None = None,
+    world: World = SMALL,
     **fields: Any,
 ) -> Path:
     """A shard set of scenes; with a codec, its tokens are stored too, and with `texts` more
@@ -98,7 +99,7 @@ def build_shapes(
     for name in texts(seeds[0]) if texts else ():
         schema = schema.append(pa.field(name, pa.string()))
     for seed in seeds:
-        scene = make_scene(seed)
+        scene = make_scene(seed, world=world)
         picture = draw(scene, side)
         data = _jpeg(picture)
         row: dict[str, Any] = {

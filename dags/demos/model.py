@@ -41,13 +41,18 @@ def train_demo_model(
     from gristmill.model import load
     from gristmill.model.data.shard_sources import DataSource
     from gristmill.model.sampling.decoding import Sampling
-    from gristmill.model.shapes.suite import WITHOUT_HELD_OUT, evaluate_shapes
+    from gristmill.model.shapes.scenes import SMALL
+    from gristmill.model.shapes.suite import evaluate_shapes
     from gristmill.model.training.train import train
     from gristmill.model.training.train_config import TrainConfig
 
     folder = os.path.join(out, "model")
     source = DataSource(
-        url=out, where=WITHOUT_HELD_OUT, tasks=scale.tasks, questions="shapes", name="little-web"
+        url=out,
+        where=SMALL.without_held_out,
+        tasks=scale.tasks,
+        questions="shapes",
+        name="little-web",
     )
     config = TrainConfig(
         out=folder, data=(source,), codec=codec, size=scale.size, paradigm="ar", steps=scale.steps,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gristmill.model.shapes.scenes import COLOURS, Scene, Thing, captions, draw, make_scene
+from gristmill.model.shapes.scenes import SMALL, Scene, Thing, captions, draw, make_scene
 from gristmill.pipelines.decode import Image
 
 # (row, column) of a step.
@@ -61,7 +61,7 @@ def make_edit(seed: int) -> Change:
         number += 10**15
     scene = make_scene(number)
     thing = scene.things[int(rng.integers(len(scene.things)))]
-    others = [colour for colour in COLOURS if colour != thing.colour]
+    others = [colour for colour in SMALL.colours if colour != thing.colour]
     colour = others[int(rng.integers(len(others)))]
     text = f"make the {thing.colour} {thing.shape} {colour}"
     return Change(scene, text, _with(scene, thing, replace(thing, colour=colour)))

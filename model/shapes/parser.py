@@ -21,8 +21,10 @@ from gristmill.model.shapes.scenes import (
     COLOURS,
     SHAPES,
     SIZES,
+    SMALL,
     Scene,
     Thing,
+    World,
     draw_mask,
     reach,
     relation,
@@ -108,14 +110,14 @@ class _Templates:
 
 
 @functools.cache
-def _templates() -> _Templates:
+def _templates(world: World) -> _Templates:
     masks, shapes, sizes, centres = [], [], [], []
     fine = SIDE * _FINE
     for size_index, size in enumerate(SIZES):
         slack = 0.25 - reach(size)
         count = 1 + 2 * round(slack * SIDE / _STEP)
         places = np.linspace(-slack, slack, count) + 0.25
-        for shape_index, shape in enumerate(SHAPES):
+        for shape_index, shape in enumerate(world.shapes):
             for x, y in itertools.product(places, places):
                 # Room around, as a shape may reach over the picture's edge.
                 mask = draw_mask(shape, reach(size), (x, y), fine, _MARGIN * _FINE)
@@ -154,8 +156,10 @@ def _quadratics() -> Floats:
     return np.asarray(np.linalg.qr(basis)[0], np.float32)
 
 
-def read_pictures(pictures: NDArray[np.uint8]) -> list[tuple[Thing, ...] | None]:
-    """What each picture shows, None where it cannot be explained.
+def read_pictures(
+    pictures: NDArray[np.uint8], world: World = SMALL
+) -> list[tuple[Thing, ...] | None]:
+    """What each picture of a world shows, None where it cannot be explained.
 
     `pictures`: uint8 RGB, [n, SIDE, SIDE, 3], as `view` gives them.
     """
@@ -163,11 +167,11 @@ def read_pictures(pictures: NDArray[np.uint8]) -> list[tuple[Thing, ...] | None]
         raise ValueError(f"pictures of shape {pictures.shape}; [n, {SIDE}, {SIDE}, 3] are read")
     found: list[tuple[Thing, ...] | None] = []
     for start in range(0, len(pictures), 64):
-        found += _read(pictures[start : start + 64])
+        found += _read(pictures[start : start + 64], world)
     return found
 
 
-def _read(pictures: NDArray[np.uint8]) -> list[tuple[Thing, ...] | None]:
+def _read(pictures: NDArray[np.uint8], world: World) -> list[tuple[Thing, ...] | None]:
     n = len(pictures)
     pixels = pictures.reshape(n, -1, 3).astype(np.float32) @ _whitening()
     covered = np.zeros((n, SIDE * SIDE), np.float32)
@@ -177,12 +181,15 @@ def _read(pictures: NDArray[np.uint8]) -> list[tuple[Thing, ...] | None]:
     for full in _ROUNDS:
         ground = _ground(pixels, covered)
         # What the objects of the other cells explain is taken out before a cell is looked at.
-        best = [_fit_cell(pixels, ground, objects, covered, cell, best, full) for cell in range(4)]
-        covered, objects = _painted(best, ground, full)
+        best = [
+            _fit_cell(pixels, ground, objects, covered, cell, best, full, world)
+            for cell in range(4)
+        ]
+        covered, objects = _painted(best, ground, world, full)
     ground = _ground(pixels, covered)
-    covered, objects = _painted(best, ground)
+    covered, objects = _painted(best, ground, world)
     residual = ((pixels - ground - objects) ** 2).sum(axis=2)
-    return [_things(i, best, residual[i]) for i in range(n)]
+    return [_things(i, best, residual[i], world) for i in range(n)]
 
 
 @dataclass
@@ -216,9 +223,9 @@ def _ground(pixels: Floats, covered: Floats) -> Floats:
     return np.asarray(fitted, np.float32)
 
 
-def _colour_rows() -> Floats:
+def _colour_rows(world: World) -> Floats:
     """Whitened colours at every row, [colours, SIDE, 3]."""
-    base = np.array(list(COLOURS.values()), np.float32)
+    base = np.array([COLOURS[name] for name in world.colours], np.float32)
     rows = shade(SIDE)[None, :, None] * base[:, None]
     return np.asarray(np.clip(rows, 0, 255) @ _whitening(), np.float32)
 
@@ -242,20 +249,21 @@ def _fit_cell(
     cell: int,
     before: list[_Fit],
     full: float,
+    world: World,
 ) -> _Fit:
     """Best template and colour: residual r, colour step d; gain = 2 <m, r.d> - <m^2, d.d>."""
     n = len(pixels)
     own_mask, own = np.zeros_like(covered), np.zeros_like(objects)
     if before:
-        own_mask, own = _painted([before[cell]], ground, full)
+        own_mask, own = _painted([before[cell]], ground, world, full)
     rest = pixels - ground - (objects - own)
     free = np.clip(1 - (covered - own_mask), 0, 1)[:, :, None]
     inside = _window(cell, np.ones((1, SIDE * SIDE, 1), np.float32))
-    templates = _templates()
-    gains = np.empty((n, len(COLOURS), len(templates.shapes)), np.float32)
+    templates = _templates(world)
+    gains = np.empty((n, len(world.colours), len(templates.shapes)), np.float32)
     perfect = np.empty_like(gains)
     residual = _window(cell, rest * free)
-    for colour, rows in enumerate(_colour_rows()):
+    for colour, rows in enumerate(_colour_rows(world)):
         target = np.repeat(rows, SIDE, axis=0)[None] - ground
         step = _window(cell, target * free) * inside
         first = (residual * step).sum(axis=2)
@@ -267,16 +275,18 @@ def _fit_cell(
     fullness = flat.max(axis=1) / np.maximum(perfect.reshape(n, -1)[np.arange(n), at], 1e-6)
     colour_at, template_at = np.divmod(at, len(templates.shapes))
     names = (
-        np.arange(len(COLOURS))[:, None] * 100 + templates.shapes * 10 + templates.sizes
+        np.arange(len(world.colours))[:, None] * 100 + templates.shapes * 10 + templates.sizes
     ).reshape(-1)
     others = np.where(names[None] == names[at][:, None], -np.inf, flat)
     return _Fit(cell, template_at, colour_at, flat.max(axis=1), others.max(axis=1), fullness)
 
 
-def _painted(fits: Sequence[_Fit], ground: Floats, full: float = _FULL) -> tuple[Floats, Floats]:
+def _painted(
+    fits: Sequence[_Fit], ground: Floats, world: World, full: float = _FULL
+) -> tuple[Floats, Floats]:
     """Cover, [n, pixels], and what objects add to the ground, [n, pixels, 3]."""
     n = len(ground)
-    templates, rows = _templates(), _colour_rows()
+    templates, rows = _templates(world), _colour_rows(world)
     covered = np.zeros((n, SIDE * SIDE), np.float32)
     added = np.zeros_like(ground)
     for fit in fits:
@@ -292,12 +302,14 @@ def _painted(fits: Sequence[_Fit], ground: Floats, full: float = _FULL) -> tuple
     return covered, added
 
 
-def _things(i: int, fits: Sequence[_Fit], residual: Floats) -> tuple[Thing, ...] | None:
+def _things(
+    i: int, fits: Sequence[_Fit], residual: Floats, world: World
+) -> tuple[Thing, ...] | None:
     """The objects of one picture, or None where it is not explained."""
     spots = cv2.blur(residual.reshape(SIDE, SIDE), (3, 3))
     if residual.mean() > _EXPLAINED or spots.max() > _EXPLAINED_SPOT:
         return None
-    templates = _templates()
+    templates = _templates(world)
     things = []
     for fit in fits:
         if not fit.present()[i]:
@@ -309,9 +321,9 @@ def _things(i: int, fits: Sequence[_Fit], residual: Floats) -> tuple[Thing, ...]
         x, y = templates.centres[template]
         things.append(
             Thing(
-                SHAPES[int(templates.shapes[template])],
+                world.shapes[int(templates.shapes[template])],
                 SIZES[int(templates.sizes[template])],
-                list(COLOURS)[int(fit.colour[i])],
+                world.colours[int(fit.colour[i])],
                 (row, column),
                 (float(x) + 0.5 * column, float(y) + 0.5 * row),
             )

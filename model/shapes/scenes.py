@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gristmill.pipelines.decode import Image
 
-SHAPES = ("circle", "square", "triangle", "star")
+SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond", "bar", "ring")
 SIZES = ("small", "large")
 COLOURS = {
     "red": (214, 40, 40),
@@ -25,6 +25,12 @@ COLOURS = {
     "yellow": (240, 205, 40),
     "purple": (140, 50, 170),
     "white": (245, 245, 245),
+    "orange": (245, 130, 20),
+    "cyan": (40, 205, 215),
+    "pink": (250, 140, 190),
+    "black": (15, 15, 15),
+    "lime": (150, 230, 50),
+    "brown": (110, 60, 20),
 }
 # Radius of an object as a share of the picture's side.
 _RADIUS = {"small": 0.13, "large": 0.22}
@@ -36,6 +42,33 @@ _CELLS = ((0, 0), (0, 1), (1, 0), (1, 1))
 MOST = 2
 # Bits of a fraction of a pixel that cv2 draws with.
 _SHIFT = 4
+
+
+@dataclass(frozen=True)
+class World:
+    """Which shapes and colours there are, and the (colour, shape) pairs that training leaves
+    out."""
+
+    shapes: tuple[str, ...]
+    colours: tuple[str, ...]
+    held_out: tuple[tuple[str, str], ...]
+
+    @property
+    def without_held_out(self) -> str:
+        """For `DataSource.where`: samples whose captions name no held-out pair."""
+        pairs = "|".join(f"{colour} {shape}" for colour, shape in self.held_out)
+        return f"NOT regexp_matches(caption, '{pairs}')"
+
+
+SMALL = World(
+    SHAPES[:4],
+    tuple(COLOURS)[:6],
+    (("red", "star"), ("green", "circle"), ("blue", "triangle"), ("yellow", "square")),
+)
+"""The world of the demos: 24 pairs."""
+WIDE = World(SHAPES, tuple(COLOURS), SMALL.held_out)
+"""96 pairs: each colour is met with many shapes, so that pairs can be told from what they are made
+of."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +100,7 @@ class Scene:
         return frozenset((thing.colour, thing.shape) for thing in self.things)
 
 
-def make_scene(seed: int, most: int = MOST) -> Scene:
+def make_scene(seed: int, most: int = MOST, world: World = SMALL) -> Scene:
     """The scene of a seed, with one object, or up to `most` of them."""
     rng = np.random.Generator(np.random.PCG64([seed, 1]))
     count = int(rng.integers(1, most + 1))
@@ -79,8 +112,8 @@ def make_scene(seed: int, most: int = MOST) -> Scene:
         steps = int((0.25 - _RADIUS[size]) / JITTER)
         jitter = rng.integers(-steps, steps + 1, 2) * JITTER
         centre = (0.25 + 0.5 * column + float(jitter[0]), 0.25 + 0.5 * row + float(jitter[1]))
-        shape = SHAPES[int(rng.integers(len(SHAPES)))]
-        colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
+        shape = world.shapes[int(rng.integers(len(world.shapes)))]
+        colour = world.colours[int(rng.integers(len(world.colours)))]
         things.append(Thing(shape, size, colour, (row, column), centre))
     return Scene(seed, tuple(sorted(things, key=lambda thing: thing.cell)))
 
@@ -140,6 +173,11 @@ def draw_mask(
     if shape == "circle":
         place = tuple(round(value * 2**_SHIFT) for value in middle)
         cv2.circle(mask, place, round(radius * side * 2**_SHIFT), 255, -1, cv2.LINE_AA, _SHIFT)
+    elif shape == "ring":
+        place = tuple(round(value * 2**_SHIFT) for value in middle)
+        for part, value in ((1.1, 255), (0.5, 0)):
+            reach_of = round(part * radius * side * 2**_SHIFT)
+            cv2.circle(mask, place, reach_of, value, -1, cv2.LINE_AA, _SHIFT)
     else:
         corners = _corners(shape) * radius * side + middle
         points = np.round(corners * 2**_SHIFT).astype(np.int32)
@@ -149,8 +187,16 @@ def draw_mask(
 
 def _corners(shape: str) -> NDArray[np.float64]:
     """Corners around the origin, [n, 2]."""
+    if shape == "cross":
+        arm = np.array([(0.38, 0.38), (1.1, 0.38), (1.1, -0.38)])
+        quarter = np.array([(0, -1), (1, 0)])
+        return np.concatenate([arm @ np.linalg.matrix_power(quarter, n) for n in range(4)])
+    if shape == "bar":
+        return np.array([(-1.2, -0.4), (1.2, -0.4), (1.2, 0.4), (-1.2, 0.4)])
     if shape == "square":
         angles, radii = np.arange(4) * np.pi / 2 + np.pi / 4, np.full(4, 1.15)
+    elif shape == "diamond":
+        angles, radii = np.arange(4) * np.pi / 2, np.full(4, 1.2)
     elif shape == "triangle":
         angles, radii = np.arange(3) * 2 * np.pi / 3 - np.pi / 2, np.full(3, 1.2)
     else:

@@ -22,16 +22,17 @@ from gristmill.model.sampling.decoding import Sampling
 from gristmill.model.sampling.unified import Unified
 from gristmill.model.shapes.parser import SIDE, agrees, read_caption, read_pictures, shows
 from gristmill.model.shapes.questions import is_existence, questions
-from gristmill.model.shapes.scenes import MOST, Scene, Thing, captions, draw, make_scene
-from gristmill.pipelines.decode import Image
-
-HELD_OUT = (("red", "star"), ("green", "circle"), ("blue", "triangle"), ("yellow", "square"))
-"""(colour, shape) that training on `WITHOUT_HELD_OUT` never sees together."""
-
-WITHOUT_HELD_OUT = "NOT regexp_matches(caption, '{}')".format(
-    "|".join(f"{colour} {shape}" for colour, shape in HELD_OUT)
+from gristmill.model.shapes.scenes import (
+    MOST,
+    SMALL,
+    Scene,
+    Thing,
+    World,
+    captions,
+    draw,
+    make_scene,
 )
-"""For `DataSource.where`."""
+from gristmill.pipelines.decode import Image
 
 _FIRST = 9 * 10**9
 _DRAWN_AT = 240
@@ -45,6 +46,7 @@ def evaluate_shapes(
     sampling: Sampling | None = None,
     steps: int = 0,
     most: int = MOST,
+    world: World = SMALL,
 ) -> dict[str, Any]:
     """The suite's scores, each a share of `count` scenes of at most `most` objects; as
     `evaluation.json` holds them.
@@ -57,13 +59,13 @@ def evaluate_shapes(
             f"{model.bundle.codec.side}"
         )
     sampling = replace(sampling or Sampling(), seed=seed)
-    seen, held_out = suite_scenes(count, seed, most)
+    seen, held_out = suite_scenes(count, seed, most, world)
     drawn = _drawn(model, seen, sampling)
     pictures = [draw(scene, _DRAWN_AT) for scene in seen]
-    answers = _answers(model, seen, pictures)
+    answers = _answers(model, seen, pictures, world)
     others = _drawn(model, held_out, sampling)
     held_pictures = [draw(scene, _DRAWN_AT) for scene in held_out]
-    read = read_pictures(np.stack(drawn))
+    read = read_pictures(np.stack(drawn), world)
     return {
         "suite": "shapes",
         "picture_exact": _share([shows(r, s) for r, s in zip(read, seen, strict=True)]),
@@ -82,15 +84,15 @@ def evaluate_shapes(
             "picture_exact": _share(
                 [
                     shows(r, s)
-                    for r, s in zip(read_pictures(np.stack(others)), held_out, strict=True)
+                    for r, s in zip(read_pictures(np.stack(others), world), held_out, strict=True)
                 ]
             ),
             "caption_exact": _share(_captions_right(model, held_out, held_pictures)),
             "codes_never_met": codes_never_met(
-                model.bundle.codec, suite_scenes(4 * count, seed, most)[0], held_out
+                model.bundle.codec, suite_scenes(4 * count, seed, most, world)[0], held_out
             ),
         },
-        "codec_ceiling": codec_ceiling(model.bundle.codec, seen),
+        "codec_ceiling": codec_ceiling(model.bundle.codec, seen, world),
         "scenes": count,
         "objects": most,
         "steps": steps,
@@ -98,14 +100,16 @@ def evaluate_shapes(
     }
 
 
-def suite_scenes(count: int, seed: int, most: int = MOST) -> tuple[list[Scene], list[Scene]]:
+def suite_scenes(
+    count: int, seed: int, most: int = MOST, world: World = SMALL
+) -> tuple[list[Scene], list[Scene]]:
     """Scenes without and with a held-out pair; no training draws from this range of seeds."""
     seen: list[Scene] = []
     held_out: list[Scene] = []
     number = _FIRST + 10**6 * seed
     while len(seen) < count or len(held_out) < count // 2:
-        scene = make_scene(number, most)
-        (held_out if scene.content & set(HELD_OUT) else seen).append(scene)
+        scene = make_scene(number, most, world)
+        (held_out if scene.content & set(world.held_out) else seen).append(scene)
         number += 1
     return seen[:count], held_out[: count // 2]
 
@@ -122,12 +126,12 @@ def _captions_right(
 
 
 def _answers(
-    model: Unified, scenes: Sequence[Scene], pictures: Sequence[Image]
+    model: Unified, scenes: Sequence[Scene], pictures: Sequence[Image], world: World
 ) -> list[tuple[str, bool]]:
     """One question of each kind in turn."""
     asked = []
     for number, scene in enumerate(scenes):
-        choices = questions(captions(scene)[0])
+        choices = questions(captions(scene)[0], world)
         asked.append(choices[number % len(choices)])
     said = model.ask(pictures, [question for question, _ in asked])
     return [(q, text == answer) for (q, answer), text in zip(asked, said, strict=True)]
@@ -166,11 +170,11 @@ def _attributes(
 
 
 @torch.no_grad()
-def codec_ceiling(codec: Codec, scenes: Sequence[Scene]) -> float:
+def codec_ceiling(codec: Codec, scenes: Sequence[Scene], world: World = SMALL) -> float:
     """Share of clean pictures that are read rightly after the codec's encode and decode: what a
     model that copies perfectly would reach."""
     decoded = to_bytes(codec.decode(codec.encode(_views(codec, scenes)))).numpy()
-    read = read_pictures(decoded)
+    read = read_pictures(decoded, world)
     return _share([shows(r, s) for r, s in zip(read, scenes, strict=True)])
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from gristmill.model.data.center_crop import resize_center_crop
 from gristmill.model.shapes.parser import SIDE, agrees, read_caption, read_pictures, shows
-from gristmill.model.shapes.questions import is_existence, questions
-from gristmill.model.shapes.scenes import Scene, captions, draw, make_scene
+from gristmill.model.shapes.questions import is_existence, questions, wide_questions
+from gristmill.model.shapes.scenes import WIDE, Scene, captions, draw, make_scene
 
 SCENES = [make_scene(88_000_000 + i) for i in range(300)]
 # Of them, where reading is slow.
@@ -61,6 +61,23 @@ def test_other_prompts_are_not_read_from_a_picture(views: np.ndarray) -> None:
     read = read_pictures(views)
     others = [*SCENES[1:], SCENES[0]]
     assert np.mean([shows(r, s) for r, s in zip(read, others, strict=True)]) <= 0.02
+
+
+def test_the_wide_world_is_read_as_well() -> None:
+    """Every shape and colour of it, and no picture of a ground alone."""
+    scenes = [make_scene(77_000_000 + i, world=WIDE) for i in range(80)]
+    pairs = {pair for scene in scenes for pair in scene.content}
+    assert [len({pair[i] for pair in pairs}) for i in range(2)] == [12, 8]
+    pictures = np.stack([resize_center_crop(draw(scene, 256), SIDE) for scene in scenes])
+    read = read_pictures(pictures, WIDE)
+    assert np.mean([shows(r, s) for r, s in zip(read, scenes, strict=True)]) >= 0.98
+    grounds = [resize_center_crop(draw(Scene(s.seed, ()), 256), SIDE) for s in scenes[:40]]
+    assert sum(r is not None for r in read_pictures(np.stack(grounds), WIDE)) <= 2
+    for scene in scenes[:20]:
+        for question, answer in wide_questions(captions(scene)[0]):
+            if is_existence(question):
+                colour, shape = question.removesuffix("?").split()[-2:]
+                assert ((colour, shape) in scene.content) == (answer == "yes")
 
 
 def test_pictures_of_another_size_are_refused() -> None:
