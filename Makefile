@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # Containers often write no bytecode; every child and every worker would compile the rooms for itself.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo demo-full test drills lint types docs picture check clean
+.PHONY: demo demo-full test drills lint types docs picture page check clean
 
 demo: $(READY)
 	$(BIN)/gristmill demo --out runs/demo
@@ -35,10 +35,14 @@ types: $(READY)
 docs: $(READY)
 	$(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --quiet docs docs/_build
 
-# The picture of a report on the README and the site, of a finished run; needs chromium.
+# The pictures on the README and the site, of a finished run; needs chromium.
 RUN ?= runs/demo
 picture: $(READY)
-	$(BIN)/python docs/picture.py $(RUN) docs/_static/report.png
+	$(BIN)/python docs/picture.py $(RUN) docs/_static
+
+# The files of the explorer's page, from its sources; needs node and npm.
+page: $(READY)
+	cd dags/explorer/page && npm ci --ignore-scripts && npm run build
 
 check: lint types docs test drills
 

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from gristmill import __version__, cli_curate, cli_describe, cli_jobs, cli_language, cli_model
+from gristmill import (
+    __version__,
+    cli_curate,
+    cli_describe,
+    cli_explore,
+    cli_jobs,
+    cli_language,
+    cli_model,
+)
 from gristmill.command_line import command_line
 from gristmill.errors import GristmillError
 from gristmill.run_arguments import (
@@ -251,6 +259,7 @@ def demo(
 
 cli_curate.add_commands(app)
 cli_describe.add_commands(app)
+cli_explore.add_commands(app)
 cli_jobs.add_commands(app)
 cli_model.add_commands(app)
 cli_language.add_commands(app)

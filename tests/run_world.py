@@ -120,11 +120,14 @@ def build_here(choice: Choice, **changes: bool) -> RunSummary:
         return build(choice, options(**changes), progress)
 
 
-def make_home(home: Path, dag: Dag | None = None) -> None:
-    """Pictures, the weights' file, and the finished run."""
+def make_home(home: Path, dag: Dag | None = None, texts: Sequence[str] = ()) -> None:
+    """Pictures, with their numbers or with `texts` that end in them as captions, the weights' file,
+    and the finished run."""
     home.mkdir(parents=True)
     (home / "light.txt").write_text("on")
     draw(home / "pictures", range(ROWS))
+    for i, text in enumerate(texts):
+        (home / "pictures" / f"{i:02d}.txt").write_text(text)
     run_here(home, dag or small_dag())
 
 

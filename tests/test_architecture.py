@@ -20,7 +20,9 @@ ALLOWED = {
 # Arrows only go down: each floor may import those named before it, in functions too. What lies flat
 # in dags/ belongs to the floor that is named here, else to the lowest; in model/ to the highest.
 FLOORS = {
-    "dags": ("graph", "recipes", "engine", "jobs", "runs", "reports", "session", "demos"),
+    "dags": (
+        "graph", "recipes", "engine", "jobs", "runs", "reports", "explorer", "session", "demos",
+    ),
     "model": (
         "distributed", "codecs", "encoders", "documents", "network", "data", "checkpoints",
         "sampling", "evaluation", "training", "pretrained", "shapes", "flat",

@@ -40,23 +40,27 @@ class RowPictures:
     def load(self, wanted: Sequence[tuple[int, str, str]], end: str = "") -> list[Thumbnail]:
         """Pictures of (part, uid, note) of rows that ended at a node, or reached the end; one that
         has nothing to show has an empty `src`."""
+        found: dict[str, tuple[str, str]] = {}
+        for part in {part for part, _, _ in wanted}:
+            files = self.files(part, [uid for p, uid, _ in wanted if p == part], end)
+            found |= {uid: (text, thumbnail_uri(stored)) for uid, (text, stored) in files.items()}
+        return [Thumbnail(uid, *found.get(uid, ("", "")), note) for _, uid, note in wanted]
+
+    def files(
+        self, part: int, uids: Sequence[str], end: str = ""
+    ) -> dict[str, tuple[str, list[bytes]]]:
+        """uid -> caption, and the stored files in their order, of rows of a part that ended at a
+        node, or reached the end; those that have nothing to show are not in it."""
         above = self.dag.upstream(end) if end else self.maps
         maps = [name for name in self.maps if name in above]
         if not maps:
-            return []
+            return {}
         node = maps[-1]
-        found: dict[str, tuple[str, str]] = {}
-        for part in {part for part, _, _ in wanted}:
-            uids = pa.array([uid for p, uid, _ in wanted if p == part])
-            found |= self._of_part(node, part, uids)
-        return [Thumbnail(uid, *found.get(uid, ("", "")), note) for _, uid, note in wanted]
-
-    def _of_part(self, node: str, part: int, uids: pa.Array) -> dict[str, tuple[str, str]]:
         stage = self.dag.stage(node)
         several = MULTI_IMAGE_COLUMNS[0] in stage.writes().names
         place = MULTI_IMAGE_COLUMNS if several else ("blob_offset", "blob_size")
         table = self.reader.leaving(node, part, ["caption", *place])
-        table = table.filter(pc.is_in(table["uid"], uids))
+        table = table.filter(pc.is_in(table["uid"], pa.array(uids, pa.string())))
         table = table.append_column("part", pa.array(np.full(len(table), part, np.int32)))
         below = next((n for n in self.dag.order() if node in self.dag.upstream(n)), None)
         if below is None or not len(table):
@@ -70,18 +74,24 @@ class RowPictures:
             stored[owner].append(data)
         rows = table.select(["uid", "caption"]).to_pylist()
         return {
-            row["uid"]: (row["caption"] or "", thumbnail_uri(files))
+            row["uid"]: (row["caption"] or "", files)
             for row, files in zip(rows, stored, strict=True)
         }
 
 
 def thumbnail_uri(files: Sequence[bytes]) -> str:
     """A small JPEG of a row's files as a data: URI; empty if nothing decodes."""
+    data = thumbnail(files)
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode() if data else ""
+
+
+def thumbnail(files: Sequence[bytes]) -> bytes:
+    """A small JPEG of a row's files; empty if nothing decodes."""
     pictures: list[Image] = []
     for data in files[:_STRIP]:
         pictures += _frames(data)
     if not pictures:
-        return ""
+        return b""
     pictures = pictures[:_STRIP]
     shown = _small(pictures[0], _THUMBNAIL)
     if len(pictures) > 1:
@@ -93,7 +103,7 @@ def thumbnail_uri(files: Sequence[bytes]) -> str:
             shown[top : top + one.shape[0], left : left + one.shape[1]] = one
         if len(pictures) == 2:
             shown = shown[:_CELL]
-    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(shown, 80)).decode()
+    return encode_jpeg(shown, 80)
 
 
 def _small(picture: Image, side: int) -> Image:

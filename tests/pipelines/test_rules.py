@@ -9,7 +9,7 @@ import pytest
 
 from gristmill.errors import GraphError
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.rules import columns_in, range_warnings
+from gristmill.pipelines.rules import columns_in, range_warnings, try_rules
 from gristmill.pipelines.schema import ColumnFacts
 
 FACTS = {
@@ -65,3 +65,12 @@ def test_a_column_like_no_other_is_answered_with_all() -> None:
 
 def test_columns_of_a_rule_are_not_words_of_its_texts() -> None:
     assert columns_in("b < 1 AND a = 'c' OR b > 2", ["a", "b", "c"]) == ["b", "a"]
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.list_(pa.float16(), 4)])
+def test_a_vector_of_halves_is_named(kind: pa.DataType) -> None:
+    """DuckDB takes no table that has one: an exception of its own, of no use to anybody."""
+    columns = pa.schema([("light", pa.float32()), ("vector", kind)])
+    try_rules({"dark": "light < 0.2"}, ["light"], columns)
+    with pytest.raises(GraphError, match=r"'vector' is a .*half"):
+        try_rules({"x": "vector IS NULL"}, ["light", "vector"], columns)

@@ -1,0 +1,184 @@
+"""Rules tried on the table of rows: what each would drop, at once, and without touching the run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import duckdb
+
+from gristmill.dags.explorer.row_table import SAMPLES, RowTable
+from gristmill.errors import GraphError
+from gristmill.pipelines.database import sql_name, sql_text
+from gristmill.pipelines.keep import FORGOTTEN, NOT_IN_SUBSET
+from gristmill.pipelines.rules import (
+    quantile_name,
+    quantiles_in,
+    with_quantiles,
+)
+from gristmill.pipelines.stage import missing_column
+from gristmill.pipelines.verdicts import KEPT, MERGED_REASON, NO_VALUE, quantile, verdict_sql
+
+SHOWN = "shown"
+"""The view that the page draws: `samples`, and beside each row `now`, what these rules make of it
+(`kept`, or the reason that drops it), and `changes`, whether that is another fate than in the
+run."""
+# Reasons of a Keep node that are no rule of its own.
+_STANDING = (FORGOTTEN, NOT_IN_SUBSET)
+
+
+@dataclass(frozen=True)
+class RuleCount:
+    """What one rule does: rows that it drops, those that it means (an earlier rule may take them),
+    and the rule with the values of its quantiles."""
+
+    name: str
+    sql: str
+    resolved: str
+    drops: int
+    means: int
+
+
+@dataclass(frozen=True)
+class LiveCounts:
+    """What rules would keep, of the rows that enter the Keep node."""
+
+    rows: int
+    kept: int
+    # Rows whose fate is another than in the run.
+    changes: int
+    rules: tuple[RuleCount, ...]
+    # Reason -> rows, of those that are no rule.
+    others: Mapping[str, int]
+
+
+class LiveRules:
+    """The rules that the page shows, and the view of the rows that they make."""
+
+    def __init__(self, table: RowTable) -> None:
+        self.table = table
+        self.rules: dict[str, str] = dict(table.stage.rules)
+        self.missing = table.stage.missing
+
+    def apply(self, rules: Mapping[str, str], missing: str = "") -> LiveCounts:
+        """Make the view of these rules. Raises `GraphError` or `ConfigurationError` for a rule
+        that cannot work; the view then stays."""
+        missing = missing or self.missing
+        rules = {name: sql for name, sql in rules.items() if sql.strip()}
+        names = self._columns(rules, missing)
+        with self.table.writing:
+            cursor = self.table.cursor()
+            try:
+                counts = self._decide(cursor, rules, names, drop=missing == "drop")
+            except duckdb.Error as error:
+                raise GraphError(f"the rules cannot be tried: {error}") from error
+            finally:
+                cursor.close()
+            self.rules, self.missing = rules, missing
+        return counts
+
+    def _columns(self, rules: Mapping[str, str], missing: str) -> list[str]:
+        """The columns that rules name. Raises `GraphError` for one that the table does not have."""
+        stage = dataclasses.replace(self.table.stage, rules=rules, missing=missing, subset="")
+        stage.check()
+        names = stage.resolve_columns(self.table.layout.dag.columns(self.table.node))
+        there = {*self.table.scores, "uid", "row", "url", "path", "caption"}
+        for name in names:
+            if name not in there:
+                raise GraphError(missing_column("the explorer", name, sorted(there)))
+        return list(names)
+
+    def _decide(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        rules: Mapping[str, str],
+        names: list[str],
+        *,
+        drop: bool,
+    ) -> LiveCounts:
+        standing = ", ".join(map(sql_text, _STANDING))
+        chosen = ", ".join(map(sql_name, names))
+        # Rows that did not come so far, and those that the rules are not asked about, keep their
+        # fate.
+        cursor.execute(
+            f"CREATE OR REPLACE TEMP VIEW rows AS SELECT rowid AS id, entered, CASE "
+            f"WHEN NOT entered THEN coalesce(reason, verdict) "
+            f"WHEN reason IN ({standing}) THEN reason END AS first_reason"
+            f"{', ' + chosen if chosen else ''} FROM {SAMPLES}"
+        )
+        resolved = self._resolved(cursor, rules)
+        sql = verdict_sql(rules, resolved, names, drop=drop)
+        flags = "".join(f", broken_{i}" for i in range(len(rules)))
+        cursor.execute(
+            f"CREATE OR REPLACE TABLE decided AS SELECT id, entered, "
+            f"coalesce(reason, '{KEPT}') AS now{flags} FROM ({sql}) ORDER BY id"
+        )
+        if self.table.stage.captions != "all":
+            self._merge(cursor)
+        cursor.execute(
+            f"CREATE OR REPLACE VIEW {SHOWN} AS SELECT {SAMPLES}.*, decided.now, "
+            f"decided.now <> coalesce({SAMPLES}.reason, {SAMPLES}.verdict) AS changes, "
+            f"CASE WHEN decided.now = '{KEPT}' THEN 'kept' ELSE 'dropped' END AS fate "
+            f"FROM {SAMPLES} POSITIONAL JOIN decided"
+        )
+        return self._counts(cursor, rules, resolved)
+
+    def _resolved(
+        self, cursor: duckdb.DuckDBPyConnection, rules: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Rules with the value of each quantile in its place."""
+        values = {
+            quantile_name(column, q): quantile(cursor, column, q)
+            for column, q in quantiles_in(rules).values()
+        }
+
+        def value(column: str, q: float) -> str:
+            found = values[quantile_name(column, q)]
+            return "NULL::DOUBLE" if found is None else f"{found!r}::DOUBLE"
+
+        return {name: with_quantiles(rule, value) for name, rule in rules.items()}
+
+    def _merge(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        """Of the kept captions of an image one stays, as in `Keep`."""
+        stage = self.table.stage
+        best = sql_name(stage.best_by) if stage.captions == "best" else "NULL::DOUBLE"
+        cursor.execute(
+            f"UPDATE decided SET now = {sql_text(MERGED_REASON)} FROM ("
+            f"SELECT decided.id AS other FROM decided JOIN {SAMPLES} ON {SAMPLES}.rowid = id "
+            f"WHERE now = '{KEPT}' AND decided.entered QUALIFY row_number() OVER ("
+            f"PARTITION BY image_id ORDER BY {best} DESC NULLS LAST, row, uid) > 1"
+            ") WHERE id = other"
+        )
+
+    def _counts(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        rules: Mapping[str, str],
+        resolved: Mapping[str, str],
+    ) -> LiveCounts:
+        found = dict(
+            cursor.execute(
+                "SELECT now, count(*) FROM decided WHERE entered GROUP BY now"
+            ).fetchall()
+        )
+        sums = ", ".join(
+            ["count(*)", *(f"count(*) FILTER (broken_{i})" for i in range(len(rules)))]
+        )
+        rows, *means = cursor.execute(f"SELECT {sums} FROM decided WHERE entered").fetchall()[0]
+        changes = cursor.execute(f"SELECT count(*) FROM {SHOWN} WHERE changes").fetchall()[0][0]
+        known = (
+            RuleCount(name, sql, resolved[name], found.get(name, 0), meant)
+            for (name, sql), meant in zip(rules.items(), means, strict=True)
+        )
+        return LiveCounts(
+            rows,
+            found.get(KEPT, 0),
+            changes,
+            tuple(known),
+            {
+                name: found[name]
+                for name in sorted(found)
+                if name != KEPT and (name not in rules or name == NO_VALUE)
+            },
+        )

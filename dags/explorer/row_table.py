@@ -1,0 +1,173 @@
+"""All rows of a run as one table of a database in memory: what the page asks its questions of."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import duckdb
+import pyarrow as pa
+
+from gristmill.dags.engine.ledger import ledger_schema
+from gristmill.dags.engine.rows import RowReader
+from gristmill.dags.engine.run_folder import ROWS, RunLayout
+from gristmill.dags.runs.plan import finished_parts, open_run, where_it_ran
+from gristmill.errors import GraphError
+from gristmill.pipelines.database import sql_name, sql_text
+from gristmill.pipelines.keep import Keep
+from gristmill.pipelines.verdicts import clean_sql
+
+SAMPLES = "samples"
+"""The table: one line a line of the ledger, in its order. `entered`: whether the row came as far as
+the last Keep node."""
+# Of the ledger; its scores are taken from where the Keep node reads them.
+_LEDGER = ("uid", "row", "url", "path", "verdict", "node", "reason", "value")
+# Whose row it is, and what is in it, is no score.
+_NO_SCORES = {
+    *_LEDGER, "caption", "parent_uid", "meta", "error", "sha256", "source_uid", "status", "pointer",
+    "blob_offset", "blob_size", "stored_sha256",
+}  # fmt: skip
+_HOST = "^[a-z][a-z0-9+.-]*://(?:[^/@?#]*@)?([a-z0-9._-]+)"
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How far the table is: parts, those that are there, and their rows."""
+
+    parts: int = 0
+    done: int = 0
+    rows: int = 0
+
+
+@dataclass
+class RowTable:
+    """The rows of a finished run.
+
+    Columns: of the ledger `uid`, `row`, `url`, `path`, `caption`, `verdict`, `node`, `reason` and
+    `value`; `host`, of the URL; `part`; `entered`; and each score that enters the last Keep node,
+    null for rows that did not come so far, and where it is NaN.
+    """
+
+    layout: RunLayout
+    database: duckdb.DuckDBPyConnection
+    # The last Keep node.
+    node: str
+    # Name -> type.
+    scores: Mapping[str, pa.DataType]
+    state: Loading = field(default_factory=Loading)
+    # One writer at a time; who reads has a cursor of its own.
+    writing: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def open(cls, out: str, *, threads: int = 2, memory: str = "1GB") -> RowTable:
+        """The table of a run, as yet without rows. Raises `RunError` for one that is not finished,
+        `GraphError` for one without a Keep node."""
+        layout = open_run(out)
+        parts = finished_parts(layout)
+        keeps = [n for n in layout.dag.order() if isinstance(layout.dag.stage(n), Keep)]
+        if not keeps:
+            raise GraphError(f"{layout.dag.name} has no Keep node; there is nothing to choose by")
+        with where_it_ran(layout):
+            entering = layout.dag.columns(keeps[-1])
+        scores = {
+            column.name: column.type
+            for column in entering
+            if column.name not in _NO_SCORES and _is_score(column.type)
+        }
+        database = duckdb.connect(":memory:", config={"threads": threads, "memory_limit": memory})
+        database.execute("SET enable_external_access = false")
+        database.execute("SET lock_configuration = true")
+        found = cls(layout, database, keeps[-1], scores, Loading(parts))
+        fates = ledger_schema(layout.dag)
+        columns = [
+            *(fates.field(name) for name in found._ledger_names()),
+            *(entering.field(name) for name in scores),
+            pa.field("caption", pa.string()),
+            pa.field("host", pa.string()),
+            pa.field("part", pa.int32()),
+            pa.field("entered", pa.bool_()),
+        ]
+        database.register("empty", pa.schema(columns).empty_table())
+        database.execute(f"CREATE TABLE {SAMPLES} AS SELECT * FROM empty")
+        database.unregister("empty")
+        return found
+
+    @property
+    def stage(self) -> Keep:
+        """The last Keep of the run."""
+        stage = self.layout.dag.stage(self.node)
+        assert isinstance(stage, Keep)
+        return stage
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all rows are there."""
+        return self.state.done == self.state.parts
+
+    def load(self) -> None:
+        """Fill the table, a part at a time; `state` says how far it is."""
+        for part in range(self.state.done, self.state.parts):
+            with self.writing:
+                rows = self._add(part)
+            self.state = Loading(self.state.parts, part + 1, self.state.rows + rows)
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection of one thread's own to the same tables."""
+        return self.database.cursor()
+
+    def _ledger_names(self) -> list[str]:
+        there = ledger_schema(self.layout.dag).names
+        return [name for name in _LEDGER if name in there]
+
+    def _add(self, part: int) -> int:
+        names = self._ledger_names()
+        ledger = self.layout.folder.read_table(f"ledger/{part:06d}.parquet", names)
+        # Of this part alone: a reader keeps the records of all that it has read.
+        reader = RowReader(self.layout, many=True)
+        with where_it_ran(self.layout):
+            there = self.layout.dag.columns(self.node).names
+            captions = ["caption"] if "caption" in there else []
+            entering = reader.entering(self.node, part, ["uid", *captions, *self.scores])
+            listed = reader.table(self.layout.dag.source, part, ROWS, ["uid", "caption"])
+        entering = entering.rename_columns(
+            ["entering_uid", *(["entering_caption"] if captions else []), *self.scores]
+        )
+        if not captions:
+            nothing = pa.nulls(len(entering), pa.string())
+            entering = entering.append_column("entering_caption", nothing)
+        clean = [clean_sql(pa.field(name, kind)) for name, kind in self.scores.items()]
+        chosen = [
+            *(f"ledger.{sql_name(name)}" for name in names),
+            *clean,
+            # Of what ended above, as the list has it.
+            "coalesce(entering_caption, listed_caption) AS caption",
+            f"regexp_extract(lower(url), '{_HOST}', 1) AS host",
+            f"{part}::INTEGER AS part",
+            "entering_uid IS NOT NULL AS entered",
+        ]
+        # A row that came twice has two lines with one uid, and one of them ended above.
+        above = ", ".join(map(sql_text, sorted(self.layout.dag.upstream(self.node))))
+        cursor = self.cursor()
+        cursor.register("ledger", ledger)
+        cursor.register("entering", entering)
+        cursor.register("listed", listed.rename_columns(["listed_uid", "listed_caption"]))
+        # In the ledger's order, which no join keeps by itself.
+        cursor.execute(
+            f"INSERT INTO {SAMPLES} SELECT {', '.join(chosen)} FROM "
+            "(SELECT *, row_number() OVER () AS place FROM ledger) AS ledger "
+            f"LEFT JOIN entering ON entering_uid = uid AND coalesce(node NOT IN ({above}), TRUE) "
+            "LEFT JOIN listed ON listed_uid = uid ORDER BY place"
+        )
+        cursor.close()
+        return len(ledger)
+
+
+def _is_score(kind: pa.DataType) -> bool:
+    """Whether values of this type can be drawn or counted."""
+    return bool(
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_string(kind)
+    )

@@ -1,0 +1,98 @@
+"""What the page counts is what `keep` keeps, and a line of the ledger is a row of its table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from run_world import KEPT, ROWS, RULES, run_here, small_dag
+
+from gristmill.dags.explorer.live_rules import LiveRules
+from gristmill.dags.explorer.row_table import RowTable
+from gristmill.dags.runs.keep import KeepChanges, choose
+from gristmill.errors import GraphError, RunError
+from gristmill.pipelines.sources.source import Source
+
+
+def opened(run: Path) -> LiveRules:
+    table = RowTable.open(str(run))
+    table.load()
+    assert table.is_whole
+    return LiveRules(table)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rules": RULES},
+        {"rules": {}},
+        {"rules": {"all": "TRUE"}},
+        {"rules": {"low": "brightness < quantile(brightness, 0.4)"}},
+        {"rules": {"low": "brightness < 0.5", "high": "brightness > 0.3"}, "missing": "keep"},
+        {"rules": {"said": "caption LIKE '%1%'", "it's": "brightness > 0.9"}},
+        {"rules": {"copy": "duplicate_of IS NOT NULL"}},
+        {"rules": {"more than the mean": "brightness > (SELECT avg(brightness) FROM rows)"}},
+    ],
+)
+def test_rules_do_what_keep_does(wide: Path, changes: KeepChanges) -> None:
+    """Of a run of which something was forgotten since."""
+    live = opened(wide / "run")
+    rules = dict(changes.get("rules", {}))
+    counts = live.apply(rules, changes.get("missing", "drop"))
+    choice = choose(str(wide / "run"), changes, lock=False)
+    assert (counts.rows, counts.kept) == (choice.rows, choice.kept)
+    drops = {rule.name: rule.drops for rule in counts.rules} | dict(counts.others)
+    assert {name: n for name, n in drops.items() if n} == {
+        name: n for name, n, _ in choice.reasons if n
+    }
+    assert [rule.resolved for rule in counts.rules] == [
+        sql for name, _, sql in choice.reasons if name in rules
+    ]
+    shown = live.table.cursor().execute("SELECT uid FROM shown WHERE now = 'kept'").fetchall()
+    assert sorted(uid for (uid,) in shown) == sorted(u for part in choice.uids() for u in part)
+
+
+def test_what_a_rule_means_and_what_earlier_ones_take(home: Path) -> None:
+    live = opened(home / "run")
+    counts = live.apply({"low": "brightness < 0.5", "lower": "brightness < 0.2"})
+    assert [(rule.drops, rule.means) for rule in counts.rules] == [(5, 5), (0, 2)]
+    # 2, 3 and 4 were kept in the run; 7 has no value, then as now.
+    assert counts.changes == 5 and dict(counts.others) == {"no value": 1}
+    assert live.apply(RULES).changes == 0
+
+
+def test_every_line_of_the_ledger_is_a_row(home: Path, tmp_path: Path) -> None:
+    """Those that came twice, and those that ended before, too."""
+    (tmp_path / "light.txt").write_text("on")
+    files = [(home / "pictures" / f"{i:02d}.png").read_bytes() for i in (3, 4, 3, 5)]
+    numbers = [3, 4, 3, 5, 6]
+    images = [{"bytes": data, "path": ""} for data in (*files, b"no picture")]
+    pq.write_table(
+        pa.table({"image": images, "caption": [f"number {i}" for i in numbers]}),
+        tmp_path / "list.parquet",
+    )
+    dag = small_dag()
+    run_here(tmp_path, dag.replace("source", Source(path="list.parquet")))
+    live = opened(tmp_path / "run")
+    counts = live.apply(RULES)
+    assert live.table.state.rows == 5 and (counts.rows, counts.kept, counts.changes) == (3, 3, 0)
+    rows = live.table.cursor().execute("SELECT entered, now FROM shown ORDER BY row").fetchall()
+    assert [entered for entered, _ in rows] == [True, True, False, True, False]
+    assert rows[2][1] == "repeated row" and rows[4][1] not in ("kept", "repeated row")
+
+
+def test_a_rule_that_cannot_work_changes_nothing(home: Path) -> None:
+    live = opened(home / "run")
+    before = live.apply(RULES)
+    for rule in ("nonsense > 1", "brightness <", "vector > 1", "read_text('/etc/passwd') = ''"):
+        with pytest.raises(GraphError):
+            live.apply({"bad": rule})
+    assert live.rules == RULES and live.apply(live.rules) == before and before.kept == len(KEPT)
+
+
+def test_a_run_that_is_not_finished_says_so(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError):
+        RowTable.open(str(tmp_path))
+    assert RowTable.open(str(home / "run")).state.parts == ROWS // 4
