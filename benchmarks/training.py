@@ -153,10 +153,11 @@ def samples_per_s(config: TrainConfig, folder: Path) -> dict[str, float]:
     """Samples a second of decoded pictures and captions from the same tars, one process each."""
     import webdataset
 
-    from gristmill.model.data.shard_sources import SampleOrder, open_samples
+    from gristmill.model.data.sample_order import SampleOrder
+    from gristmill.model.data.shard_sources import open_samples
 
     samples = open_samples(config.data[0])
-    order = SampleOrder([np.arange(count) for count in samples.counts()], 0)
+    order = SampleOrder(samples.counts(), 0)
     start = time.perf_counter()
     for number in range(600):
         shard, row = order[number]

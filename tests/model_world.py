@@ -15,7 +15,9 @@ from gristmill.model import load
 from gristmill.model.codecs.patches import KMeansCodec, WhitenedPatches
 from gristmill.model.codecs.registry import CodecTraining, save_codec, train_codec
 from gristmill.model.data.center_crop import resize_center_crop
+from gristmill.model.data.planner import Planner, RowPlan
 from gristmill.model.data.shard_sources import DataSource
+from gristmill.model.data.stream import LaneState
 from gristmill.model.documents.batch import PackedBatch
 from gristmill.model.documents.paradigms import find_paradigm
 from gristmill.model.shapes.scenes import caption, draw, make_scene
@@ -111,3 +113,15 @@ def siglip(folder: Path, seed: int = 0) -> str:
     )  # fmt: skip
     transformers.SiglipVisionModel(config).save_pretrained(folder)
     return f"local-dir:{folder}"
+
+
+def planned(planner: Planner, documents: int = 512) -> tuple[list[RowPlan], list[LaneState]]:
+    """Rows of the first blocks of all lanes, and of the next, until they have so many documents;
+    and the state of each lane after them."""
+    rows: list[RowPlan] = []
+    lanes = list(planner.start().lanes)
+    while sum(map(len, rows)) < documents:
+        for number, lane in enumerate(lanes):
+            found, lanes[number] = planner.block(lane)
+            rows += found
+    return rows, lanes

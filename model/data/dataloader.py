@@ -1,5 +1,5 @@
-"""Packed batches straight from shards. Every rank plans all rows, which looks at captions and
-sizes only, and builds those whose number is its own modulo the world size.
+"""Packed batches straight from shards. A rank plans the lanes that are its own, which looks at
+captions and sizes only, and opens the pictures of their rows.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from gristmill.model.data.planner import (
     Planner,
     RowPlan,
     StreamConfig,
-    StreamState,
 )
+from gristmill.model.data.stream import LaneState, StreamState
 from gristmill.model.data.task_mix import generator
 from gristmill.model.documents.batch import Document, LostSample, PackedBatch, pack
 from gristmill.model.documents.picture_grid import PictureGrid
@@ -114,12 +114,13 @@ class Loader:
         self.planner, self.config = planner, config
         self.rank, self.world = rank, world
         self.state = state or planner.start()
-        if len(self.state.cursors) != len(planner.sources):
+        before = len(self.state.lanes[0].cursors)
+        if before != len(planner.sources):
             raise ConfigurationError(
-                f"the checkpoint was trained on {len(self.state.cursors)} sources, "
+                f"the checkpoint was trained on {before} sources, "
                 f"{len(planner.sources)} are given; give the same, in the same order"
             )
-        self._states: deque[StreamState] = deque()
+        self._states: deque[list[LaneState]] = deque()
         self._loader = torch.utils.data.DataLoader(
             PackedRowBuilder(planner, image_tokenizer),
             batch_sampler=_Plans(self),
@@ -132,23 +133,26 @@ class Loader:
             worker_init_fn=ignore_stops,
         )
 
+    @property
+    def lanes(self) -> range:
+        """Those of this rank: of the rows of a step, every `world`-th."""
+        return range(self.rank, self.planner.lanes, self.world)
+
     def plans(self) -> Iterator[list[RowPlan]]:
         """The rows of this rank, step by step."""
-        state = self.state
-        rows = self.planner.rows(state)
+        streams = [self.planner.rows_of_lane(self.state.lanes[lane]) for lane in self.lanes]
+        # All ranks have as many rows, some of them empty: collectives must meet.
+        empty = -(-self.planner.lanes // self.world) - len(streams)
         while True:
-            step = [next(rows) for _ in range(self.config.rows_per_step)]
-            self._states.append(step[-1][1])
-            own = [plan for i, (plan, _) in enumerate(step) if i % self.world == self.rank]
-            # All ranks have as many rows, some of them empty: collectives must meet.
-            share = -(-self.config.rows_per_step // self.world)
-            yield own + [()] * (share - len(own))
+            step = [next(stream) for stream in streams]
+            self._states.append([after for _, after in step])
+            yield [plan for plan, _ in step] + [()] * empty
 
     def __iter__(self) -> Iterator[PackedBatch]:
-        """Batches without end; `state` is that after the batch last given."""
+        """Batches without end; `state` is that after the batch last given, of this rank's lanes."""
         self._states.clear()
         for batch in self._loader:
-            self.state = self._states.popleft()
+            self.state = self.state.with_lanes(self._states.popleft())
             yield batch
 
 

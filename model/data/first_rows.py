@@ -6,18 +6,27 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from gristmill.model.data.planner import Planner
+from gristmill.model.data.planner import Planner, RowPlan
+from gristmill.model.data.stream import LaneState
 from gristmill.model.documents.batch import best_fit
 
 # Rows that are emptier are worth a word.
 _WELL_FILLED = 0.8
+# Lanes that are looked at.
+_LANES = 8
 
 
 def first_rows(planner: Planner) -> str:
-    """How full the rows of the first block are, what row length would fill them better if they are
+    """How full the rows of the first blocks are, what row length would fill them better if they are
     not, and how many samples are not learnt, or in part."""
     config, writer = planner.config, planner.writer
-    plans, after = planner.block(planner.start())
+    plans: list[RowPlan] = []
+    after: list[LaneState] = []
+    for lane in planner.start().lanes[:_LANES]:
+        rows, state = planner.block(lane)
+        plans += rows
+        after.append(state)
+    read = sum(sum(state.cursors) for state in after)
     lengths = [writer.length(plan.segments, plan.grids) for row in plans for plan in row]
     share = _filled(lengths, config.row_length)
     said = f"rows filled to {share:.0%}"
@@ -30,13 +39,13 @@ def first_rows(planner: Planner) -> str:
             said += f", --row-length {better} would fill rows to {_filled(lengths, better):.0%}"
     faults = Counter(plan.left_out for row in plans for plan in row if plan.left_out)
     counts = {
-        "longer than a row, learnt in part": after.windowed,
-        "longer than a row, left out": after.too_long,
-        "with nothing for the tasks": after.unusable,
+        "longer than a row, learnt in part": sum(state.windowed for state in after),
+        "longer than a row, left out": sum(state.too_long for state in after),
+        "with nothing for the tasks": sum(state.unusable for state in after),
         **dict(faults.most_common(3)),
     }
     told = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
-    return said + (f"; of the first {config.block} samples: {told}" if told else "")
+    return said + (f"; of the first {read:,} samples: {told}" if told else "")
 
 
 def _filled(lengths: Sequence[int], row_length: int) -> float:

@@ -1,9 +1,13 @@
 """Which rows come when, planned without opening a picture: deterministic, exactly resumable, the
 same for any number of ranks and workers.
 
-Documents come in blocks. What is in a block follows from the seed, the block's number and how far
-each source was read before it; a block is packed by itself. So the whole state is (block, row,
-cursors): nothing in it depends on who shares the work.
+Rows come in lanes, as many as a step has rows: lane i makes row i of every step, of its own share
+of the samples, those at the places i, i + lanes, i + 2 lanes and so on of the order of a source. So
+who has some of the rows plans some of the lanes, and nothing depends on how many share the work.
+
+Documents of a lane come in blocks. What is in a block follows from the seed, the lane, the block's
+number and how far each source was read before it; a block is packed by itself. So the whole state
+of a lane is (block, row, cursors).
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -20,46 +24,32 @@ import pyarrow as pa
 from gristmill.errors import ConfigurationError, SampleError, ShardError
 from gristmill.model.data.image_tokenizer import ImageTokenizer
 from gristmill.model.data.picture_sizes import size_of
+from gristmill.model.data.sample_order import SampleOrder
 from gristmill.model.data.shard_sources import (
     TOKEN_COLUMNS,
     DataSource,
-    SampleOrder,
     Samples,
     chosen_rows,
     open_samples,
 )
+from gristmill.model.data.stream import LaneState, StreamState
 from gristmill.model.data.task_mix import TaskMix, generator
 from gristmill.model.documents.batch import best_fit
 from gristmill.model.documents.document_writer import DocumentWriter
-from gristmill.model.documents.facts import SampleColumns, StreamFacts
+from gristmill.model.documents.facts import SampleColumns
 from gristmill.model.documents.picture_grid import PictureGrid
 from gristmill.model.documents.segments import ImageSegment, Segment, TextSegment
 from gristmill.model.documents.tasks import TASKS, GuidanceDropout
 from gristmill.pipelines.videos.frames import FRAMES
 
-BLOCK = 512
+# Documents of a lane that are packed together: so many at least, and enough for some rows, up to
+# a limit.
+_BLOCK, _BLOCK_ROWS, _BLOCK_MOST = 64, 4, 8192
+# First blocks are of so many lengths, so that lanes do not all plan in the same step.
+_STAGGER = 8
+# Samples of which none can be learnt from before that is an error.
+_PATIENCE = 512
 CAPTIONS = ("all", "first", "best")
-
-
-@dataclass
-class StreamState:
-    """Where a stream is: the next row, counted within a block, and what each source had given
-    before that block."""
-
-    block: int = 0
-    row: int = 0
-    cursors: list[int] = field(default_factory=list)
-    # Rows and documents handed out, and those left out because they were longer than a row, or
-    # had nothing for any task.
-    rows: int = 0
-    too_long: int = 0
-    unusable: int = 0
-    # Of those handed out, parts of what was longer than a row.
-    windowed: int = 0
-
-    def to_dict(self) -> StreamFacts:
-        """For a checkpoint."""
-        return cast(StreamFacts, asdict(self))
 
 
 @dataclass(frozen=True)
@@ -99,8 +89,6 @@ class StreamConfig:
     # Of a sample with several captions: one drawn anew each time (all), the first, or that with the
     # highest of `caption_scores` (best; without scores the first).
     captions: str = "all"
-    # Documents that are packed together.
-    block: int = BLOCK
 
 
 class Planner:
@@ -162,9 +150,14 @@ class Planner:
         """What each source is at present; changes when its shards are written anew."""
         return [samples.digest for samples in self.samples]
 
+    @property
+    def lanes(self) -> int:
+        """Rows of a step, each of which is a lane's."""
+        return self.config.rows_per_step
+
     def start(self) -> StreamState:
         """The state of a stream that has given nothing."""
-        return StreamState(cursors=[0] * len(self.sources))
+        return StreamState.start(self.lanes, len(self.sources))
 
     def columns(self, source: int, shard: int, row: int) -> SampleColumns:
         """What a sample's metadata says."""
@@ -204,29 +197,11 @@ class Planner:
     def _read_columns(self, source: int, shard: int) -> dict[str, list[object]]:
         table = self.samples[source].table(shard)
         wanted = (
-            "uid",
-            "caption",
-            "question",
-            "answer",
-            "instruction",
-            "source_uid",
-            "messages",
-            "texts",
-            "image_places",
-            "picture_count",
-            "height",
-            "width",
-            "image_heights",
-            "image_widths",
-            "image_uids",
-            "frames",
-            "frame_index",
-            "picture_frames",
-            "captions",
-            "best_caption",
-            "fault",
-            *TOKEN_COLUMNS,
-        )
+            "uid", "caption", "question", "answer", "instruction", "source_uid", "messages",
+            "texts", "image_places", "picture_count", "height", "width", "image_heights",
+            "image_widths", "image_uids", "frames", "frame_index", "picture_frames", "captions",
+            "best_caption", "fault", *TOKEN_COLUMNS,
+        )  # fmt: skip
         columns: dict[str, list[object]] = {}
         for name in wanted:
             if name not in table.column_names:
@@ -241,38 +216,56 @@ class Planner:
                 columns[name] = values.to_pylist()
         return columns
 
-    def block(self, state: StreamState) -> tuple[list[RowPlan], StreamState]:
-        """The rows of a state's block, and the state after it."""
-        rng = generator(self.config.seed, 11, state.block)
-        picks = rng.choice(len(self.sources), self.config.block, p=self._shares)
-        cursors = list(state.cursors)
-        plans: list[DocumentPlan] = []
-        unusable = 0
-        for number, pick in enumerate(picks):
-            source = int(pick)
-            shard, row = self._orders[source][cursors[source]]
-            cursors[source] += 1
-            seed = (self.config.seed, 12, state.block, number)
-            plan = self._document(source, shard, row, seed)
-            unusable += plan is None or plan.left_out == FORGOTTEN
-            if plan is not None:
-                plans.append(plan)
-        lengths = [self.writer.length(plan.segments, plan.grids) for plan in plans]
+    def block(self, state: LaneState) -> tuple[list[RowPlan], LaneState]:
+        """The rows of a lane's block, and the state after it."""
+        plans, lengths, cursors, unusable = self._drawn(state)
         rows = [
             tuple(plans[i] for i in numbers)
             for numbers in best_fit(lengths, self.config.row_length)
         ]
-        after = StreamState(
+        after = LaneState(
+            lane=state.lane,
             block=state.block + 1,
-            cursors=cursors,
+            cursors=tuple(cursors),
             rows=state.rows,
             too_long=state.too_long + sum(n > self.config.row_length for n in lengths),
             unusable=state.unusable + unusable,
             windowed=state.windowed + sum(plan.windowed for plan in plans),
         )
         if state.block == 0 and all(plan.left_out for row in rows for plan in row):
-            self._refuse(plans, lengths, unusable)
+            self._refuse(plans, lengths, sum(cursors))
         return rows, after
+
+    def _drawn(self, state: LaneState) -> tuple[list[DocumentPlan], list[int], list[int], int]:
+        """The documents of a lane's block, their lengths, how far sources are read after it, and
+        the samples that have nothing for any task."""
+        length = self.config.row_length
+        share = 1.0 if state.block else (state.lane % _STAGGER + 1) / _STAGGER
+        rng = generator(self.config.seed, 11, state.lane, state.block)
+        cursors = list(state.cursors)
+        plans: list[DocumentPlan] = []
+        lengths: list[int] = []
+        number = unusable = filled = learnt = 0
+        # Where nothing can be learnt from many, that is said; a few may be unlucky.
+        while number < (_BLOCK_MOST if learnt else _PATIENCE) and not (
+            learnt and filled >= _BLOCK_ROWS * share * length
+        ):
+            count = int(_BLOCK * share)
+            for pick in rng.choice(len(self.sources), count, p=self._shares).tolist():
+                shard, row = self._orders[pick][cursors[pick] * self.lanes + state.lane]
+                cursors[pick] += 1
+                plan = self._document(
+                    pick, shard, row, (self.config.seed, 12, state.lane, state.block, number)
+                )
+                number += 1
+                unusable += plan is None or plan.left_out == FORGOTTEN
+                if plan is not None:
+                    plans.append(plan)
+                    lengths.append(self.writer.length(plan.segments, plan.grids))
+                    if lengths[-1] <= length:
+                        filled += lengths[-1]
+                        learnt += not plan.left_out
+        return plans, lengths, cursors, unusable
 
     def _document(
         self, source: int, shard: int, row: int, seed: tuple[int, ...]
@@ -362,7 +355,7 @@ class Planner:
             return FORGOTTEN
         return columns.get("fault") or ""
 
-    def _refuse(self, plans: Sequence[DocumentPlan], lengths: Sequence[int], unusable: int) -> None:
+    def _refuse(self, plans: Sequence[DocumentPlan], lengths: Sequence[int], read: int) -> None:
         whole = [n for plan, n in zip(plans, lengths, strict=True) if not plan.left_out]
         if whole:
             raise ConfigurationError(
@@ -373,18 +366,26 @@ class Planner:
         if faults:
             (fault, count), *_ = faults.most_common(1)
             raise ShardError(
-                f"none of {self.config.block} samples can be learnt from; {count} of them: "
+                f"none of {read} samples can be learnt from; {count} of them: "
                 f"{fault}. Look at the members of the shards, or write them again"
             )
         raise ConfigurationError(
-            f"none of {unusable} samples has what its tasks need: describe wants a caption, answer "
+            f"none of {read} samples has what its tasks need: describe wants a caption, answer "
             "a question (or --questions), chat a conversation that is answered (messages), edit an "
             "instruction and a source_uid or shards of edits, interleaved those of documents or "
             "pictures, continue those of videos; change the task mix (--tasks)"
         )
 
-    def rows(self, state: StreamState) -> Iterator[tuple[RowPlan, StreamState]]:
-        """Rows without end from a state on, each with the state after it."""
+    def rows(self, state: StreamState) -> Iterator[RowPlan]:
+        """Rows of all lanes without end from a state on, in their order: step by step, lane by
+        lane."""
+        lanes = [self.rows_of_lane(lane) for lane in state.lanes]
+        while True:
+            for lane in lanes:
+                yield next(lane)[0]
+
+    def rows_of_lane(self, state: LaneState) -> Iterator[tuple[RowPlan, LaneState]]:
+        """Rows of a lane without end from a state on, each with the state after it."""
         while True:
             rows, after = self.block(state)
             for number in range(state.row, len(rows)):

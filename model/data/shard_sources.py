@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from gristmill.errors import ConfigurationError, SampleError, ShardError
 from gristmill.model.data.listed_conversations import ListedConversations, lists_conversations
+from gristmill.model.data.listed_texts import ListedTexts, lists_texts
 from gristmill.model.data.picture_files import decode_frame, decode_picture
 from gristmill.model.data.read_again import read_again
+from gristmill.model.data.sample_order import Rows, as_numbers
 from gristmill.model.data.tar_samples import TarSamples
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.shards.reader import ShardSet
@@ -124,6 +123,8 @@ def open_samples(source: DataSource) -> Samples:
     """The samples of a source. Raises `ShardError` if there are none."""
     if lists_conversations(source.url):
         return ListedConversations(source.url)
+    if lists_texts(source.url):
+        return ListedTexts(source.url)
     folder = Folder(source.url)
     ours = folder.exists("manifest.json") or folder.exists("shards/manifest.json")
     found: Samples = OurSamples(source.url, source.split) if ours else TarSamples(source.url)
@@ -132,16 +133,17 @@ def open_samples(source: DataSource) -> Samples:
     return found
 
 
-def chosen_rows(samples: Samples, where: str) -> list[NDArray[np.int64]]:
+def chosen_rows(samples: Samples, where: str) -> list[Rows]:
     """Rows of each shard for which the SQL expression is true; all of them for none.
 
     Raises `ConfigurationError` for an expression that DuckDB refuses, or that leaves nothing.
     """
     if not where:
-        return [np.arange(count) for count in samples.counts()]
+        return list(samples.counts())
     import duckdb
 
-    rows = []
+    rows: list[Rows] = []
+    chosen = 0
     for shard in range(len(samples.counts())):
         table = samples.table(shard)
         table = table.append_column("_row", pa.array(np.arange(len(table))))
@@ -156,8 +158,10 @@ def chosen_rows(samples: Samples, where: str) -> list[NDArray[np.int64]]:
                 raise ConfigurationError(
                     f"where {where!r} on {samples.url}: {error}; columns: {table.column_names}"
                 ) from error
-        rows.append(np.asarray(found["_row"], np.int64))
-    if not sum(len(part) for part in rows):
+        numbers = np.asarray(found["_row"], np.int64)
+        chosen += len(numbers)
+        rows.append(len(table) if len(numbers) == len(table) else numbers)
+    if not chosen:
         raise ConfigurationError(f"where {where!r} leaves no sample of {samples.url}")
     return rows
 
@@ -165,7 +169,7 @@ def chosen_rows(samples: Samples, where: str) -> list[NDArray[np.int64]]:
 def spread_places(samples: Samples, count: int, where: str = "") -> list[tuple[int, int]]:
     """(shard, row) of at most `count` samples, evenly spread over those that may be seen: what is
     forgotten is neither learnt from nor shown."""
-    rows = chosen_rows(samples, where)
+    rows = [as_numbers(part) for part in chosen_rows(samples, where)]
     ends = np.cumsum([len(part) for part in rows])
     wanted = np.linspace(0, ends[-1] - 1, min(count, int(ends[-1]))).astype(int)
     places = []
@@ -177,47 +181,3 @@ def spread_places(samples: Samples, count: int, where: str = "") -> list[tuple[i
         ):
             places.append((shard, row))
     return places
-
-
-class SampleOrder:
-    """Sample number -> (shard, row), a function of the seed alone.
-
-    Each epoch shuffles the shards, and then the samples inside windows of some shards: near to a
-    full shuffle, and a reader stays within few files.
-    """
-
-    def __init__(self, rows: Sequence[NDArray[np.int64]], seed: int, window: int = 16) -> None:
-        self.rows, self.seed, self.window = list(rows), seed, window
-        self.size = sum(len(part) for part in rows)
-
-    def __getitem__(self, number: int) -> tuple[int, int]:
-        """The sample that comes `number`-th, over all epochs."""
-        epoch, at = divmod(number, self.size)
-        for shards, count in self._windows(epoch):
-            if at < count:
-                pairs = self._window(epoch, shards)
-                return int(pairs[at, 0]), int(pairs[at, 1])
-            at -= count
-        raise AssertionError("unreachable")
-
-    def _windows(self, epoch: int) -> Iterator[tuple[tuple[int, ...], int]]:
-        order = self._shards(epoch)
-        for start in range(0, len(order), self.window):
-            shards = order[start : start + self.window]
-            yield shards, sum(len(self.rows[shard]) for shard in shards)
-
-    @lru_cache(maxsize=4)  # noqa: B019
-    def _shards(self, epoch: int) -> tuple[int, ...]:
-        rng = np.random.Generator(np.random.PCG64([self.seed, 21, epoch]))
-        return tuple(int(i) for i in rng.permutation(len(self.rows)))
-
-    @lru_cache(maxsize=4)  # noqa: B019
-    def _window(self, epoch: int, shards: tuple[int, ...]) -> NDArray[np.int64]:
-        pairs = np.concatenate(
-            [
-                np.stack([np.full(len(self.rows[shard]), shard), self.rows[shard]], axis=1)
-                for shard in shards
-            ]
-        )
-        rng = np.random.Generator(np.random.PCG64([self.seed, 22, epoch, shards[0]]))
-        return np.asarray(rng.permutation(pairs))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,9 +14,11 @@ from gristmill.model.documents.chat import Chat, with_pictures
 from gristmill.model.documents.document_writer import DocumentWriter
 from gristmill.model.documents.facts import SampleColumns
 from gristmill.model.documents.picture_grid import PictureGrid
-from gristmill.model.documents.segments import Segment
+from gristmill.model.documents.segments import Segment, TextSegment
 from gristmill.model.documents.tasks import GuidanceDropout, asked_of, find_questions, segments_for
 
+# Characters of a token, about as many as any has.
+_LONGEST_TOKEN = 16
 Grids = Callable[[Sequence[Segment]], Sequence[PictureGrid]]
 """Segments of a sample -> rows and columns of its pictures, by the numbers they give them."""
 
@@ -91,9 +94,13 @@ class TaskMix:
             dropout=self._dropout,
             turns=self._turns,
         )
-        if segments is None or task != "interleaved":
-            return None if segments is None else Chosen(segments)
-        return self._window(segments, grids(segments), rng)
+        if segments is None:
+            return None
+        if task == "interleaved":
+            return self._window(segments, grids(segments), rng)
+        if task == "text":
+            return self._text_window(segments, rng)
+        return Chosen(segments)
 
     def _conversation(
         self, columns: SampleColumns, rng: np.random.Generator, grids: Grids
@@ -127,6 +134,32 @@ class TaskMix:
         while end < len(segments) and self._fits(segments[start : end + 1], grids):
             end += 1
         return Chosen(segments[start:end], windowed=True)
+
+    def _text_window(self, segments: list[Segment], rng: np.random.Generator) -> Chosen:
+        """Of a text that is longer than a row, what fits from a place drawn by chance on."""
+        (whole,) = segments
+        assert isinstance(whole, TextSegment)
+        text = whole.text
+        # Of one that is very long a part is encoded, by chance as well.
+        start, most = 0, self._length * _LONGEST_TOKEN
+        if len(text) > 2 * most:
+            start = int(rng.integers(len(text) - most + 1))
+            text = text[start : start + most]
+        elif self._fits(segments, []):
+            return Chosen(segments)
+        ids = self._writer.vocabulary.encode(text)
+        room = bisect.bisect_left(
+            range(len(ids)),
+            True,
+            key=lambda n: not self._fits([replace(whole, ids=(0,) * (n + 1))], []),
+        )
+        at = int(rng.integers(len(ids) - room + 1))
+        is_end = start + len(text) == len(whole.text) and at + room == len(ids)
+        window = TextSegment(
+            text, is_target=True, ends=is_end, ids=tuple(ids[at : at + room]),
+            begins=start > 0 or at > 0,
+        )  # fmt: skip
+        return Chosen([window], windowed=True)
 
 
 def turns_of(columns: SampleColumns) -> list[tuple[str, str]]:

@@ -63,15 +63,15 @@ class SampleColumns(TypedDict, total=False):
 
 
 class StreamFacts(TypedDict):
-    """Where a stream of rows is; the fields of `planner.StreamState`."""
+    """Where a stream of rows is: the fields of `stream.LaneState`, of each lane."""
 
-    block: int
-    row: int
-    cursors: list[int]
-    rows: int
-    too_long: int
-    unusable: int
-    windowed: int
+    block: list[int]
+    row: list[int]
+    cursors: list[list[int]]
+    rows: list[int]
+    too_long: list[int]
+    unusable: list[int]
+    windowed: list[int]
 
 
 class VocabularyFacts(TypedDict):

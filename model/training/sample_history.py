@@ -77,7 +77,7 @@ def _replay(
     found: Sightings,
 ) -> None:
     rows = last * config.rows_per_step
-    for number, (plan, _) in enumerate(planner.rows(planner.start())):
+    for number, plan in enumerate(planner.rows(planner.start())):
         if number >= rows:
             return
         for document in plan:

@@ -22,7 +22,7 @@ from gristmill.model.checkpoints import checkpoint
 from gristmill.model.checkpoints.facts import TrainingFacts
 from gristmill.model.checkpoints.model_folder import read_model_facts
 from gristmill.model.data.dataloader import Loader
-from gristmill.model.data.planner import StreamState
+from gristmill.model.data.stream import StreamState
 from gristmill.model.distributed.local_parts import whole
 from gristmill.model.distributed.ranks import (
     all_ranks,
@@ -163,7 +163,7 @@ class Trainer:
         )
         checkpoint.load(self._folder, done[-1], self.model, self.optimizer, self.average.values)
         self.step = int(facts["step"])
-        self.state = StreamState(**facts["stream"])
+        self.state = StreamState.from_facts(facts["stream"], self._folder)
         self.data_from = self.step if self.noted else facts["data_from"]
         # Checkpoints of before have no such counts.
         self.lost.documents, self.lost.lost = facts.get("documents", 0), facts.get("lost", 0)
@@ -234,11 +234,10 @@ class Trainer:
 
     def _position(self) -> dict[str, float]:
         """How far the data was read."""
-        state = self.state
-        assert state is not None
+        state = self._whole_state()
         return {
             "rows": state.rows,
-            "epoch": round(sum(state.cursors) / self.setup.planner.size, 3),
+            "epoch": round(state.read / self.setup.planner.size, 3),
             "too_long": state.too_long,
             "unusable": state.unusable,
             "lost": self.lost.lost,
@@ -297,11 +296,16 @@ class Trainer:
         full = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         return float(full)
 
-    def _save(self) -> None:
+    def _whole_state(self) -> StreamState:
+        """Where the data of all ranks is. All ranks call."""
         assert self.state is not None
+        lanes = range(rank(), len(self.state.lanes), world_size())
+        return self.state.whole(lanes, self.device)
+
+    def _save(self) -> None:
         facts: TrainingFacts = {
             "config": self.config.to_dict(),
-            "stream": self.state.to_dict(),
+            "stream": self._whole_state().to_dict(),
             "inputs": self.inputs,
             "data": self.setup.planner.digests,
             "data_from": self.data_from,

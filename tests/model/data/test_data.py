@@ -13,17 +13,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from model_world import World
+from model_world import World, planned
 from shape_shards import build_shapes
 
-from gristmill.errors import ConfigurationError, ShardError
+from gristmill.errors import ConfigurationError, ShardError, TrainingError
 from gristmill.model.codecs.patches import KMeansCodec
 from gristmill.model.codecs.registry import load_codec, save_codec
 from gristmill.model.data.dataloader import Loader, PackedRowBuilder
 from gristmill.model.data.first_rows import first_rows
 from gristmill.model.data.image_tokenizer import ImageTokenizer
-from gristmill.model.data.planner import StreamConfig, StreamState
-from gristmill.model.data.shard_sources import DataSource, SampleOrder, open_samples
+from gristmill.model.data.planner import Planner, RowPlan, StreamConfig
+from gristmill.model.data.shard_sources import DataSource, open_samples
+from gristmill.model.data.stream import LaneState, StreamState
 from gristmill.model.documents.batch import PackedBatch
 from gristmill.model.documents.segments import TextSegment
 from gristmill.model.documents.vocabulary import DESCRIBE, DRAW, REPLY
@@ -63,7 +64,7 @@ def test_a_stream_goes_on_exactly_where_it_stopped(
     for stop in (1, 5, 11):
         first = _loader(config)
         _take(first, stop)
-        state = StreamState(**first.state.to_dict())
+        state = StreamState.from_facts(first.state.to_dict(), "")
         rest = _take(_loader(config, state=state), 12 - stop)
         for expected, found in zip(whole[stop:], rest, strict=True):
             assert _same(expected, found)
@@ -71,12 +72,10 @@ def test_a_stream_goes_on_exactly_where_it_stopped(
 
 def test_tasks_come_with_their_shares(world: World, tmp_path: Path) -> None:
     planner = make_setup(world.config(tmp_path)).planner
-    state, marks = planner.start(), []
-    for _ in range(6):
-        rows, state = planner.block(state)
-        for plan in itertools.chain(*rows):
-            learnt = [s for s in plan.segments if s.is_target][-1]
-            marks.append(learnt.special_token if isinstance(learnt, TextSegment) else DRAW)
+    marks = []
+    for plan in itertools.chain(*planned(planner, 3000)[0]):
+        learnt = [s for s in plan.segments if s.is_target][-1]
+        marks.append(learnt.special_token if isinstance(learnt, TextSegment) else DRAW)
     shares = [marks.count(mark) / len(marks) for mark in (DRAW, DESCRIBE, REPLY)]
     assert len(marks) > 2000 and np.allclose(shares, [0.5, 0.25, 0.25], atol=0.04)
 
@@ -93,8 +92,70 @@ def test_ranks_share_the_rows_that_one_would_have(world: World, tmp_path: Path) 
             if size == 4:
                 # The last two ranks have one row less, and an empty one in its place.
                 assert len(shares[3][step].ids) == 2 and shares[3][step].rows(1, 2).tokens == 0
-        states = {str(_loader(config, rank=r, world=size).state.to_dict()) for r in range(size)}
-        assert len(states) == 1
+
+
+def test_a_rank_plans_its_own_rows_alone(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a rank plans does not grow with the number of ranks."""
+    planned_rows = []
+    drawn = Planner.block
+
+    def counting(self: Planner, state: LaneState) -> tuple[list[RowPlan], LaneState]:
+        found = drawn(self, state)
+        planned_rows.append((state.lane, len(found[0])))
+        return found
+
+    monkeypatch.setattr(Planner, "block", counting)
+    _take(_loader(world.config(tmp_path, rows_per_step=6), rank=1, world=3), 3)
+    assert {lane for lane, _ in planned_rows} == {1, 4}
+    few = sum(count for _, count in planned_rows)
+    planned_rows.clear()
+    _take(_loader(world.config(tmp_path, rows_per_step=60), rank=1, world=30), 3)
+    assert {lane for lane, _ in planned_rows} == {1, 31}
+    assert sum(count for _, count in planned_rows) < 2 * few
+
+
+def test_ranks_put_their_states_together(world: World, tmp_path: Path) -> None:
+    """What each knows of its own lanes is what one rank would know, and any number goes on."""
+    config = world.config(tmp_path, rows_per_step=6)
+    alone = _loader(config)
+    whole = _take(alone, 7)
+    shares = [_loader(config, rank=rank, world=4) for rank in range(4)]
+    for share in shares:
+        _take(share, 4)
+    together = shares[0].state
+    for share in shares[1:]:
+        together = together.with_lanes([share.state.lanes[lane] for lane in share.lanes])
+    one = _loader(config)
+    _take(one, 4)
+    assert together == one.state and together.rows == 4 * 6
+    for rank in range(2):
+        rest = _take(_loader(config, rank=rank, world=2, state=together), 3)
+        for expected, found in zip(whole[4:], rest, strict=True):
+            assert torch.equal(found.ids, expected.ids[rank::2])
+
+
+def test_lanes_share_the_samples_out(world: World, tmp_path: Path) -> None:
+    """Each sample is met once before any is met again, but for how far lanes are apart."""
+    setup = make_setup(world.config(tmp_path, rows_per_step=4))
+    planner = setup.planner
+    seen: list[tuple[int, int]] = []
+    for state in planner.start().lanes:
+        lane: list[tuple[int, int]] = []
+        while len(lane) < planner.size // 4:
+            rows, state = planner.block(state)
+            # In the order in which they were drawn.
+            plans = sorted((plan for row in rows for plan in row), key=lambda plan: plan.seed)
+            lane += [(plan.shard, plan.row) for plan in plans]
+        seen += lane[: planner.size // 4]
+    assert len(set(seen)) == len(seen) > 100
+
+
+def test_the_stream_of_an_earlier_version_is_refused(world: World, tmp_path: Path) -> None:
+    before: Any = {"block": 3, "row": 1, "cursors": [9], "rows": 2, "too_long": 0, "unusable": 0}
+    with pytest.raises(TrainingError, match=r"earlier version .* another order"):
+        StreamState.from_facts(before, "state.json")
 
 
 def test_workers_give_the_same_batches(world: World, tmp_path: Path) -> None:
@@ -116,24 +177,12 @@ def test_stored_codes_are_those_of_the_pixels(world: World, tmp_path: Path) -> N
         assert torch.equal(first.doc, second.doc)
 
 
-def test_each_epoch_has_every_sample_once_in_another_order() -> None:
-    rows = [np.arange(7), np.array([1, 4, 5]), np.arange(0), np.arange(5)]
-    order = SampleOrder(rows, seed=3, window=2)
-    epochs = [[order[e * 15 + i] for i in range(15)] for e in range(3)]
-    every = sorted((shard, int(row)) for shard, part in enumerate(rows) for row in part)
-    for epoch in epochs:
-        assert sorted(epoch) == every
-    assert epochs[0] != epochs[1] != epochs[2]
-    assert [SampleOrder(rows, seed=3, window=2)[i] for i in range(15)] == epochs[0]
-
-
 def test_sources_are_mixed_by_weight_and_filtered_by_where(world: World, tmp_path: Path) -> None:
     config = world.config(tmp_path)
     red = dataclasses.replace(config.data[0], where="caption LIKE '%red%'", weight=3.0)
     rest = dataclasses.replace(config.data[0], where="caption NOT LIKE '%red%'", url=world.plain)
     setup = make_setup(dataclasses.replace(config, data=(red, rest)))
-    state = setup.planner.start()
-    rows, _ = setup.planner.block(state)
+    rows, _ = planned(setup.planner)
     plans = [plan for row in rows for plan in row]
     share = np.mean([plan.source == 0 for plan in plans])
     assert 0.68 < share < 0.82
@@ -188,7 +237,7 @@ def test_rows_that_stay_empty_say_how_long_they_should_be(world: World, tmp_path
     )
     config = dataclasses.replace(config, data=(alike,), guidance_dropout=0.0)
     planner = make_setup(config).planner
-    plans, _ = planner.block(planner.start())
+    plans, _ = planned(planner)
     lengths = [planner.writer.length(plan.segments, plan.grids) for row in plans for plan in row]
     assert "--row-length" not in first_rows(planner) and "filled to 9" in first_rows(planner)
     wasteful = 2 * min(lengths) - 1
@@ -230,9 +279,9 @@ def test_an_edit_is_learnt_from_the_picture_before_and_the_one_after(
     config = world.config(tmp_path)
     source = dataclasses.replace(config.data[0], url=str(made), tasks={"edit": 1.0})
     setup = make_setup(dataclasses.replace(config, data=(source,), row_length=160))
-    rows, state = setup.planner.block(setup.planner.start())
+    rows, lanes = planned(setup.planner)
     plans = [plan for row in rows for plan in row]
-    assert plans and state.unusable > 0
+    assert plans and sum(lane.unusable for lane in lanes) > 0
     builder = PackedRowBuilder(setup.planner, setup.image_tokenizer)
     for plan in plans:
         after = setup.planner.columns(0, plan.shard, plan.row)
@@ -335,7 +384,7 @@ def test_several_questions_are_asked_of_one_picture(world: World, tmp_path: Path
         config = world.config(tmp_path, paradigm)
         source = dataclasses.replace(config.data[0], tasks={"answer": 1.0}, turns=3)
         planner = make_setup(dataclasses.replace(config, data=(source,))).planner
-        plans = [plan for row in planner.block(planner.start())[0] for plan in row]
+        plans = [plan for row in planned(planner)[0] for plan in row]
         turns = {
             sum(isinstance(segment, TextSegment) and segment.is_target for segment in plan.segments)
             for plan in plans

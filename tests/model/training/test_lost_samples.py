@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 from foreign_tars import Members, members_of, write_tars
-from model_world import World
+from model_world import World, planned
 from pyarrow.parquet import ParquetFile
 from shape_shards import build_documents, build_shapes
 
@@ -232,7 +232,7 @@ def test_captions_are_what_their_members_say(
         made = _config(config, url, key + choice, captions=choice)
         source = dataclasses.replace(made.data[0], where=f"uid = '{key}'")
         planner = make_setup(dataclasses.replace(made, data=(source,))).planner
-        plans = [plan for row in planner.block(planner.start())[0] for plan in row]
+        plans = [plan for row in planned(planner)[0] for plan in row]
         texts = {getattr(s, "text", None) for plan in plans for s in plan.segments}
         assert texts - {None, ""} == expected
 
@@ -303,8 +303,8 @@ def test_what_is_forgotten_keeps_its_place_and_is_no_loss(
         assert torch.equal(one.doc, other.doc)
         assert (other.weight[one.ids != other.ids] == 0).all()
     planner = make_setup(made).planner
-    _, state = planner.block(planner.start())
-    assert 20 < state.unusable < 90
+    _, lanes = planned(planner)
+    assert 20 < sum(lane.unusable for lane in lanes) < 90
 
 
 @pytest.fixture
@@ -328,7 +328,7 @@ def test_an_edit_of_what_is_forgotten_is_not_learnt(config: Make, edits: str) ->
     whole = _batches(made, 8)
     _forget(edits, gone)
     planner = make_setup(made).planner
-    plans = [plan for row in planner.block(planner.start())[0] for plan in row]
+    plans = [plan for row in planned(planner)[0] for plan in row]
     of_it = [plan for plan in plans if planner.columns(0, *plan.pictures[0][:2])["uid"] == gone]
     assert len(of_it) > 5 and all(plan.left_out == "forgotten" for plan in of_it)
     less = _batches(made, 8)
@@ -345,7 +345,7 @@ def test_a_document_without_what_is_forgotten_of_it_is_learnt(
     made = dataclasses.replace(made, tokenizer=_tokenizer(world, made))
     _forget(url, "0.1")
     planner = make_setup(made).planner
-    plans = [plan for row in planner.block(planner.start())[0] for plan in row]
+    plans = [plan for row in planned(planner)[0] for plan in row]
     with_it = [plan for plan in plans if ImageSegment(1, is_target=True) in plan.segments]
     assert 0 < len(with_it) < len(plans)
     assert all((plan.left_out != "") == (plan in with_it) for plan in plans)
@@ -374,7 +374,7 @@ def test_sightings_are_of_every_picture_that_was_shown(
     planner = make_setup(made).planner
     expected: dict[str, set[int]] = {uid: set() for uid in seen}
     numbers = {digest_fields(str(i)): i for i in range(40)}
-    for number, (row, _) in enumerate(planner.rows(planner.start())):
+    for number, row in enumerate(planner.rows(planner.start())):
         if number == 6 * made.rows_per_step:
             break
         for plan in row:
