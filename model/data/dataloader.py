@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 
@@ -127,7 +127,6 @@ class Loader:
             num_workers=workers,
             collate_fn=functools.partial(pack, length=config.row_length),
             prefetch_factor=4 if workers else None,
-            persistent_workers=workers > 0,
             multiprocessing_context="spawn" if workers else None,
             # The step that is at work when a scheduler signals needs its rows yet.
             worker_init_fn=ignore_stops,
@@ -148,9 +147,11 @@ class Loader:
             self._states.append([after for _, after in step])
             yield [plan for plan, _ in step] + [()] * empty
 
-    def __iter__(self) -> Iterator[PackedBatch]:
+    def __iter__(self) -> Generator[PackedBatch, None, None]:
         """Batches without end; `state` is that after the batch last given, of this rank's lanes."""
         self._states.clear()
+        # What iterates is held by this loop alone: where that ends, or is closed, workers end. They
+        # heed no signal by which Python would end them as it exits, and it would wait for them.
         for batch in self._loader:
             self.state = self.state.with_lanes(self._states.popleft())
             yield batch

@@ -114,7 +114,7 @@ class Planner:
         self.sources, self.writer, self.config = list(sources), writer, config
         self.image_tokenizer = image_tokenizer
         self.samples: list[Samples] = [open_samples(source) for source in sources]
-        self._orders = [
+        self.orders = [
             SampleOrder(chosen_rows(samples, source.where), config.seed + 1000 * i)
             for i, (samples, source) in enumerate(zip(self.samples, sources, strict=True))
         ]
@@ -143,7 +143,7 @@ class Planner:
     @property
     def size(self) -> int:
         """Samples in all sources, once each."""
-        return sum(order.size for order in self._orders)
+        return sum(order.size for order in self.orders)
 
     @property
     def digests(self) -> list[str]:
@@ -252,7 +252,7 @@ class Planner:
         ):
             count = int(_BLOCK * share)
             for pick in rng.choice(len(self.sources), count, p=self._shares).tolist():
-                shard, row = self._orders[pick][cursors[pick] * self.lanes + state.lane]
+                shard, row = self.orders[pick][cursors[pick] * self.lanes + state.lane]
                 cursors[pick] += 1
                 plan = self._document(
                     pick, shard, row, (self.config.seed, 12, state.lane, state.block, number)

@@ -40,6 +40,14 @@ class SampleOrder:
         shard, row = self._window(epoch, window)[at - start].tolist()
         return shard, row
 
+    def count(self, shard: int) -> int:
+        """Samples of a shard."""
+        return int(self._counts[shard])
+
+    def numbers(self, shard: int) -> NDArray[np.int64]:
+        """Their rows."""
+        return as_numbers(self.rows[shard])
+
     def _order_shards(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The order of the shards, and the number of samples up to the end of each window."""
         rng = np.random.Generator(np.random.PCG64([self.seed, 21, epoch]))

@@ -155,11 +155,13 @@ class TaskMix:
         )
         at = int(rng.integers(len(ids) - room + 1))
         is_end = start + len(text) == len(whole.text) and at + room == len(ids)
-        window = TextSegment(
-            text, is_target=True, ends=is_end, ids=tuple(ids[at : at + room]),
-            begins=start > 0 or at > 0,
-        )  # fmt: skip
-        return Chosen([window], windowed=True)
+        held = tuple(ids[at : at + room])
+        window = TextSegment(text, is_target=True, ends=is_end, ids=held)
+        if start == 0 and at == 0:
+            return Chosen([window], windowed=True)
+        # Before its first token stands no start of a document, and so nothing that it follows from.
+        first = TextSegment(text, ids=(ids[at],), begins=True)
+        return Chosen([first, replace(window, ids=held[1:])], windowed=True)
 
 
 def turns_of(columns: SampleColumns) -> list[tuple[str, str]]:

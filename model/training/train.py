@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,9 +187,8 @@ class Trainer:
         start, tokens, bad = time.perf_counter(), 0, 0
         self.model.train()
         meter = Meter(self.setup.vocabulary, self.setup.titles)
-        batches = iter(loader)
         stopped = 0
-        with stop_requests() as self._asked:
+        with closing(iter(loader)) as batches, stop_requests() as self._asked:
             while self.step < config.steps and not stopped:
                 waited = time.perf_counter()
                 batch = next(batches)

@@ -18,6 +18,7 @@ from gristmill.model.checkpoints.facts import ModelFacts
 from gristmill.model.checkpoints.model_bundle import ModelBundle
 from gristmill.model.codecs.base import Codec, balancing_weights
 from gristmill.model.codecs.registry import load_codec
+from gristmill.model.data.codes_met import codes_never_met
 from gristmill.model.data.first_rows import first_rows
 from gristmill.model.data.image_tokenizer import ImageTokenizer
 from gristmill.model.data.planner import Planner, StreamConfig
@@ -58,13 +59,21 @@ class TrainingSetup(ModelBundle):
         summary = (
             f"{config.size} {config.paradigm} {describe(self.model_config, config.row_length)}; "
             f"{self.planner.size:,} samples; {self.codec.kind} codec, ceiling {ceiling}; "
-            f"{first_rows(self.planner)}"
+            f"{self._codes_never_met()}{first_rows(self.planner)}"
         )
         return {
             "summary": summary,
             "flops_per_token": flops_per_token(self.model_config, config.row_length),
             "peak_flops": config.peak_flops * world_size(),
         }
+
+    def _codes_never_met(self) -> str:
+        """What the data never teaches of the codec."""
+        shares = codes_never_met(self.planner)
+        if not shares:
+            return ""
+        said = ", ".join(f"{share:.1%}" for share in shares)
+        return f"codes never met {said} of those of the codec's own pictures; "
 
     def write_files(self, folder: str) -> None:
         """Put the codec beside the weights."""

@@ -309,3 +309,31 @@ def test_the_log_says_what_a_person_wants_to_know(
     assert any(Path(small.out, "tensorboard").iterdir())
     said = capsys.readouterr().err
     assert re.search(r"nano ar .* parameters .*ceiling psnr", said.replace("\n", " "))
+
+
+@pytest.mark.parametrize("ends", ["well", "with an error"])
+def test_a_process_that_trained_with_workers_ends(world: World, tmp_path: Path, ends: str) -> None:
+    """Workers do not heed the signal by which Python ends its children as it exits, and it waits
+    for them: they must have been told before."""
+    config = dataclasses.replace(world.config(tmp_path / "out"), steps=2, workers=1)
+    if ends != "well":
+        # Nothing is a number then, and the trainer gives up.
+        config = dataclasses.replace(config, rate=1e30, steps=50, patience=1, clip=1e30)
+    values = tmp_path / "config.json"
+    values.write_text(json.dumps(config.to_dict()))
+    code = (
+        "import json, sys\n"
+        "from gristmill.model.training.train import train\n"
+        "from gristmill.model.training.train_config import TrainConfig\n"
+        "if __name__ == '__main__':\n"
+        "    train(TrainConfig.from_dict(json.load(open(sys.argv[1]))))\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    # It never ended; where it does, that is at once.
+    done = subprocess.run(
+        [sys.executable, str(script), str(values)], capture_output=True, text=True, timeout=300,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode == 0) == (ends == "well"), done.stderr[-2000:]
+    assert ends == "well" or "no number" in done.stderr
