@@ -46,6 +46,7 @@ from gristmill.model.training.optimizer import (
     set_rate,
 )
 from gristmill.model.training.same_inputs import input_digests, require_same_inputs
+from gristmill.model.training.sample_losses import SampleLosses
 from gristmill.model.training.sharding import check_replicas, materialise, shard
 from gristmill.model.training.train_config import TrainConfig, changed
 from gristmill.model.training.train_log import TrainLog
@@ -138,6 +139,7 @@ class Trainer:
         self.step = 0
         self.state: StreamState | None = None
         self.lost = LostCount(config.max_lost)
+        self.sample_losses = SampleLosses(config.out, setup.vocabulary, setup.titles)
         # Step after which the shards became others, and what is said of it; 0 and "" if never.
         self.data_from, self.noted = 0, ""
         self.inputs = input_digests(setup)
@@ -183,6 +185,7 @@ class Trainer:
         log.start(self.step, config.steps, self.setup.describe(config))
         if self.noted:
             log.note(self.step, self.noted)
+        self.sample_losses.begin(self.step)
         start, tokens, bad = time.perf_counter(), 0, 0
         self.model.train()
         meter = Meter(self.setup.vocabulary, self.setup.titles)
@@ -272,6 +275,8 @@ class Trainer:
             )
             loss.backward()
             meter.losses(part, losses)
+            if config.sample_losses:
+                self.sample_losses.add(self.step + 1, part, losses)
             sums += torch.stack([losses.text, losses.flow, losses.z, even]).detach()
         asked = [float(self._asked.number == number) for number in STOPS]
         text, flow, _, uneven, *asked = all_ranks(
@@ -308,6 +313,7 @@ class Trainer:
             "documents": self.lost.documents,
             "lost": self.lost.lost,
         }
+        self.sample_losses.write()
         checkpoint.save(
             self._folder, self.step, self.model, self.optimizer, self.average.values, facts
         )
