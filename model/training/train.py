@@ -81,11 +81,13 @@ def train(config: TrainConfig, log: TrainLog | None = None) -> TrainResult:
     device = join()
     if device.type == "cpu":
         keep_freed_memory()
-    setup = make_setup(config)
-    trainer = Trainer(config, setup, device)
     log = log or TrainLog(config.out, enabled=rank() == 0)
+    if config.wandb:
+        # First of all: nobody waits for a model to hear that nobody is logged in.
+        first_rank_does(lambda: log.send_to(config.wandb, config.to_dict()))
     try:
-        return trainer.run(log)
+        setup = make_setup(config)
+        return Trainer(config, setup, device).run(log)
     finally:
         log.close()
 

@@ -97,6 +97,8 @@ class TrainConfig:
     log_every: int = 10
     # Steps between pictures drawn and captions written while training; 0: none.
     sample_every: int = 0
+    # Project at Weights & Biases, or ENTITY/PROJECT, that gets the curve, too; empty: none.
+    wandb: str = ""
     # Keep the loss of every sample of every step; see `sample_losses`.
     sample_losses: bool = False
     # Steps in a row whose loss may be no number before training gives up.
@@ -158,7 +160,7 @@ class TrainConfig:
 # What may differ between a training and its continuation.
 FREE = (
     "out", "steps", "micro_rows", "replicate", "workers", "cache_mb", "save_every", "log_every",
-    "sample_every", "sample_losses", "compile", "peak_flops", "patience", "max_lost",
+    "sample_every", "sample_losses", "wandb", "compile", "peak_flops", "patience", "max_lost",
     "accept_changed_data",
     # What these are is told by their digests, wherever they lie.
     "codec", "encoder", "tokenizer",
