@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from gristmill.dags.graph import Dag, Node
-from gristmill.dags.settings import build_stage
+from gristmill.dags.settings import build_stage, coerce
 from gristmill.errors import GraphError
 from gristmill.pipelines import stage_class, stage_name
 from gristmill.pipelines.stage import Stage
@@ -65,9 +65,7 @@ def load_dag(text: str, where: str = "the DAG file") -> Dag:
         inputs = entry.get(_INPUTS, [])
         inputs = (inputs,) if isinstance(inputs, str) else tuple(map(str, inputs))
         nodes[str(name)] = Node(build_stage(cls, fields, str(name)), inputs)
-    part_rows = document.get("part_rows", 0)
-    if not isinstance(part_rows, int):
-        raise GraphError(f"{where}: part_rows is {part_rows!r}; it must be a whole number")
+    part_rows = coerce(document.get("part_rows", 0), int, f"{where}: part_rows")
     name, doc = str(document.get("dag", "dag")), str(document.get("doc", ""))
     dag = Dag(name, nodes, part_rows, doc, _texts(document, "left_out", where))
     return dag.without(*_texts(document, "without", where))

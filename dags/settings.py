@@ -4,6 +4,7 @@ given."""
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -132,9 +133,7 @@ def _coerce_plain(value: Any, hint: Any, where: str) -> Any:
     if hint is int:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
-        if isinstance(value, str) and value.replace("_", "").lstrip("-").isdigit():
-            return int(value)
-        raise _wrong(value, "a whole number", where)
+        return _whole(value, where)
     if hint is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)
@@ -145,6 +144,20 @@ def _coerce_plain(value: Any, hint: Any, where: str) -> Any:
     if not isinstance(value, hint):
         raise _wrong(value, str(hint), where)
     return value
+
+
+def _whole(value: Any, where: str) -> int:
+    """A whole number that YAML takes for a text or a float: "1_000", 1e6."""
+    if isinstance(value, str) and value.replace("_", "").lstrip("-").isdigit():
+        return int(value)
+    if isinstance(value, (str, float)):
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if number.is_integer():
+            return int(number)
+    raise _wrong(value, "a whole number", where)
 
 
 def _fail(value: Any, where: str) -> float:

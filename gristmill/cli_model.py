@@ -251,7 +251,7 @@ def _on_ray(address: str, ranks: int) -> Callable[[TrainConfig], None]:
         cluster_address(address)
 
     def launch(config: TrainConfig) -> None:
-        from gristmill.dags.engine.on_ray import train_on_ray
+        from gristmill.dags.engine.on_ray_train import train_on_ray
 
         train_on_ray(config, address=address, ranks=ranks)
 

@@ -199,6 +199,7 @@ def test_only_the_ray_runner_imports_ray() -> None:
         "gristmill.dags.engine.on_ray",
         "gristmill.dags.engine.on_ray_pace",
         "gristmill.dags.engine.on_ray_rows",
+        "gristmill.dags.engine.on_ray_train",
         "gristmill.dags.jobs.ray_jobs",
     }
 

@@ -52,8 +52,6 @@ from gristmill.errors import GristmillError, WorkerError
 from gristmill.pipelines.fork_server import share
 
 if TYPE_CHECKING:
-    from gristmill.model.training.train_config import TrainConfig
-
     _Ref = ray.ObjectRef[tuple[str, object]]
 
 _T = TypeVar("_T")
@@ -351,33 +349,3 @@ def _own_sigterm() -> Iterator[None]:
     finally:
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
-
-
-def train_on_ray(config: TrainConfig, *, address: str, ranks: int) -> None:
-    """Train on a cluster with Ray Train: `ranks` processes, each with a GPU if the cluster has any.
-
-    `config` is a `TrainConfig`; its `out` must be a folder that every node reaches.
-    """
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    with RayRunner(None if address == "local" else address):
-        gpus = ray.cluster_resources().get("GPU", 0) > 0
-        trainer = TorchTrainer(
-            _train_rank,
-            train_loop_config=config.to_dict(),
-            scaling_config=ScalingConfig(num_workers=ranks, use_gpu=gpus),
-            run_config=RunConfig(storage_path=os.path.abspath(config.out), name="ray-train"),
-        )
-        try:
-            trainer.fit()
-        except Exception as error:
-            raise WorkerError(f"training on Ray failed: {error}") from error
-
-
-def _train_rank(values: dict[str, object]) -> None:
-    """One rank; Ray Train has made the process group."""
-    from gristmill.model.training.train import train
-    from gristmill.model.training.train_config import TrainConfig
-
-    train(TrainConfig.from_dict(values))

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from gristmill.errors import TrainingError
 from gristmill.model.checkpoints.facts import CheckpointFacts, ModelFacts, TrainingFacts
-from gristmill.model.checkpoints.weight_files import write_weights
+from gristmill.model.checkpoints.tensor_files import write_tensors
 from gristmill.model.distributed.ranks import barrier, first_rank_does, rank
 from gristmill.pipelines.out_folder import require_own, require_writable
 
 FORMAT = 2
 """Of checkpoints and of exported models."""
-MODEL_FILE, WEIGHTS_FILE, CODEC_FILE = "model.json", "model.safetensors", "codec.safetensors"
+MODEL_FILE, CODEC_FILE = "model.json", "codec.safetensors"
 # What tells a training's folder from others, and what of ours may lie in one before it starts.
 _MARKS = (MODEL_FILE, "checkpoints", "log.jsonl")
 _BESIDE = (
@@ -162,7 +162,8 @@ def _first_line(error: BaseException) -> str:
 def export(folder: str, weights: Mapping[str, Tensor], facts: ModelFacts) -> None:
     """Write model.safetensors and model.json: the averaged weights, for sampling. All ranks
     call."""
-    write_weights(os.path.join(folder, WEIGHTS_FILE), weights)
+    shapes = {name: (value.shape, value.dtype) for name, value in weights.items()}
+    write_tensors(folder, shapes, weights.items())
     first_rank_does(lambda: write_json(os.path.join(folder, MODEL_FILE), facts))
 
 

@@ -6,17 +6,19 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from gristmill.errors import TrainingError
-from gristmill.model.checkpoints.weight_files import header, numbers
+from gristmill.model.distributed.local_parts import whole
+from gristmill.model.distributed.ranks import first_rank_does, rank
 
 SHARD_BYTES = 5 * 10**9
 """What a file holds at most, unless one tensor is larger."""
+_KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
 
 
 class TensorSource(Protocol):
@@ -95,39 +97,96 @@ def _open_file(path: str, stack: contextlib.ExitStack) -> Any:
 
 def write_tensors(
     folder: str,
-    shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+    shapes: Mapping[str, tuple[Sequence[int], torch.dtype]],
     tensors: Iterable[tuple[str, Tensor]],
     *,
     stem: str = "model",
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write tensors that come one after the other, in the order of `shapes`: into one file, or
-    into several and an index that is written last. No more than one is held at a time."""
+    """Write tensors that come one after the other, in the order of `shapes`, parted over ranks or
+    not: into one file, or into several and an index that comes last. What is written appears when
+    all is. All ranks call, and hold no more than one whole tensor at a time.
+
+    Raises `TrainingError` on all ranks if it cannot be written.
+    """
     parts = _shards(shapes, shard_bytes)
     files = [_name(stem, number, len(parts)) for number in range(len(parts))]
+    out = _FirstRankFiles(folder)
     arriving = iter(tensors)
     for part, file in zip(parts, files, strict=True):
-        path = os.path.join(folder, file)
-        with open(path + ".partial", "wb") as out:
-            out.write(header({name: shapes[name] for name in part}))
-            for name in part:
-                found, tensor = next(arriving)
-                shape, dtype = shapes[name]
-                assert (found, tuple(tensor.shape), tensor.dtype) == (name, shape, dtype), found
-                out.write(numbers(tensor).data)
-        os.replace(path + ".partial", path)
-    _remove_others(folder, stem, files)
+        out.begin(file, _header({name: shapes[name] for name in part}))
+        for name in part:
+            found, tensor = next(arriving)
+            shape, dtype = shapes[name]
+            tensor = whole(tensor.detach())
+            assert (found, list(tensor.shape), tensor.dtype) == (name, list(shape), dtype), found
+            out.write(tensor)
     if len(parts) > 1:
         total = sum(_bytes(*shape) for shape in shapes.values())
         weights = {name: file for part, file in zip(parts, files, strict=True) for name in part}
-        path = os.path.join(folder, f"{stem}.safetensors.index.json")
-        with open(path + ".partial", "w", encoding="utf-8") as index:
-            json.dump({"metadata": {"total_size": total}, "weight_map": weights}, index, indent=1)
-        os.replace(path + ".partial", path)
+        index = {"metadata": {"total_size": total}, "weight_map": weights}
+        out.begin(f"{stem}.safetensors.index.json", json.dumps(index, indent=1).encode())
+    first_rank_does(lambda: out.finish(stem))
+
+
+class _FirstRankFiles:
+    """Files that rank 0 writes while the others hand it their parts; what stops it is told at the
+    end, as the others wait to gather the next tensor."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._names: list[str] = []
+        self._failure: OSError | None = None
+
+    def begin(self, name: str, data: bytes) -> None:
+        """The next file, which begins with these bytes."""
+        self._names.append(name)
+        self._write(data, "wb")
+
+    def write(self, tensor: Tensor) -> None:
+        """The numbers of the next tensor of the file."""
+        if rank() == 0 and self._failure is None:
+            self._write(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, "ab")
+
+    def _write(self, data: bytes | memoryview, mode: str) -> None:
+        if rank() != 0 or self._failure is not None:
+            return
+        try:
+            with open(os.path.join(self._folder, self._names[-1] + ".partial"), mode) as file:
+                file.write(data)
+        except OSError as error:
+            self._failure = error
+
+    def finish(self, stem: str) -> None:
+        """Give the files their names; those of an earlier model of other files go."""
+        if self._failure is not None:
+            raise self._failure
+        for name in self._names:
+            path = os.path.join(self._folder, name)
+            os.replace(path + ".partial", path)
+        _remove_others(self._folder, stem, self._names)
+
+
+def _header(values: Mapping[str, tuple[Sequence[int], torch.dtype]]) -> bytes:
+    """The length of a JSON and the JSON, which says where each tensor of a shape and type lies."""
+    facts: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, (shape, dtype) in values.items():
+        end = at + math.prod(shape) * dtype.itemsize
+        facts[name] = {
+            "dtype": _KINDS[dtype],
+            "shape": list(shape),
+            "data_offsets": [at, end],
+        }
+        at = end
+    text = json.dumps(facts).encode()
+    # Tensors begin at a multiple of 8.
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _shards(
-    shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]], shard_bytes: int
+    shapes: Mapping[str, tuple[Sequence[int], torch.dtype]], shard_bytes: int
 ) -> list[list[str]]:
     parts: list[list[str]] = [[]]
     size = 0
@@ -141,7 +200,7 @@ def _shards(
     return parts
 
 
-def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+def _bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
     return math.prod(shape) * dtype.itemsize
 
 

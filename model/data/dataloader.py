@@ -34,7 +34,12 @@ class PackedRowBuilder(torch.utils.data.Dataset[list[Document]]):
         self.planner, self.image_tokenizer = planner, image_tokenizer
 
     def __getitem__(self, plan: RowPlan) -> list[Document]:
-        return [self.build(document) for document in plan] or [self.planner.writer.nothing()]
+        return [self._named(document) for document in plan] or [self.planner.writer.nothing()]
+
+    def _named(self, plan: DocumentPlan) -> Document:
+        document = self.build(plan)
+        document.uid = self.planner.columns(plan.source, plan.shard, plan.row)["uid"]
+        return document
 
     def build(self, plan: DocumentPlan) -> Document:
         """One document; one that learns nothing, of the same length, if its sample cannot be

@@ -81,6 +81,8 @@ class Document:
     # Pictures that the step is to encode; their ids, labels and latents are not known yet.
     raw: list[RawPicture] = dataclasses.field(default_factory=list)
     lost: LostSample | None = dataclasses.field(default=None, init=False)
+    # Of the sample; empty where it is of none.
+    uid: str = dataclasses.field(default="", init=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -142,6 +144,8 @@ class PackedBatch:
     semantic_spans: list[SemanticSpan]
     # Per row, per document: number of its dataset.
     source: list[list[int]]
+    # The same: uid of its sample.
+    uids: list[list[str]] = dataclasses.field(default_factory=list)
     # Of the documents that learn nothing because they could not be read; of the whole batch alone.
     lost: list[LostSample] = dataclasses.field(default_factory=list)
     # Pictures that the step is to encode, see `picture_encoding`; they stay on the host.
@@ -152,12 +156,9 @@ class PackedBatch:
         moved = {
             field.name: getattr(self, field.name).to(device, non_blocking=True)
             for field in dataclasses.fields(self)
-            if field.name not in ("semantic_spans", "source", "lost", "raw")
+            if field.name not in _ON_THE_HOST
         }
-        return PackedBatch(
-            **moved, semantic_spans=self.semantic_spans, source=self.source, lost=self.lost,
-            raw=self.raw,
-        )  # fmt: skip
+        return dataclasses.replace(self, **moved)
 
     def split(self, rows: int) -> list[PackedBatch]:
         """Batches of at most `rows` rows, for gradient accumulation."""
@@ -186,6 +187,7 @@ class PackedBatch:
             semantic_idx=self.semantic_idx[semantic] - first,
             semantic_spans=spans,
             source=self.source[start:stop],
+            uids=self.uids[start:stop],
         )
 
     @property
@@ -199,6 +201,7 @@ class PackedBatch:
         return int((self.doc.amax(dim=1) + 1).sum())
 
 
+_ON_THE_HOST = ("semantic_spans", "source", "uids", "lost", "raw")
 _PLACED = ("ids", "labels", "weight", "doc", "span", "attn_mode", "expert", "pos")
 
 
@@ -243,6 +246,7 @@ def pack(rows: Sequence[Sequence[Document]], length: int) -> PackedBatch:
         **tensors,
         semantic_spans=spans,
         source=[[d.source for d in row] for row in rows],
+        uids=[[d.uid for d in row] for row in rows],
         lost=[d.lost for row in rows for d in row if d.lost is not None],
         raw=raw,
     )

@@ -31,12 +31,17 @@ def config_of(begun: ModelFacts, experts: str) -> ModelConfig:
     Raises `ConfigurationError` for experts that cannot be made of those that there are.
     """
     config = ModelConfig.from_facts(begun["model"])
-    if experts != config.experts and (config.experts, experts) != ("dense", "mot"):
-        raise ConfigurationError(
-            f"the model of --init is {config.experts}; mot can be made of dense, but not {experts} "
-            f"of {config.experts}: give --experts {config.experts}"
-        )
+    require_experts(config.experts, experts)
     return dataclasses.replace(config, experts=experts)
+
+
+def require_experts(before: str, wanted: str) -> None:
+    """Raise `ConfigurationError` for experts that cannot be made of those that there are."""
+    if wanted != before and (before, wanted) != ("dense", "mot"):
+        raise ConfigurationError(
+            f"the model of --init is {before}; mot can be made of dense, but not {wanted} of "
+            f"{before}: give --experts {before}"
+        )
 
 
 @torch.no_grad()

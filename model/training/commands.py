@@ -85,7 +85,7 @@ def train(
 ) -> None:
     """Train a unified model on shards. The same command goes on where it stopped."""
     from gristmill.errors import ConfigurationError
-    from gristmill.model.training.settings import train_config
+    from gristmill.model.training.settings import train_config, with_codec
 
     launch = None
     if address is not None:
@@ -97,12 +97,13 @@ def train(
 
         # What the training needs made first, one rank makes.
         join()
-    config = train_config(
+    settled = train_config(
         size=size, data=data, out=out, init=init, paradigm=paradigm, experts=experts,
         codec=codec, encoder=encoder, split=split, where=where, tasks=tasks, questions=questions,
         steps=steps, rows=rows, row_length=row_length, patches=patches, rate=rate, seed=seed,
         replicate=replicate, accept_changed_data=accept_changed_data, settings=settings or [],
     )  # fmt: skip
+    config = with_codec(settled)
     if launch is not None:
         launch(config)
         return

@@ -40,6 +40,7 @@ from gristmill.model.evaluation.frechet import (
 from gristmill.model.training.begin_with import codec_of
 from gristmill.model.training.filter_network import IMAGE_SIZE, Training, train_filter_network
 from gristmill.model.training.made_of import data_digest, remember, serves
+from gristmill.model.training.setting_values import read_yaml, typed
 from gristmill.model.training.train_config import TrainConfig
 from gristmill.model.training.training_setup import caption_texts
 from gristmill.pipelines.key_value import key_value
@@ -74,8 +75,8 @@ def train_config(
     accept_changed_data: bool = False,
     settings: Sequence[str] = (),
 ) -> TrainConfig:
-    """A training's settings. A codec is that given, that of the model to begin with, or that of the
-    run's tokens; if it does not fit the paradigm, one is trained first."""
+    """A training's settings, checked. A codec is that given, that of the model to begin with, or
+    that of the run's tokens; see `with_codec`."""
     sources = tuple(
         dataclasses.replace(
             source, split=split, where=where, tasks=parse_tasks(tasks), questions=questions
@@ -93,11 +94,17 @@ def train_config(
     wanted = find_paradigm(paradigm)
     if "semantic" in wanted.image_inputs:
         fields["encoder"] = encoder or clip_of_run(data)
-    fields |= _parsed(settings, TrainConfig)
+    fields |= _parsed(settings)
     config = TrainConfig(**fields)
     config.check()
-    require_training_folder(out)
-    return dataclasses.replace(config, codec=_fitting_codec(config, wanted.codes))
+    return config
+
+
+def with_codec(config: TrainConfig) -> TrainConfig:
+    """The same with a codec that fits the paradigm: if it has none, one is trained first."""
+    require_training_folder(config.out)
+    codes = find_paradigm(config.paradigm).codes
+    return dataclasses.replace(config, codec=_fitting_codec(config, codes))
 
 
 def _fitting_codec(config: TrainConfig, codes: bool) -> str:
@@ -162,32 +169,40 @@ def parse_tasks(text: str) -> dict[str, float]:
     return shares
 
 
-def _parsed(settings: Sequence[str], cls: Any) -> dict[str, Any]:
-    """name=value pairs as fields of a dataclass, typed by their defaults."""
-    known = {field.name: _default(field) for field in dataclasses.fields(cls)}
+def _parsed(settings: Sequence[str]) -> dict[str, Any]:
+    """name=value pairs as fields of `TrainConfig`, typed by their defaults."""
+    known = {field.name: _default(field) for field in dataclasses.fields(TrainConfig)}
+    # What is given by options of their own alone.
+    del known["out"], known["data"]
     values: dict[str, Any] = {}
     for setting in settings:
         form = f"name=value; names: {', '.join(sorted(known))}"
         name, text = key_value(setting, "--set", form)
         if name not in known:
             raise ConfigurationError(f"--set {setting!r}: write {form}")
-        value = yaml.safe_load(text)
-        kind = type(known[name])
+        value, kind = _read(setting, text), type(known[name])
+        if kind is str and not isinstance(value, str):
+            # "007" is a text for a text, whatever YAML makes of it.
+            value = text
         if kind in (int, float, str, bool):
-            try:
-                value = kind(value)
-            except (TypeError, ValueError):
-                raise ConfigurationError(
-                    f"--set {setting!r}: a {kind.__name__} is wanted"
-                ) from None
+            value = typed(value, kind, f"--set {setting}")
         _require_list(setting, known[name], value)
         values[name] = tuple(value) if isinstance(value, list) else value
     return values
 
 
+def _read(setting: str, text: str) -> Any:
+    try:
+        return read_yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"--set {setting}: {error}") from None
+
+
 def _default(field: dataclasses.Field[Any]) -> object:
     made = field.default_factory
-    return field.default if made is dataclasses.MISSING else made()
+    value = field.default if made is dataclasses.MISSING else made()
+    # A field that must be given is a text.
+    return "" if value is dataclasses.MISSING else value
 
 
 def _require_list(setting: str, default: object, value: object) -> None:
@@ -225,7 +240,7 @@ def codec_from_shards(
     defaults = inspect.signature(CODECS[kind]).parameters
     for setting in settings:
         name, text = key_value(setting, "--set", "name=value")
-        value = yaml.safe_load(text)
+        value = _read(setting, text)
         if name in defaults:
             _require_list(setting, defaults[name].default, value)
         fields[name] = tuple(value) if isinstance(value, list) else value

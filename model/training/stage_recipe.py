@@ -15,12 +15,15 @@ from typing import Any
 
 import yaml
 
-from gristmill.errors import ConfigurationError, TrainingError, nearest
+from gristmill.errors import ConfigurationError, GristmillError, TrainingError, nearest
 from gristmill.model.checkpoints import checkpoint
 from gristmill.model.checkpoints.model_folder import read_model_facts
+from gristmill.model.data.shard_sources import open_samples
 from gristmill.model.distributed.ranks import join, rank
+from gristmill.model.training.begin_with import require_experts
 from gristmill.model.training.commands import train as train_command
-from gristmill.model.training.settings import train_config
+from gristmill.model.training.setting_values import read_yaml, typed
+from gristmill.model.training.settings import train_config, with_codec
 from gristmill.model.training.train import TrainResult, train
 from gristmill.model.training.train_config import TrainConfig, changed
 
@@ -42,7 +45,7 @@ def read_recipe(path: str) -> list[Stage]:
     """The stages of a YAML file. Raises `ConfigurationError` for one that cannot be trained."""
     try:
         with open(path, encoding="utf-8") as file:
-            recipe = yaml.safe_load(file)
+            recipe = read_yaml(file.read())
     except (OSError, yaml.YAMLError) as error:
         raise ConfigurationError(f"recipe {path}: {error}") from error
     if not isinstance(recipe, dict) or not isinstance(recipe.get("stages"), list):
@@ -74,7 +77,7 @@ def _stage(path: str, own: Any, common: Any, number: int) -> Stage:
     arguments["settings"] = []
     for key, value in given.items():
         if key in defaults:
-            arguments[key] = _argument(key, value)
+            arguments[key] = _argument(key, value, type(defaults[key]), f"{path}: stage {name}")
         elif key in settings:
             arguments["settings"].append(f"{key}={json.dumps(value)}")
         else:
@@ -88,13 +91,16 @@ def _stage(path: str, own: Any, common: Any, number: int) -> Stage:
     return Stage(name, arguments)
 
 
-def _argument(key: str, value: Any) -> Any:
+def _argument(key: str, value: Any, kind: type, where: str) -> Any:
     """As a command line has it, where YAML has lists and maps."""
-    if key == "data" and isinstance(value, str):
-        return [value]
+    if key == "data":
+        listed = [value] if isinstance(value, str) else value
+        if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+            raise ConfigurationError(f"recipe {where}: data: {value!r} is no folder, nor a list")
+        return listed
     if key == "tasks" and isinstance(value, dict):
         return ",".join(f"{task}={share}" for task, share in value.items())
-    return value
+    return typed(value, kind if kind in (bool, int, float) else str, f"recipe {where}: {key}")
 
 
 def train_stages(stages: list[Stage], out: str) -> Iterator[tuple[str, TrainResult | None]]:
@@ -102,26 +108,48 @@ def train_stages(stages: list[Stage], out: str) -> Iterator[tuple[str, TrainResu
     to, None if it was done before. Goes on within a stage and between them; a signal ends it after
     the stage that it came to.
 
-    Raises `TrainingError` if a stage that is done was trained with other settings.
+    Raises, before anything is trained, `ConfigurationError` for a stage that cannot be, and
+    `TrainingError` if one that is done was trained with other settings.
     """
     join()
-    before = ""
-    for number, stage in enumerate(stages):
-        folder = os.path.join(out, f"{number + 1}-{stage.name}")
-        arguments = dict(stage.arguments)
-        if before:
-            arguments["init"] = before
-        config = train_config(out=folder, **arguments)
+    configs = _configs(stages, out)
+    done = [_is_done(config.out, config) for config in configs]
+    for number, (stage, config) in enumerate(zip(stages, configs, strict=True)):
         result = None
-        if not _is_done(folder, config):
-            _say(f"stage {number + 1} of {len(stages)}, {stage.name}: {folder}")
-            result = train(config)
+        if not done[number]:
+            if number:
+                # The model that it begins with is there now, and may know a codec.
+                config = _config(stage, config.out, configs[number - 1].out)
+            _say(f"stage {number + 1} of {len(stages)}, {stage.name}: {config.out}")
+            result = train(with_codec(config))
             # A sharded model is held by cycles; two would be there at once.
             gc.collect()
-        yield folder, result
+        yield config.out, result
         if result is not None and result.stopped_by:
             return
-        before = folder
+
+
+def _configs(stages: list[Stage], out: str) -> list[TrainConfig]:
+    """The settings of all stages, checked as far as they can be before one is trained."""
+    configs: list[TrainConfig] = []
+    for number, stage in enumerate(stages):
+        before = configs[-1] if configs else None
+        folder = os.path.join(out, f"{number + 1}-{stage.name}")
+        try:
+            config = _config(stage, folder, before.out if before else "")
+            for source in config.data:
+                open_samples(source)
+            if before is not None:
+                require_experts(before.experts, config.experts)
+        except GristmillError as error:
+            raise ConfigurationError(f"stage {number + 1}, {stage.name}: {error}") from error
+        configs.append(config)
+    return configs
+
+
+def _config(stage: Stage, folder: str, before: str) -> TrainConfig:
+    arguments = {**stage.arguments, "init": before or stage.arguments["init"]}
+    return train_config(out=folder, **arguments)
 
 
 def _is_done(folder: str, config: TrainConfig) -> bool:

@@ -47,6 +47,7 @@ from gristmill.model.training.optimizer import (
     set_rate,
 )
 from gristmill.model.training.same_inputs import input_digests, require_same_inputs
+from gristmill.model.training.sample_losses import SampleLosses
 from gristmill.model.training.sharding import check_replicas, materialise, shard
 from gristmill.model.training.train_config import TrainConfig, changed
 from gristmill.model.training.train_log import TrainLog
@@ -81,11 +82,13 @@ def train(config: TrainConfig, log: TrainLog | None = None) -> TrainResult:
     device = join()
     if device.type == "cpu":
         keep_freed_memory()
-    setup = make_setup(config)
-    trainer = Trainer(config, setup, device)
     log = log or TrainLog(config.out, enabled=rank() == 0)
+    if config.wandb:
+        # First of all: nobody waits for a model to hear that nobody is logged in.
+        first_rank_does(lambda: log.send_to(config.wandb, config.to_dict()))
     try:
-        return trainer.run(log)
+        setup = make_setup(config)
+        return Trainer(config, setup, device).run(log)
     finally:
         log.close()
 
@@ -139,6 +142,7 @@ class Trainer:
         self.step = 0
         self.state: StreamState | None = None
         self.lost = LostCount(config.max_lost)
+        self.sample_losses = SampleLosses(config.out, setup.vocabulary, setup.titles)
         # Step after which the shards became others, and what is said of it; 0 and "" if never.
         self.data_from, self.noted = 0, ""
         self.inputs = input_digests(setup)
@@ -184,6 +188,7 @@ class Trainer:
         log.start(self.step, config.steps, self.setup.describe(config))
         if self.noted:
             log.note(self.step, self.noted)
+        self.sample_losses.begin(self.step)
         start, tokens, bad = time.perf_counter(), 0, 0
         self.model.train()
         meter = Meter(self.setup.vocabulary, self.setup.titles)
@@ -271,6 +276,8 @@ class Trainer:
             )
             loss.backward()
             meter.losses(part, losses)
+            if config.sample_losses:
+                self.sample_losses.add(self.step + 1, part, losses)
             sums += torch.stack([losses.text, losses.flow, losses.z, even]).detach()
         asked = [float(self._asked.number == number) for number in STOPS]
         text, flow, _, uneven, *asked = all_ranks(
@@ -312,6 +319,7 @@ class Trainer:
             "documents": self.lost.documents,
             "lost": self.lost.lost,
         }
+        self.sample_losses.write()
         checkpoint.save(
             self._folder, self.step, self.model, self.optimizer, self.average.values, facts
         )

@@ -97,6 +97,10 @@ class TrainConfig:
     log_every: int = 10
     # Steps between pictures drawn and captions written while training; 0: none.
     sample_every: int = 0
+    # Project at Weights & Biases, or ENTITY/PROJECT, that gets the curve, too; empty: none.
+    wandb: str = ""
+    # Keep the loss of every sample of every step; see `sample_losses`.
+    sample_losses: bool = False
     # Steps in a row whose loss may be no number before training gives up.
     patience: int = 3
     # Go on though the shards are not those that were there before the stop.
@@ -156,7 +160,8 @@ class TrainConfig:
 # What may differ between a training and its continuation.
 FREE = (
     "out", "steps", "micro_rows", "replicate", "workers", "cache_mb", "save_every", "log_every",
-    "sample_every", "compile", "peak_flops", "patience", "max_lost", "accept_changed_data",
+    "sample_every", "sample_losses", "wandb", "compile", "peak_flops", "patience", "max_lost",
+    "accept_changed_data",
     # What these are is told by their digests, wherever they lie.
     "codec", "encoder", "tokenizer",
 )  # fmt: skip

@@ -1,5 +1,5 @@
-"""What a training says: one JSON line per logged step, TensorBoard, and a line for a person every
-few seconds."""
+"""What a training says: one JSON line per logged step, TensorBoard, Weights & Biases if asked for,
+and a line for a person every few seconds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from gristmill.model.documents.batch import LostSample
 from gristmill.model.training.facts import LogLine, LostLine, TrainingSummary
+from gristmill.model.training.wandb_run import WandbRun
 from gristmill.pipelines.decode import Image
 
 if TYPE_CHECKING:
@@ -37,11 +38,16 @@ class TrainLog:
         # Samples that could not be read, of which a person was told.
         self._told_lost = 0
         self._board: SummaryWriter | None = None
+        self._wandb: WandbRun | None = None
         self._progress: Progress | None = None
         self._parts = ""
         self._steps = self._first = self._positions = 0
         self._began = self._told = 0.0
         self._flops = self._peak = 0.0
+
+    def send_to(self, project: str, config: Mapping[str, object]) -> None:
+        """Write to a project at Weights & Biases, too; see `WandbRun.open`."""
+        self._wandb = WandbRun.open(project, self.folder, config)
 
     def start(self, step: int, steps: int, facts: TrainingSummary) -> None:
         """Open the files. Lines after `step` are of work that was lost, and go."""
@@ -96,6 +102,8 @@ class TrainLog:
         for name, value in plain.items():
             if value is not None and self._board is not None:
                 self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.write(step, {k: v for k, v in plain.items() if v is not None})
         self._parts = ", ".join(
             f"{name.removeprefix('loss_')} {facts[name]:.3f}"
             for name in ("loss_text", "loss_codes", "loss_flow")
@@ -157,6 +165,8 @@ class TrainLog:
             self._say(f"step {step:,}: what it draws and says now: {path}")
         if self._board is not None:
             self._board.add_image("samples", picture, step, dataformats="HWC")
+        if self._wandb is not None:
+            self._wandb.samples(step, picture)
 
     def stopped(self, step: int, name: str) -> None:
         """A signal of that name ended the training after a step."""
@@ -178,6 +188,8 @@ class TrainLog:
         """Close the files."""
         if self._board is not None:
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.close()
         if self._progress is not None:
             self._progress.stop()
 

@@ -16,6 +16,7 @@ from gristmill.dags.settings import apply_settings
 from gristmill.errors import ConfigurationError, GraphError
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.stage import Score
+from gristmill.pipelines.videos.shots import Shots
 
 
 def toy(**changes: Node) -> Dag:
@@ -153,6 +154,23 @@ def test_settings_are_typed_and_name_the_nearest_field() -> None:
     }.items():
         with pytest.raises(ConfigurationError, match=message):
             apply_settings(toy(), [setting])
+
+
+def test_numbers_without_a_point_are_numbers_in_a_file_and_in_a_setting() -> None:
+    text = (
+        "dag: x\npart_rows: 1e2\nnodes:\n  rows: {stage: 'toy_stages:ToyRows', rows: 1e3}\n"
+        "  shots: {stage: Shots, inputs: [rows], threshold: 1e-3}\n"
+    )
+    dag = load_dag(text)
+    assert (dag.part_rows, dag.stage("rows")) == (100, ToyRows(rows=1000))
+    assert dag.stage("shots") == Shots(threshold=0.001)
+    assert load_dag(dump_dag(dag)) == dag
+    changed = apply_settings(dag, ["part_rows=1e1", "rows.rows=2e1", "shots.threshold=5e-2"])
+    assert (changed.part_rows, changed.stage("rows")) == (10, ToyRows(rows=20))
+    assert changed.stage("shots") == Shots(threshold=0.05)
+    for setting in ("rows.rows=1e-3", "rows.rows=.inf", "part_rows=2.5"):
+        with pytest.raises(ConfigurationError, match="a whole number"):
+            apply_settings(dag, [setting])
 
 
 def test_a_fingerprint_covers_what_decides_the_output_and_nothing_else() -> None:

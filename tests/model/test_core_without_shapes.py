@@ -30,15 +30,15 @@ import torch
 torch.set_num_threads(1)
 from gristmill.model import load
 from gristmill.model.sampling.decoding import Sampling
-from gristmill.model.training.settings import train_config
+from gristmill.model.training.settings import train_config, with_codec
 from gristmill.model.training.train import train
 
-config = train_config(
+config = with_codec(train_config(
     size="nano", data=[sys.argv[1]], out=sys.argv[1] + "/out", paradigm="flow", experts="dense",
     codec="", encoder="", split="train", where="", tasks="draw=0.5,answer=0.5",
     questions="my_questions:about_colour", steps=2, rows=2, row_length=160, rate=1e-3, seed=0,
     settings=["text_vocabulary=300", "log_every=1", "precision=fp32"],
-)
+))
 result = train(config)
 model = load(config.out)
 said = model.describe([np.zeros((30, 40, 3), np.uint8)], Sampling(temperature=0, longest=2))

@@ -60,9 +60,7 @@ def test_four_ranks_train_as_one(config: Make, tmp_path: Path) -> None:
         close = 3e-2 if made.precision == "bf16" else 2e-3
         assert np.allclose(_curve(made.out), _curve(alone_out), rtol=close), name
         assert len(_curve(made.out)) == 3 and len(read_log(made.out)[0]) > 8
-        mine, theirs = (
-            load_file(f"{out}/{checkpoint.WEIGHTS_FILE}") for out in (made.out, alone_out)
-        )
+        mine, theirs = (load_file(f"{out}/model.safetensors") for out in (made.out, alone_out))
         assert set(mine) == set(theirs)
         assert all(torch.allclose(mine[key], theirs[key], atol=2e-2) for key in mine), name
     assert (tmp_path / "shared" / "query" / "samples" / "step-00000002.png").exists()

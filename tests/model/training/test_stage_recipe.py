@@ -15,6 +15,7 @@ from model_world import World
 from safetensors.torch import load_file
 
 from gristmill.errors import ConfigurationError, TrainingError
+from gristmill.model.training.settings import train_config
 from gristmill.model.training.stage_recipe import Stage, read_recipe, train_stages
 from gristmill.model.training.train import Trainer
 from gristmill.model.training.train_log import read_log
@@ -123,6 +124,47 @@ def test_stages_are_what_the_command_takes(world: World, tmp_path: Path) -> None
     bare = [{"name": "a", "size": "nano", "data": "x"}, {"name": "b", "data": "x"}]
     stages = read_recipe(_written(tmp_path / "bare.yaml", {"stages": bare}))
     assert [stage.arguments["size"] for stage in stages] == ["nano", "same"]
+
+
+def test_numbers_may_be_written_without_a_point(world: World, tmp_path: Path) -> None:
+    text = (
+        "stages:\n- {name: a, size: nano, data: x, rate: 1e-3, steps: 1e3, rates: {lm: 1e-1},\n"
+        "   z_weight: 1e-5, average: 99e-2}\n"
+    )
+    (tmp_path / "recipe.yaml").write_text(text)
+    (stage,) = read_recipe(str(tmp_path / "recipe.yaml"))
+    assert (stage.arguments["rate"], stage.arguments["steps"]) == (1e-3, 1000)
+    config = train_config(out=str(tmp_path / "out"), **stage.arguments)
+    assert (config.rate, config.steps, config.rates) == (1e-3, 1000, {"lm": 0.1})
+    assert (config.z_weight, config.average) == (1e-5, 0.99)
+
+
+def test_all_stages_are_checked_before_the_first_is_trained(world: World, tmp_path: Path) -> None:
+    first = {
+        "name": "a", "size": "nano", "data": world.shards, "codec": world.codes, "steps": 1,
+    }  # fmt: skip
+    second = {**first, "name": "b", "size": "same"}
+    for wrong, message in (
+        ({"schedule": "cosin"}, "stage 2, b: .* did you mean 'cosine'"),
+        ({"rates": {"lm": "slow"}}, "stage 2, b: rates: lm has 'slow'"),
+        ({"warmup": "long"}, "stage 2, b: --set warmup=.*a whole number is wanted"),
+        ({"experts": "moe", "size": "nano"}, "stage 2, b: .*not moe of dense"),
+        ({"data": str(tmp_path / "nowhere")}, "stage 2, b: .*nowhere"),
+        ({"tasks": {"describ": 1}}, "stage 2, b: .* did you mean 'describe'"),
+    ):
+        stages = read_recipe(
+            _written(tmp_path / "r.yaml", {"stages": [first, {**second, **wrong}]})
+        )
+        with pytest.raises(ConfigurationError, match=message):
+            next(train_stages(stages, str(tmp_path / "out")))
+        assert not (tmp_path / "out").exists(), wrong
+    for wrong, message in (
+        ({"rate": "fast"}, "stage b: rate: 'fast' is given, a number is wanted"),
+        ({"steps": 1.5}, "stage b: steps: 1.5 is given, a whole number is wanted"),
+        ({"data": 3}, "stage b: data: 3 is no folder"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            read_recipe(_written(tmp_path / "r.yaml", {"stages": [first, {**second, **wrong}]}))
 
 
 def test_a_recipe_that_cannot_be_trained_is_said(tmp_path: Path) -> None:

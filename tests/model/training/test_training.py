@@ -290,7 +290,7 @@ def test_a_model_that_is_not_there_or_not_whole_is_named(config: Make, tmp_path:
         load(str(tmp_path))
     small = config(steps=2)
     train(small, _quiet(small))
-    weights = Path(small.out, checkpoint.WEIGHTS_FILE)
+    weights = Path(small.out, "model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(TrainingError, match="cannot be read"):
         load(small.out)
