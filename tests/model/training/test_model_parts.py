@@ -67,7 +67,7 @@ def test_parts_are_told_from_one_another() -> None:
 
 
 def test_settings_of_parts_are_typed_and_kept(config: Make) -> None:
-    values = _parsed(["freeze=[embed, blocks.0]", "rates={lm: 0.1}"], TrainConfig)
+    values = _parsed(["freeze=[embed, blocks.0]", "rates={lm: 0.1}"])
     assert values == {"freeze": ("embed", "blocks.0"), "rates": {"lm": 0.1}}
     made = config(**values)
     assert TrainConfig.from_dict(made.to_dict()) == made
@@ -87,4 +87,4 @@ def test_wrong_parts_are_named(config: Make) -> None:
         config(rates={"lm": "slow"}).check()
     for setting, message in (("freeze=embed", "is a list"), ("rates=0.1", "write rates={NAME")):
         with pytest.raises(ConfigurationError, match=message):
-            _parsed([setting], TrainConfig)
+            _parsed([setting])
