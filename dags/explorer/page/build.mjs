@@ -1,10 +1,10 @@
-// Puts the page together: `npm ci && npm run build` here writes ../assets, which are committed.
-import { copyFileSync, rmSync, mkdirSync } from "node:fs";
+// Puts the page's scripts together: `npm ci && npm run build` here writes them beside the page and
+// its style in ../assets, where they are committed.
+import { readdirSync, rmSync } from "node:fs";
 import { build } from "esbuild";
 
 const assets = new URL("../assets/", import.meta.url).pathname;
-rmSync(assets, { recursive: true, force: true });
-mkdirSync(assets);
+for (const name of readdirSync(assets)) if (name.endsWith(".js")) rmSync(assets + name);
 await build({
   // Charts apart from what draws them: no file is over 500 kB.
   entryPoints: ["src/page.js", "src/plot.js"],
@@ -20,4 +20,3 @@ await build({
   // The database is the server's: the one for browsers, 34 MB, is left out.
   alias: { "@duckdb/duckdb-wasm": "./src/no_wasm.js" },
 });
-for (const name of ["index.html", "page.css"]) copyFileSync(`src/${name}`, `${assets}${name}`);
