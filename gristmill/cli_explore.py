@@ -14,12 +14,16 @@ def explore(
         typer.Argument(metavar="RUN", help="Folder of a finished run, local or any fsspec URL."),
     ],
     port: Annotated[int, typer.Option(help="Port on this machine; 0: a free one.")] = 0,
+    edit: Annotated[
+        bool,
+        typer.Option("--edit", help="Let the page write ledger, report and shards anew."),
+    ] = False,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser.")] = True,
 ) -> None:
     """Look at a run in a browser: scores, thresholds, rows, and what rules would make of them."""
     from gristmill.dags.explorer.server import Explorer, serving
 
-    explorer = Explorer(folder)
+    explorer = Explorer(folder, edit=edit)
 
     async def serve() -> None:
         async with serving(explorer, port) as address:

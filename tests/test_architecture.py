@@ -21,7 +21,7 @@ ALLOWED = {
 # in dags/ belongs to the floor that is named here, else to the lowest; in model/ to the highest.
 FLOORS = {
     "dags": (
-        "graph", "recipes", "engine", "jobs", "runs", "reports", "explorer", "session", "demos",
+        "graph", "recipes", "engine", "jobs", "runs", "reports", "session", "explorer", "demos",
     ),
     "model": (
         "distributed", "codecs", "encoders", "documents", "network", "data", "checkpoints",

@@ -11,6 +11,7 @@ import contextlib
 import importlib.resources
 import json
 import secrets
+import shlex
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
@@ -20,11 +21,14 @@ import duckdb
 import pyarrow as pa
 from aiohttp import web
 
+from gristmill.dags.engine.execute import RunOptions
 from gristmill.dags.explorer.live_rules import LiveCounts, LiveRules
 from gristmill.dags.explorer.row_table import RowTable
 from gristmill.dags.reports.thumbnails import RowPictures, thumbnail
+from gristmill.dags.runs.keep import KeepChanges, choose
 from gristmill.dags.runs.plan import where_it_ran
 from gristmill.dags.runs.trace import trace_sample
+from gristmill.dags.session import build_and_report
 from gristmill.errors import ConfigurationError, GristmillError
 
 HOST = "127.0.0.1"
@@ -49,18 +53,23 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Explorer:
     """One run behind one page."""
 
-    def __init__(self, out: str, *, token: str = "") -> None:
-        """Raises `RunError` for a run that is not finished, `GraphError` for one that cannot be
-        chosen from."""
+    def __init__(self, out: str, *, edit: bool = False, token: str = "") -> None:
+        """`edit`: the page may make the run's ledger, report and shards anew. Raises `RunError` for
+        a run that is not finished, `GraphError` for one that cannot be chosen from."""
         # As the person wrote it.
-        self.out = out
-        self.table = RowTable.open(out)
-        self.rules = LiveRules(self.table)
+        self.out, self.edit = out, edit
         self.token = token or secrets.token_urlsafe(18)
+        # Its reader keeps the part that was read last; one change of the run at a time.
+        self._looking, self._keeping = threading.Lock(), threading.Lock()
+        self._open()
+
+    def _open(self) -> None:
+        """The run as it is now, as yet without rows."""
+        self.table = RowTable.open(self.out)
+        self.rules = LiveRules(self.table)
         self.failure = ""
         self._counts: LiveCounts | None = None
-        # Its reader keeps the part that was read last.
-        self._pictures, self._looking = RowPictures(self.table.layout), threading.Lock()
+        self._pictures = RowPictures(self.table.layout)
 
     def load(self) -> None:
         """Fill the table and count what the run's own rules do; `failure` says why it could not."""
@@ -79,6 +88,7 @@ class Explorer:
         app.router.add_get(f"{at}/api/state", self._state)
         app.router.add_post(f"{at}/api/query", self._query)
         app.router.add_post(f"{at}/api/rules", self._try_rules)
+        app.router.add_post(f"{at}/api/keep", self._keep)
         app.router.add_get(f"{at}/api/trace/{{uid}}", self._trace)
         app.router.add_get(f"{at}/picture/{{part}}/{{uid}}", self._picture)
         return app
@@ -127,6 +137,7 @@ class Explorer:
         ]
         return {
             "run": self.out,
+            "edit": self.edit,
             "dag": dag.name,
             "node": table.node,
             "columns": columns,
@@ -170,15 +181,29 @@ class Explorer:
 
     async def _try_rules(self, request: web.Request) -> web.StreamResponse:
         """Other rules: what each drops, and the view `shown` made of them."""
-        asked = await _json(request)
-        rules, missing = asked.get("rules"), asked.get("missing", "")
-        if not isinstance(rules, list) or not all(_is_rule(rule) for rule in rules):
-            raise ConfigurationError("`rules` is a list of {name, sql}")
-        named = {rule["name"]: rule["sql"] for rule in rules}
-        if len(named) != len(rules):
-            raise ConfigurationError("two rules of one name: each is a reason of its own")
+        named, missing = _rules_of(await _json(request))
         self._counts = await asyncio.to_thread(self.rules.apply, named, missing)
         return web.json_response(asdict(self._counts))
+
+    async def _keep(self, request: web.Request) -> web.StreamResponse:
+        """What `gristmill keep --shards` does, with these rules; then the page is of the run as it
+        is after it."""
+        if not self.edit:
+            raise web.HTTPForbidden(text="this page only looks: start it with --edit")
+        named, missing = _rules_of(await _json(request))
+        return web.json_response(await asyncio.to_thread(self._build, named, missing))
+
+    def _build(self, rules: Mapping[str, str], missing: str) -> dict[str, Any]:
+        """Raises `RunLockedError` where another process has the run."""
+        with self._keeping:
+            changes: KeepChanges = {"rules": dict(rules), "missing": missing or self.rules.missing}
+            choice = choose(self.out, changes)
+            flags = " ".join(f"--rule {shlex.quote(f'{k}={v}')}" for k, v in rules.items())
+            command = f"gristmill keep {shlex.quote(self.out)} --shards {flags}".rstrip()
+            build_and_report(choice, RunOptions(runner="local"), command=command)
+            self._open()
+            self.load()
+            return {"kept": choice.kept, "rows": choice.rows}
 
     async def _trace(self, request: web.Request) -> web.StreamResponse:
         uid = request.match_info["uid"]
@@ -245,6 +270,17 @@ async def _json(request: web.Request) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise ConfigurationError("not a JSON object")
     return found
+
+
+def _rules_of(asked: Mapping[str, Any]) -> tuple[dict[str, str], str]:
+    """Name -> SQL, and what a rule without a value does."""
+    rules, missing = asked.get("rules"), asked.get("missing", "")
+    if not isinstance(rules, list) or not all(_is_rule(rule) for rule in rules):
+        raise ConfigurationError("`rules` is a list of {name, sql}")
+    named = {rule["name"]: rule["sql"] for rule in rules}
+    if len(named) != len(rules):
+        raise ConfigurationError("two rules of one name: each is a reason of its own")
+    return named, str(missing)
 
 
 def _is_rule(value: object) -> bool:

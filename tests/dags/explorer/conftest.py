@@ -37,7 +37,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def page() -> Iterator[Callable[[Path], str]]:
+def page() -> Iterator[Callable[..., str]]:
     """The address of a run's page, served until the tests end."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -45,16 +45,16 @@ def page() -> Iterator[Callable[[Path], str]]:
     addresses: dict[Path, str] = {}
     over = asyncio.Event()
 
-    async def serve(run: Path, said: threading.Event) -> None:
-        async with serving(Explorer(str(run))) as address:
+    async def serve(run: Path, edit: bool, said: threading.Event) -> None:
+        async with serving(Explorer(str(run), edit=edit)) as address:
             addresses[run] = address
             said.set()
             await over.wait()
 
-    def address(run: Path) -> str:
+    def address(run: Path, *, edit: bool = False) -> str:
         if run not in addresses:
             said = threading.Event()
-            asyncio.run_coroutine_threadsafe(serve(run, said), loop)
+            asyncio.run_coroutine_threadsafe(serve(run, edit, said), loop)
             assert said.wait(30)
         return addresses[run]
 

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_world import ROWS, RULES
+from run_world import KEPT, ROWS, RULES, UNKNOWN, captions, copy_home
 
+from gristmill.dags.engine.run_lock import run_lock
 from gristmill.dags.runs.keep import choose
+from gristmill.dags.runs.verify import verify_run
+from gristmill.pipelines.storage import Folder
 
 pytest.importorskip("playwright", reason="the page's tests need the package playwright")
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -19,7 +22,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
-Address = Callable[[Path], str]
+Address = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,29 @@ def test_a_rule_is_edited_and_counts_are_those_of_keep(
     visit.page.get_by_role("button", name="As in the run").click()
     visit.until(f"{kept} of {ROWS} rows kept")
     assert visit.faults == []
+
+
+def test_the_run_is_kept_by_other_rules(
+    browser: Browser, page: Address, home: Path, tmp_path: Path
+) -> None:
+    """From a page that may; by what is shown, and with the lock of a run."""
+    run = copy_home(home, tmp_path / "home")
+    with run_lock(Folder(str(run))):
+        visit = Visit(browser, page(run, edit=True))
+        field = visit.page.get_by_label("SQL of dark", exact=True)
+        field.fill("brightness < 0.45")
+        field.press("Enter")
+        visit.page.wait_for_selector("#counts:has-text('rows change')")
+        visit.page.get_by_role("button", name="Keep these").click()
+        visit.page.get_by_role("button", name="Write them").click()
+        visit.page.wait_for_selector("#row-body:has-text('is being written by process')")
+        assert captions(run) == KEPT
+    visit.page.get_by_role("button", name="Write them").click()
+    kept = {f"number {i}" for i in range(5, ROWS) if i != UNKNOWN}
+    # Of the run as it is after it: no row changes any more.
+    said = f"{len(kept)} of {ROWS} rows kept ({100 * len(kept) / ROWS:.1f} %)"
+    visit.page.wait_for_selector(f"#counts:text-is('{said}')", timeout=60_000)
+    assert captions(run) == kept and verify_run(str(run)) == [] and visit.faults == []
 
 
 def test_a_brush_becomes_a_rule(browser: Browser, page: Address, home: Path) -> None:

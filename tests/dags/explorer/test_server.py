@@ -91,6 +91,14 @@ def test_what_is_wrong_is_one_line(page: Page, hostile: Path) -> None:
     assert ask(f"{address}picture/99/nobody")[0] == ask(f"{address}picture/x/y")[0] == 404
 
 
+def test_a_page_that_only_looks_changes_nothing(page: Page, hostile: Path) -> None:
+    address = page(hostile)
+    rules = {"rules": [{"name": "all", "sql": "TRUE"}]}
+    assert ask(f"{address}api/keep", rules)[:2] == (
+        403, b"this page only looks: start it with --edit",
+    )  # fmt: skip
+
+
 def test_pictures_come_small_and_whole(page: Page, hostile: Path) -> None:
     address = page(hostile)
     ready(address)

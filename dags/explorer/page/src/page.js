@@ -1,7 +1,7 @@
 // The page: rules on the left, scores above, rows below; what one changes, all show.
 import { Charts } from "./charts.js";
 import { $, count, element, said } from "./elements.js";
-import { pictureOf, state, trace, tryRules } from "./server.js";
+import { keep, pictureOf, state, trace, tryRules } from "./server.js";
 
 const ROWS = 40;
 // Shown first, where a run has them.
@@ -75,6 +75,8 @@ function choices() {
   $("clear-brush").onclick = () => charts.clear();
   $("from-brush").onclick = ruleFromBrush;
   $("reset-rules").onclick = () => apply(facts.rules.map((rule) => ({ ...rule })));
+  $("keep").hidden = !facts.edit;
+  $("keep").onclick = askToKeep;
   $("copy-rules").onclick = () => copy(asYaml(), $("copy-rules"));
   $("copy-command").onclick = () => copy(asCommand(), $("copy-command"));
   $("add-rule").onsubmit = (event) => {
@@ -140,6 +142,26 @@ function counted(counts) {
   );
   $("fate").value = chosen;
   if ($("fate").selectedIndex < 0) $("fate").value = "";
+}
+
+// Asked once more, as shards are replaced.
+function askToKeep() {
+  const button = element("button", { type: "button" }, "Write them");
+  const says = element("p", {}, `Ledger, report and shards of ${facts.run} are made anew: ${$("counts").textContent}.`);
+  button.onclick = async () => {
+    button.disabled = true;
+    says.textContent = "Writing; this takes as long as gristmill keep --shards.";
+    try {
+      await keep(rules, facts.missing);
+      location.reload();
+    } catch (error) {
+      says.textContent = error.message;
+      button.disabled = false;
+    }
+  };
+  $("row-title").textContent = "Keep these rows?";
+  $("row-body").replaceChildren(says, button);
+  $("row").showModal();
 }
 
 function ruleFromBrush() {

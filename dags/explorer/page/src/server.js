@@ -7,12 +7,16 @@ async function answer(response) {
 
 export const state = () => fetch("api/state").then(answer);
 
-export const tryRules = (rules, missing) =>
-  fetch("api/rules", {
+const post = (at, body) =>
+  fetch(at, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ rules, missing }),
+    body: JSON.stringify(body),
   }).then(answer);
+
+export const tryRules = (rules, missing) => post("api/rules", { rules, missing });
+
+export const keep = (rules, missing) => post("api/keep", { rules, missing });
 
 export const trace = (uid) => fetch(`api/trace/${encodeURIComponent(uid)}`).then(answer);
 
