@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-from gristmill.dags.explorer.row_table import SAMPLES, RowTable
+from gristmill.dags.explorer.row_table import SAMPLES, SHOWN, RowTable
 from gristmill.errors import GraphError
 from gristmill.pipelines.database import sql_name, sql_text
 from gristmill.pipelines.keep import FORGOTTEN, NOT_IN_SUBSET
@@ -20,10 +20,6 @@ from gristmill.pipelines.rules import (
 from gristmill.pipelines.stage import missing_column
 from gristmill.pipelines.verdicts import KEPT, MERGED_REASON, NO_VALUE, quantile, verdict_sql
 
-SHOWN = "shown"
-"""The view that the page draws: `samples`, and beside each row `now`, what these rules make of it
-(`kept`, or the reason that drops it), and `changes`, whether that is another fate than in the
-run."""
 # Reasons of a Keep node that are no rule of its own.
 _STANDING = (FORGOTTEN, NOT_IN_SUBSET)
 
@@ -83,6 +79,7 @@ class LiveRules:
         stage = dataclasses.replace(self.table.stage, rules=rules, missing=missing, subset="")
         stage.check()
         names = stage.resolve_columns(self.table.layout.dag.columns(self.table.node))
+        self.table.add_columns(names)
         there = {*self.table.scores, "uid", "row", "url", "path", "caption"}
         for name in names:
             if name not in there:

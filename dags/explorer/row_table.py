@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gristmill.dags.engine.ledger import ledger_schema
 from gristmill.dags.engine.rows import RowReader
@@ -18,6 +20,10 @@ from gristmill.pipelines.database import sql_name, sql_text
 from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.verdicts import clean_sql
 
+SHOWN = "shown"
+"""The view that the page draws: `samples`, and beside each row `now`, what some rules make of it
+(`kept`, or the reason that drops it), `fate` (kept or dropped), and `changes`, whether that is
+another fate than in the run."""
 SAMPLES = "samples"
 """The table: one line a line of the ledger, in its order. `entered`: whether the row came as far as
 the last Keep node."""
@@ -28,6 +34,9 @@ _NO_SCORES = {
     *_LEDGER, "caption", "parent_uid", "meta", "error", "sha256", "source_uid", "status", "pointer",
     "blob_offset", "blob_size", "stored_sha256",
 }  # fmt: skip
+# Texts of more values than this, and than this share of the rows of the first part, are no kinds
+# of anything: hashes, names, captions.
+_MOST_VALUES, _MOST_SHARE = 200, 0.02
 _HOST = "^[a-z][a-z0-9+.-]*://(?:[^/@?#]*@)?([a-z0-9._-]+)"
 
 
@@ -53,8 +62,10 @@ class RowTable:
     database: duckdb.DuckDBPyConnection
     # The last Keep node.
     node: str
-    # Name -> type.
-    scores: Mapping[str, pa.DataType]
+    # Name -> type of those that are in the table, and of those that are read when they are asked
+    # for: texts that hardly repeat, such as hashes, would be most of its memory.
+    scores: dict[str, pa.DataType]
+    aside: dict[str, pa.DataType]
     state: Loading = field(default_factory=Loading)
     # One writer at a time; who reads has a cursor of its own.
     writing: threading.Lock = field(default_factory=threading.Lock)
@@ -78,7 +89,10 @@ class RowTable:
         database = duckdb.connect(":memory:", config={"threads": threads, "memory_limit": memory})
         database.execute("SET enable_external_access = false")
         database.execute("SET lock_configuration = true")
-        found = cls(layout, database, keeps[-1], scores, Loading(parts))
+        found = cls(layout, database, keeps[-1], scores, {}, Loading(parts))
+        named = found._named()
+        for name in found._rarely_repeated() - named:
+            found.aside[name] = scores.pop(name)
         fates = ledger_schema(layout.dag)
         columns = [
             *(fates.field(name) for name in found._ledger_names()),
@@ -115,6 +129,52 @@ class RowTable:
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of one thread's own to the same tables."""
         return self.database.cursor()
+
+    def add_columns(self, names: Collection[str]) -> None:
+        """Read columns that lie aside into the table, of all rows."""
+        names = [name for name in names if name in self.aside]
+        if not names:
+            return
+        with self.writing:
+            cursor = self.cursor()
+            own = ", ".join(map(sql_name, names))
+            for part in range(self.state.parts):
+                reader = RowReader(self.layout, many=True)
+                with where_it_ran(self.layout):
+                    extra = reader.entering(self.node, part, ["uid", *names])
+                cursor.register("extra", extra.append_column("part", _numbers(part, len(extra))))
+                made = "CREATE TEMP TABLE more AS" if part == 0 else "INSERT INTO more"
+                cursor.execute(f"{made} SELECT uid, part, {own} FROM extra")
+                cursor.unregister("extra")
+            cursor.execute(
+                f"CREATE OR REPLACE TABLE wider AS SELECT {SAMPLES}.*, "
+                + ", ".join(f"more.{sql_name(name)}" for name in names)
+                + f" FROM {SAMPLES} LEFT JOIN more ON {SAMPLES}.entered AND more.part = "
+                f"{SAMPLES}.part AND more.uid = {SAMPLES}.uid ORDER BY {SAMPLES}.rowid"
+            )
+            cursor.execute(f"DROP VIEW IF EXISTS {SHOWN}")
+            cursor.execute(f"DROP TABLE {SAMPLES}")
+            cursor.execute(f"ALTER TABLE wider RENAME TO {SAMPLES}")
+            cursor.close()
+            for name in names:
+                self.scores[name] = self.aside.pop(name)
+
+    def _named(self) -> set[str]:
+        """What the run's own rules, and the choice of captions, look at."""
+        stage = self.stage
+        with where_it_ran(self.layout):
+            named = set(stage.columns_named(self.layout.dag.columns(self.node)))
+        return named | ({"image_id", stage.best_by} if stage.captions != "all" else set())
+
+    def _rarely_repeated(self) -> set[str]:
+        """Texts that are no kinds of anything, by the rows of the first part."""
+        names = [name for name, kind in self.scores.items() if pa.types.is_string(kind)]
+        if not names or not self.state.parts:
+            return set()
+        with where_it_ran(self.layout):
+            table = RowReader(self.layout).entering(self.node, 0, names)
+        most = max(_MOST_VALUES, int(_MOST_SHARE * len(table)))
+        return {name for name in names if pc.count_distinct(table[name]).as_py() > most}
 
     def _ledger_names(self) -> list[str]:
         there = ledger_schema(self.layout.dag).names
@@ -161,6 +221,11 @@ class RowTable:
         )
         cursor.close()
         return len(ledger)
+
+
+def _numbers(number: int, count: int) -> pa.Array:
+    """The same number so many times."""
+    return pa.array(np.full(count, number, np.int32))
 
 
 def _is_score(kind: pa.DataType) -> bool:

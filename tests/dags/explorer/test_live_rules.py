@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from run_world import KEPT, ROWS, RULES, run_here, small_dag
 
+from gristmill.dags.explorer import row_table
 from gristmill.dags.explorer.live_rules import LiveRules
 from gristmill.dags.explorer.row_table import RowTable
 from gristmill.dags.runs.keep import KeepChanges, choose
@@ -52,6 +53,24 @@ def test_rules_do_what_keep_does(wide: Path, changes: KeepChanges) -> None:
     ]
     shown = live.table.cursor().execute("SELECT uid FROM shown WHERE now = 'kept'").fetchall()
     assert sorted(uid for (uid,) in shown) == sorted(u for part in choice.uids() for u in part)
+
+
+def test_texts_that_hardly_repeat_are_read_when_a_rule_names_them(
+    wide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashes and names would be most of the table's memory."""
+    monkeypatch.setattr(row_table, "_MOST_VALUES", 3)
+    live = opened(wide / "run")
+    assert {"image_id", "pixel_hash"} <= live.table.aside.keys()
+    # What the run's own rules name is there in any case.
+    assert "duplicate_of" in live.table.scores
+    live.apply(live.rules)
+    rules = {"some": "pixel_hash < '8'", **live.rules}
+    counts = live.apply(rules)
+    choice = choose(str(wide / "run"), {"rules": rules}, lock=False)
+    assert (counts.rows, counts.kept) == (choice.rows, choice.kept) and 0 < counts.kept < 9
+    assert "pixel_hash" in live.table.scores and "image_id" in live.table.aside
+    assert live.apply(RULES | {"copy": "duplicate_of IS NOT NULL"}).changes == 0
 
 
 def test_what_a_rule_means_and_what_earlier_ones_take(home: Path) -> None:
