@@ -1,54 +1,109 @@
 """Packed batches straight from shards. A rank plans the lanes that are its own, which looks at
-captions and sizes only, and opens the pictures of their rows.
+captions and sizes only, and sends its workers no more than what they open.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from gristmill.errors import ConfigurationError, SampleError
 from gristmill.model.data.image_tokenizer import ImageTokenizer
-from gristmill.model.data.planner import (
-    FORGOTTEN,
-    DocumentPlan,
-    Planner,
-    RowPlan,
-    StreamConfig,
-)
+from gristmill.model.data.picture_files import Spot
+from gristmill.model.data.planner import FORGOTTEN, DocumentPlan, Planner, RowPlan, StreamConfig
+from gristmill.model.data.shard_sources import Samples
 from gristmill.model.data.stream import LaneState, StreamState
 from gristmill.model.data.task_mix import generator
 from gristmill.model.documents.batch import Document, LostSample, PackedBatch, pack
+from gristmill.model.documents.document_writer import DocumentWriter
+from gristmill.model.documents.facts import SampleColumns
 from gristmill.model.documents.picture_grid import PictureGrid
 from gristmill.model.documents.segments import Content, ImageSegment
 from gristmill.stop_signals import ignore_stops
 
 
+@dataclass(frozen=True)
+class PictureToRead:
+    """One picture of a document: where it lies, or its stored tokens."""
+
+    source: int
+    spot: Spot
+    number: int
+    # Of a clip, those that are asked of it.
+    frames: int
+    # The columns with its tokens, and its number among those; None where pixels are wanted.
+    stored: SampleColumns | None = None
+    stored_number: int = 0
+
+
+@dataclass(frozen=True)
+class DocumentToRead:
+    """A planned document with all that its builder needs of its sample."""
+
+    plan: DocumentPlan
+    # The uid.
+    key: str
+    # By the numbers that segments give them; None for one that is not shown.
+    pictures: tuple[PictureToRead | None, ...] = ()
+
+
+def document_to_read(planner: Planner, plan: DocumentPlan) -> DocumentToRead:
+    """What the builder of a document is sent."""
+    key = planner.columns(plan.source, plan.shard, plan.row)["uid"]
+    if plan.left_out:
+        return DocumentToRead(plan, key)
+    shown = {s.number for s in plan.segments if isinstance(s, ImageSegment)}
+    pictures = tuple(
+        picture_to_read(planner, plan.source, *place) if number in shown else None
+        for number, place in enumerate(plan.pictures)
+    )
+    return DocumentToRead(plan, key, pictures)
+
+
+def picture_to_read(
+    planner: Planner, source: int, shard: int, row: int, number: int
+) -> PictureToRead:
+    """What the reader of one picture of a sample is sent."""
+    columns = planner.columns(source, shard, row)
+    spot, frames = planner.samples[source].spot(shard, row), planner.frames(source, columns)
+    if planner.image_tokenizer.needs_pixels(columns):
+        return PictureToRead(source, spot, number, frames)
+    stored = planner.image_tokenizer.token_columns(columns)
+    at = planner.stored_number(source, columns, number)
+    return PictureToRead(source, spot, number, frames, stored, at)
+
+
 class PackedRowBuilder(torch.utils.data.Dataset[list[Document]]):
     """Opens the pictures of a planned row and writes its documents."""
 
-    def __init__(self, planner: Planner, image_tokenizer: ImageTokenizer) -> None:
-        self.planner, self.image_tokenizer = planner, image_tokenizer
+    def __init__(
+        self, samples: Sequence[Samples], writer: DocumentWriter, image_tokenizer: ImageTokenizer
+    ) -> None:
+        self.samples, self.writer, self.image_tokenizer = list(samples), writer, image_tokenizer
 
-    def __getitem__(self, plan: RowPlan) -> list[Document]:
-        return [self._named(document) for document in plan] or [self.planner.writer.nothing()]
+    def __getitem__(self, row: Sequence[DocumentToRead]) -> list[Document]:
+        return [self._named(document) for document in row] or [self.writer.nothing()]
 
-    def _named(self, plan: DocumentPlan) -> Document:
-        document = self.build(plan)
-        document.uid = self.planner.columns(plan.source, plan.shard, plan.row)["uid"]
-        return document
+    def _named(self, document: DocumentToRead) -> Document:
+        built = self.build(document)
+        built.uid = document.key
+        return built
 
-    def build(self, plan: DocumentPlan) -> Document:
+    def build(self, document: DocumentToRead) -> Document:
         """One document; one that learns nothing, of the same length, if its sample cannot be
         read."""
-        writer = self.planner.writer
+        plan, writer = document.plan, self.writer
         reason = plan.left_out
         if not reason:
             try:
-                contents = self._contents(plan)
+                contents = [
+                    Content(grid) if picture is None else self.content(picture, grid)
+                    for picture, grid in zip(document.pictures, plan.grids, strict=True)
+                ]
             except SampleError as error:
                 reason = str(error)
             else:
@@ -56,39 +111,25 @@ class PackedRowBuilder(torch.utils.data.Dataset[list[Document]]):
                 return writer.write(plan.segments, contents, rng, source=plan.source)
         blank = writer.blank(plan.segments, plan.grids, source=plan.source)
         if reason != FORGOTTEN:
-            shard = self.planner.samples[plan.source].file(plan.shard)
-            key = self.planner.columns(plan.source, plan.shard, plan.row)["uid"]
-            blank.lost = LostSample(shard, key, reason)
+            shard = self.samples[plan.source].file(plan.shard)
+            blank.lost = LostSample(shard, document.key, reason)
         return blank
 
-    def _contents(self, plan: DocumentPlan) -> list[Content]:
-        """The pictures of a document; those that are not shown are left empty."""
-        contents = []
-        if any(isinstance(segment, ImageSegment) for segment in plan.segments):
-            shown = {s.number for s in plan.segments if isinstance(s, ImageSegment)}
-            contents = [
-                self.content(plan.source, *place, grid) if number in shown else Content(grid)
-                for number, (place, grid) in enumerate(zip(plan.pictures, plan.grids, strict=True))
-            ]
-        return contents
-
-    def content(self, source: int, shard: int, row: int, number: int, grid: PictureGrid) -> Content:
-        """What the model sees of one picture of a sample: its stored tokens, or its pixels
-        tokenized, of that grid."""
-        columns = self.planner.columns(source, shard, row)
-        samples = self.planner.samples[source]
-        if not self.image_tokenizer.needs_pixels(columns):
-            number = self.planner.stored_number(source, columns, number)
+    def content(self, picture: PictureToRead, grid: PictureGrid) -> Content:
+        """What the model sees of a picture: its stored tokens, or its pixels tokenized, of that
+        grid."""
+        if picture.stored is not None:
             try:
-                content = self.image_tokenizer.stored(columns, number)
+                content = self.image_tokenizer.stored(picture.stored, picture.stored_number)
             except ConfigurationError as error:
                 raise SampleError(str(error)) from error
             if content.grid != grid:
                 raise SampleError("stored tokens have another grid than was planned")
             return content
+        samples, spot = self.samples[picture.source], picture.spot
         return self.image_tokenizer.tokenize_cached(
-            (source, shard, row, number),
-            lambda: samples.picture(shard, row, number, self.planner.frames(source, columns)),
+            (picture.source, spot.shard, spot.row, picture.number),
+            lambda: samples.picture_at(spot, picture.number, picture.frames),
             grid,
         )
 
@@ -127,7 +168,7 @@ class Loader:
             )
         self._states: deque[list[LaneState]] = deque()
         self._loader = torch.utils.data.DataLoader(
-            PackedRowBuilder(planner, image_tokenizer),
+            PackedRowBuilder(planner.samples, planner.writer, image_tokenizer),
             batch_sampler=_Plans(self),
             num_workers=workers,
             collate_fn=functools.partial(pack, length=config.row_length),
@@ -163,13 +204,15 @@ class Loader:
 
 
 class _Plans:
-    """A sampler of row plans."""
+    """A sampler of rows to read."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
 
-    def __iter__(self) -> Iterator[list[RowPlan]]:
-        return self._loader.plans()
+    def __iter__(self) -> Iterator[list[list[DocumentToRead]]]:
+        planner = self._loader.planner
+        for step in self._loader.plans():
+            yield [[document_to_read(planner, plan) for plan in row] for row in step]
 
     def __reduce__(self) -> tuple[type[list[object]], tuple[()]]:
         # Workers are handed plans; they need no sampler.

@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 from gristmill.model.data.planner import Planner, RowPlan
-from gristmill.model.data.stream import LaneState
+from gristmill.model.data.stream import LaneState, StreamState
 from gristmill.model.documents.batch import best_fit
 
 # Rows that are emptier are worth a word.
 _WELL_FILLED = 0.8
+# Of samples that are longer than a row; with fewer that is chance.
+_WORTH_A_WORD = 0.01
 # Lanes that are looked at.
 _LANES = 8
 
@@ -46,6 +48,37 @@ def first_rows(planner: Planner) -> str:
     }
     told = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
     return said + (f"; of the first {read:,} samples: {told}" if told else "")
+
+
+class LongDocuments:
+    """Whether more of a training's documents are longer than a row than of the first ones."""
+
+    def __init__(self, planner: Planner) -> None:
+        self._planner = planner
+        self._share = -1.0
+
+    def told(self, state: StreamState) -> str:
+        """What is to be said at a state of all lanes: something where the share of documents that
+        are longer than a row, left out or learnt in part, became twice what was known, and more
+        than a hundredth."""
+        share = _long(state)
+        if share < _WORTH_A_WORD:
+            return ""
+        if self._share < 0:
+            lanes = self._planner.start().lanes[:_LANES]
+            self._share = _long(StreamState(tuple(self._planner.block(lane)[1] for lane in lanes)))
+        if share < 2 * self._share:
+            return ""
+        before, self._share = self._share, share
+        return (
+            f"{share:.1%} of the samples are longer than a row (left out {state.too_long:,}, "
+            f"learnt in part {state.windowed:,}, of {state.read:,}); it was {before:.1%}: look at "
+            "later shards, or train with a larger --row-length"
+        )
+
+
+def _long(state: StreamState) -> float:
+    return (state.too_long + state.windowed) / max(1, state.read)
 
 
 def _filled(lengths: Sequence[int], row_length: int) -> float:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -56,11 +56,21 @@ class ImageTokenizer:
         self._cache: OrderedDict[Hashable, Content] = OrderedDict()
         self._room = cache_mb * 1e6
 
+    def __getstate__(self) -> dict[str, object]:
+        # A worker remembers what it made itself.
+        room = self._room + sum(map(_size, self._cache.values()))
+        return {**vars(self), "_cache": OrderedDict(), "_room": room}
+
     def needs_pixels(self, columns: SampleColumns) -> bool:
         """Whether a sample's stored tokens do not suffice, or are those of another codec."""
         if self._wants[2] or columns.get(self._column) is None:
             return True
         return columns.get("image_codec") not in (None, self.codec.digest)
+
+    def token_columns(self, columns: SampleColumns) -> SampleColumns:
+        """Those of a sample's columns that `stored` reads."""
+        wanted = (self._column, "image_grid")
+        return cast(SampleColumns, {n: value for n, value in columns.items() if n in wanted})
 
     def grid(self, size: tuple[int, int] | None) -> PictureGrid:
         """The grid of a picture of (height, width) pixels; a square one where that is unknown."""

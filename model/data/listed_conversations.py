@@ -9,12 +9,13 @@ import itertools
 import json
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gristmill.errors import SampleError, ShardError, SourceError
+from gristmill.model.data.picture_files import Spot
 from gristmill.model.distributed.ranks import rank
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.locate import open_url
@@ -54,20 +55,25 @@ class ListedConversations:
         self._tables, self.digest, self.left_out = _read(url, size)
         self.forgotten: frozenset[str] = frozenset()
 
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_tables": []}
+
     def counts(self) -> list[int]:
         return [len(table) for table in self._tables]
 
     def table(self, shard: int) -> pa.Table:
         return self._tables[shard]
 
-    def columns(self, shard: int, wanted: Collection[str]) -> pa.Table:
-        table = self._tables[shard]
-        return table.select([name for name in table.column_names if name in wanted])
-
     def file(self, shard: int) -> str:
         return self.url
 
+    def spot(self, shard: int, row: int) -> Spot:
+        return Spot(shard, row)
+
     def picture(self, shard: int, row: int, number: int = 0, frames: int = 1) -> Image:
+        return self.picture_at(self.spot(shard, row), number, frames)
+
+    def picture_at(self, spot: Spot, number: int = 0, frames: int = 1) -> Image:
         raise SampleError("no picture")
 
 
@@ -136,6 +142,12 @@ def _rows(url: str) -> Iterator[Mapping[str, object] | None]:
             for batch in file.iter_batches(200, columns=asked):
                 yield from batch.to_pylist()
         return
+    yield from json_rows(url)
+
+
+def json_rows(url: str) -> Iterator[Mapping[str, object] | None]:
+    """The objects of a file of JSON or of lines of it, packed or not; None for what is none.
+    Raises `ShardError` for a file that is neither."""
     try:
         for line in values_of(url):
             try:

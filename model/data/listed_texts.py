@@ -7,18 +7,17 @@ import functools
 import hashlib
 import itertools
 import sys
-from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gristmill.errors import SampleError, ShardError, SourceError
+from gristmill.errors import SampleError, ShardError
+from gristmill.model.data.listed_conversations import json_rows
+from gristmill.model.data.picture_files import Spot
 from gristmill.model.distributed.ranks import rank
 from gristmill.pipelines.decode import Image
 from gristmill.pipelines.locate import open_url
 from gristmill.pipelines.sources.formats import format_of
-from gristmill.pipelines.sources.lines import object_of, values_of
-from gristmill.pipelines.sources.values import BrokenJson
 from gristmill.pipelines.storage import Folder
 
 TEXT = "text"
@@ -57,6 +56,9 @@ class ListedTexts:
         if not sum(self._counts):
             raise ShardError(f"{url} holds no text")
 
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_tables": None, "_counts": [], "_firsts": []}
+
     def counts(self) -> list[int]:
         return self._counts
 
@@ -72,7 +74,13 @@ class ListedTexts:
     def file(self, shard: int) -> str:
         return self.url
 
+    def spot(self, shard: int, row: int) -> Spot:
+        return Spot(shard, row)
+
     def picture(self, shard: int, row: int, number: int = 0, frames: int = 1) -> Image:
+        return self.picture_at(self.spot(shard, row), number, frames)
+
+    def picture_at(self, spot: Spot, number: int = 0, frames: int = 1) -> Image:
         raise SampleError("no picture")
 
 
@@ -89,7 +97,7 @@ def lists_texts(url: str) -> bool:
                 or pa.types.is_large_string(schema.field(TEXT).type)
             )
         elif kind == "jsonl":
-            head = [row for row in itertools.islice(_lines(url), _HEAD) if row is not None]
+            head = [row for row in itertools.islice(json_rows(url), _HEAD) if row is not None]
             names = {name for row in head for name in row}
             is_text = any(isinstance(row.get(TEXT), str) for row in head)
         else:
@@ -107,7 +115,7 @@ def _read_lines(url: str, size: int) -> tuple[list[pa.Table], str]:
     rows: list[dict[str, str]] = []
     name = url.rpartition("/")[2]
     broken = 0
-    for number, row in enumerate(_lines(url)):
+    for number, row in enumerate(json_rows(url)):
         text = row.get(TEXT) if row is not None else None
         if not isinstance(text, str) or not text:
             broken += 1
@@ -121,15 +129,3 @@ def _read_lines(url: str, size: int) -> tuple[list[pa.Table], str]:
     if broken and rank() == 0:
         print(f"{url}: not read: {broken:,} without a text", file=sys.stderr, flush=True)
     return tables, content.hexdigest()
-
-
-def _lines(url: str) -> Iterator[dict[str, object] | None]:
-    """The objects of a list; None for a line that is none."""
-    try:
-        for line in values_of(url):
-            try:
-                yield dict(object_of(line))
-            except BrokenJson:
-                yield None
-    except SourceError as error:
-        raise ShardError(str(error)) from error

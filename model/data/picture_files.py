@@ -4,7 +4,7 @@ is a fault of that sample."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from gristmill.errors import SampleError
 from gristmill.pipelines.decode import Image, decode_rgb
@@ -12,6 +12,17 @@ from gristmill.pipelines.download.picture_bytes import ends_early, read_header, 
 from gristmill.pipelines.videos.frames import decode_clip
 
 _T = TypeVar("_T")
+
+
+class Spot(NamedTuple):
+    """Where the pictures of a sample lie: all that one needs to know to read them."""
+
+    shard: int
+    row: int
+    # Offset and size of each in the file of the shard, where no table of its own says so.
+    parts: tuple[tuple[int, int], ...] = ()
+    # Why there are none.
+    fault: str = ""
 
 
 def decode_picture(data: bytes) -> Image:

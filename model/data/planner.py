@@ -73,6 +73,12 @@ class DocumentPlan:
 
 RowPlan = tuple[DocumentPlan, ...]
 
+_LOOKED_AT = (
+    "uid", "caption", "question", "answer", "instruction", "source_uid", "messages", "texts",
+    "image_places", "picture_count", "height", "width", "image_heights", "image_widths",
+    "image_uids", "frames", "frame_index", "picture_frames", "captions", "best_caption", "fault",
+    *TOKEN_COLUMNS,
+)  # fmt: skip
 FORGOTTEN = "forgotten"
 """`left_out` of a sample that has a tombstone: it is not lost."""
 
@@ -130,15 +136,9 @@ class Planner:
         ]
         weights = np.array([source.weight for source in sources])
         self._shares = weights / weights.sum()
-        self._columns = functools.lru_cache(maxsize=64)(self._read_columns)
+        self._tables = functools.lru_cache(maxsize=64)(self._table)
+        self._columns = functools.lru_cache(maxsize=256)(self._read_columns)
         self._places: dict[int, dict[str, tuple[int, int]]] = {}
-
-    def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name != "_columns"}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        vars(self).update(state)
-        self._columns = functools.lru_cache(maxsize=64)(self._read_columns)
 
     @property
     def size(self) -> int:
@@ -161,8 +161,7 @@ class Planner:
 
     def columns(self, source: int, shard: int, row: int) -> SampleColumns:
         """What a sample's metadata says."""
-        columns = self._columns(source, shard)
-        return cast(SampleColumns, {name: values[row] for name, values in columns.items()})
+        return cast(SampleColumns, dict(self._columns(source, shard, row)))
 
     def frames(self, source: int, columns: SampleColumns) -> int:
         """Frames that are asked of a clip; fewer if it has no more."""
@@ -194,26 +193,23 @@ class Planner:
             self._places[source] = {one: at for one, at in found.items() if one not in several}
         return self._places[source].get(uid or "")
 
-    def _read_columns(self, source: int, shard: int) -> dict[str, list[object]]:
+    def _table(self, source: int, shard: int) -> pa.Table:
+        """What is looked at of a shard."""
         table = self.samples[source].table(shard)
-        wanted = (
-            "uid", "caption", "question", "answer", "instruction", "source_uid", "messages",
-            "texts", "image_places", "picture_count", "height", "width", "image_heights",
-            "image_widths", "image_uids", "frames", "frame_index", "picture_frames", "captions",
-            "best_caption", "fault", *TOKEN_COLUMNS,
-        )  # fmt: skip
-        columns: dict[str, list[object]] = {}
-        for name in wanted:
-            if name not in table.column_names:
-                continue
-            values = table[name]
-            if pa.types.is_list(values.type):
-                columns[name] = [
-                    None if cell.values is None else cell.values.to_numpy(zero_copy_only=False)
-                    for cell in values
-                ]
+        return table.select([name for name in _LOOKED_AT if name in table.column_names])
+
+    def _read_columns(self, source: int, shard: int, row: int) -> dict[str, object]:
+        # Of one row: a rank comes to few of the rows of a shard.
+        table = self._tables(source, shard)
+        columns: dict[str, object] = {}
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            cell = column[row]
+            if not pa.types.is_list(column.type):
+                columns[name] = cell.as_py()
+            elif cell.values is None:
+                columns[name] = None
             else:
-                columns[name] = values.to_pylist()
+                columns[name] = cell.values.to_numpy(zero_copy_only=False)
         return columns
 
     def block(self, state: LaneState) -> tuple[list[RowPlan], LaneState]:

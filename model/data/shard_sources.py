@@ -12,7 +12,7 @@ import pyarrow as pa
 from gristmill.errors import ConfigurationError, SampleError, ShardError
 from gristmill.model.data.listed_conversations import ListedConversations, lists_conversations
 from gristmill.model.data.listed_texts import ListedTexts, lists_texts
-from gristmill.model.data.picture_files import decode_frame, decode_picture
+from gristmill.model.data.picture_files import Spot, decode_frame, decode_picture
 from gristmill.model.data.read_again import read_again
 from gristmill.model.data.sample_order import Rows, as_numbers
 from gristmill.model.data.tar_samples import TarSamples
@@ -51,7 +51,8 @@ class DataSource:
 
 
 class Samples(Protocol):
-    """Samples of a source by shard and row."""
+    """Samples of a source by shard and row. In a worker, to which it is sent without its tables,
+    only `file` and `picture_at` may be called."""
 
     url: str
     # Changes when the shards are written anew.
@@ -70,7 +71,13 @@ class Samples(Protocol):
     def file(self, shard: int) -> str:
         """URL of a shard's file."""
 
+    def spot(self, shard: int, row: int) -> Spot:
+        """Where a sample's pictures lie."""
+
     def picture(self, shard: int, row: int, number: int = 0, frames: int = 1) -> Image:
+        """`picture_at` of a sample."""
+
+    def picture_at(self, spot: Spot, number: int = 0, frames: int = 1) -> Image:
         """One of a sample's pictures, or of so many frames evenly spread over a clip, decoded:
         uint8 RGB [height, width, 3].
 
@@ -92,6 +99,9 @@ class OurSamples:
         manifest = Folder(self.url).read_bytes("manifest.json")
         self.digest = hashlib.sha256(manifest).hexdigest()
 
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "forgotten": frozenset()}
+
     def counts(self) -> list[int]:
         return [int(shard["samples"]) for shard in self._shards.shards]
 
@@ -101,7 +111,14 @@ class OurSamples:
     def file(self, shard: int) -> str:
         return f"{self.url}/{self._shards.shards[shard]['name']}"
 
+    def spot(self, shard: int, row: int) -> Spot:
+        return Spot(shard, row)
+
     def picture(self, shard: int, row: int, number: int = 0, frames: int = 1) -> Image:
+        return self.picture_at(self.spot(shard, row), number, frames)
+
+    def picture_at(self, spot: Spot, number: int = 0, frames: int = 1) -> Image:
+        shard, row = spot.shard, spot.row
         files = read_again(lambda: self._shards.sample(shard, row).images, self.file(shard))
         if not files and self._shards.pictures:
             raise SampleError("no picture")

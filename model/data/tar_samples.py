@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from gristmill.errors import SampleError, ShardError
-from gristmill.model.data.picture_files import decode_picture
+from gristmill.model.data.picture_files import Spot, decode_picture
 from gristmill.model.data.picture_sizes import first_bytes, upright_size
 from gristmill.model.data.read_again import read_again
 from gristmill.model.data.tar_conversations import conversation_in, whole_conversations
@@ -111,6 +111,9 @@ class TarSamples:
         self._require_samples()
         self.forgotten = read_forgotten(folder)
 
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_tables": [], "forgotten": frozenset()}
+
     def counts(self) -> list[int]:
         return [len(table) for table in self._tables]
 
@@ -120,15 +123,24 @@ class TarSamples:
     def file(self, shard: int) -> str:
         return self._files[shard]
 
-    def picture(self, shard: int, row: int, number: int = 0, frames: int = 1) -> Image:
-        table, (folder, name) = self._tables[shard], self._plain[shard]
+    def spot(self, shard: int, row: int) -> Spot:
+        table = self._tables[shard]
         offsets, sizes = table["_offsets"][row].as_py(), table["_sizes"][row].as_py()
         if not sizes:
-            raise SampleError(str(table["fault"][row].as_py() or NO_PICTURE))
-        if number >= len(sizes):
+            return Spot(shard, row, fault=str(table["fault"][row].as_py() or NO_PICTURE))
+        return Spot(shard, row, tuple(zip(offsets, sizes, strict=True)))
+
+    def picture(self, shard: int, row: int, number: int = 0, frames: int = 1) -> Image:
+        return self.picture_at(self.spot(shard, row), number, frames)
+
+    def picture_at(self, spot: Spot, number: int = 0, frames: int = 1) -> Image:
+        if spot.fault:
+            raise SampleError(spot.fault)
+        if number >= len(spot.parts):
             raise SampleError(FEWER_PICTURES)
-        offset, size = offsets[number], sizes[number]
-        data = read_again(lambda: folder.read_range(name, offset, size), self._files[shard])
+        (folder, name), (offset, size) = self._plain[spot.shard], spot.parts[number]
+        file = self._files[spot.shard]
+        data = read_again(lambda: folder.read_range(name, offset, size), file)
         if len(data) != size:
             raise SampleError("tar ends early")
         return decode_picture(data)

@@ -100,7 +100,7 @@ class TaskMix:
             return self._window(segments, grids(segments), rng)
         if task == "text":
             return self._text_window(segments, rng)
-        return Chosen(segments)
+        return self._cut(segments, grids(segments))
 
     def _conversation(
         self, columns: SampleColumns, rng: np.random.Generator, grids: Grids
@@ -133,7 +133,34 @@ class TaskMix:
         end = start + 1
         while end < len(segments) and self._fits(segments[start : end + 1], grids):
             end += 1
+        if not self._fits(segments[start:end], grids):
+            return self._cut(segments[start:end], grids)
         return Chosen(segments[start:end], windowed=True)
+
+    def _cut(self, segments: list[Segment], grids: Sequence[PictureGrid]) -> Chosen:
+        """Of a caption, or another text beside a picture, that is longer than the row leaves room
+        for, the beginning, whose end is not learnt. Unchanged if the pictures alone are longer."""
+        if self._fits(segments, grids):
+            return Chosen(segments)
+        encode = self._writer.vocabulary.encode
+        ids = [
+            tuple(encode(s.text)) if isinstance(s, TextSegment) and s.ids is None else ()
+            for s in segments
+        ]
+
+        def cut(count: int) -> list[Segment]:
+            return [
+                replace(s, text="", ids=of[:count], ends=False)
+                if isinstance(s, TextSegment) and len(of) > count
+                else s
+                for s, of in zip(segments, ids, strict=True)
+            ]
+
+        most = max(map(len, ids), default=0)
+        room = bisect.bisect_left(
+            range(most), True, key=lambda n: not self._fits(cut(n + 1), grids)
+        )
+        return Chosen(cut(room), windowed=True) if room else Chosen(segments)
 
     def _text_window(self, segments: list[Segment], rng: np.random.Generator) -> Chosen:
         """Of a text that is longer than a row, what fits from a place drawn by chance on."""
@@ -156,11 +183,12 @@ class TaskMix:
         at = int(rng.integers(len(ids) - room + 1))
         is_end = start + len(text) == len(whole.text) and at + room == len(ids)
         held = tuple(ids[at : at + room])
-        window = TextSegment(text, is_target=True, ends=is_end, ids=held)
+        # Its ids say all: the text would go to workers as well.
+        window = TextSegment("", is_target=True, ends=is_end, ids=held)
         if start == 0 and at == 0:
             return Chosen([window], windowed=True)
         # Before its first token stands no start of a document, and so nothing that it follows from.
-        first = TextSegment(text, ids=(ids[at],), begins=True)
+        first = TextSegment("", ids=(ids[at],), begins=True)
         return Chosen([first, replace(window, ids=held[1:])], windowed=True)
 
 

@@ -23,6 +23,9 @@ PAD, BOS, EOS, MASK, IMAGE, IMAGE_END, DRAW, DESCRIBE, ANSWER, EDIT, REPLY = ran
 # Longest side of a grid of codes or latents that can be spelt.
 SIDES = 256
 
+# Letters of the longest text whose ids are remembered.
+_REMEMBERED = 2_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedText:
@@ -111,7 +114,8 @@ class Vocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text that somebody wrote: no mark is put around it, none acts in it."""
-        return list(self._encoded(text))
+        # Remembered are captions, which come again, and no long texts.
+        return list(self._encoded(text) if len(text) <= _REMEMBERED else self._encode(text))
 
     def _encode(self, text: str) -> tuple[int, ...]:
         ids = self._text.encode(text, add_special_tokens=False).ids

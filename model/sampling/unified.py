@@ -272,19 +272,20 @@ def load(folder: str, device: str = "") -> Unified:
 def sample_sheet(model: Unified, planner: Planner, count: int = 8) -> Image | None:
     """Pictures drawn for the first captions of the data, above pictures and their captions; None
     if no picture of the first shard can be read."""
-    from gristmill.model.data.dataloader import PackedRowBuilder
+    from gristmill.model.data.dataloader import PackedRowBuilder, picture_to_read
     from gristmill.model.sampling.contact_sheet import contact_sheet
 
     table = planner.samples[0].table(0)
     # Pictures as the model has them, which may be all that the shards hold.
-    builder = PackedRowBuilder(planner, model.bundle.image_tokenizer)
+    builder = PackedRowBuilder(planner.samples, planner.writer, model.bundle.image_tokenizer)
     captions: list[str] = []
     contents: list[Content] = []
     for row in range(len(table)):
         if planner.left_out(0, 0, row):
             continue
+        grid = planner.grid(0, 0, row, 0)
         with contextlib.suppress(SampleError):
-            contents.append(builder.content(0, 0, row, 0, planner.grid(0, 0, row, 0)))
+            contents.append(builder.content(picture_to_read(planner, 0, 0, row, 0), grid))
             captions.append(table["caption"][row].as_py() or "")
         if len(contents) == count:
             break

@@ -23,6 +23,7 @@ from gristmill.model.checkpoints import checkpoint
 from gristmill.model.checkpoints.facts import TrainingFacts
 from gristmill.model.checkpoints.model_folder import read_model_facts
 from gristmill.model.data.dataloader import Loader
+from gristmill.model.data.first_rows import LongDocuments
 from gristmill.model.data.stream import StreamState
 from gristmill.model.distributed.local_parts import whole
 from gristmill.model.distributed.ranks import (
@@ -142,6 +143,7 @@ class Trainer:
         self.step = 0
         self.state: StreamState | None = None
         self.lost = LostCount(config.max_lost)
+        self._long = LongDocuments(setup.planner)
         self.sample_losses = SampleLosses(config.out, setup.vocabulary, setup.titles)
         # Step after which the shards became others, and what is said of it; 0 and "" if never.
         self.data_from, self.noted = 0, ""
@@ -220,7 +222,10 @@ class Trainer:
         """Log, draw and save what is due after a step."""
         config, last = self.config, self.step == self.config.steps
         if self.step % config.log_every == 0 or last:
-            log.write(self.step, {**meter.take(), **facts.log_line(), **self._position()})
+            state = self._whole_state()
+            log.write(self.step, {**meter.take(), **facts.log_line(), **self._position(state)})
+            if log.enabled and (said := self._long.told(state)):
+                log.note(self.step, said)
         log.tick(self.step, facts.loss, facts.positions)
         if config.sample_every and self.step % config.sample_every == 0:
             self._sample(log)
@@ -237,13 +242,13 @@ class Trainer:
             "data of these steps"
         )
 
-    def _position(self) -> dict[str, float]:
+    def _position(self, state: StreamState) -> dict[str, float]:
         """How far the data was read."""
-        state = self._whole_state()
         return {
             "rows": state.rows,
             "epoch": round(state.read / self.setup.planner.size, 3),
             "too_long": state.too_long,
+            "windowed": state.windowed,
             "unusable": state.unusable,
             "lost": self.lost.lost,
             "data_from": self.data_from,

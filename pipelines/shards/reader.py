@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -81,10 +81,13 @@ class ShardSet:
         counts = [int(shard["samples"]) for shard in self.shards]
         self._ends = list(itertools.accumulate(counts))
         self.forgotten = read_forgotten(self._folder)
-        self._numbers = self._remembered() if self.forgotten else None
 
-    def _remembered(self) -> NDArray[np.int64]:
-        """Numbers of the samples that may be seen."""
+    @cached_property
+    def _numbers(self) -> NDArray[np.int64] | None:
+        """Numbers of the samples that may be seen; None: all. Read when they are first asked for:
+        a training asks by shard and row."""
+        if not self.forgotten:
+            return None
         seen = [
             uid not in self.forgotten
             for shard in range(len(self.shards))

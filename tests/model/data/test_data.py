@@ -19,7 +19,7 @@ from shape_shards import build_shapes
 from gristmill.errors import ConfigurationError, ShardError, TrainingError
 from gristmill.model.codecs.patches import KMeansCodec
 from gristmill.model.codecs.registry import load_codec, save_codec
-from gristmill.model.data.dataloader import Loader, PackedRowBuilder
+from gristmill.model.data.dataloader import Loader, PackedRowBuilder, document_to_read
 from gristmill.model.data.first_rows import first_rows
 from gristmill.model.data.image_tokenizer import ImageTokenizer
 from gristmill.model.data.planner import Planner, RowPlan, StreamConfig
@@ -282,7 +282,7 @@ def test_an_edit_is_learnt_from_the_picture_before_and_the_one_after(
     rows, lanes = planned(setup.planner)
     plans = [plan for row in rows for plan in row]
     assert plans and sum(lane.unusable for lane in lanes) > 0
-    builder = PackedRowBuilder(setup.planner, setup.image_tokenizer)
+    builder = PackedRowBuilder(setup.planner.samples, setup.planner.writer, setup.image_tokenizer)
     for plan in plans:
         after = setup.planner.columns(0, plan.shard, plan.row)
         assert len(plan.pictures) == 2 and after["source_uid"] != "nowhere"
@@ -290,7 +290,7 @@ def test_an_edit_is_learnt_from_the_picture_before_and_the_one_after(
             setup.planner.samples[0].table(plan.pictures[0][0])["uid"][plan.pictures[0][1]].as_py()
             == (after["source_uid"])
         )
-    document = builder.build(plans[0])
+    document = builder.build(document_to_read(setup.planner, plans[0]))
     codes = setup.vocabulary.code_starts[0]
     spans = [document.ids[document.span == span] - codes for span in (0, 1)]
     places = [place[:2] for place in plans[0].pictures]

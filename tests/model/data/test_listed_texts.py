@@ -13,7 +13,7 @@ import pytest
 from model_world import World, planned
 
 from gristmill.errors import ShardError
-from gristmill.model.data.dataloader import PackedRowBuilder
+from gristmill.model.data.dataloader import PackedRowBuilder, document_to_read
 from gristmill.model.data.listed_texts import lists_texts
 from gristmill.model.data.shard_sources import DataSource, open_samples
 from gristmill.model.documents.segments import TextSegment
@@ -114,9 +114,9 @@ def test_a_long_text_is_learnt_by_windows(
     shown = {word for one in said for word in one.split()[1:-1]}
     assert shown <= set(words)
     assert len(shown) > (0.5 if paradigm == "discrete-diffusion" else 0.8) * len(words)
-    builder = PackedRowBuilder(setup.planner, setup.image_tokenizer)
+    builder = PackedRowBuilder(setup.planner.samples, setup.planner.writer, setup.image_tokenizer)
     for row in rows[:20]:
-        (document,) = builder[row]
+        (document,) = builder[[document_to_read(setup.planner, plan) for plan in row]]
         assert 0 < len(document.ids) <= 120 and (document.weight > 0).any()
 
 
