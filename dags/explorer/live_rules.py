@@ -38,8 +38,10 @@ class RuleCount:
 
 @dataclass(frozen=True)
 class LiveCounts:
-    """What rules would keep, of the rows that enter the Keep node."""
+    """What rules would keep, of the rows that enter the Keep node; `shown`: of how many rows in
+    all that is known."""
 
+    shown: int
     rows: int
     kept: int
     # Rows whose fate is another than in the run.
@@ -117,7 +119,8 @@ class LiveRules:
             f"CREATE OR REPLACE VIEW {SHOWN} AS SELECT {SAMPLES}.*, decided.now, "
             f"decided.now <> coalesce({SAMPLES}.reason, {SAMPLES}.verdict) AS changes, "
             f"CASE WHEN decided.now = '{KEPT}' THEN 'kept' ELSE 'dropped' END AS fate "
-            f"FROM {SAMPLES} POSITIONAL JOIN decided"
+            # While the table is filled, rows come that no rule was asked about yet.
+            f"FROM {SAMPLES} POSITIONAL JOIN decided WHERE decided.id IS NOT NULL"
         )
         return self._counts(cursor, rules, resolved)
 
@@ -163,12 +166,14 @@ class LiveRules:
             ["count(*)", *(f"count(*) FILTER (broken_{i})" for i in range(len(rules)))]
         )
         rows, *means = cursor.execute(f"SELECT {sums} FROM decided WHERE entered").fetchall()[0]
+        shown = cursor.execute("SELECT count(*) FROM decided").fetchall()[0][0]
         changes = cursor.execute(f"SELECT count(*) FROM {SHOWN} WHERE changes").fetchall()[0][0]
         known = (
             RuleCount(name, sql, resolved[name], found.get(name, 0), meant)
             for (name, sql), meant in zip(rules.items(), means, strict=True)
         )
         return LiveCounts(
+            shown,
             rows,
             found.get(KEPT, 0),
             changes,

@@ -119,9 +119,10 @@ class RowTable:
         """Whether all rows are there."""
         return self.state.done == self.state.parts
 
-    def load(self) -> None:
-        """Fill the table, a part at a time; `state` says how far it is."""
-        for part in range(self.state.done, self.state.parts):
+    def load(self, parts: int = 0) -> None:
+        """Fill the table, so many parts of it or all, one at a time; `state` says how far it is."""
+        end = min(self.state.done + parts, self.state.parts) if parts else self.state.parts
+        for part in range(self.state.done, end):
             with self.writing:
                 rows = self._add(part)
             self.state = Loading(self.state.parts, part + 1, self.state.rows + rows)

@@ -47,6 +47,8 @@ _HEADERS = {
 _ASSETS = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
 # What a browser shows by itself, by how a file begins.
 _PICTURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp"}
+# Parts that are read before anything is shown.
+_FIRST = 4
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -72,10 +74,12 @@ class Explorer:
         self._pictures = RowPictures(self.table.layout)
 
     def load(self) -> None:
-        """Fill the table and count what the run's own rules do; `failure` says why it could not."""
+        """Fill the table and count what the rules do: of the first parts at once, so that there is
+        something to look at, then of all. `failure` says why it could not."""
         try:
-            self.table.load()
-            self._counts = self.rules.apply(self.rules.rules)
+            for parts in (_FIRST, 0):
+                self.table.load(parts)
+                self._counts = self.rules.apply(self.rules.rules)
         except (GristmillError, duckdb.Error, OSError) as error:
             self.failure = f"{type(error).__name__}: {error}"
 
@@ -146,6 +150,8 @@ class Explorer:
             "parts": table.state.parts,
             "done": table.state.done,
             "rows": table.state.rows,
+            # Rows that the counts are of.
+            "applied": self._counts.shown if self._counts else 0,
             "ready": self._counts is not None,
             "failure": self.failure,
             "counts": asdict(self._counts) if self._counts else None,

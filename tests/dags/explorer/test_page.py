@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from run_world import KEPT, ROWS, RULES, UNKNOWN, captions, copy_home
 
 from gristmill.dags.engine.run_lock import run_lock
+from gristmill.dags.explorer import server
+from gristmill.dags.explorer.row_table import RowTable
 from gristmill.dags.runs.keep import choose
 from gristmill.dags.runs.verify import verify_run
 from gristmill.pipelines.storage import Folder
@@ -90,6 +93,30 @@ def test_a_rule_is_edited_and_counts_are_those_of_keep(
     visit.page.get_by_role("button", name="As in the run").click()
     visit.until(f"{kept} of {ROWS} rows kept")
     assert visit.faults == []
+
+
+def test_what_is_there_is_shown_while_the_rest_is_read(
+    browser: Browser, page: Address, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first part at once, and all of it in the end."""
+    monkeypatch.setattr(server, "_FIRST", 1)
+    going_on = threading.Event()
+    adding = RowTable._add
+
+    def waiting(self: RowTable, part: int) -> int:
+        assert part == 0 or going_on.wait(60)
+        return adding(self, part)
+
+    monkeypatch.setattr(RowTable, "_add", waiting)
+    run = copy_home(home, tmp_path / "home")
+    visit = Visit(browser, page(run))
+    visit.page.wait_for_selector("#counts:has-text('of 4 rows kept (50.0 %); reading part 2 of 3')")
+    assert visit.page.locator("#grid .row").count() == 4
+    going_on.set()
+    visit.page.wait_for_selector("body[data-whole]", timeout=60_000)
+    kept = len(KEPT)
+    assert visit.counts() == f"{kept} of {ROWS} rows kept ({100 * kept / ROWS:.1f} %)"
+    assert visit.page.locator("#grid .row").count() == ROWS and visit.faults == []
 
 
 def test_the_run_is_kept_by_other_rules(

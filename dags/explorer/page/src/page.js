@@ -16,6 +16,7 @@ let rules = [];
 let shown = [];
 let offset = 0;
 let asked = 0;
+let reading = "";
 
 async function begin() {
   facts = await state();
@@ -40,6 +41,25 @@ async function begin() {
   counted(facts.counts);
   await rows();
   document.body.dataset.ready = "yes";
+  await restOfRows();
+  document.body.dataset.whole = "yes";
+}
+
+// What is shown first is of the first parts; the others come while it is looked at.
+async function restOfRows() {
+  if (facts.done === facts.parts) return;
+  let now = facts;
+  while (now.done < now.parts || now.applied < now.rows) {
+    reading = `; reading part ${now.done + 1} of ${now.parts}`;
+    $("counts").textContent = $("counts").textContent.replace(/(; reading part .*)?$/, reading);
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    now = await state();
+    if (now.failure) throw new Error(now.failure);
+  }
+  reading = "";
+  counted(now.counts);
+  await charts.refresh();
+  await rows();
 }
 
 function choices() {
@@ -109,7 +129,7 @@ function counted(counts) {
   const share = counts.rows ? ((100 * counts.kept) / counts.rows).toFixed(1) : "0";
   const changes = counts.changes ? `; ${count(counts.changes)} rows change` : "";
   $("counts").textContent =
-    `${count(counts.kept)} of ${count(counts.rows)} rows kept (${share} %)${changes}`;
+    `${count(counts.kept)} of ${count(counts.rows)} rows kept (${share} %)${changes}${reading}`;
   $("rule-list").replaceChildren(
     ...counts.rules.map((rule, place) => {
       const input = element("input", { value: rule.sql, spellcheck: false, "ariaLabel": `SQL of ${rule.name}` });
