@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-from gristmill.dags.explorer.row_table import SAMPLES, SHOWN, RowTable
+from gristmill.dags.explorer.row_table import SAMPLES, SHOWN, RowTable, in_its_place
 from gristmill.errors import GraphError
 from gristmill.pipelines.database import sql_name, sql_text
 from gristmill.pipelines.keep import FORGOTTEN, NOT_IN_SUBSET
@@ -80,7 +80,9 @@ class LiveRules:
         """The columns that rules name. Raises `GraphError` for one that the table does not have."""
         stage = dataclasses.replace(self.table.stage, rules=rules, missing=missing, subset="")
         stage.check()
-        names = stage.resolve_columns(self.table.layout.dag.columns(self.table.node))
+        with in_its_place(self.table.layout):
+            entering = self.table.layout.dag.columns(self.table.node)
+        names = stage.resolve_columns(entering)
         self.table.add_columns(names)
         there = {*self.table.scores, "uid", "row", "url", "path", "caption"}
         for name in names:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import duckdb
@@ -38,6 +39,17 @@ _NO_SCORES = {
 # of anything: hashes, names, captions.
 _MOST_VALUES, _MOST_SHARE = 200, 0.02
 _HOST = "^[a-z][a-z0-9+.-]*://(?:[^/@?#]*@)?([a-z0-9._-]+)"
+
+
+# A process has one working directory.
+_PLACE = threading.RLock()
+
+
+@contextlib.contextmanager
+def in_its_place(layout: RunLayout) -> Iterator[None]:
+    """`where_it_ran`, for one thread at a time."""
+    with _PLACE, where_it_ran(layout):
+        yield
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,7 @@ class RowTable:
         keeps = [n for n in layout.dag.order() if isinstance(layout.dag.stage(n), Keep)]
         if not keeps:
             raise GraphError(f"{layout.dag.name} has no Keep node; there is nothing to choose by")
-        with where_it_ran(layout):
+        with in_its_place(layout):
             entering = layout.dag.columns(keeps[-1])
         scores = {
             column.name: column.type
@@ -141,7 +153,7 @@ class RowTable:
             own = ", ".join(map(sql_name, names))
             for part in range(self.state.parts):
                 reader = RowReader(self.layout, many=True)
-                with where_it_ran(self.layout):
+                with in_its_place(self.layout):
                     extra = reader.entering(self.node, part, ["uid", *names])
                 cursor.register("extra", extra.append_column("part", _numbers(part, len(extra))))
                 made = "CREATE TEMP TABLE more AS" if part == 0 else "INSERT INTO more"
@@ -163,7 +175,7 @@ class RowTable:
     def _named(self) -> set[str]:
         """What the run's own rules, and the choice of captions, look at."""
         stage = self.stage
-        with where_it_ran(self.layout):
+        with in_its_place(self.layout):
             named = set(stage.columns_named(self.layout.dag.columns(self.node)))
         return named | ({"image_id", stage.best_by} if stage.captions != "all" else set())
 
@@ -172,7 +184,7 @@ class RowTable:
         names = [name for name, kind in self.scores.items() if pa.types.is_string(kind)]
         if not names or not self.state.parts:
             return set()
-        with where_it_ran(self.layout):
+        with in_its_place(self.layout):
             table = RowReader(self.layout).entering(self.node, 0, names)
         most = max(_MOST_VALUES, int(_MOST_SHARE * len(table)))
         return {name for name in names if pc.count_distinct(table[name]).as_py() > most}
@@ -186,7 +198,7 @@ class RowTable:
         ledger = self.layout.folder.read_table(f"ledger/{part:06d}.parquet", names)
         # Of this part alone: a reader keeps the records of all that it has read.
         reader = RowReader(self.layout, many=True)
-        with where_it_ran(self.layout):
+        with in_its_place(self.layout):
             there = self.layout.dag.columns(self.node).names
             captions = ["caption"] if "caption" in there else []
             entering = reader.entering(self.node, part, ["uid", *captions, *self.scores])

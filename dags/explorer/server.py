@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import importlib.resources
 import json
+import os
 import secrets
 import shlex
 import threading
@@ -23,11 +24,10 @@ from aiohttp import web
 
 from gristmill.dags.engine.execute import RunOptions
 from gristmill.dags.explorer.live_rules import LiveCounts, LiveRules
-from gristmill.dags.explorer.row_table import RowTable
+from gristmill.dags.explorer.row_table import RowTable, in_its_place
 from gristmill.dags.reports.thumbnails import RowPictures, thumbnail
 from gristmill.dags.runs.keep import KeepChanges, choose
-from gristmill.dags.runs.plan import where_it_ran
-from gristmill.dags.runs.trace import trace_sample
+from gristmill.dags.runs.trace import Trace, trace_sample
 from gristmill.dags.session import build_and_report
 from gristmill.errors import ConfigurationError, GristmillError
 
@@ -58,8 +58,9 @@ class Explorer:
     def __init__(self, out: str, *, edit: bool = False, token: str = "") -> None:
         """`edit`: the page may make the run's ledger, report and shards anew. Raises `RunError` for
         a run that is not finished, `GraphError` for one that cannot be chosen from."""
-        # As the person wrote it.
+        # As the person wrote it; that may be relative to where they are.
         self.out, self.edit = out, edit
+        self._url = out if "://" in out else os.path.abspath(out)
         self.token = token or secrets.token_urlsafe(18)
         # Its reader keeps the part that was read last; one change of the run at a time.
         self._looking, self._keeping = threading.Lock(), threading.Lock()
@@ -67,7 +68,7 @@ class Explorer:
 
     def _open(self) -> None:
         """The run as it is now, as yet without rows."""
-        self.table = RowTable.open(self.out)
+        self.table = RowTable.open(self._url)
         self.rules = LiveRules(self.table)
         self.failure = ""
         self._counts: LiveCounts | None = None
@@ -129,7 +130,7 @@ class Explorer:
     def _said(self) -> dict[str, Any]:
         """What the page is about: the run, its columns and rules, and how far the table is."""
         table, dag = self.table, self.table.layout.dag
-        with where_it_ran(table.layout):
+        with in_its_place(table.layout):
             facts = dag.column_facts(table.node)
         columns = [
             {
@@ -201,9 +202,9 @@ class Explorer:
 
     def _build(self, rules: Mapping[str, str], missing: str) -> dict[str, Any]:
         """Raises `RunLockedError` where another process has the run."""
-        with self._keeping:
+        with self._keeping, in_its_place(self.table.layout):
             changes: KeepChanges = {"rules": dict(rules), "missing": missing or self.rules.missing}
-            choice = choose(self.out, changes)
+            choice = choose(self._url, changes)
             flags = " ".join(f"--rule {shlex.quote(f'{k}={v}')}" for k, v in rules.items())
             command = f"gristmill keep {shlex.quote(self.out)} --shards {flags}".rstrip()
             build_and_report(choice, RunOptions(runner="local"), command=command)
@@ -213,8 +214,12 @@ class Explorer:
 
     async def _trace(self, request: web.Request) -> web.StreamResponse:
         uid = request.match_info["uid"]
-        traces = await asyncio.to_thread(trace_sample, self.table.layout.url, uid)
+        traces = await asyncio.to_thread(self._traces, uid)
         return web.json_response([asdict(trace) for trace in traces], dumps=_plain_json)
+
+    def _traces(self, uid: str) -> list[Trace]:
+        with in_its_place(self.table.layout):
+            return trace_sample(self._url, uid)
 
     async def _picture(self, request: web.Request) -> web.StreamResponse:
         """A row's picture: small, or as it is stored with `?whole=1`; 404 if there is none."""
@@ -236,7 +241,7 @@ class Explorer:
         """Stored files of a row that ended at a node, or came to the end."""
         if node and node not in self.table.layout.dag.order():
             return []
-        with self._looking, where_it_ran(self.table.layout):
+        with self._looking, in_its_place(self.table.layout):
             return self._pictures.files(part, [uid], node).get(uid, ("", []))[1]
 
 
