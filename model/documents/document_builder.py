@@ -88,11 +88,16 @@ class Columns:
 
     def stand_in_line(self, count: int) -> None:
         """Positions of text: each a step on all three axes, from the present time on."""
+        self.stand_ahead(count)
+        self.time += count
+
+    def stand_ahead(self, count: int) -> None:
+        """Positions as those of text, of a picture that is in line with it; time stays, as other
+        copies of the picture begin where this one does."""
         steps = range(self.time, self.time + count)
         self.times += steps
         self.rows += steps
         self.columns += steps
-        self.time += count
 
     def stand_in_grid(
         self,

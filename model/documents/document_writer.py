@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gristmill.errors import ConfigurationError, require_known
 from gristmill.model.documents.batch import Array, Document
 from gristmill.model.documents.document_builder import Columns
 from gristmill.model.documents.paradigms import Paradigm
@@ -17,6 +18,9 @@ from gristmill.model.documents.picture_writer import PictureWriter
 from gristmill.model.documents.segments import Content, ImageSegment, Segment, TextSegment
 from gristmill.model.documents.text_writer import TextWriter
 from gristmill.model.documents.vocabulary import PAD, Vocabulary
+
+# Where the places of a picture stand: in rows and columns at one time, or each a step of time.
+PICTURE_POSITIONS = ("grid", "line")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,8 @@ class DocumentLayout:
     # Of features that travel; pixels of a semantic patch's side, where pixels do.
     semantic_width: int = 0
     semantic_patch: int = 0
+    # "grid": M-RoPE; "line": as text, as Chameleon, Emu3 and Janus were trained.
+    picture_positions: str = "grid"
     # Positions of text that are unmasked in any order, before the next so many.
     text_block: int = 24
     # Time t = sigmoid(normal(mean, 1)), then shift * t / (1 + (shift - 1) t) (Esser et al. 2024),
@@ -40,6 +46,20 @@ class DocumentLayout:
     text_weight: float = 3.0
     # Power by which rare codes count more; see `codecs.balancing_weights`.
     code_balance: float = 0.5
+
+    @property
+    def in_line(self) -> bool:
+        """Whether the places of a picture stand in line with text."""
+        return self.picture_positions == "line"
+
+    def check(self, paradigm: Paradigm) -> None:
+        """Raise `ConfigurationError` for what a paradigm cannot lay out."""
+        require_known("picture_positions", self.picture_positions, PICTURE_POSITIONS)
+        if self.in_line and not (paradigm.codes and len(paradigm.image_inputs) == 1):
+            raise ConfigurationError(
+                f"picture_positions line: pictures of paradigm {paradigm.name} are no single line "
+                "of codes or patches; set picture_positions=grid"
+            )
 
     def queries(self, places: int) -> int:
         """Queries of a picture of so many places."""
@@ -72,6 +92,7 @@ class DocumentWriter:
         code_weights: NDArray[np.float32] | None = None,
     ) -> None:
         """`code_weights`: one for each code of all codebooks; all alike if there are none."""
+        layout.check(paradigm)
         self.vocabulary, self.paradigm, self.layout = vocabulary, paradigm, layout
         self._texts = TextWriter(vocabulary, paradigm, layout)
         self._pictures = PictureWriter(vocabulary, paradigm, layout, code_weights)

@@ -103,10 +103,17 @@ class PictureWriter:
     def _extent(self, grid: PictureGrid) -> int:
         """What follows a picture begins behind its largest position, the same whether the picture
         was drawn or given."""
+        if self.layout.in_line:
+            if self._has_frame:
+                return grid.places * len(self.vocabulary.codebooks)
+            return grid.semantic[0] * grid.semantic[1]
         return max(*grid.image, *((0, 0) if self._has_frame else grid.semantic))
 
     def _stand_as_codes(self, out: Columns, content: Content) -> None:
-        """Codes of a place share its position."""
+        """Codes of a place share its position, but in line."""
+        if self.layout.in_line:
+            out.stand_ahead(content.grid.places * len(self.vocabulary.codebooks))
+            return
         out.stand_in_grid(content.grid.image, repeat=len(self.vocabulary.codebooks))
 
     def _balance(self, content: Content, codes: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -150,8 +157,11 @@ class PictureWriter:
         at = len(out.ids)
         ids = np.full(rows * columns, -1)
         out.spanned(ids, self.paradigm.input_attn_mode, UNDERSTAND)
-        frame = content.grid.image if self._has_frame else None
-        out.stand_in_grid((rows, columns), frame=frame)
+        if self.layout.in_line:
+            out.stand_ahead(rows * columns)
+        else:
+            frame = content.grid.image if self._has_frame else None
+            out.stand_in_grid((rows, columns), frame=frame)
         out.add_semantic(content.semantic, at + np.arange(rows * columns), (rows, columns))
 
     def _fused(self, out: Columns, content: Content) -> None:

@@ -169,9 +169,11 @@ class DecodingSession:
         )
         return self.model.extend(batch, self.cache, commit=commit)
 
-    def grid_pos(self) -> Int[Tensor, "rows positions 3"]:
+    def picture_pos(self) -> Int[Tensor, "rows positions 3"]:
         """pos of a picture at the present time: a position for each place and codebook."""
         repeat = max(1, len(self.bundle.vocabulary.codebooks))
+        if self.bundle.layout.in_line:
+            return self.line_pos(self.places * repeat)
         rows, columns = grid_places(self.grid, self.grid, repeat)
         places = torch.tensor([[0] * len(rows), rows, columns], device=self.device).T
         return places + self.time[:, None, None]

@@ -114,7 +114,7 @@ def generate_image_ar(session: DecodingSession) -> Int64[Tensor, "rows positions
     """Codes in raster order, those of a place one after the other, counted within their
     codebook."""
     vocabulary = session.bundle.vocabulary
-    pos = session.grid_pos()
+    pos = session.picture_pos()
     books = len(vocabulary.codebooks)
     hidden = session.last
     start, adjust = vocabulary.code_starts[0], session.adjustment()
@@ -141,7 +141,7 @@ def generate_image_ar(session: DecodingSession) -> Int64[Tensor, "rows positions
 def generate_image_masked(session: DecodingSession) -> Int64[Tensor, "rows positions"]:
     """Codes unmasked in passes, the surest first, by the cosine schedule (MaskGIT)."""
     vocabulary, sampling = session.bundle.vocabulary, session.sampling
-    pos = session.grid_pos()
+    pos = session.picture_pos()
     count, books = pos.shape[1], len(vocabulary.codebooks)
     starts = torch.tensor(vocabulary.code_starts, device=session.device).repeat(count // books)
     ids = torch.full((session.given_rows, count), MASK, device=session.device)
@@ -178,7 +178,7 @@ def generate_image_masked(session: DecodingSession) -> Int64[Tensor, "rows posit
 
 def generate_image_flow(session: DecodingSession) -> Float[Tensor, "rows places channels"]:
     """Latents by integrating velocities of positions in place."""
-    pos = session.grid_pos()
+    pos = session.picture_pos()
     ids = torch.full((session.rows, session.places), -1, device=session.device)
 
     def velocity(x: Tensor, time: float) -> Tensor:
@@ -196,7 +196,7 @@ def generate_image_next_latent(
 ) -> Float[Tensor, "rows places channels"]:
     """Latents in raster order, each by a flow of its own from the output of the position before
     it."""
-    pos = session.grid_pos()
+    pos = session.picture_pos()
     ids = torch.full((session.rows, 1), -1, device=session.device)
     hidden, drawn = session.last, []
     for place in range(session.places):
@@ -227,7 +227,7 @@ def generate_image_query(session: DecodingSession) -> Float[Tensor, "rows places
     ids = vocabulary.query_start + torch.arange(count, device=session.device)
     ids = ids.expand(session.rows, count)
     nearest, first = bind_queries(places, count)
-    pos = session.grid_pos()[:, first]
+    pos = session.picture_pos()[:, first]
     hidden = session.read(
         ids, pos, attn_mode=NOISE, expert=GENERATE, span=session.spans, commit=False
     ).reshape(session.rows * count, -1)

@@ -78,6 +78,8 @@ class TrainConfig:
     # Which of several captions of a sample are learnt; see `StreamConfig`.
     captions: str = "all"
     latents_per_query: int = 4
+    # Where the places of a picture stand; see `DocumentLayout`.
+    picture_positions: str = "grid"
     time_mean: float = 0.0
     # Above 1: towards noise, where what is where is decided; a large object is plain to see through
     # little noise.

@@ -108,6 +108,7 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
     layout = DocumentLayout(
         patches=patches,
         latents_per_query=config.latents_per_query,
+        picture_positions=config.picture_positions,
         latent_channels=codec.channels,
         semantic_width=encoder.width if encoder else 0,
         semantic_patch=encoder.patch if encoder else 0,
@@ -117,6 +118,7 @@ def make_setup(config: TrainConfig) -> TrainingSetup:
         text_weight=config.text_weight,
         code_balance=config.code_balance,
     )
+    layout.check(paradigm)
     queries = layout.queries(patches) if paradigm.image_objective == "query" else 0
     vocabulary, size = _vocabulary_and_size(config, codec, queries)
     model_config = for_paradigm(size, paradigm, latent_channels=codec.channels, vision=encoder)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gristmill.errors import ConfigurationError
 from gristmill.model.checkpoints.model_bundle import ModelBundle
 from gristmill.model.codecs.base import Codec
 from gristmill.model.codecs.patches import KMeansCodec, RawPatches
@@ -55,15 +56,25 @@ CASES: dict[str, list[Segment]] = {
 }
 
 
-def _model(name: str, experts: str) -> tuple[Transformer, ModelBundle]:
+# Paradigms, and where the places of their pictures stand.
+PLACED = [
+    *((name, "grid") for name in PARADIGMS),
+    *((name, "line") for name in ("ar", "masked", "discrete-diffusion", "janus")),
+]
+
+
+def _model(
+    name: str, experts: str, positions: str = "grid", codebooks: int = 1
+) -> tuple[Transformer, ModelBundle]:
     """Random weights, none of them zero."""
     paradigm = PARADIGMS[name]
-    codec: Codec = KMeansCodec(side=6, patch=2, sizes=(8,))
+    codec: Codec = KMeansCodec(side=6, patch=2, sizes=(8,) * codebooks)
     if not paradigm.codes:
         codec = RawPatches(side=6, patch=2)
     layout = DocumentLayout(
-        patches=6, latents_per_query=2, latent_channels=CHANNELS, semantic_width=7, text_block=5
-    )
+        patches=6, latents_per_query=2, latent_channels=CHANNELS, semantic_width=7, text_block=5,
+        picture_positions=positions,
+    )  # fmt: skip
     queries = layout.queries(6) if paradigm.image_objective == "query" else 0
     vocabulary = Vocabulary(TEXT, codec.vocabularies, queries)
     config = for_paradigm(
@@ -120,10 +131,12 @@ def _session(
 
 
 @pytest.mark.parametrize("experts", EXPERTS)
-@pytest.mark.parametrize("name", PARADIGMS)
+@pytest.mark.parametrize(("name", "positions"), PLACED)
 @torch.no_grad()
-def test_the_context_of_training_is_that_of_sampling(name: str, experts: str) -> None:
-    model, bundle = _model(name, experts)
+def test_the_context_of_training_is_that_of_sampling(
+    name: str, positions: str, experts: str
+) -> None:
+    model, bundle = _model(name, experts, positions)
     writer, contents, rng = bundle.writer, _contents(), np.random.default_rng(3)
     for case, segments in CASES.items():
         whole = writer.write(segments, contents, rng)
@@ -177,6 +190,27 @@ def _check_first_read(
     assert (pos.numpy() == whole.pos[here]).all(), where
     assert (whole.attn_mode[here] == attn_mode).all(), where
     assert (whole.expert[here] == expert).all(), where
+
+
+@pytest.mark.parametrize("codebooks", [1, 2])
+def test_pictures_in_line_take_the_positions_of_text(codebooks: int) -> None:
+    """A given picture, and a drawn one, after a text and before one: each position is one step."""
+    _, bundle = _model("ar", "dense", "line", codebooks)
+    contents = _contents()
+    for content in contents:
+        assert content.codes is not None
+        content.codes = np.repeat(content.codes, codebooks, axis=2)
+    for case in ("continue", "text after pictures", "interleaved"):
+        document = bundle.writer.write(CASES[case], contents, np.random.default_rng(0))
+        assert (document.pos == np.arange(len(document))[:, None]).all(), case
+
+
+def test_what_is_no_single_line_is_refused() -> None:
+    for name in ("flow", "flow-semantic", "query", "joint", "token-flow"):
+        with pytest.raises(ConfigurationError, match="picture_positions=grid"):
+            DocumentLayout(patches=6, picture_positions="line").check(PARADIGMS[name])
+    with pytest.raises(ConfigurationError, match="picture_positions"):
+        DocumentLayout(patches=6, picture_positions="circle").check(PARADIGMS["ar"])
 
 
 @pytest.mark.parametrize("name", PARADIGMS)

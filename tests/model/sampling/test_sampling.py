@@ -62,7 +62,7 @@ def test_cached_logits_are_teacher_forced_logits(
         torch.stack([forced[i, len(opened[i]) - 1] for i in range(2)]),
         atol=1e-4,
     )
-    pos = session.grid_pos()
+    pos = session.picture_pos()
     for place in range(pos.shape[1]):
         ids = torch.tensor([[d.ids[len(o) + place]] for d, o in zip(whole, opened, strict=True)])
         out = session.read(
@@ -96,7 +96,7 @@ def test_cached_velocities_are_those_of_training(
     for _ in range(2):
         # Not committed, so a second pass sees the same.
         out = session.read(
-            torch.full((1, len(noisy[0])), -1), session.grid_pos(), attn_mode=NOISE, expert=1,
+            torch.full((1, len(noisy[0])), -1), session.picture_pos(), attn_mode=NOISE, expert=1,
             span=session.spans, commit=False, latents=(noisy, float(batch.latent_t[0])),
         )  # fmt: skip
         assert torch.allclose(model.model.latent_out(out)[0], expected, atol=1e-4)

@@ -73,6 +73,25 @@ def test_factorised_codes_train_and_sample(config: Make, world: World) -> None:
         assert load(two.out).generate("a star", Sampling(steps=2))[0].shape == (24, 24, 3)
 
 
+@pytest.mark.parametrize("paradigm", ["ar", "janus"])
+def test_pictures_in_line_train_and_sample(config: Make, paradigm: str) -> None:
+    line = config(paradigm, picture_positions="line", rate=1e-2)
+    train(line, _quiet(line))
+    before, after = losses_before_and_after(line)
+    assert after < 0.85 * before
+    model = load(line.out)
+    assert model.bundle.layout.in_line
+    assert model.generate("a star", Sampling(steps=2))[0].shape == (24, 24, 3)
+    shown = [draw(make_scene(0), 50)]
+    assert len(model.describe(shown, Sampling(temperature=0, longest=4))) == 1
+
+
+def test_positions_that_a_paradigm_has_not_are_refused(config: Make) -> None:
+    line = config("flow", picture_positions="line")
+    with pytest.raises(ConfigurationError, match="picture_positions=grid"):
+        train(line, _quiet(line))
+
+
 @pytest.mark.parametrize("paradigm", PARADIGMS)
 def test_one_batch_is_learnt_by_heart(config: Make, paradigm: str) -> None:
     from gristmill.model.training.train import Trainer, steps_of
