@@ -150,6 +150,16 @@ def _vocabulary_and_size(
     from gristmill.model.training.begin_with import config_of
 
     begun = read_model_facts(config.init)
+    stood = str(begun["layout"].get("picture_positions", "grid"))
+    if (
+        begun["paradigm"] == config.paradigm
+        and begun["codec_digest"]
+        and (stood != config.picture_positions)
+    ):
+        raise ConfigurationError(
+            f"{config.init} learnt its pictures with picture_positions={stood}, and would have to "
+            f"learn them anew: give --set picture_positions={stood}"
+        )
     old = Vocabulary.from_facts(begun["vocabulary"])
     text = _text(config) if config.tokenizer else begun["vocabulary"]["text"]
     vocabulary = Vocabulary(text, codec.vocabularies, queries, old.pretrained)

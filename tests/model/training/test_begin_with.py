@@ -54,6 +54,13 @@ def test_the_new_model_does_what_the_first_did(config: Make, first: str, experts
     assert torch.allclose(now.entropies, then.entropies, atol=1e-5)
 
 
+def test_pictures_stand_where_they_stood(config: Make, first: str) -> None:
+    """What a model learnt of places is of its own; another paradigm has its own anyway."""
+    with pytest.raises(ConfigurationError, match=r"give --set picture_positions=grid"):
+        make_setup(config(init=first, size="same", picture_positions="line"))
+    make_setup(config("masked", init=first, size="nano", picture_positions="line"))
+
+
 def test_another_paradigm_keeps_blocks_and_text(config: Make, first: str) -> None:
     made = config("flow", init=first, size="nano")
     trainer = _begun(made)
