@@ -3,8 +3,12 @@ is a fault of that sample."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gristmill.errors import SampleError
 from gristmill.pipelines.decode import Image, decode_rgb
@@ -48,11 +52,18 @@ def decode_upright(data: bytes) -> Image:
 
 def decode_frame(data: bytes, number: int, frames: int) -> Image:
     """The middle of the `number`-th of `frames` equal pieces of a clip. Raises `SampleError`."""
-    moments = _decoded(lambda: decode_clip(data).frames, "clip does not decode")
+    moments = _decoded(lambda: _moments(bytes(data)), "clip does not decode")
     if not len(moments):
         raise SampleError("clip has no frame")
     picture: Image = moments[int((number + 0.5) * len(moments) / frames)]
     return picture
+
+
+@functools.lru_cache(maxsize=1)
+def _moments(data: bytes) -> NDArray[np.uint8]:
+    """Frames of a clip, spread over it; of the one that was asked for last they are kept, as
+    documents want one after the other."""
+    return decode_clip(data).frames
 
 
 def _decoded(decode: Callable[[], _T], reason: str) -> _T:
