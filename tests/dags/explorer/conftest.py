@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from run_world import make_home, small_dag
+from run_world import copy_home, make_home, small_dag
 
 from gristmill.dags.explorer.server import Explorer, serving
 
@@ -26,6 +26,18 @@ HOSTILE = (
     "ordinary number 10",
     "\U0001f600 a face number 11",
 )
+
+
+@pytest.fixture(scope="session")
+def home(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy: to choose leaves verdicts in a run."""
+    return copy_home(home, tmp_path_factory.mktemp("explored") / "home").parent
+
+
+@pytest.fixture(scope="session")
+def wide(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of that with every kind of file."""
+    return copy_home(wide, tmp_path_factory.mktemp("explored") / "home").parent
 
 
 @pytest.fixture(scope="session")

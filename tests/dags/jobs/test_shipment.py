@@ -128,7 +128,7 @@ def test_the_wheel_installs(tmp_path: Path) -> None:
     wheel = write_wheel(tmp_path)
     with zipfile.ZipFile(wheel) as archive:
         assert archive.testzip() is None
-        assert "gristmill/model/transformer.py" in archive.namelist()
+        assert "gristmill/model/network/transformer.py" in archive.namelist()
     again = tmp_path / "again"
     again.mkdir()
     assert write_wheel(again).read_bytes() == wheel.read_bytes()

@@ -423,7 +423,7 @@ def test_a_model_trains_on_the_shards(
 def test_stored_codes_are_those_of_the_pictures(made: Made, done: Path, tmp_path: Path) -> None:
     """Whether a trainer reads codes or looks at pixels, and however many frames it asks for."""
     from gristmill.dags.demos.images import CODEC
-    from gristmill.model.data.dataloader import PackedRowBuilder
+    from gristmill.model.data.dataloader import PackedRowBuilder, picture_to_read
     from gristmill.model.training.train_config import TrainConfig
     from gristmill.model.training.training_setup import make_setup
 
@@ -438,7 +438,8 @@ def test_stored_codes_are_those_of_the_pictures(made: Made, done: Path, tmp_path
         columns = setup.planner.columns(0, 0, 0)
         count = setup.planner.frames(0, columns) if made.kind == "video" else 2
         assert made.kind != "video" or count == min(frames, len(columns["frame_index"]))
-        builder = PackedRowBuilder(setup.planner, setup.image_tokenizer)
+        planner = setup.planner
+        builder = PackedRowBuilder(planner.samples, planner.writer, setup.image_tokenizer)
         for number in range(count if count == 2 else 0):
             picture = setup.planner.samples[0].picture(0, 0, number, count)
             known = setup.planner.picture_size(0, 0, 0, number)
@@ -451,7 +452,8 @@ def test_stored_codes_are_those_of_the_pictures(made: Made, done: Path, tmp_path
                 assert known == picture.shape[:2]
             grid = setup.planner.grid(0, 0, 0, number)
             looked = setup.image_tokenizer.tokenize([picture], [grid])[0]
-            assert np.array_equal(looked.codes, builder.content(0, 0, 0, number, grid).codes)
+            read = builder.content(picture_to_read(planner, 0, 0, 0, number), grid)
+            assert np.array_equal(looked.codes, read.codes)
 
 
 def test_an_unknown_demo_is_refused() -> None:
