@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from run_world import copy_home, make_home, small_dag
-
-from gristmill.dags.explorer.server import Explorer, serving
 
 HOSTILE = (
     "<script>document.title = 'taken'</script> number 0",
@@ -50,27 +50,27 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def page() -> Iterator[Callable[..., str]]:
-    """The address of a run's page, served until the tests end."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    addresses: dict[Path, str] = {}
-    over = asyncio.Event()
+    """The address of a run's page, served until the tests end, by a process of its own: it goes to
+    where the run was started, and a process is in one place at a time. `before`: Python that the
+    process runs first."""
+    servers: dict[tuple[Path, bool, str], tuple[str, subprocess.Popen[str]]] = {}
 
-    async def serve(run: Path, edit: bool, said: threading.Event) -> None:
-        async with serving(Explorer(str(run), edit=edit)) as address:
-            addresses[run] = address
-            said.set()
-            await over.wait()
-
-    def address(run: Path, *, edit: bool = False) -> str:
-        if run not in addresses:
-            said = threading.Event()
-            asyncio.run_coroutine_threadsafe(serve(run, edit, said), loop)
-            assert said.wait(30)
-        return addresses[run]
+    def address(run: Path, *, edit: bool = False, before: str = "") -> str:
+        key = run, edit, before
+        if key not in servers:
+            code = f"{before}\nfrom gristmill.cli import app\napp()\n"
+            words = ["explore", str(run), "--no-browser", *["--edit"] * edit]
+            server = subprocess.Popen(
+                [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True
+            )
+            assert server.stdout is not None
+            line = server.stdout.readline()
+            servers[key] = re.findall(r"http://\S+", line)[0], server
+        return servers[key][0]
 
     yield address
-    loop.call_soon_threadsafe(over.set)
-    loop.call_soon_threadsafe(loop.call_later, 0.5, loop.stop)
-    thread.join(10)
+    for _, server in servers.values():
+        # Ctrl-C ends it, and well.
+        with server:
+            server.send_signal(signal.SIGINT)
+            assert server.wait(30) == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ import pytest
 from run_world import KEPT, ROWS, RULES, UNKNOWN, captions, copy_home
 
 from gristmill.dags.engine.run_lock import run_lock
-from gristmill.dags.explorer import server
-from gristmill.dags.explorer.row_table import RowTable
 from gristmill.dags.runs.keep import choose
 from gristmill.dags.runs.verify import verify_run
 from gristmill.pipelines.storage import Folder
@@ -95,24 +92,28 @@ def test_a_rule_is_edited_and_counts_are_those_of_keep(
     assert visit.faults == []
 
 
+WAITING = """
+import os, time
+from gristmill.dags.explorer import server
+from gristmill.dags.explorer.row_table import RowTable
+server._FIRST, adding = 1, RowTable._add
+def waiting(self, part):
+    while part and not os.path.exists({path!r}):
+        time.sleep(0.02)
+    return adding(self, part)
+RowTable._add = waiting
+"""
+
+
 def test_what_is_there_is_shown_while_the_rest_is_read(
-    browser: Browser, page: Address, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    browser: Browser, page: Address, home: Path, tmp_path: Path
 ) -> None:
     """The first part at once, and all of it in the end."""
-    monkeypatch.setattr(server, "_FIRST", 1)
-    going_on = threading.Event()
-    adding = RowTable._add
-
-    def waiting(self: RowTable, part: int) -> int:
-        assert part == 0 or going_on.wait(60)
-        return adding(self, part)
-
-    monkeypatch.setattr(RowTable, "_add", waiting)
-    run = copy_home(home, tmp_path / "home")
-    visit = Visit(browser, page(run))
+    going_on = tmp_path / "going on"
+    visit = Visit(browser, page(home / "run", before=WAITING.format(path=str(going_on))))
     visit.page.wait_for_selector("#counts:has-text('of 4 rows kept (50.0 %); reading part 2 of 3')")
     assert visit.page.locator("#grid .row").count() == 4
-    going_on.set()
+    going_on.touch()
     visit.page.wait_for_selector("body[data-whole]", timeout=60_000)
     kept = len(KEPT)
     assert visit.counts() == f"{kept} of {ROWS} rows kept ({100 * kept / ROWS:.1f} %)"
