@@ -34,10 +34,7 @@ def explore(
                 webbrowser.open(address)
             await asyncio.Event().wait()
 
-    try:
-        asyncio.run(serve())
-    except KeyboardInterrupt:
-        print()
+    asyncio.run(serve())
 
 
 def add_commands(app: typer.Typer) -> None:

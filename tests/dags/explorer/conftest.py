@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -58,7 +57,7 @@ def page() -> Iterator[Callable[..., str]]:
     def address(run: Path, *, edit: bool = False, before: str = "") -> str:
         key = run, edit, before
         if key not in servers:
-            code = f"{before}\nfrom gristmill.cli import app\napp()\n"
+            code = f"{before}\nfrom gristmill.cli import main\nmain()\n"
             words = ["explore", str(run), "--no-browser", *["--edit"] * edit]
             server = subprocess.Popen(
                 [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True
@@ -70,7 +69,12 @@ def page() -> Iterator[Callable[..., str]]:
 
     yield address
     for _, server in servers.values():
-        # Ctrl-C ends it, and well.
-        with server:
-            server.send_signal(signal.SIGINT)
-            assert server.wait(30) == 0
+        server.terminate()
+    for _, server in servers.values():
+        try:
+            # As every command of ours that is told to stop.
+            ended = server.wait(60)
+        finally:
+            server.kill()
+            server.communicate()
+        assert ended == 143
