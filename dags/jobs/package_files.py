@@ -67,7 +67,7 @@ def _files() -> Iterator[tuple[str, Path]]:
     """Name in an archive and place here of every file of the package, in one order."""
     root = Path(errors.__file__).parent
     for folder, below, names in os.walk(root, followlinks=True):
-        below[:] = sorted(name for name in below if name[0] not in "._")
+        below[:] = sorted(n for n in below if n[0] not in "._" and n != "node_modules")
         for name in sorted(names):
             if not name.startswith(".") and not name.endswith(".pyc"):
                 path = Path(folder, name)

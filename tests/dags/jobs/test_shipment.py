@@ -13,6 +13,7 @@ from command import gristmill
 
 from gristmill import __version__, cli
 from gristmill.dags.engine.stage_code import ShippedCode
+from gristmill.dags.jobs import package_files
 from gristmill.dags.jobs.package_files import copy_package, write_wheel
 from gristmill.dags.jobs.shipment import Shipment, pack
 from gristmill.errors import ConfigurationError
@@ -122,6 +123,20 @@ def test_the_package_travels_as_plain_files(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "Conceptual" in done.stdout
+
+
+def test_what_the_page_is_built_of_stays_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packages of npm beside its sources are more than a cluster takes."""
+    root = tmp_path / "here" / "gristmill"
+    for name in ("errors.py", "dags/page/src/page.js", "dags/page/node_modules/big/index.js"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("")
+    monkeypatch.setattr(package_files.errors, "__file__", str(root / "errors.py"))
+    sent = copy_package(tmp_path / "sent")
+    names = {str(path.relative_to(sent)) for path in sent.rglob("*") if path.is_file()}
+    assert names == {"errors.py", "dags/page/src/page.js"}
 
 
 def test_the_wheel_installs(tmp_path: Path) -> None:
