@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
 
-from gristmill.dags.explorer.row_table import SAMPLES, SHOWN, RowTable, in_its_place
+from gristmill.dags.explorer.row_table import DECIDED, SAMPLES, SHOWN, RowTable, in_its_place
 from gristmill.errors import GraphError
 from gristmill.pipelines.database import sql_name, sql_text
 from gristmill.pipelines.keep import FORGOTTEN, NOT_IN_SUBSET
 from gristmill.pipelines.rules import (
+    looks_beyond_its_row,
     quantile_name,
     quantiles_in,
     with_quantiles,
 )
 from gristmill.pipelines.stage import missing_column
 from gristmill.pipelines.verdicts import KEPT, MERGED_REASON, NO_VALUE, quantile, verdict_sql
-
-# Reasons of a Keep node that are no rule of its own.
-_STANDING = (FORGOTTEN, NOT_IN_SUBSET)
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,11 @@ class LiveRules:
         """The columns that rules name. Raises `GraphError` for one that the table does not have."""
         stage = dataclasses.replace(self.table.stage, rules=rules, missing=missing, subset="")
         stage.check()
+        if len(self.table.ends) > 1 and any(map(looks_beyond_its_row, rules.values())):
+            raise GraphError(
+                "a rule that looks at other rows sees another set of them for each list that was "
+                "added to the run: gristmill keep tells what it does"
+            )
         with in_its_place(self.table.layout):
             entering = self.table.layout.dag.columns(self.table.node)
         names = stage.resolve_columns(entering)
@@ -98,38 +101,42 @@ class LiveRules:
         *,
         drop: bool,
     ) -> LiveCounts:
-        standing = ", ".join(map(sql_text, _STANDING))
-        chosen = ", ".join(map(sql_name, names))
-        # Rows that did not come so far, and those that the rules are not asked about, keep their
-        # fate.
-        cursor.execute(
-            f"CREATE OR REPLACE TEMP VIEW rows AS SELECT rowid AS id, entered, CASE "
-            f"WHEN NOT entered THEN coalesce(reason, verdict) "
-            f"WHEN reason IN ({standing}) THEN reason END AS first_reason"
-            f"{', ' + chosen if chosen else ''} FROM {SAMPLES}"
-        )
-        resolved = self._resolved(cursor, rules)
+        resolved = self._resolved(cursor, rules, names)
+        # Of those that came so far, as a Keep node sees them; the others keep their fate.
+        self._view(cursor, names)
         sql = verdict_sql(rules, resolved, names, drop=drop)
         flags = "".join(f", broken_{i}" for i in range(len(rules)))
         cursor.execute(
-            f"CREATE OR REPLACE TABLE decided AS SELECT id, entered, "
-            f"coalesce(reason, '{KEPT}') AS now{flags} FROM ({sql}) ORDER BY id"
+            f"CREATE OR REPLACE TABLE {DECIDED} AS SELECT id, TRUE AS entered, "
+            f"coalesce(reason, '{KEPT}') AS now{flags} FROM ({sql}) UNION ALL BY NAME "
+            f"SELECT rowid AS id, FALSE AS entered, coalesce(reason, verdict) AS now "
+            f"FROM {SAMPLES} WHERE NOT entered ORDER BY id"
         )
         if self.table.stage.captions != "all":
             self._merge(cursor)
-        cursor.execute(
-            f"CREATE OR REPLACE VIEW {SHOWN} AS SELECT {SAMPLES}.*, decided.now, "
-            f"decided.now <> coalesce({SAMPLES}.reason, {SAMPLES}.verdict) AS changes, "
-            f"CASE WHEN decided.now = '{KEPT}' THEN 'kept' ELSE 'dropped' END AS fate "
-            # While the table is filled, rows come that no rule was asked about yet.
-            f"FROM {SAMPLES} POSITIONAL JOIN decided WHERE decided.id IS NOT NULL"
-        )
+        self.table.show(cursor)
         return self._counts(cursor, rules, resolved)
 
+    def _view(
+        self, cursor: duckdb.DuckDBPyConnection, names: Sequence[str], end: int | None = None
+    ) -> None:
+        """The rows that enter the Keep node as the table `rows`, which rules are asked over; of
+        the parts up to `end`."""
+        chosen = "".join(f", {sql_name(name)}" for name in names)
+        first = "" if end is None else f" AND part < {end}"
+        cursor.execute(
+            f"CREATE OR REPLACE TEMP VIEW rows AS SELECT rowid AS id, CASE "
+            f"WHEN forgotten THEN {sql_text(FORGOTTEN)} "
+            f"WHEN reason = {sql_text(NOT_IN_SUBSET)} THEN reason END AS first_reason{chosen} "
+            f"FROM {SAMPLES} WHERE entered{first}"
+        )
+
     def _resolved(
-        self, cursor: duckdb.DuckDBPyConnection, rules: Mapping[str, str]
+        self, cursor: duckdb.DuckDBPyConnection, rules: Mapping[str, str], names: Sequence[str]
     ) -> dict[str, str]:
-        """Rules with the value of each quantile in its place."""
+        """Rules with the value of each quantile in its place: that of the first list, whose
+        verdicts stand when another is added."""
+        self._view(cursor, names, self.table.ends[0])
         values = {
             quantile_name(column, q): quantile(cursor, column, q)
             for column, q in quantiles_in(rules).values()
@@ -144,12 +151,15 @@ class LiveRules:
     def _merge(self, cursor: duckdb.DuckDBPyConnection) -> None:
         """Of the kept captions of an image one stays, as in `Keep`."""
         stage = self.table.stage
+        # One that was kept before its image came again stays the one.
+        lists = " ".join(f"WHEN part < {end} THEN {i}" for i, end in enumerate(self.table.ends))
         best = sql_name(stage.best_by) if stage.captions == "best" else "NULL::DOUBLE"
         cursor.execute(
-            f"UPDATE decided SET now = {sql_text(MERGED_REASON)} FROM ("
-            f"SELECT decided.id AS other FROM decided JOIN {SAMPLES} ON {SAMPLES}.rowid = id "
-            f"WHERE now = '{KEPT}' AND decided.entered QUALIFY row_number() OVER ("
-            f"PARTITION BY image_id ORDER BY {best} DESC NULLS LAST, row, uid) > 1"
+            f"UPDATE {DECIDED} SET now = {sql_text(MERGED_REASON)} FROM ("
+            f"SELECT {DECIDED}.id AS other FROM {DECIDED} JOIN {SAMPLES} ON {SAMPLES}.rowid = id "
+            f"WHERE now = '{KEPT}' AND {DECIDED}.entered QUALIFY row_number() OVER ("
+            f"PARTITION BY image_id ORDER BY CASE {lists} END, {best} DESC NULLS LAST, row, uid"
+            ") > 1"
             ") WHERE id = other"
         )
 
@@ -161,14 +171,14 @@ class LiveRules:
     ) -> LiveCounts:
         found = dict(
             cursor.execute(
-                "SELECT now, count(*) FROM decided WHERE entered GROUP BY now"
+                f"SELECT now, count(*) FROM {DECIDED} WHERE entered GROUP BY now"
             ).fetchall()
         )
         sums = ", ".join(
             ["count(*)", *(f"count(*) FILTER (broken_{i})" for i in range(len(rules)))]
         )
-        rows, *means = cursor.execute(f"SELECT {sums} FROM decided WHERE entered").fetchall()[0]
-        shown = cursor.execute("SELECT count(*) FROM decided").fetchall()[0][0]
+        rows, *means = cursor.execute(f"SELECT {sums} FROM {DECIDED} WHERE entered").fetchall()[0]
+        shown = cursor.execute(f"SELECT count(*) FROM {DECIDED}").fetchall()[0][0]
         changes = cursor.execute(f"SELECT count(*) FROM {SHOWN} WHERE changes").fetchall()[0][0]
         known = (
             RuleCount(name, sql, resolved[name], found.get(name, 0), meant)

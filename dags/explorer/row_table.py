@@ -12,19 +12,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gristmill.dags.engine.cut_record import parts_done
 from gristmill.dags.engine.ledger import ledger_schema
 from gristmill.dags.engine.rows import RowReader
 from gristmill.dags.engine.run_folder import ROWS, RunLayout
+from gristmill.dags.engine.tombstones import read_tombstones
 from gristmill.dags.runs.plan import finished_parts, open_run, where_it_ran
 from gristmill.errors import GraphError
 from gristmill.pipelines.database import sql_name, sql_text
 from gristmill.pipelines.keep import Keep
-from gristmill.pipelines.verdicts import clean_sql
+from gristmill.pipelines.verdicts import KEPT, clean_sql
 
 SHOWN = "shown"
 """The view that the page draws: `samples`, and beside each row `now`, what some rules make of it
 (`kept`, or the reason that drops it), `fate` (kept or dropped), and `changes`, whether that is
 another fate than in the run."""
+DECIDED = "decided"
+"""The table of what some rules make of each row of `samples`, in their order."""
 SAMPLES = "samples"
 """The table: one line a line of the ledger, in its order. `entered`: whether the row came as far as
 the last Keep node."""
@@ -66,8 +70,8 @@ class RowTable:
     """The rows of a finished run.
 
     Columns: of the ledger `uid`, `row`, `url`, `path`, `caption`, `verdict`, `node`, `reason` and
-    `value`; `host`, of the URL; `part`; `entered`; and each score that enters the last Keep node,
-    null for rows that did not come so far, and where it is NaN.
+    `value`; `host`, of the URL; `part`; `entered`; `forgotten`; and each score that enters the last
+    Keep node, null for rows that did not come so far, and where it is NaN.
     """
 
     layout: RunLayout
@@ -78,6 +82,10 @@ class RowTable:
     # for: texts that hardly repeat, such as hashes, would be most of its memory.
     scores: dict[str, pa.DataType]
     aside: dict[str, pa.DataType]
+    # Parts of the run up to the end of each of its lists.
+    ends: tuple[int, ...]
+    # Kind -> values of tombstones, which hold whether or not the ledger says so already.
+    stones: dict[str, pa.Array]
     state: Loading = field(default_factory=Loading)
     # One writer at a time; who reads has a cursor of its own.
     writing: threading.Lock = field(default_factory=threading.Lock)
@@ -101,7 +109,8 @@ class RowTable:
         database = duckdb.connect(":memory:", config={"threads": threads, "memory_limit": memory})
         database.execute("SET enable_external_access = false")
         database.execute("SET lock_configuration = true")
-        found = cls(layout, database, keeps[-1], scores, {}, Loading(parts))
+        ends = tuple(parts_done(one) or 0 for one in layout.lists)
+        found = cls(layout, database, keeps[-1], scores, {}, ends, _stones(layout), Loading(parts))
         named = found._named()
         for name in found._rarely_repeated() - named:
             found.aside[name] = scores.pop(name)
@@ -113,6 +122,7 @@ class RowTable:
             pa.field("host", pa.string()),
             pa.field("part", pa.int32()),
             pa.field("entered", pa.bool_()),
+            pa.field("forgotten", pa.bool_()),
         ]
         database.register("empty", pa.schema(columns).empty_table())
         database.execute(f"CREATE TABLE {SAMPLES} AS SELECT * FROM empty")
@@ -151,14 +161,16 @@ class RowTable:
         with self.writing:
             cursor = self.cursor()
             own = ", ".join(map(sql_name, names))
-            for part in range(self.state.parts):
+            for part in range(self.state.done):
                 reader = RowReader(self.layout, many=True)
                 with in_its_place(self.layout):
                     extra = reader.entering(self.node, part, ["uid", *names])
                 cursor.register("extra", extra.append_column("part", _numbers(part, len(extra))))
-                made = "CREATE TEMP TABLE more AS" if part == 0 else "INSERT INTO more"
+                made = "INSERT INTO more" if part else "CREATE OR REPLACE TEMP TABLE more AS"
                 cursor.execute(f"{made} SELECT uid, part, {own} FROM extra")
                 cursor.unregister("extra")
+            # Who looks meanwhile sees the table as it was.
+            cursor.begin()
             cursor.execute(
                 f"CREATE OR REPLACE TABLE wider AS SELECT {SAMPLES}.*, "
                 + ", ".join(f"more.{sql_name(name)}" for name in names)
@@ -168,9 +180,22 @@ class RowTable:
             cursor.execute(f"DROP VIEW IF EXISTS {SHOWN}")
             cursor.execute(f"DROP TABLE {SAMPLES}")
             cursor.execute(f"ALTER TABLE wider RENAME TO {SAMPLES}")
+            if cursor.execute(f"FROM duckdb_tables() WHERE table_name = '{DECIDED}'").fetchall():
+                self.show(cursor)
+            cursor.commit()
             cursor.close()
             for name in names:
                 self.scores[name] = self.aside.pop(name)
+
+    def show(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        """Make the view that the page draws, of what was decided of the rows."""
+        cursor.execute(
+            f"CREATE OR REPLACE VIEW {SHOWN} AS SELECT {SAMPLES}.*, {DECIDED}.now, "
+            f"{DECIDED}.now <> coalesce({SAMPLES}.reason, {SAMPLES}.verdict) AS changes, "
+            f"CASE WHEN {DECIDED}.now = '{KEPT}' THEN 'kept' ELSE 'dropped' END AS fate "
+            # While the table is filled, rows come that no rule was asked about yet.
+            f"FROM {SAMPLES} POSITIONAL JOIN {DECIDED} WHERE {DECIDED}.id IS NOT NULL"
+        )
 
     def _named(self) -> set[str]:
         """What the run's own rules, and the choice of captions, look at."""
@@ -202,10 +227,16 @@ class RowTable:
             there = self.layout.dag.columns(self.node).names
             captions = ["caption"] if "caption" in there else []
             entering = reader.entering(self.node, part, ["uid", *captions, *self.scores])
+            kinds = [kind for kind in self.stones if kind in there]
+            named = reader.entering(self.node, part, kinds or ["uid"])
             listed = reader.table(self.layout.dag.source, part, ROWS, ["uid", "caption"])
         entering = entering.rename_columns(
             ["entering_uid", *(["entering_caption"] if captions else []), *self.scores]
         )
+        gone = np.zeros(len(entering), bool)
+        for kind in kinds:
+            gone |= pc.is_in(named[kind], self.stones[kind]).to_numpy()
+        entering = entering.append_column("gone", pa.array(gone))
         if not captions:
             nothing = pa.nulls(len(entering), pa.string())
             entering = entering.append_column("entering_caption", nothing)
@@ -218,6 +249,7 @@ class RowTable:
             f"regexp_extract(lower(url), '{_HOST}', 1) AS host",
             f"{part}::INTEGER AS part",
             "entering_uid IS NOT NULL AS entered",
+            "coalesce(gone, FALSE) AS forgotten",
         ]
         # A row that came twice has two lines with one uid, and one of them ended above.
         above = ", ".join(map(sql_text, sorted(self.layout.dag.upstream(self.node))))
@@ -227,13 +259,22 @@ class RowTable:
         cursor.register("listed", listed.rename_columns(["listed_uid", "listed_caption"]))
         # In the ledger's order, which no join keeps by itself.
         cursor.execute(
-            f"INSERT INTO {SAMPLES} SELECT {', '.join(chosen)} FROM "
+            f"INSERT INTO {SAMPLES} BY NAME SELECT {', '.join(chosen)} FROM "
             "(SELECT *, row_number() OVER () AS place FROM ledger) AS ledger "
             f"LEFT JOIN entering ON entering_uid = uid AND coalesce(node NOT IN ({above}), TRUE) "
             "LEFT JOIN listed ON listed_uid = uid ORDER BY place"
         )
         cursor.close()
         return len(ledger)
+
+
+def _stones(layout: RunLayout) -> dict[str, pa.Array]:
+    """Kind -> values of what is forgotten; none of a run of which nothing is."""
+    table = read_tombstones(layout.folder)
+    return {
+        kind: table.filter(pc.equal(table["kind"], kind))["value"].combine_chunks()
+        for kind in pc.unique(table["kind"]).to_pylist()
+    }
 
 
 def _numbers(number: int, count: int) -> pa.Array:

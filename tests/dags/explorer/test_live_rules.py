@@ -7,13 +7,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from run_world import KEPT, ROWS, RULES, run_here, small_dag
+from run_world import KEPT, ROWS, RULES, add_here, copy_home, draw, run_here, small_dag
 
 from gristmill.dags.explorer import row_table
 from gristmill.dags.explorer.live_rules import LiveRules
 from gristmill.dags.explorer.row_table import RowTable
+from gristmill.dags.runs.forget import forget
 from gristmill.dags.runs.keep import KeepChanges, choose
+from gristmill.dags.runs.trace import trace_sample
 from gristmill.errors import GraphError, RunError
+from gristmill.pipelines.keep import Keep
 from gristmill.pipelines.sources.source import Source
 
 
@@ -115,3 +118,102 @@ def test_a_run_that_is_not_finished_says_so(home: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError):
         RowTable.open(str(tmp_path))
     assert RowTable.open(str(home / "run")).state.parts == ROWS // 4
+
+
+def agree(run: Path, rules: dict[str, str]) -> None:
+    """The page counts and names what `keep` would keep."""
+    live = opened(run)
+    counts = live.apply(rules)
+    choice = choose(str(run), {"rules": rules}, lock=False)
+    assert (counts.rows, counts.kept) == (choice.rows, choice.kept)
+    shown = live.table.cursor().execute("SELECT uid FROM shown WHERE now = 'kept'").fetchall()
+    assert sorted(uid for (uid,) in shown) == sorted(u for part in choice.uids() for u in part)
+
+
+@pytest.fixture
+def grown(home: Path, tmp_path: Path) -> Path:
+    """A run to which brighter pictures were added."""
+    run = copy_home(home, tmp_path / "home")
+    draw(run.parent / "more", range(20, 32))
+    add_here(run.parent, "more")
+    return run
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"low": "brightness < quantile(brightness, 0.5)"},
+        {"high": "brightness >= quantile(brightness, 0.9)"},
+        {"dark": "brightness < 0.45"},
+    ],
+)
+def test_quantiles_are_those_of_the_first_list(grown: Path, rules: dict[str, str]) -> None:
+    agree(grown, rules)
+
+
+@pytest.mark.parametrize("captions", ["first", "best"])
+def test_a_caption_that_was_kept_before_stays(home: Path, tmp_path: Path, captions: str) -> None:
+    """Of an image that came again with a caption that scores higher."""
+    (tmp_path / "light.txt").write_text("on")
+    for name, numbers in (("list", (3, 4, 5)), ("more", (6, 4, 9))):
+        files = [(home / "pictures" / f"{i:02d}.png").read_bytes() for i in (3, 4, 5)]
+        images = [{"bytes": data, "path": ""} for data in files]
+        texts = [f"number {i}" for i in numbers]
+        table = pa.table({"image": images, "caption": texts})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    dag = small_dag().replace("source", Source(path="list.parquet"))
+    keep = Keep(rules=RULES, captions=captions, best_by="brightness")
+    run_here(tmp_path, dag.replace("keep", keep))
+    add_here(tmp_path, "more.parquet")
+    agree(tmp_path / "run", RULES)
+    # What was kept of the first is dropped now, so the second takes its place.
+    agree(tmp_path / "run", {"dark": "brightness < 0.45"})
+
+
+@pytest.mark.parametrize("kind", ["uid", "sha256"])
+def test_what_was_forgotten_since_is_counted(home: Path, tmp_path: Path, kind: str) -> None:
+    """The ledger says nothing of it before shards are built anew."""
+    run = copy_home(home, tmp_path / "home")
+    live = opened(run)
+    ((uid,),) = live.table.cursor().execute("SELECT uid FROM samples LIMIT 1 OFFSET 5").fetchall()
+    values = {"uid": uid, "sha256": str(trace_sample(str(run), uid)[0].nodes["download"]["sha256"])}
+    forget(str(run), [(kind, values[kind])])
+    agree(run, RULES)
+
+
+def test_a_rule_that_looks_at_other_rows_sees_those_that_came_so_far(
+    home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "light.txt").write_text("on")
+    files = [(home / "pictures" / f"{i:02d}.png").read_bytes() for i in (2, 3, 4)]
+    images = [{"bytes": data, "path": ""} for data in (*files, b"no", b"nor this")]
+    texts = [f"number {i}" for i in range(2, 7)]
+    pq.write_table(pa.table({"image": images, "caption": texts}), tmp_path / "list.parquet")
+    run_here(tmp_path, small_dag().replace("source", Source(path="list.parquet")))
+    agree(tmp_path / "run", {"few": "10 * brightness < (SELECT count(*) FROM rows)"})
+
+
+def test_a_rule_that_fails_on_what_lay_aside_leaves_the_view(
+    wide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_table, "_MOST_VALUES", 3)
+    live = opened(wide / "run")
+    before = live.apply(live.rules)
+    with pytest.raises(GraphError, match="cannot be tried"):
+        live.apply({"bad": "CAST(pixel_hash AS INTEGER) > 3"})
+    count = "SELECT count(*) FROM shown WHERE now = 'kept'"
+    assert live.table.cursor().execute(count).fetchall() == [(before.kept,)]
+
+
+def test_a_column_that_lay_aside_is_there_in_parts_that_come_later(
+    wide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_table, "_MOST_VALUES", 3)
+    table = RowTable.open(str(wide / "run"))
+    table.load(1)
+    live = LiveRules(table)
+    rules = {"some": "pixel_hash < '8'"}
+    live.apply(rules)
+    table.load()
+    choice = choose(str(wide / "run"), {"rules": rules}, lock=False)
+    assert live.apply(rules).kept == choice.kept
