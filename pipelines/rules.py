@@ -74,7 +74,7 @@ def try_rules(rules: Mapping[str, str], names: Sequence[str], available: pa.Sche
     with open_database(is_locked=True) as database:
         empty = pa.schema([available.field(name) for name in names]).empty_table()
         for name in names:
-            if _holds_halves(available.field(name).type):
+            if holds_halves(available.field(name).type):
                 raise GraphError(
                     f"column {name!r} is a {available.field(name).type}, which SQL cannot read; "
                     "write rules over scores that are made of it"
@@ -87,10 +87,10 @@ def try_rules(rules: Mapping[str, str], names: Sequence[str], available: pa.Sche
             _try_rule(database, reason, rule, available.names)
 
 
-def _holds_halves(kind: pa.DataType) -> bool:
+def holds_halves(kind: pa.DataType) -> bool:
     """Whether values are, or are made of, floats of 16 bits, which DuckDB does not take."""
     inner = (kind.field(i).type for i in range(kind.num_fields))
-    return bool(pa.types.is_float16(kind)) or any(map(_holds_halves, inner))
+    return bool(pa.types.is_float16(kind)) or any(map(holds_halves, inner))
 
 
 def _try_rule(

@@ -47,6 +47,8 @@ from gristmill.pipelines.videos.frames import FRAMES
 _BLOCK, _BLOCK_ROWS, _BLOCK_MOST = 64, 4, 8192
 # First blocks are of so many lengths, so that lanes do not all plan in the same step.
 _STAGGER = 8
+# Tables of shards that are kept of each source: those of the window that it is in, and of the next.
+_TABLES = 32
 # Samples of which none can be learnt from before that is an error.
 _PATIENCE = 512
 CAPTIONS = ("all", "first", "best")
@@ -136,7 +138,7 @@ class Planner:
         ]
         weights = np.array([source.weight for source in sources])
         self._shares = weights / weights.sum()
-        self._tables = functools.lru_cache(maxsize=64)(self._table)
+        self._tables = functools.lru_cache(maxsize=_TABLES * len(self.sources))(self._table)
         self._columns = functools.lru_cache(maxsize=256)(self._read_columns)
         self._places: dict[int, dict[str, tuple[int, int]]] = {}
 

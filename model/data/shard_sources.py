@@ -17,6 +17,7 @@ from gristmill.model.data.read_again import read_again
 from gristmill.model.data.sample_order import Rows, as_numbers
 from gristmill.model.data.tar_samples import TarSamples
 from gristmill.pipelines.decode import Image
+from gristmill.pipelines.rules import holds_halves
 from gristmill.pipelines.shards.reader import ShardSet
 from gristmill.pipelines.storage import Folder
 
@@ -163,6 +164,7 @@ def chosen_rows(samples: Samples, where: str) -> list[Rows]:
     chosen = 0
     for shard in range(len(samples.counts())):
         table = samples.table(shard)
+        table = table.select([f.name for f in table.schema if not holds_halves(f.type)])
         table = table.append_column("_row", pa.array(np.arange(len(table))))
         with duckdb.connect() as connection:
             connection.execute("SET enable_external_access=false")

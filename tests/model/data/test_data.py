@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -23,7 +24,8 @@ from gristmill.model.data.dataloader import Loader, PackedRowBuilder, document_t
 from gristmill.model.data.first_rows import first_rows
 from gristmill.model.data.image_tokenizer import ImageTokenizer
 from gristmill.model.data.planner import Planner, RowPlan, StreamConfig
-from gristmill.model.data.shard_sources import DataSource, open_samples
+from gristmill.model.data.sample_order import as_numbers
+from gristmill.model.data.shard_sources import DataSource, chosen_rows, open_samples
 from gristmill.model.data.stream import LaneState, StreamState
 from gristmill.model.documents.batch import PackedBatch
 from gristmill.model.documents.segments import TextSegment
@@ -394,3 +396,42 @@ def test_several_questions_are_asked_of_one_picture(world: World, tmp_path: Path
             [s.text for s in plan.segments if isinstance(s, TextSegment)][::2] for plan in plans
         ]
         assert all(len(set(texts)) == len(texts) for texts in asked)
+
+
+def test_many_sources_in_turn_do_not_read_their_shards_anew(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each keeps what it is among: with one cache for all, thirty sources read at every look-up."""
+    reads = []
+    own = Planner._table
+
+    def counting(self: Planner, source: int, shard: int) -> pa.Table:
+        reads.append((source, shard))
+        return own(self, source, shard)
+
+    monkeypatch.setattr(Planner, "_table", counting)
+    config = world.config(tmp_path)
+    setup = make_setup(dataclasses.replace(config, data=config.data * 30))
+    planned(setup.planner, 1000)
+    assert len(reads) == len(set(reads)) > 64
+
+
+def test_a_where_beside_a_vector_of_halves(world: World, tmp_path: Path) -> None:
+    """DuckDB takes no table with one; what is asked is asked of the other columns."""
+    samples = open_samples(world.config(tmp_path).data[0])
+
+    class WithVectors:
+        url = "somewhere"
+        counts = staticmethod(samples.counts)
+
+        def table(self, shard: int) -> pa.Table:
+            table = samples.table(shard)
+            vectors = pa.array([[1.0, 2.0]] * len(table), pa.list_(pa.float16(), 2))
+            return table.append_column("image_embedding", vectors)
+
+    found = chosen_rows(WithVectors(), "caption LIKE '%red%'")  # type: ignore[arg-type]
+    expected = chosen_rows(samples, "caption LIKE '%red%'")
+    for one, other in zip(found, expected, strict=True):
+        assert np.array_equal(as_numbers(one), as_numbers(other))
+    with pytest.raises(ConfigurationError, match="image_embedding"):
+        chosen_rows(WithVectors(), "image_embedding IS NULL")  # type: ignore[arg-type]
