@@ -9,6 +9,7 @@ import torch
 import typer
 
 from gristmill.errors import GristmillError
+from gristmill.model.distributed.ranks import leave
 from gristmill.model.distributed.torchrun_errors import tell
 from gristmill.model.training.commands import train, train_stages
 
@@ -21,7 +22,12 @@ def main() -> None:
         del sys.argv[1]
     app.command()(train_stages if stages else train)
     try:
-        app()
+        try:
+            app()
+        except SystemExit as end:
+            if not end.code:
+                leave()
+            raise
     except GristmillError as error:
         tell(f"{type(error).__name__}: {error}")
         sys.exit(2)

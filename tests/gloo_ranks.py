@@ -19,11 +19,11 @@ _START = """
 import importlib, json, sys, torch
 sys.path.insert(0, {tests!r})
 torch.set_num_threads(1)
-from gristmill.model.distributed.ranks import join
+from gristmill.model.distributed.ranks import join, leave
 join()
 for module, name, arguments in json.load(open(sys.argv[1])):
     getattr(importlib.import_module(module), name)(*arguments)
-torch.distributed.destroy_process_group()
+leave()
 """
 
 

@@ -45,6 +45,14 @@ def barrier() -> None:
         torch.distributed.barrier()
 
 
+def leave() -> None:
+    """Leave the process group together, when the work is done: a rank that goes while another still
+    speaks to it was now and then aborted as it exited, its training done."""
+    if world_size() > 1:
+        barrier()
+        torch.distributed.destroy_process_group()
+
+
 def all_ranks(value: Tensor) -> Tensor:
     """The sum over all ranks, of a value without a gradient."""
     if world_size() == 1 or not value.numel():
